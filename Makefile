@@ -1,0 +1,45 @@
+# The commands of README.md. Everything else is `go run ./ci --help`.
+
+RELEASE ?= v1.1.0-runtime
+SM      ?= 75
+OUT     ?= dist
+GO      ?= go
+
+.PHONY: build test gcc bench fuzz lint clean
+
+## build: the main job for one SM on the real llama.cpp: make build SM=86
+build:
+	$(GO) run ./ci build --sm $(SM) --release $(RELEASE) --out $(OUT)
+
+## test: everything, on a real engine and a real nvcc; starts the engine by itself. One package
+## at a time: some tests look at what is left on the host, which others change meanwhile.
+test: gcc lint
+	$(GO) test -p 1 -timeout 60m ./...
+	cd docker/engine && $(GO) test ./...
+
+# The bundler's tests compile small libraries to break.
+gcc:
+	@command -v gcc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
+
+## lint: formatting, vet, and the engine's own module
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet ./...
+	cd docker/engine && $(GO) mod verify >/dev/null
+
+## bench: CPU seconds and wall time of each stage, and the farm beside full builds
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./...
+
+## fuzz: each fuzz target for a while
+FUZZTIME ?= 30s
+fuzz:
+	@for package in $$($(GO) list ./...); do \
+	    for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+	        echo "$$package $$target"; \
+	        $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+	    done; \
+	done
+
+clean:
+	rm -rf $(OUT)

@@ -1,0 +1,458 @@
+package bundler_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+func TestAuditReport(t *testing.T) {
+	got, err := bundler.Audit(open(t, newTree(t, "sm89-ptx.fatbin sm89-ptx.fatbin")), rules(89))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &bundler.Report{
+		DeviceCode: manifests.DeviceCode{Cubin: []matrix.SM{89}, PTX: []matrix.SM{89}},
+		Requires: manifests.Requires{
+			DriverMin:   manifests.DriverMin{Cubin: "525.60.13", PTX: "550.54.14"},
+			Glibc:       "2.34",
+			Libraries:   []string{"libc.so.6", "libcuda.so.1", "libcudart.so.12"},
+			CPUVariants: []string{"haswell", "x64"},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestAudit breaks a good bundle in each way that a rule names.
+func TestAudit(t *testing.T) {
+	type breaker struct {
+		t   *testing.T
+		dir string
+		*toolbox
+	}
+	at := func(b breaker, name string) string { return filepath.Join(b.dir, filepath.FromSlash(name)) }
+	must := func(b breaker, err error) {
+		b.t.Helper()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	remove := func(names ...string) func(breaker) {
+		return func(b breaker) {
+			for _, name := range names {
+				must(b, os.Remove(at(b, name)))
+			}
+		}
+	}
+	write := func(name, text string, mode os.FileMode) func(breaker) {
+		return func(b breaker) {
+			must(b, os.WriteFile(at(b, name), []byte(text), mode))
+			must(b, os.Chmod(at(b, name), mode))
+		}
+	}
+	relink := func(name, target string) func(breaker) {
+		return func(b breaker) {
+			os.Remove(at(b, name))
+			b.link(target, at(b, name))
+		}
+	}
+	const cuda, cpu, base, llama, server = "lib/libggml-cuda.so", "lib/libggml-cpu-x64.so", "lib/libggml-base.so.0.5.0", "lib/libllama.so.0.5.0", "binaries/cuda12/llama-server"
+	// rebuild compiles one file of the bundle again with a change.
+	rebuildCUDA := func(fatbin string, change func(breaker, *module)) func(breaker) {
+		return func(b breaker) {
+			m := b.cudaBackend(at(b, base), fatbin)
+			if change != nil {
+				change(b, &m)
+			}
+			b.library(at(b, cuda), m)
+		}
+	}
+	rebuildCPU := func(change func(breaker, *module)) func(breaker) {
+		return func(b breaker) {
+			m := module{source: "int ggml_base(void); int cpu(void) { return ggml_base(); }", soname: "libggml-cpu-x64.so", runPath: "$ORIGIN:$ORIGIN/../../lib", needs: []string{at(b, base)}}
+			change(b, &m)
+			b.library(at(b, cpu), m)
+		}
+	}
+	rebuildServer := func(change func(breaker, *module)) func(breaker) {
+		return func(b breaker) {
+			m := module{source: "int llama(void); int main(void) { return llama(); }", runPath: "$ORIGIN/../../lib", needs: []string{at(b, llama), at(b, "lib/libggml.so.0.5.0"), at(b, base)}}
+			change(b, &m)
+			b.program(at(b, server), m)
+		}
+	}
+
+	for name, test := range map[string]struct {
+		sm     matrix.SM // 75 where it is 0
+		fatbin string    // sm75.fatbin where it is ""
+		rules  func(*bundler.Rules)
+		change func(breaker)
+		want   []string
+		detail string // a part of the findings' text
+	}{
+		"nothing":               {},
+		"two translation units": {fatbin: "sm75.fatbin sm75.fatbin"},
+		"compressed code":       {sm: 50, fatbin: "sm50-lz4.fatbin sm50-plain.fatbin"},
+
+		"program missing":        {change: remove("binaries/cuda12/llama-bench"), want: []string{"binaries/cuda12/llama-bench: missing-file"}},
+		"program is a link":      {change: relink("binaries/cuda12/llama-bench", "llama-cli"), want: []string{"binaries/cuda12/llama-bench: link", "binaries/cuda12/llama-bench: missing-file"}},
+		"program is a script":    {change: write(server, "#!/bin/sh\n", 0o755), want: []string{server + ": elf"}},
+		"program not executable": {change: func(b breaker) { must(b, os.Chmod(at(b, server), 0o644)) }, want: []string{server + ": file-mode"}},
+		"CPU backends missing": {
+			change: remove("lib/libggml-cpu-x64.so", "lib/libggml-cpu-haswell.so", "binaries/cuda12/libggml-cpu-x64.so", "binaries/cuda12/libggml-cpu-haswell.so"),
+			want:   []string{"lib/libggml-cpu-*.so: missing-file"},
+		},
+		"CUDA backend missing": {
+			change: remove(cuda),
+			want:   []string{"binaries/cuda12/libggml-cuda.so: link", "lib/libggml-cuda.so: missing-file"},
+		},
+		"library missing": { // libllama itself, while its links stay
+			change: remove(llama),
+			want: []string{
+				"binaries/cuda12/llama-bench: library", "binaries/cuda12/llama-bench: undefined-symbol",
+				"binaries/cuda12/llama-cli: library", "binaries/cuda12/llama-cli: undefined-symbol",
+				"binaries/cuda12/llama-quantize: library", "binaries/cuda12/llama-quantize: undefined-symbol",
+				"binaries/cuda12/llama-server: library", "binaries/cuda12/llama-server: undefined-symbol",
+				"lib/libllama.so.0: link", "lib/libllama.so: link", "lib/libllama.so: missing-file",
+				"lib/libmtmd.so.0.5.0: library", "lib/libmtmd.so.0.5.0: undefined-symbol",
+			},
+		},
+		"library under another name": { // what a program is linked with is libllama.so.0
+			change: remove("lib/libllama.so.0", "lib/libllama.so"),
+			want: []string{
+				"binaries/cuda12/llama-bench: library", "binaries/cuda12/llama-bench: undefined-symbol",
+				"binaries/cuda12/llama-cli: library", "binaries/cuda12/llama-cli: undefined-symbol",
+				"binaries/cuda12/llama-quantize: library", "binaries/cuda12/llama-quantize: undefined-symbol",
+				"binaries/cuda12/llama-server: library", "binaries/cuda12/llama-server: undefined-symbol",
+				"lib/libllama.so.0.5.0: soname", "lib/libllama.so.0.5.0: unexpected-file",
+				"lib/libmtmd.so.0.5.0: library", "lib/libmtmd.so.0.5.0: undefined-symbol",
+			},
+		},
+		"licence missing": {change: remove("LICENSE"), want: []string{"LICENSE: missing-file"}},
+		"licence empty":   {change: write("THIRD_PARTY_LICENSES.txt", "", 0o644), want: []string{"THIRD_PARTY_LICENSES.txt: missing-file"}},
+
+		"unexpected folder":  {change: func(b breaker) { must(b, os.Mkdir(at(b, "share"), 0o755)) }, want: []string{"share: unexpected-file"}},
+		"unexpected file":    {change: write("lib/cmake.txt", "x", 0o644), want: []string{"lib/cmake.txt: elf"}},
+		"unexpected program": {change: func(b breaker) { must(b, os.Link(at(b, server), at(b, "binaries/cuda12/llama-run"))) }, want: []string{"binaries/cuda12/llama-run: unexpected-file"}},
+		"unused library": {
+			change: func(b breaker) {
+				b.library(at(b, "lib/libstray.so.1"), module{source: "int stray;", soname: "libstray.so.1", runPath: "$ORIGIN"})
+			},
+			want: []string{"lib/libstray.so.1: unexpected-file"},
+		},
+		"CUDA's own library": {
+			change: func(b breaker) {
+				must(b, os.Rename(b.stub("libcudart.so.12", "libcudart.so.12", "cudaMalloc"), at(b, "lib/libcudart.so.12")))
+			},
+			want:   []string{"lib/libcudart.so.12: runpath", "lib/libcudart.so.12: unexpected-file"},
+			detail: "runtime asset",
+		},
+		"metadata in the tree": {change: write("metadata.json", "{}", 0o644), want: []string{"metadata.json: unexpected-file"}},
+
+		"setuid":         {change: func(b breaker) { must(b, os.Chmod(at(b, server), 0o755|os.ModeSetuid)) }, want: []string{server + ": file-mode"}, detail: "setuid"},
+		"world-writable": {change: func(b breaker) { must(b, os.Chmod(at(b, cpu), 0o757)) }, want: []string{cpu + ": file-mode"}},
+		"pipe":           {change: func(b breaker) { must(b, syscall.Mkfifo(at(b, "lib/pipe"), 0o644)) }, want: []string{"lib/pipe: file-mode", "lib/pipe: unexpected-file"}},
+
+		"backend link missing":   {change: remove("binaries/cuda12/libggml-cuda.so"), want: []string{"binaries/cuda12/libggml-cuda.so: link"}, detail: "beside the executable"},
+		"backend link absolute":  {change: relink("binaries/cuda12/libggml-cuda.so", "/usr/lib/libggml-cuda.so"), want: []string{"binaries/cuda12/libggml-cuda.so: link"}},
+		"backend link elsewhere": {change: relink("binaries/cuda12/libggml-cuda.so", "../../lib/libggml-cpu-x64.so"), want: []string{"binaries/cuda12/libggml-cuda.so: link"}},
+		"backend link without a backend": {
+			change: relink("binaries/cuda12/libggml-cpu-zen4.so", "../../lib/libggml-cpu-zen4.so"),
+			want:   []string{"binaries/cuda12/libggml-cpu-zen4.so: link"},
+		},
+		"backend is a copy beside the programs": {
+			change: func(b breaker) {
+				must(b, os.Remove(at(b, "binaries/cuda12/libggml-cpu-x64.so")))
+				must(b, os.Link(at(b, cpu), at(b, "binaries/cuda12/libggml-cpu-x64.so")))
+			},
+			want: []string{"binaries/cuda12/libggml-cpu-x64.so: elf", "binaries/cuda12/libggml-cpu-x64.so: link", "binaries/cuda12/libggml-cpu-x64.so: runpath", "binaries/cuda12/libggml-cpu-x64.so: unexpected-file"},
+		},
+		"absolute link":    {change: relink("lib/libllama.so", "/lib/libllama.so"), want: []string{"lib/libllama.so: link"}, detail: "absolute"},
+		"escaping link":    {change: relink("lib/libllama.so", "../../../libllama.so"), want: []string{"lib/libllama.so: link"}, detail: "out of the bundle"},
+		"dangling link":    {change: relink("lib/libllama.so", "libllama.so.9"), want: []string{"lib/libllama.so: link"}, detail: "no file"},
+		"circular link":    {change: relink("lib/libllama.so", "libllama.so"), want: []string{"lib/libllama.so: link"}},
+		"link to a folder": {change: relink("lib64", "lib"), want: []string{"lib64: link"}},
+
+		"not an x86-64 file": {
+			change: func(b breaker) {
+				data, err := os.ReadFile(at(b, cpu))
+				must(b, err)
+				data[18] = 183 // EM_AARCH64
+				must(b, os.WriteFile(at(b, cpu), data, 0o755))
+			},
+			want: []string{cpu + ": elf", cpu + ": runpath"},
+		},
+		"truncated file": {
+			change: func(b breaker) { must(b, os.Truncate(at(b, cpu), 300)) },
+			want:   []string{cpu + ": elf"}, detail: "damaged",
+		},
+		"program in the place of a library": {
+			change: func(b breaker) {
+				b.program(at(b, cpu), module{source: "int main(void) { return 0; }", runPath: "$ORIGIN:$ORIGIN/../../lib"})
+			},
+			want: []string{cpu + ": elf"},
+		},
+		"not stripped": {
+			change: rebuildCPU(func(b breaker, m *module) { m.unstripped = true }),
+			want:   []string{cpu + ": not-stripped"}, detail: ".symtab",
+		},
+		"executable stack": {
+			change: rebuildCPU(func(b breaker, m *module) { m.flags = []string{"-Wl,-z,execstack"} }),
+			want:   []string{cpu + ": exec-stack"},
+		},
+		"renamed backend": {
+			change: rebuildCPU(func(b breaker, m *module) { m.soname = "libggml-cpu-sse42.so" }),
+			want:   []string{cpu + ": soname"},
+		},
+		"library without a SONAME": {
+			change: func(b breaker) {
+				b.library(at(b, "lib/libmtmd.so.0.5.0"), module{source: "int llama(void); int mtmd(void) { return llama(); }", runPath: "$ORIGIN", needs: []string{at(b, llama)}})
+			},
+			want: []string{"lib/libmtmd.so.0.5.0: soname"},
+		},
+
+		"program's RUNPATH of 1.x": {
+			change: rebuildServer(func(b breaker, m *module) { m.runPath = "$ORIGIN/../lib" }),
+			want:   []string{server + ": runpath"}, detail: `"$ORIGIN/../lib" and must be "$ORIGIN/../../lib"`,
+		},
+		"no RUNPATH":        {change: rebuildServer(func(b breaker, m *module) { m.runPath = "" }), want: []string{server + ": runpath"}},
+		"absolute RUNPATH":  {change: rebuildServer(func(b breaker, m *module) { m.runPath = "$ORIGIN/../../lib:/usr/local/cuda/lib64/stubs" }), want: []string{server + ": runpath"}},
+		"backend's RUNPATH": {change: rebuildCPU(func(b breaker, m *module) { m.runPath = "$ORIGIN" }), want: []string{cpu + ": runpath"}},
+		"RPATH": {
+			change: rebuildServer(func(b breaker, m *module) { m.flags = []string{"-Wl,--disable-new-dtags"} }),
+			want:   []string{server + ": runpath"}, detail: "RPATH",
+		},
+		"libgomp without RUNPATH": {
+			change: func(b breaker) {
+				b.library(at(b, "lib/libgomp.so.1"), module{source: "int omp(void) { return 1; }", soname: "libgomp.so.1"})
+				rebuildCPU(func(b breaker, m *module) { m.needs = append(m.needs, at(b, "lib/libgomp.so.1")) })(b)
+			},
+		},
+
+		"library from nowhere": {
+			change: rebuildServer(func(b breaker, m *module) { m.needs = append(m.needs, b.stub("libssl.so.3", "OPENSSL_3.0.0", "ssl")) }),
+			want:   []string{server + ": library"}, detail: "libssl.so.3",
+		},
+		"CUDA 13": {
+			change: rebuildCUDA("sm75.fatbin", func(b breaker, m *module) { m.needs[1] = b.stub("libcudart.so.13", "libcudart.so.13", "cudaMalloc") }),
+			want:   []string{cuda + ": library"}, detail: "libcudart.so.13",
+		},
+		"undefined symbol": {
+			change: rebuildCPU(func(b breaker, m *module) { m.source = "int ggml_new(void); int cpu(void) { return ggml_new(); }" }),
+			want:   []string{cpu + ": undefined-symbol"}, detail: "ggml_new",
+		},
+		"undefined symbol of a library it does not need": {
+			change: rebuildCPU(func(b breaker, m *module) { m.source = "int llama(void); int cpu(void) { return llama(); }" }),
+			want:   []string{cpu + ": undefined-symbol"},
+		},
+		"weak undefined symbol": {
+			change: rebuildCPU(func(b breaker, m *module) {
+				m.source = "__attribute__((weak)) int llama(void); int cpu(void) { return llama ? llama() : 0; }"
+			}),
+		},
+		"driver symbol without the driver": {
+			change: rebuildCPU(func(b breaker, m *module) { m.source = "void cuMemCreate(void); void cpu(void) { cuMemCreate(); }" }),
+			want:   []string{cpu + ": undefined-symbol"},
+		},
+		"version that the bundle's library lacks": {
+			change: rebuildCPU(func(b breaker, m *module) { m.needs = []string{b.stub("libggml-base.so.0", "GGML_9", "ggml_base")} }),
+			want:   []string{cpu + ": undefined-symbol"}, detail: "GGML_9",
+		},
+
+		"glibc above the floor": {
+			rules: func(r *bundler.Rules) { r.Floors.Glibc = "2.31" },
+			want: []string{
+				"binaries/cuda12/llama-bench: symbol-version", "binaries/cuda12/llama-cli: symbol-version",
+				"binaries/cuda12/llama-quantize: symbol-version", "binaries/cuda12/llama-server: symbol-version",
+			},
+			detail: "GLIBC_2.34 of libc.so.6 (for __libc_start_main), above the floor 2.31",
+		},
+		"GLIBCXX above the floor": {
+			change: rebuildServer(func(b breaker, m *module) {
+				m.source = "int main(void) { void fresh(void); fresh(); }"
+				m.needs = []string{b.stub("libstdc++.so.6", "GLIBCXX_3.4.31", "fresh")}
+			}),
+			want: []string{server + ": symbol-version"}, detail: "GLIBCXX_3.4.31",
+		},
+		"GLIBCXX at the floor": {
+			change: rebuildServer(func(b breaker, m *module) {
+				m.source = "int main(void) { void fresh(void); fresh(); }"
+				m.needs = []string{b.stub("libstdc++.so.6", "GLIBCXX_3.4.30", "fresh")}
+			}),
+		},
+		"CXXABI above the floor": {
+			change: rebuildServer(func(b breaker, m *module) {
+				m.source = "int main(void) { void fresh(void); fresh(); }"
+				m.needs = []string{b.stub("libstdc++.so.6", "CXXABI_1.3.14", "fresh")}
+			}),
+			want: []string{server + ": symbol-version"},
+		},
+		"libgcc above the floor": {
+			change: rebuildServer(func(b breaker, m *module) {
+				m.source = "int main(void) { void fresh(void); fresh(); }"
+				m.needs = []string{b.stub("libgcc_s.so.1", "GCC_13.0.0", "fresh")}
+			}),
+			want: []string{server + ": symbol-version"},
+		},
+		"a version that nobody else may use": {
+			change: rebuildServer(func(b breaker, m *module) {
+				m.source = "int main(void) { void fresh(void); fresh(); }"
+				m.needs = []string{b.stub("libc.so.6", "GLIBC_PRIVATE", "fresh")}
+				m.flags = []string{"-Wl,--unresolved-symbols=ignore-all"}
+			}),
+			want: []string{server + ": symbol-version"}, detail: "GLIBC_PRIVATE",
+		},
+
+		"no device code":         {change: rebuildCUDA("", nil), want: []string{cuda + ": device-code"}, detail: "no cubin for sm_75"},
+		"cubin of another SM":    {change: rebuildCUDA("sm86.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "cubin for sm_86: the bundle is for sm_75 alone"},
+		"cubin of a second SM":   {change: rebuildCUDA("sm75.fatbin sm86.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "1 piece of cubin for sm_86"},
+		"PTX where none belongs": {change: rebuildCUDA("sm75.fatbin ptx75.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "PTX for compute_75: the bundle carries no PTX"},
+		"only PTX":               {change: rebuildCUDA("ptx75.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "1 container of 1 without a cubin"},
+		"intermediate code":      {change: rebuildCUDA("sm75.fatbin lto75.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "kind 8"},
+		"PTX missing":            {sm: 89, fatbin: "sm89-ptx.fatbin", change: rebuildCUDA("sm89-ptx.fatbin sm86.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "1 container of 2 without PTX for compute_89"},
+		"code for one chip":      {sm: 90, fatbin: "sm90a.fatbin", want: []string{cuda + ": device-code"}, detail: "sm_90a"},
+		"device code in a CPU backend": {
+			change: rebuildCPU(func(b breaker, m *module) { m.fatbin = "sm86.fatbin" }),
+			want:   []string{cpu + ": device-code"},
+		},
+		"damaged device code": {
+			change: func(b breaker) {
+				p := b.write("damaged", "")
+				data, err := os.ReadFile("testdata/fatbin/sm75.fatbin")
+				must(b, err)
+				data[8]++ // the container's size
+				must(b, os.WriteFile(p, data, 0o644))
+				rel, err := filepath.Rel(mustAbs(b.t, "testdata/fatbin"), p)
+				must(b, err)
+				rebuildCUDA(rel, nil)(b)
+			},
+			want: []string{cuda + ": elf"}, detail: "truncated",
+		},
+		"device code that lies about its SM": {
+			change: func(b breaker) {
+				p := b.write("lying", "")
+				data, err := os.ReadFile("testdata/fatbin/sm86.fatbin")
+				must(b, err)
+				data[16+28] = 75
+				must(b, os.WriteFile(p, data, 0o644))
+				rel, err := filepath.Rel(mustAbs(b.t, "testdata/fatbin"), p)
+				must(b, err)
+				rebuildCUDA(rel, nil)(b)
+			},
+			want: []string{cuda + ": elf"}, detail: "the code inside is for sm_86",
+		},
+		"device code that nothing loads": {
+			change: func(b breaker) {
+				m := b.cudaBackend(at(b, base), "")
+				m.source += "\n__attribute__((section(\".nvFatBinSegment\"))) long long record[3] = {0x1466243b1, 0, 0};"
+				b.library(at(b, cuda), m)
+			},
+			want: []string{cuda + ": elf"}, detail: "where no container begins",
+		},
+
+		"build path in a program": {
+			change: rebuildServer(func(b breaker, m *module) {
+				m.source = `const char *where = "` + buildFolder + `ggml.c"; int main(void) { return *where; }`
+			}),
+			want: []string{server + ": build-path"}, detail: buildFolder + "ggml.c",
+		},
+		"relative path that looks like it": {
+			change: rebuildServer(func(b breaker, m *module) {
+				m.source = `const char *where = "ggml` + buildFolder + `ggml.c"; int main(void) { return *where; }`
+			}),
+		},
+		"build path in a licence": {change: write("LICENSE", "see "+buildFolder+"LICENSE", 0o644), want: []string{"LICENSE: build-path"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sm, fatbin := test.sm, test.fatbin
+			if sm == 0 {
+				sm = 75
+			}
+			if fatbin == "" {
+				fatbin = "sm75.fatbin"
+			}
+			dir := newTree(t, fatbin)
+			r := rules(sm)
+			if test.rules != nil {
+				test.rules(&r)
+			}
+			if test.change != nil {
+				test.change(breaker{t: t, dir: dir, toolbox: newToolbox(t)})
+			}
+			report, err := bundler.Audit(open(t, dir), r)
+			want := slices.Clone(test.want)
+			slices.Sort(want)
+			if diff := cmp.Diff(want, findingsIn(t, err)); diff != "" {
+				t.Errorf("findings (-want +got):\n%s\n%v", diff, err)
+			}
+			if report == nil {
+				t.Error("no report")
+			}
+			if err != nil && !strings.Contains(err.Error(), test.detail) {
+				t.Errorf("error does not say %q:\n%v", test.detail, err)
+			}
+		})
+	}
+}
+
+// TestAuditNamesEverything holds the audit to its promise that one run shows all there is to mend.
+func TestAuditNamesEverything(t *testing.T) {
+	dir := newTree(t, "sm86.fatbin")
+	for _, name := range []string{"LICENSE", "binaries/cuda12/llama-cli"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := bundler.Audit(open(t, dir), rules(75))
+	want := []string{"LICENSE: missing-file", "binaries/cuda12/llama-cli: missing-file", "lib/libggml-cuda.so: device-code"}
+	if diff := cmp.Diff(want, findingsIn(t, err)); diff != "" {
+		t.Error(diff)
+	}
+	var refused *bundler.AuditError
+	if errors.As(err, &refused) && refused.Name != "llcuda-bins-sm75" {
+		t.Errorf("the error is about %q", refused.Name)
+	}
+}
+
+// TestBuildPathAnywhere puts paths where the file is cut into chunks.
+func TestBuildPathAnywhere(t *testing.T) {
+	const chunk = 1<<20 + 201 // what is read at a time, and then a little less
+	dir := newTree(t, "sm75.fatbin")
+	fsys := open(t, dir)
+	r := rules(75)
+	for at := chunk - 220; at <= chunk+20; at += 3 {
+		text := bytes.Repeat([]byte{' '}, 2*chunk)
+		copy(text, buildFolder+"first.c ggml"+buildFolder+"relative.c -I"+buildFolder+"include")
+		copy(text[at:], buildFolder+"second.c")
+		if err := os.WriteFile(filepath.Join(dir, "LICENSE"), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := bundler.Audit(fsys, r)
+		if err == nil || !strings.Contains(err.Error(), "names the build path "+buildFolder+"first.c (3 times)") {
+			t.Errorf("a path at offset %d: %v", at, err)
+		}
+	}
+}
+
+func mustAbs(t testing.TB, name string) string {
+	t.Helper()
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return abs
+}

@@ -1,0 +1,151 @@
+package bundler
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+)
+
+// A pathScan looks for absolute paths below some folders in any bytes: string tables, notes, device code.
+type pathScan struct {
+	prefixes []string
+	found    map[string]*pathLeak
+}
+
+// A pathLeak is how often a prefix was found, and the first path that has it.
+type pathLeak struct {
+	count int
+	first string
+}
+
+const (
+	scanChunk   = 1 << 20
+	maxLeakPath = 200 // how much of a path is shown, and so how far a chunk must reach past a match
+)
+
+// scan reads r to its end.
+func (s *pathScan) scan(r io.Reader) error {
+	buf := make([]byte, 0, scanChunk+maxLeakPath+1)
+	start := 0 // matches begin here or later; buf[:start] is context
+	for {
+		n, err := io.ReadFull(r, buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		atEnd := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !atEnd {
+			return err
+		}
+		limit := len(buf)
+		if !atEnd {
+			limit = max(start, len(buf)-maxLeakPath)
+		}
+		for _, prefix := range s.prefixes {
+			s.match(buf, start, limit, prefix)
+		}
+		if atEnd {
+			return nil
+		}
+		const context = 2
+		from := max(0, limit-context)
+		start = limit - from
+		buf = buf[:copy(buf, buf[from:])]
+	}
+}
+
+// match counts the paths in buf that begin with a prefix, from start to before limit.
+func (s *pathScan) match(buf []byte, start, limit int, prefix string) {
+	for at := start; at < limit; {
+		i := bytes.Index(buf[at:min(len(buf), limit+len(prefix)-1)], []byte(prefix))
+		if i < 0 {
+			return
+		}
+		at += i
+		if beginsPath(buf, at) {
+			leak := s.found[prefix]
+			if leak == nil {
+				leak = &pathLeak{first: pathAt(buf[at:])}
+				s.found[prefix] = leak
+			}
+			leak.count++
+		}
+		at += len(prefix)
+	}
+}
+
+// beginsPath says whether an absolute path begins at an offset, as opposed to the middle of "ggml/src/x.c".
+func beginsPath(buf []byte, at int) bool {
+	if at == 0 || !isPathByte(buf[at-1]) {
+		return true
+	}
+	return at >= 2 && buf[at-2] == '-' && strings.IndexByte("ILB", buf[at-1]) >= 0 // a recorded compiler option
+}
+
+func isPathByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("._-+/~$@%}", c) >= 0
+}
+
+func pathAt(buf []byte) string {
+	end := bytes.IndexFunc(buf[:min(len(buf), maxLeakPath)], func(c rune) bool { return c <= ' ' || c > '~' || c == '"' })
+	if end < 0 {
+		end = min(len(buf), maxLeakPath)
+	}
+	return string(buf[:end])
+}
+
+// buildPaths looks for paths of the builder in every file, and in device code as it is when decompressed.
+func (a *audit) buildPaths() error {
+	if len(a.rules.BuildPaths) == 0 {
+		return nil
+	}
+	for _, n := range a.nodes {
+		if !n.isRegular() {
+			continue
+		}
+		s := &pathScan{prefixes: a.rules.BuildPaths, found: make(map[string]*pathLeak)}
+		if err := a.scanFile(n, s); err != nil {
+			return fmt.Errorf("looking for build paths in %s: %w", n.path, err)
+		}
+		for _, prefix := range a.rules.BuildPaths {
+			if leak := s.found[prefix]; leak != nil {
+				more := ""
+				if leak.count > 1 {
+					more = fmt.Sprintf(" (%d times)", leak.count)
+				}
+				a.add(RuleBuildPath, n.path, "it names the build path %s%s; map it away with -ffile-prefix-map", leak.first, more)
+			}
+		}
+	}
+	return nil
+}
+
+func (a *audit) scanFile(n *node, s *pathScan) error {
+	f, err := a.fsys.Open(n.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := s.scan(f); err != nil || n.elf == nil {
+		return err
+	}
+	for _, d := range n.elf.DeviceCode {
+		if d.Compression == "" {
+			continue // the scan of the file saw it
+		}
+		if err := scanDeviceCode(f, d.FatbinEntry, s); err != nil {
+			a.add(RuleDeviceCode, n.path, "%s for %s: %v; build it again", d.Kind, d.Name(), err)
+			return nil
+		}
+	}
+	return nil
+}
+
+func scanDeviceCode(f fs.File, entry FatbinEntry, s *pathScan) error {
+	payload, err := entry.Open(f.(io.ReaderAt)) // readELF found that it is one
+	if err != nil {
+		return err
+	}
+	defer payload.Close()
+	return s.scan(payload)
+}

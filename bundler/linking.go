@@ -1,0 +1,285 @@
+package bundler
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// The libraries of the machine that a bundle may need.
+const (
+	libc   = "libc.so.6"
+	libcxx = "libstdc++.so.6"
+	libgcc = "libgcc_s.so.1"
+	driver = "libcuda.so.1"
+)
+
+// runtimeLibraries are the libraries of the CUDA runtime asset, under the names that the loader looks for.
+func runtimeLibraries() []string {
+	return []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"}
+}
+
+func isRuntimeLibrary(soname string) bool { return slices.Contains(runtimeLibraries(), soname) }
+
+// isGlibc says whether a library is a part of glibc, whose symbols all carry GLIBC versions.
+func isGlibc(soname string) bool {
+	switch soname {
+	case libc, "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2":
+		return true
+	}
+	return false
+}
+
+// isSystem says whether every Linux that a bundle serves has the library.
+func isSystem(soname string) bool {
+	return isGlibc(soname) || soname == libcxx || soname == libgcc
+}
+
+// isAllowed says whether a library may be needed although it is not in the bundle.
+func isAllowed(soname string) bool {
+	return isSystem(soname) || soname == driver || isRuntimeLibrary(soname)
+}
+
+// givesUnversioned says whether a library outside the bundle can define a symbol for which the linker recorded no
+// version. The system's libraries version all of theirs; the CUDA ones are known by their prefixes.
+func givesUnversioned(soname, symbol string) bool {
+	switch soname {
+	case driver:
+		rest, ok := strings.CutPrefix(symbol, "cu")
+		return ok && rest != "" && rest[0] >= 'A' && rest[0] <= 'Z'
+	case "libcudart.so.12":
+		return strings.HasPrefix(symbol, "cuda") || strings.HasPrefix(symbol, "__cuda")
+	case "libcublas.so.12":
+		return strings.HasPrefix(symbol, "cublas") && !strings.HasPrefix(symbol, "cublasLt")
+	case "libcublasLt.so.12":
+		return strings.HasPrefix(symbol, "cublasLt")
+	}
+	return false
+}
+
+// linking checks that every library and symbol that a file needs will be there when it is loaded.
+func (a *audit) linking(n *node) {
+	for _, needed := range n.elf.Needed {
+		if a.library(needed) == nil && !isAllowed(needed) {
+			a.add(RuleLibrary, n.path, "it needs %s, which is neither in lib under exactly that name, nor in the CUDA runtime asset, nor on every system; bundle it or build without it", needed)
+		}
+	}
+	a.versions(n)
+	a.symbols(n)
+}
+
+// versions checks the symbol versions that a file needs: those of the system against the floors, those of the
+// bundle's own libraries against what these define.
+func (a *audit) versions(n *node) {
+	for _, v := range n.elf.Versions {
+		if lib := a.library(v.Library); lib != nil {
+			if lib.elf != nil && !slices.Contains(lib.elf.Defines, v.Name) {
+				a.add(RuleSymbol, n.path, "it needs version %s of %s, which that library does not define; build both from the same source", v.Name, v.Library)
+			}
+			continue
+		}
+		if isRuntimeLibrary(v.Library) && v.Name == v.Library || !isAllowed(v.Library) { // the latter is already a finding
+			continue
+		}
+		floor, known := a.floor(v)
+		if !known {
+			a.add(RuleFloor, n.path, "it needs version %s of %s, which no rule knows", v.Name, v.Library)
+		} else if _, version := v.measured(); matrix.CompareVersions(version, floor) > 0 {
+			a.add(RuleFloor, n.path, "it needs %s of %s%s, above the floor %s; build on an older base", v.Name, v.Library, n.elf.usersOf(v), floor)
+		}
+	}
+}
+
+// measured splits a symbol version: GLIBC_2.34 is "GLIBC" and "2.34".
+func (v SymbolVersion) measured() (family, version string) {
+	// What a file linked with -z pack-relative-relocs needs; glibc has it since 2.36.
+	if v.Name == "GLIBC_ABI_DT_RELR" {
+		return "GLIBC", "2.36"
+	}
+	i := strings.LastIndexByte(v.Name, '_')
+	if i < 0 {
+		return v.Name, ""
+	}
+	return v.Name[:i], v.Name[i+1:]
+}
+
+// floor is the newest version of a family that a bundle may need.
+func (a *audit) floor(v SymbolVersion) (floor string, known bool) {
+	family, version := v.measured()
+	if !matrix.IsVersion(version) {
+		// Marks for 128-bit floats and transactional memory, in libstdc++ since GCC 4.7.
+		return version, v.Name == "CXXABI_FLOAT128"
+	}
+	compiler := compilerOf(a.rules.Floors.GLIBCXX)
+	switch {
+	case family == "GLIBC" && isGlibc(v.Library):
+		return a.rules.Floors.Glibc, true
+	case family == "GLIBCXX" && v.Library == libcxx:
+		return a.rules.Floors.GLIBCXX, true
+	case family == "CXXABI" && v.Library == libcxx:
+		return compiler.cxxabi, true
+	case family == "CXXABI_TM" && v.Library == libcxx:
+		return version, true
+	case family == "GCC" && v.Library == libgcc:
+		return compiler.gcc, true
+	}
+	return "", false
+}
+
+// A compiler's libraries come together: who has its libstdc++ has its ABI library and its libgcc.
+// https://gcc.gnu.org/onlinedocs/libstdc++/manual/abi.html#abi.versioning
+type compiler struct{ glibcxx, cxxabi, gcc string }
+
+// compilerOf is the newest compiler whose libstdc++ does not pass a GLIBCXX version.
+func compilerOf(glibcxx string) compiler {
+	best := compiler{glibcxx: "3.4.28", cxxabi: "1.3.12", gcc: "9.3"}
+	for _, c := range []compiler{
+		{glibcxx: "3.4.29", cxxabi: "1.3.13", gcc: "11.9"},
+		{glibcxx: "3.4.30", cxxabi: "1.3.13", gcc: "12.9"},
+		{glibcxx: "3.4.31", cxxabi: "1.3.14", gcc: "13.9"},
+		{glibcxx: "3.4.33", cxxabi: "1.3.15", gcc: "14.9"},
+	} {
+		if matrix.CompareVersions(c.glibcxx, glibcxx) <= 0 {
+			best = c
+		}
+	}
+	return best
+}
+
+// usersOf names some symbols that ask for a version: they tell what in the source to look for.
+func (e *ELF) usersOf(v SymbolVersion) string {
+	const shown = 3
+	var names []string
+	for _, i := range e.Imports {
+		if i.Version == v.Name && i.Library == v.Library {
+			names = append(names, i.Name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	list := strings.Join(names[:min(shown, len(names))], ", ")
+	if len(names) > shown {
+		list += fmt.Sprintf(" and %d more", len(names)-shown)
+	}
+	return " (for " + list + ")"
+}
+
+// symbols checks that what a file imports is exported by a library that is loaded with it.
+func (a *audit) symbols(n *node) {
+	const shown = 5
+	loaded := a.closure(n)
+	var missing []string
+	for _, i := range n.elf.Imports {
+		if !a.provided(i, loaded) {
+			missing = append(missing, i.String())
+		}
+	}
+	if len(missing) == 0 {
+		return
+	}
+	slices.Sort(missing)
+	list := strings.Join(missing[:min(shown, len(missing))], ", ")
+	if len(missing) > shown {
+		list += fmt.Sprintf(" and %d more", len(missing)-shown)
+	}
+	a.add(RuleSymbol, n.path, "no library that it is linked with gives %s; link what defines it, or build all libraries from the same source", list)
+}
+
+func (i Import) String() string {
+	if i.Version == "" {
+		return i.Name
+	}
+	return i.Name + "@" + i.Version
+}
+
+func (a *audit) provided(i Import, loaded []*node) bool {
+	if i.Library != "" {
+		lib := a.library(i.Library)
+		if lib == nil {
+			return true // outside the bundle: versions and linking have judged it
+		}
+		return lib.elf == nil || slices.Contains(lib.elf.Exports[i.Name], i.Version)
+	}
+	for _, lib := range loaded {
+		if len(lib.elf.Exports[i.Name]) > 0 {
+			return true
+		}
+		for _, needed := range lib.elf.Needed {
+			if givesUnversioned(needed, i.Name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// report sums up what the files of a tree hold and need.
+func (t *tree) report(toolkit matrix.Toolkit) *Report {
+	r := &Report{
+		DeviceCode: manifests.DeviceCode{Cubin: []matrix.SM{}, PTX: []matrix.SM{}},
+		Requires:   manifests.Requires{Libraries: []string{}, CPUVariants: t.cpuVariants()},
+	}
+	cubins, texts, outside := make(map[matrix.SM]bool), make(map[matrix.SM]bool), make(map[string]bool)
+	for _, n := range t.nodes {
+		if n.elf == nil {
+			continue
+		}
+		for _, d := range n.elf.DeviceCode {
+			switch d.Kind {
+			case Cubin:
+				cubins[d.SM] = true
+			case PTX:
+				texts[d.SM] = true
+			}
+		}
+		for _, needed := range n.elf.Needed {
+			if t.library(needed) == nil {
+				outside[needed] = true
+			}
+		}
+		for _, v := range n.elf.Versions {
+			switch family, version := v.measured(); {
+			case !matrix.IsVersion(version):
+			case family == "GLIBC":
+				raise(&r.Requires.Glibc, version)
+			case family == "GLIBCXX":
+				raise(&r.Requires.GLIBCXX, version)
+			}
+		}
+	}
+	r.DeviceCode.Cubin = slices.AppendSeq(r.DeviceCode.Cubin, maps.Keys(cubins))
+	r.DeviceCode.PTX = slices.AppendSeq(r.DeviceCode.PTX, maps.Keys(texts))
+	slices.Sort(r.DeviceCode.Cubin)
+	slices.Sort(r.DeviceCode.PTX)
+	r.Requires.Libraries = slices.AppendSeq(r.Requires.Libraries, maps.Keys(outside))
+	slices.Sort(r.Requires.Libraries)
+	r.Requires.DriverMin.Cubin = toolkit.DriverCubin
+	if len(texts) > 0 {
+		r.Requires.DriverMin.PTX = toolkit.DriverPTX
+	}
+	return r
+}
+
+func raise(highest *string, version string) {
+	if matrix.CompareVersions(version, *highest) > 0 {
+		*highest = version
+	}
+}
+
+// cpuVariants are the CPU backends of a tree by name, ascending.
+func (t *tree) cpuVariants() []string {
+	variants := []string{}
+	for _, n := range t.nodes {
+		if v := cpuVariant(strings.TrimPrefix(n.path, libraryDir+"/")); v != "" && n.inLibraries() {
+			variants = append(variants, v)
+		}
+	}
+	slices.Sort(variants)
+	return variants
+}

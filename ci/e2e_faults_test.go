@@ -1,0 +1,167 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A change of C++ outside of the CUDA backend recompiles no CUDA, and an interrupted build
+// goes on where it was stopped.
+func (f *farm) testHostChangeAndInterrupt(t *testing.T) {
+	llama := copyTree(t, f.llama)
+	change(t, llama, "src/llama.cpp", unseen)
+	out := f.out(t)
+
+	p := f.start(t, f.buildArgs(llama, "75,89", out)...)
+	p.await(`^host +compile +started`)
+	if err := p.interrupt(); err != nil {
+		t.Fatal(err)
+	}
+	p.wait().want(t, 130, "interrupted")
+	noUnfinished(t, out)
+
+	build := f.build(t, llama, "75,89", out)
+	build.want(t, 0)
+	rows := build.table(t)
+	if host := rows["host"]; host.result != "built" {
+		t.Errorf("host: %s, want it built", host.result)
+	}
+	for _, sm := range []string{"sm75", "sm89"} {
+		if rows[sm].result != "cached" || rows[sm].objects != 0 {
+			t.Errorf("%s: %s, %d objects; want it cached", sm, rows[sm].result, rows[sm].objects)
+		}
+	}
+	f.run(t, "verify", out).want(t, 0)
+}
+
+// A change of one CUDA file recompiles that file, once an SM, and nothing of the host half.
+func (f *farm) testDeviceChange(t *testing.T) {
+	f.release(t)
+	llama := copyTree(t, f.llama)
+	change(t, llama, "ggml/src/ggml-cuda/scale.cu", unseen)
+	build := f.build(t, llama, "75,89", f.out(t))
+	build.want(t, 0)
+	rows := build.table(t)
+	if host := rows["host"]; host.result != "cached" {
+		t.Errorf("host: %s, want it cached", host.result)
+	}
+	for _, sm := range []string{"sm75", "sm89"} {
+		if compiled := rows[sm].objects - rows[sm].fromCache; rows[sm].result != "built" || compiled != 1 {
+			t.Errorf("%s: %s, %d objects compiled; want 1", sm, rows[sm].result, compiled)
+		}
+	}
+}
+
+// nvcc fails on one SM: the others are built, and the user reads why and where.
+func (f *farm) testBrokenSM(t *testing.T) {
+	const complaint = "no kernels for sm_70"
+	llama := copyTree(t, f.llama)
+	change(t, llama, "ggml/src/ggml-cuda/common.cuh", func(text string) string {
+		return text + "\n#if __CUDA_ARCH__ == 700\n#error \"" + complaint + "\"\n#endif\n"
+	})
+	out := f.out(t)
+	log := filepath.Join(out, "logs", "sm70.log")
+	build := f.build(t, llama, "70,75", out)
+	build.want(t, 1, complaint, log, "sm70")
+	rows := build.table(t)
+	if !strings.HasPrefix(rows["sm70"].result, "FAILED") {
+		t.Errorf("sm70: %s", rows["sm70"].result)
+	}
+	if rows["sm75"].result != "built" && rows["sm75"].result != "cached" {
+		t.Errorf("sm75: %s", rows["sm75"].result)
+	}
+	for name, want := range map[string]bool{
+		"llcuda-bins-sm75.tar.gz": true, "llcuda-bins-sm75.tar.zst": true,
+		"llcuda-bins-sm70.tar.gz": false, "llcuda-bins-sm70.tar.zst": false, "manifest.json": false,
+	} {
+		if _, err := os.Stat(filepath.Join(out, name)); (err == nil) != want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{complaint, "common.cuh", "Building CUDA object"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%s does not say %q", log, want)
+		}
+	}
+}
+
+// The disk of the release folder gets full while archives are written. The file system
+// lives in the command's own mount namespace and shrinks when the build is under way.
+func (f *farm) testFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small disk needs root")
+	}
+	f.release(t)
+	out, after := t.TempDir(), filepath.Join(t.TempDir(), "after")
+	// Enough for what is checked before the build begins; tmpfs takes memory for what is in it only.
+	script := `mount -t tmpfs -o size=2g tmpfs "$1"
+		out=$1 after=$2; shift 2
+		code=0; "$@" || code=$?
+		find "$out" -type f ! -path "$out/logs/*" > "$after"
+		exit $code`
+	args := append([]string{"--mount", "sh", "-ec", script, "sh", out, after, f.bin}, f.buildArgs(f.llama, "75", out)...)
+	p := startProcess(t, "unshare", args...)
+	p.await(`^host +image +started`)
+	command(t, "", "nsenter", "--mount=/proc/"+strconv.Itoa(p.cmd.Process.Pid)+"/ns/mnt", "mount", "-o", "remount,size=96k", out)
+	p.wait().want(t, 1, "no space left on device", "hint: the disk is full")
+	left, err := os.ReadFile(after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) > 0 {
+		t.Errorf("files of a build that could write none whole:\n%s", left)
+	}
+}
+
+// A folder that is no llama.cpp is refused before anything costs time.
+func (f *farm) testNotLlamaCPP(t *testing.T) {
+	other := t.TempDir()
+	if err := os.WriteFile(filepath.Join(other, "CMakeLists.txt"), []byte("project(other)\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	build := f.build(t, other, "75", t.TempDir())
+	build.want(t, 2, other, "hint: ")
+	if strings.Contains(build.stderr, "compile") {
+		t.Error("it began to compile")
+	}
+}
+
+// An engine that is not there is an error of its own, with the ways out.
+func (f *farm) testNoEngine(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "engine.sock")
+	build := f.build(t, f.llama, "75", t.TempDir(), "--engine", "unix://"+socket)
+	build.want(t, 4, socket, "hint: ", "go run ./ci engine up")
+	if build.took > time.Minute {
+		t.Errorf("it took %s to say so", build.took)
+	}
+	if lines := strings.Count(build.stderr, "\n"); lines > 10 {
+		t.Errorf("it took %d lines to say so", lines)
+	}
+}
+
+// noUnfinished makes sure that nothing half written lies in a release folder.
+func noUnfinished(t *testing.T, dir string) {
+	t.Helper()
+	for _, name := range fileNames(t, dir) {
+		if !strings.HasPrefix(name, "llcuda-cudart-") || strings.Contains(name, "partial") {
+			t.Errorf("%s has %s", dir, name)
+		}
+	}
+}
+
+// lookFor skips a test on machines without a program.
+func lookFor(t *testing.T, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		t.Skipf("it needs %s", program)
+	}
+}

@@ -1,0 +1,371 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// seedSMs are what --sm all builds. The last one's bundle also serves newer GPUs, by PTX.
+var seedSMs = []int{50, 60, 61, 70, 75, 80, 86, 89}
+
+const smWithPTX = 89
+
+// manifest is what these tests read of manifest.json, on their own.
+type manifest struct {
+	Release string
+	Assets  []asset
+}
+
+type asset struct {
+	Name, Kind, Format, SHA256 string
+	SM                         int
+	DeviceCode                 *deviceCode `json:"device_code"`
+	Tar                        struct{ SHA256 string }
+}
+
+type deviceCode struct{ Cubin, PTX []int }
+
+func readManifest(t testing.TB, dir string) manifest {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m manifest
+	if err := json.Unmarshal(text, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func bundleName(sm int) string { return fmt.Sprintf("llcuda-bins-sm%d", sm) }
+
+// All eight SMs come out of one build, and everything that is said of them is true.
+func (f *farm) testAllSMs(t *testing.T) {
+	dir := f.release(t)
+
+	var got, want []string
+	for _, name := range fileNames(t, dir) {
+		got = append(got, regexp.MustCompile(`cu12-[0-9a-f]{12}`).ReplaceAllString(name, "cu12-DIGEST"))
+	}
+	for _, sm := range seedSMs {
+		want = append(want, bundleName(sm)+".tar.gz", bundleName(sm)+".tar.zst")
+	}
+	want = append(want, "SHA256SUMS", "llcuda-cudart-cu12-DIGEST.tar.gz", "llcuda-cudart-cu12-DIGEST.tar.zst", "manifest.json")
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("files of the release (-want +got):\n%s", diff)
+	}
+
+	command(t, dir, "sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS")
+	f.run(t, "verify", dir).want(t, 0)
+
+	m := readManifest(t, dir)
+	if m.Release != e2eRelease {
+		t.Errorf("the manifest is of release %s", m.Release)
+	}
+	codes := map[string]deviceCode{}
+	wantCodes := map[string]deviceCode{}
+	for _, a := range m.Assets {
+		if a.Kind == "bundle" && a.DeviceCode != nil {
+			codes[a.Name] = *a.DeviceCode
+		}
+	}
+	for _, sm := range seedSMs {
+		code := deviceCode{Cubin: []int{sm}, PTX: []int{}}
+		if sm == smWithPTX {
+			code.PTX = []int{sm}
+		}
+		wantCodes[bundleName(sm)+".tar.gz"], wantCodes[bundleName(sm)+".tar.zst"] = code, code
+	}
+	if diff := cmp.Diff(wantCodes, codes); diff != "" {
+		t.Errorf("device code in the manifest (-want +got):\n%s", diff)
+	}
+
+	t.Run("Cuobjdump", func(t *testing.T) {
+		tool := f.cuobjdump(t)
+		for _, sm := range seedSMs {
+			library := filepath.Join(unpack(t, dir, sm), "lib", "libggml-cuda.so")
+			if diff := cmp.Diff(codes[bundleName(sm)+".tar.gz"], listedBy(t, tool, library)); diff != "" {
+				t.Errorf("sm%d (-manifest +cuobjdump):\n%s", sm, diff)
+			}
+		}
+	})
+}
+
+// unpack unpacks a bundle with the system's tar and returns its folder.
+func unpack(t testing.TB, dir string, sm int) string {
+	t.Helper()
+	to := t.TempDir()
+	command(t, to, "tar", "-xf", filepath.Join(dir, bundleName(sm)+".tar.gz"))
+	return filepath.Join(to, bundleName(sm))
+}
+
+// cuobjdump takes NVIDIA's own reader of device code out of the package that the builder
+// is made from. It runs on any glibc system.
+func (f *farm) cuobjdump(t *testing.T) string {
+	t.Helper()
+	if _, err := exec.LookPath("dpkg-deb"); err != nil {
+		t.Skip("taking cuobjdump out of its package needs dpkg-deb")
+	}
+	lock, err := os.ReadFile(filepath.Join("..", "docker", "cuda12", "packages.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^cuda nvidia-cuda-toolkit .* ([0-9a-f]{64})$`).FindSubmatch(lock)
+	if line == nil {
+		t.Fatal("packages.lock has no nvidia-cuda-toolkit")
+	}
+	dir := t.TempDir()
+	command(t, dir, "sh", "-ec", `dpkg-deb --fsys-tarfile "$1" | tar -x ./usr/bin/cuobjdump`, "sh", f.cached(t, string(line[1])))
+	return filepath.Join(dir, "usr", "bin", "cuobjdump")
+}
+
+// cached finds a file that the build fetched or made on the way.
+func (f *farm) cached(t testing.TB, name string) string {
+	t.Helper()
+	for _, depth := range []string{"*", "*/*"} {
+		paths, err := filepath.Glob(filepath.Join(f.cache, depth, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(paths) > 0 {
+			return paths[0]
+		}
+	}
+	t.Fatalf("%s has no %s", f.cache, name)
+	return ""
+}
+
+// listedBy asks cuobjdump what device code a library holds.
+func listedBy(t *testing.T, tool, library string) deviceCode {
+	t.Helper()
+	cubin, ptx := map[int]bool{}, map[int]bool{}
+	out := command(t, "", tool, "-lelf", "-lptx", library)
+	for _, match := range regexp.MustCompile(`(?m)^(?:ELF|PTX) file .*\.sm_([0-9]+)\.(cubin|ptx)$`).FindAllStringSubmatch(out, -1) {
+		if match[2] == "ptx" {
+			ptx[numberOf(t, match[1])] = true
+		} else {
+			cubin[numberOf(t, match[1])] = true
+		}
+	}
+	code := deviceCode{Cubin: slices.Sorted(maps.Keys(cubin)), PTX: slices.Sorted(maps.Keys(ptx))}
+	if code.PTX == nil {
+		code.PTX = []int{}
+	}
+	return code
+}
+
+// fileState is what must not change when nothing is built.
+type fileState struct {
+	Digest   string
+	Modified int64
+}
+
+func stateOf(t testing.TB, dir string) map[string]fileState {
+	t.Helper()
+	state := map[string]fileState{}
+	for _, name := range fileNames(t, dir) {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(data)
+		s := fileState{Digest: hex.EncodeToString(sum[:])}
+		if strings.HasPrefix(name, "llcuda-") {
+			s.Modified = info.ModTime().UnixNano()
+		}
+		state[name] = s
+	}
+	return state
+}
+
+// The same command again compiles nothing and writes no archive.
+func (f *farm) testSecondBuild(t *testing.T) {
+	dir := f.release(t)
+	before := stateOf(t, dir)
+	again := f.build(t, f.llama, "all", dir)
+	again.want(t, 0, "nothing was compiled")
+	for step, row := range again.table(t) {
+		if row.result != "cached" || row.objects != 0 {
+			t.Errorf("%s: %s, %d objects; want it cached", step, row.result, row.objects)
+		}
+	}
+	if diff := cmp.Diff(before, stateOf(t, dir)); diff != "" {
+		t.Errorf("files before and after (-before +after):\n%s", diff)
+	}
+}
+
+// verify names every file that something was done to.
+func (f *farm) testTamperedRelease(t *testing.T) {
+	whole := f.release(t)
+	dir := t.TempDir()
+	linkFiles(t, whole, dir, "*")
+	replace := func(name string, data []byte) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(name string) []byte {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	// sum makes SHA256SUMS agree with a file: whoever can change one can change both.
+	sum := func(name string) {
+		t.Helper()
+		digest := sha256.Sum256(read(name))
+		sums := regexp.MustCompile(`(?m)^[0-9a-f]{64}(  `+regexp.QuoteMeta(name)+`)$`).
+			ReplaceAll(read("SHA256SUMS"), []byte(hex.EncodeToString(digest[:])+"$1"))
+		replace("SHA256SUMS", sums)
+	}
+
+	flipped := read("llcuda-bins-sm50.tar.gz")
+	flipped[len(flipped)/2] ^= 1
+	replace("llcuda-bins-sm50.tar.gz", flipped)
+
+	// Truncated, with its sum put right.
+	cut := read("llcuda-bins-sm60.tar.zst")
+	replace("llcuda-bins-sm60.tar.zst", cut[:len(cut)*3/4])
+	sum("llcuda-bins-sm60.tar.zst")
+
+	// Another SM's bundle under this name, with its sum put right.
+	replace("llcuda-bins-sm70.tar.gz", read("llcuda-bins-sm75.tar.gz"))
+	sum("llcuda-bins-sm70.tar.gz")
+
+	if err := os.Remove(filepath.Join(dir, "llcuda-bins-sm80.tar.zst")); err != nil {
+		t.Fatal(err)
+	}
+	replace("llcuda-bins-sm99.tar.gz", read("llcuda-bins-sm86.tar.gz"))
+
+	// The manifest says that older systems can run one SM's bundle, with its sum put right.
+	m := string(read("manifest.json"))
+	glibc := regexp.MustCompile(`"glibc": "[0-9.]+"`)
+	for _, name := range []string{"llcuda-bins-sm61.tar.gz", "llcuda-bins-sm61.tar.zst"} {
+		at := strings.Index(m, `"name": "`+name+`"`)
+		told := glibc.FindStringIndex(m[at:])
+		m = m[:at+told[0]] + `"glibc": "2.17"` + m[at+told[1]:]
+	}
+	replace("manifest.json", []byte(m))
+	sum("manifest.json")
+
+	verdict := f.run(t, "verify", dir)
+	verdict.want(t, 3, "hint: ")
+	named := map[string]bool{}
+	for _, line := range strings.Split(verdict.stdout, "\n") {
+		if finding, ok := strings.CutPrefix(line, dir+"/"); ok {
+			name, _, _ := strings.Cut(finding, ": ")
+			named[name] = true
+		}
+	}
+	want := []string{
+		"llcuda-bins-sm50.tar.gz", "llcuda-bins-sm60.tar.zst", "llcuda-bins-sm61.tar.gz", "llcuda-bins-sm61.tar.zst",
+		"llcuda-bins-sm70.tar.gz",
+		"llcuda-bins-sm80.tar.zst", "llcuda-bins-sm99.tar.gz",
+	}
+	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(named))); diff != "" {
+		t.Errorf("files that verify names (-want +got):\n%s", diff)
+	}
+}
+
+// The programs start where there is nothing but a minimal Debian: no CUDA, no driver, no
+// OpenMP, no environment.
+func (f *farm) testBareSystem(t *testing.T) {
+	bundle := unpack(t, f.release(t), 75)
+	// Any file that begins as a model does is enough for minillama to compute with.
+	model := filepath.Join(bundle, "model.gguf")
+	if err := os.WriteFile(model, []byte("GGUF\x03\x00\x00\x00"+strings.Repeat("\x00", 64)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	root := f.baseSystem(t)
+	for _, place := range []struct {
+		name string
+		run  func(args ...string) string
+	}{
+		{"this machine, empty environment", func(args ...string) string {
+			return command(t, bundle, "env", append([]string{"-i"}, args...)...)
+		}},
+		{"bare Debian", func(args ...string) string {
+			if os.Geteuid() != 0 {
+				t.Skip("chroot needs root")
+			}
+			// The mounts end with the namespace. $ORIGIN is resolved through /proc.
+			script := `mount -t proc proc "$1/proc"; mount --bind "$2" "$1/mnt"; root=$1; shift 2
+				exec chroot "$root" env -i sh -c 'cd /mnt && exec "$@"' sh "$@"`
+			return command(t, "", "unshare", append([]string{"--mount", "--net", "sh", "-ec", script, "sh", root, bundle}, args...)...)
+		}},
+	} {
+		t.Run(place.name, func(t *testing.T) {
+			if out := place.run("binaries/cuda12/llama-server", "--version"); !strings.Contains(out, "version: 0.5.0 ") {
+				t.Errorf("llama-server --version: %s", out)
+			}
+			for _, program := range []string{"llama-server", "llama-bench"} {
+				if out := place.run("binaries/cuda12/"+program, "--list-devices"); !strings.Contains(out, "Available devices:") {
+					t.Errorf("%s --list-devices: %s", program, out)
+				}
+			}
+			if out := place.run("binaries/cuda12/llama-cli", "-m", "model.gguf"); !regexp.MustCompile(`CPU .*: ok`).MatchString(out) {
+				t.Errorf("llama-cli computed nothing on the CPU: %s", out)
+			}
+		})
+	}
+}
+
+// baseSystem unpacks the builder's base image, as it was before anything was installed.
+func (f *farm) baseSystem(t *testing.T) string {
+	t.Helper()
+	layout, root := t.TempDir(), t.TempDir()
+	command(t, layout, "tar", "-xf", f.cached(t, "*.oci.tar"))
+	blob := func(digest string, into any) string {
+		t.Helper()
+		path := filepath.Join(layout, "blobs", filepath.FromSlash(strings.Replace(digest, ":", "/", 1)))
+		if into != nil {
+			readJSON(t, path, into)
+		}
+		return path
+	}
+	type descriptor struct{ Digest string }
+	var index struct{ Manifests []descriptor }
+	readJSON(t, filepath.Join(layout, "index.json"), &index)
+	var image struct{ Layers []descriptor }
+	blob(index.Manifests[0].Digest, &image)
+	for _, layer := range image.Layers {
+		command(t, root, "tar", "-xf", blob(layer.Digest, nil))
+	}
+	return root
+}
+
+func readJSON(t testing.TB, path string, into any) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}

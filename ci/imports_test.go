@@ -1,0 +1,186 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/waqasm86/llcuda-farm"
+
+// allowed are the edges between the module's packages. Data runs one way, so do
+// imports. Packages that do not exist yet are listed too, so that they come into
+// being with their place known.
+var allowed = map[string][]string{
+	"matrix":      {},
+	"matrix/spec": {"matrix"},
+	"manifests":   {"matrix"},
+	"bundler":     {"manifests", "matrix"},
+
+	"docker/cuda12":      {},
+	"docker/cuda12/lock": {"docker/cuda12"},
+
+	"ci":                         {"ci/internal/cli"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign"},
+	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
+	"ci/internal/engine/builtin": {},
+	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
+	"ci/internal/engine/npm":     {"ci/internal/download"},
+	"ci/internal/download":       {},
+	"ci/internal/tinygguf":       {},
+	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix"},
+
+	"publisher":           {"manifests"},
+	"publisher/ghrelease": {"publisher", "manifests"},
+	"publisher/hfhub":     {"publisher", "manifests"},
+	"publisher/cosign":    {"publisher", "manifests"},
+
+	"manifests/fetch":            {"manifests", "matrix"},
+	"manifests/fetch/fetchcli":   {"manifests/fetch", "manifests", "matrix"},
+	"manifests/sigverify":        {},
+	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchcli", "manifests/sigverify"},
+}
+
+// inTests are the edges that tests have beyond those of their package.
+var inTests = map[string][]string{
+	"ci":                       {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "ci/internal/tinygguf", "bundler", "manifests", "matrix", "matrix/spec"},
+	"ci/internal/engine":       {"ci/internal/tinygguf", "bundler", "manifests", "matrix/spec"},
+	"ci/internal/engine/image": {"ci/internal/engine/image/imagetest"},
+	"bundler":                  {"matrix/spec"},
+	"manifests":                {"matrix/spec"},
+}
+
+// testOnly are packages that nothing but tests imports.
+var testOnly = map[string][]string{
+	"ci/internal/engine/image/imagetest": {},
+}
+
+// confined are modules that one package alone may import: what they do is behind
+// that package's own interface.
+var confined = map[string][]string{
+	"dagger.io/dagger":                       {"ci/internal/engine"},
+	"go.yaml.in/yaml":                        {"matrix/spec"},
+	"github.com/google/go-github":            {"publisher/ghrelease"},
+	"github.com/sigstore/sigstore-go":        {"publisher/cosign", "manifests/sigverify"},
+	"github.com/spf13/cobra":                 {"ci/internal/cli", "manifests/fetch/fetchcli"},
+	"golang.org/x/term":                      {"ci/internal/cli", "manifests/fetch/fetchcli"},
+	"github.com/google/go-containerregistry": {"ci/internal/engine/image", "ci/internal/engine/image/imagetest"},
+}
+
+// standardOnly import nothing from outside the standard library and the module:
+// they are linked into the client, or are pure data.
+var standardOnly = []string{"matrix", "manifests"}
+
+// goPackage is what is read of go list's answer.
+type goPackage struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+}
+
+func TestImports(t *testing.T) {
+	for _, pkg := range packages(t) {
+		name := strings.TrimPrefix(strings.TrimPrefix(pkg.ImportPath, module), "/")
+		mine, listed := allowed[name]
+		if !listed {
+			mine, listed = testOnly[name]
+		}
+		if !listed {
+			t.Errorf("%s is not in the map of packages: add it with what it may import", name)
+		}
+		check := func(imports, may []string) {
+			for _, imported := range imports {
+				checkImport(t, name, imported, may)
+			}
+		}
+		check(pkg.Imports, mine)
+		check(slices.Concat(pkg.TestImports, pkg.XTestImports), slices.Concat(mine, inTests[name], []string{name}))
+		if slices.Contains(standardOnly, name) {
+			for _, imported := range pkg.Imports {
+				if first, _, _ := strings.Cut(imported, "/"); strings.Contains(first, ".") && !under(imported, module) {
+					t.Errorf("%s may import the standard library only, not %s", name, imported)
+				}
+			}
+		}
+	}
+}
+
+func checkImport(t *testing.T, name, imported string, may []string) {
+	t.Helper()
+	if inner, ok := strings.CutPrefix(imported, module+"/"); ok {
+		if !slices.Contains(may, inner) {
+			t.Errorf("%s may not import %s", name, inner)
+		}
+		return
+	}
+	for outer, users := range confined {
+		if under(imported, outer) && !slices.Contains(users, name) {
+			t.Errorf("%s may not import %s: that is for %s", name, imported, strings.Join(users, ", "))
+		}
+	}
+}
+
+// The rules that an edge more in the map could break.
+func TestMapOfImports(t *testing.T) {
+	for name, imports := range allowed {
+		for _, imported := range imports {
+			if _, listed := allowed[imported]; !listed {
+				t.Errorf("%s may import %s, which is not in the map", name, imported)
+			}
+			if under(imported, "ci") && !under(name, "ci") {
+				t.Errorf("%s may not import %s: nothing outside ci imports ci", name, imported)
+			}
+			if reaches(imported, name) {
+				t.Errorf("%s and %s import each other", name, imported)
+			}
+		}
+		if under(name, "publisher") && reaches(name, "bundler") {
+			t.Errorf("%s must not reach bundler", name)
+		}
+		if under(name, "manifests/cmd") {
+			for _, heavy := range []string{"matrix/spec", "publisher", "bundler"} {
+				if reaches(name, heavy) {
+					t.Errorf("the client must not reach %s", heavy)
+				}
+			}
+		}
+	}
+}
+
+// reaches says whether the map leads from one package to another.
+func reaches(from, to string) bool {
+	return slices.ContainsFunc(allowed[from], func(next string) bool { return next == to || reaches(next, to) })
+}
+
+// under says whether path is parent or lies in it. Major versions are part of a
+// module's path: go-github/v66 is under go-github.
+func under(path, parent string) bool {
+	return path == parent || strings.HasPrefix(path, parent+"/")
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")
+	cmd.Env = append(cmd.Environ(), "GOOS=linux")
+	out, err := cmd.Output()
+	if err != nil {
+		var failed *exec.ExitError
+		if errors.As(err, &failed) {
+			t.Fatalf("go list: %v\n%s", err, failed.Stderr)
+		}
+		t.Fatal(err)
+	}
+	var list []goPackage
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var pkg goPackage
+		if err := decoder.Decode(&pkg); errors.Is(err, io.EOF) {
+			return list
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, pkg)
+	}
+}

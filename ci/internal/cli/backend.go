@@ -1,0 +1,47 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+)
+
+// Backend is everything that the commands need of engines.
+type Backend interface {
+	// Open finds and connects engines and readies the builder image on this
+	// machine. An engine that cannot be had gives an *engine.UnavailableError.
+	Open(ctx context.Context, opts engine.Options) (*engine.Session, error)
+	// BuildPaths are the folders of the builder that no bundle may name.
+	BuildPaths() []string
+	// BuiltIn is a built-in engine of this machine, running or not.
+	BuiltIn(opts builtin.Options) (BuiltIn, error)
+}
+
+// BuiltIn starts and stops one built-in engine.
+type BuiltIn interface {
+	Up(ctx context.Context, progress func(string)) (builtin.Info, error)
+	Status(ctx context.Context) (builtin.Info, error)
+	Down(ctx context.Context) error
+	// Prune frees what the engine keeps, and says how many bytes that were.
+	Prune(ctx context.Context) (int64, error)
+}
+
+// Engines are the real engines.
+func Engines() Backend { return daggerEngines{} }
+
+type daggerEngines struct{}
+
+func (daggerEngines) Open(ctx context.Context, opts engine.Options) (*engine.Session, error) {
+	return engine.Open(ctx, opts)
+}
+
+func (daggerEngines) BuildPaths() []string { return engine.BuildPaths() }
+
+func (daggerEngines) BuiltIn(opts builtin.Options) (BuiltIn, error) {
+	control, err := builtin.New(opts)
+	if err != nil {
+		return nil, &usageError{err, "go run ./ci engine --help"}
+	}
+	return control, nil
+}

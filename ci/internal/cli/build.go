@@ -1,0 +1,264 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// buildOptions are the flags of build.
+type buildOptions struct {
+	selection
+	release string
+	out     string
+	engines []string
+	base    string
+	jobs    int
+}
+
+func buildCommand(term *terminal, backend Backend) *cobra.Command {
+	var opts buildOptions
+	cmd := &cobra.Command{
+		Use:   "build --sm SM --release NAME",
+		Short: "Build bundles: compile, audit, pack, describe",
+		Long: `Build bundles: compile, audit, pack, describe.
+
+What all SMs share is compiled once, then each SM its CUDA backend, on as many
+engines as are named. An SM that fails stops no other. What an engine has done
+before it does not do again, so the same command goes on where it was stopped.
+
+The folder given with --out gets two archives of each bundle and of the CUDA
+runtime, manifest.json and SHA256SUMS, and the steps' full logs in logs/.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b := build{buildOptions: opts, term: term, backend: backend, dir: releaseDir(opts.out)}
+			return b.run(cmd.Context())
+		},
+	}
+	opts.flags(cmd)
+	cmd.Flags().StringVar(&opts.release, "release", "", "the release that the bundles are for: v1.1.0-runtime")
+	cmd.Flags().StringVar(&opts.out, "out", "dist", "folder for the release")
+	cmd.Flags().StringSliceVar(&opts.engines, "engine", nil, "an engine's runner host, repeated or comma-separated (default: $_EXPERIMENTAL_DAGGER_RUNNER_HOST, else the first that is found)")
+	cmd.Flags().StringVar(&opts.base, "base", "", "registry image to start the builder image from, NAME:TAG or NAME:TAG@DIGEST, or \"made\" for one made here (default: the one locked in docker/cuda12, or made where no registry answers)")
+	cmd.Flags().IntVar(&opts.jobs, "jobs", 0, "compile jobs at once on each engine (default: as cores and memory allow)")
+	return cmd
+}
+
+// build is one build command under way.
+type build struct {
+	buildOptions
+	term    *terminal
+	backend Backend
+	dir     releaseDir
+
+	matrix  matrix.Matrix
+	targets []matrix.Target
+	source  farm.Source
+	recipe  farm.Recipe
+	show    *progress
+}
+
+func (b *build) run(ctx context.Context) error {
+	began := time.Now()
+	if err := b.preflight(ctx); err != nil {
+		return err
+	}
+	work, remove, err := openWork(b.cacheDir())
+	if err != nil {
+		return err
+	}
+	defer remove()
+	outcome, err := b.compile(ctx, work)
+	if outcome.Host.Step == "" {
+		return err // nothing was begun
+	}
+	b.term.printf("%s", summary(outcome, time.Since(began)))
+	writeFailures(b.term, outcome)
+	if err != nil {
+		b.term.notef("\n%s is written when all of it is built; go run ./ci manifest %s describes what is there", b.dir.path(manifests.ManifestName), b.dir)
+		return buildError(ctx, outcome, err)
+	}
+	return b.dir.writeManifest(ctx, b.term)
+}
+
+// compile runs the farm on the engines, which stay connected no longer than that.
+func (b *build) compile(ctx context.Context, work string) (farm.Outcome, error) {
+	b.show = showProgress(b.term, time.Now, len(b.engines) > 1)
+	defer b.show.close()
+	session, err := b.backend.Open(ctx, engine.Options{
+		Hosts: b.engines, Base: b.base, CacheDir: filepath.Join(b.cacheDir(), "builder"), Jobs: b.jobs,
+		Source: b.source, Toolkit: b.matrix.Toolkit, Progress: b.show.event,
+	})
+	b.show.leave(engineStep)
+	if err != nil {
+		return farm.Outcome{}, err
+	}
+	defer session.Close() // its error could change nothing: the results are on this machine
+	b.recipe = session.Recipe
+	for _, builder := range session.Builders {
+		b.term.notef("engine    %s", builder.Name())
+	}
+	return farm.Run(ctx, farm.Plan(b.targets, b.source, session.Recipe), session.Builders, farm.RunOptions{
+		WorkDir:        work,
+		LogDir:         b.dir.path(logsName),
+		Collect:        b.collect,
+		CollectRuntime: b.collectRuntime,
+		Events:         b.show.event,
+	})
+}
+
+// collect audits a tree, then packs it: nothing that breaks a rule becomes a file.
+func (b *build) collect(ctx context.Context, tree farm.Tree) ([]manifests.Artifact, error) {
+	fsys := os.DirFS(tree.Dir)
+	step := tree.Job.Target.SM.String()
+	rules, err := rulesIn(b.matrix, b.backend.BuildPaths())(tree.Job.Target.SM)
+	if err != nil {
+		return nil, err
+	}
+	var meta manifests.Metadata
+	err = b.stage(step, "audit", func(func(done, total int64)) error {
+		report, err := bundler.Audit(fsys, rules)
+		if err != nil {
+			return err
+		}
+		meta, err = bundler.Describe(fsys, rules, report, b.identity())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b.pack(step, func(show func(done, total int64)) ([]manifests.Artifact, error) {
+		return bundler.Pack(ctx, fsys, meta, string(b.dir), bundler.PackOptions{Epoch: b.source.Epoch, Progress: show})
+	})
+}
+
+func (b *build) collectRuntime(ctx context.Context, dir string) ([]manifests.Artifact, error) {
+	artifacts, err := b.pack(string(farm.StepRuntime), func(show func(done, total int64)) ([]manifests.Artifact, error) {
+		return bundler.PackRuntime(ctx, os.DirFS(dir), b.matrix.Toolkit, string(b.dir), bundler.PackOptions{
+			Cache: filepath.Join(b.cacheDir(), "runtime"), Progress: show,
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return artifacts, b.otherRuntimes(artifacts)
+}
+
+// otherRuntimes tells early of what would keep the folder from being described:
+// another CUDA runtime than this one, which an older builder left.
+func (b *build) otherRuntimes(mine []manifests.Artifact) error {
+	names, err := b.dir.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		isMine := slices.ContainsFunc(mine, func(a manifests.Artifact) bool { return a.Name == name })
+		if isArchive(name) && strings.HasPrefix(name, runtimePrefix) && !isMine {
+			b.term.warnf("%s is of another CUDA runtime than %s, and a release has one: move it away", b.dir.path(name), mine[0].Name)
+		}
+	}
+	return nil
+}
+
+func (b *build) pack(step string, do func(show func(done, total int64)) ([]manifests.Artifact, error)) ([]manifests.Artifact, error) {
+	var artifacts []manifests.Artifact
+	err := b.stage(step, "pack", func(show func(done, total int64)) (err error) {
+		artifacts, err = do(show)
+		return err
+	})
+	return artifacts, err
+}
+
+// stage shows one of the command's own stages beside those of the engines.
+func (b *build) stage(step, stage string, do func(show func(done, total int64)) error) error {
+	event := farm.Event{Step: step, Stage: stage, State: farm.StateStart}
+	b.show.event(event)
+	err := do(func(done, total int64) {
+		const mega = 1_000_000
+		b.show.event(farm.Event{Step: step, Stage: stage, State: farm.StateProgress, Done: int(done / mega), Total: int(total / mega)})
+	})
+	event.State = farm.StateDone
+	if err != nil {
+		event.State = farm.StateFailed
+	}
+	b.show.event(event)
+	return err
+}
+
+// identity is what a bundle says of itself beyond its files. A tree that no
+// commit stands for is named by its digest.
+func (b *build) identity() bundler.Identity {
+	commit := b.source.Commit
+	if commit == "" || strings.HasSuffix(commit, "-dirty") {
+		commit = b.source.Digest
+	}
+	return bundler.Identity{
+		Release:  b.release,
+		LlamaCPP: manifests.LlamaCPP{Version: b.source.Version, Commit: commit, Build: b.source.Build},
+		Build: manifests.Build{
+			BuilderImage: b.recipe.BuilderImage, BaseImage: b.recipe.BaseImage,
+			HostCMake: b.recipe.HostCMake, CUDACMake: b.recipe.CUDACMake,
+			SourceDateEpoch: b.source.Epoch.Unix(), Engine: b.recipe.Engine,
+		},
+	}
+}
+
+// buildError says in one line what the table and the tails said in many.
+func buildError(ctx context.Context, outcome farm.Outcome, err error) error {
+	var failed []string
+	var causes []error
+	for _, result := range slices.Concat([]farm.Result{outcome.Host, outcome.Runtime}, outcome.Bundles) {
+		if result.Err != nil {
+			failed = append(failed, result.Step)
+			causes = append(causes, result.Err)
+		}
+	}
+	switch said := fmt.Errorf("building the release: not finished: %s", strings.Join(failed, ", ")); {
+	case ctx.Err() != nil:
+		return fmt.Errorf("interrupted; the same command goes on from here")
+	case errors.Is(err, farm.ErrEngineLost):
+		return fmt.Errorf("%w: %w", said, farm.ErrEngineLost)
+	case onlyAudits(causes):
+		return &refusal{said, "the findings above name each file and what to change in the build"}
+	default:
+		return &failedBuild{said, err}
+	}
+}
+
+// failedBuild keeps the cause for its hint, and out of a message that repeats the table.
+type failedBuild struct{ said, cause error }
+
+func (e *failedBuild) Error() string { return e.said.Error() }
+func (e *failedBuild) Unwrap() error { return e.cause }
+
+// cacheDir is where sources, packages and unfinished trees live.
+func (s *selection) cacheDir() string {
+	if s.cache != "" {
+		return s.cache
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		dir = os.TempDir() // no home: the cache lives as long as the machine's temporary files
+	}
+	return filepath.Join(dir, "llcuda")
+}
+
+// resolve finds the source tree.
+func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal) (farm.Source, error) {
+	return farm.ResolveSource(ctx, s.llama, m.LlamaCPP, filepath.Join(s.cacheDir(), "sources"), func(text string) {
+		term.notef("source    %s", text)
+	})
+}

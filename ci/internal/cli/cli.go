@@ -1,0 +1,152 @@
+// Package cli is the ci command: it reads arguments, checks them before anything
+// costs time, calls the farm and the bundler, and tells the user what happened.
+//
+// main calls Main with the arguments and exits with its result. Results go to
+// standard output, everything else to standard error. Among the packages of ci
+// only this one prints, and only Main's one switch chooses exit codes.
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// The exit codes. 5 is kept for a remote side that refuses.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitRefused     = 3 // by the audit or by verify
+	exitEngine      = 4 // no engine, or none left
+	exitInterrupted = 130
+)
+
+// Main runs ci with the given arguments on the given engines.
+//
+// The first interrupt ends the command in order: running steps are stopped and
+// what was finished is kept. The second one ends it at once.
+func Main(args []string, backend Backend) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // gives the next signal its usual effect
+	return run(ctx, args, newTerminal(os.Stdout, os.Stderr), backend)
+}
+
+// run is Main without the process around it.
+func run(ctx context.Context, args []string, term *terminal, backend Backend) int {
+	root := newRoot(term, backend)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	term.report(err)
+	return exitCode(ctx, err)
+}
+
+// exitCode is the one place where an error becomes a number.
+func exitCode(ctx context.Context, err error) int {
+	switch {
+	case err == nil:
+		return exitDone
+	case ctx.Err() != nil:
+		return exitInterrupted
+	case isAs[*usageError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
+		return exitUsage
+	case isAs[*engine.UnavailableError](err), isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err), errors.Is(err, farm.ErrEngineLost):
+		return exitEngine
+	case isAs[*refusal](err):
+		return exitRefused
+	default:
+		return exitFailed
+	}
+}
+
+// isInterrupt says whether an error only tells that the user stopped the command.
+func isInterrupt(err error) bool { return errors.Is(err, context.Canceled) }
+
+func isAs[T error](err error) bool {
+	var target T
+	return errors.As(err, &target)
+}
+
+// usageError is a command that was given wrongly.
+type usageError struct {
+	err  error
+	hint string
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// refusal is a release or a tree that breaks the rules: everything it says was
+// found by reading the files.
+type refusal struct {
+	err  error
+	hint string
+}
+
+func (e *refusal) Error() string { return e.err.Error() }
+func (e *refusal) Unwrap() error { return e.err }
+
+// onlyAudits says whether all errors joined in err are audit findings.
+func onlyAudits(errs []error) bool {
+	for _, err := range errs {
+		if !isAs[*bundler.AuditError](err) {
+			return false
+		}
+	}
+	return len(errs) > 0
+}
+
+func newRoot(term *terminal, backend Backend) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "ci",
+		Short:         "Build, check and describe the releases of llcuda",
+		Long:          rootHelp,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return &usageError{errors.New("no command"), "go run ./ci --help lists them"}
+		},
+	}
+	root.SetOut(term.out)
+	root.SetErr(term.err)
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{err, "go run ./" + cmd.CommandPath() + " --help"}
+	})
+	root.AddCommand(planCommand(term, backend), buildCommand(term, backend), verifyCommand(term, backend),
+		manifestCommand(term), engineCommand(term, backend))
+	usageArgs(root)
+	return root
+}
+
+// usageArgs makes wrong positional arguments, and unknown commands, usage errors.
+func usageArgs(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return &usageError{err, "go run ./" + cmd.CommandPath() + " --help"}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		usageArgs(sub)
+	}
+}
+
+const rootHelp = `Build, check and describe the releases of llcuda.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 audit or verification refused,
+4 engine unavailable, 130 interrupted.`

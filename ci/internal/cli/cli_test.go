@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"ci": func() {
+			ctx, cancel := context.WithCancel(context.Background())
+			backend := &fakeEngines{faults: os.Getenv("FAKE"), interrupt: cancel}
+			os.Exit(run(ctx, os.Args[1:], newTerminal(os.Stdout, os.Stderr), backend))
+		},
+	})
+}
+
+// The scripts run the command as a user does, on engines that are fake and
+// archives that are real.
+func TestScripts(t *testing.T) {
+	data, err := filepath.Abs(filepath.Join("..", "..", "..", "bundler", "testdata", "fatbin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("FATBINS", data)
+			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, ".cache"))
+			env.Setenv("SOURCE_DATE_EPOCH", "")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// exits CODE args…: runs ci and wants that exit code.
+			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) < 1 {
+					ts.Fatalf("usage: exits CODE args…")
+				}
+				err := ts.Exec("ci", args[1:]...)
+				got := "0"
+				if exit, ok := err.(interface{ ExitCode() int }); ok {
+					got = fmt.Sprint(exit.ExitCode())
+				} else if err != nil {
+					ts.Fatalf("running ci: %v", err)
+				}
+				if got != args[0] {
+					ts.Fatalf("ci exits with %s, want %s", got, args[0])
+				}
+			},
+			// flip FILE changes one byte in the middle of a file.
+			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
+				name := ts.MkAbs(args[0])
+				data, err := os.ReadFile(name)
+				ts.Check(err)
+				data[len(data)/2] ^= 1
+				ts.Check(os.WriteFile(name, data, 0o644))
+			},
+		},
+	})
+}
+
+func writeTestFile(t *testing.T, name string) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
+}
+
+func listing(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}

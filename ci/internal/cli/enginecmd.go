@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+)
+
+func engineCommand(term *terminal, backend Backend) *cobra.Command {
+	engine := &cobra.Command{
+		Use:   "engine",
+		Short: "Start, stop and look at the built-in engine of this machine",
+		Long: `Start, stop and look at the built-in engine of this machine. It is for Linux as
+root, where there is no Docker, Podman or nerdctl.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return &usageError{errors.New("engine: up, down, status or prune?"), "go run ./ci engine --help"}
+		},
+	}
+	var choice builtin.Options
+	engine.PersistentFlags().StringVar(&choice.Name, "name", "", "which engine, where a machine has several")
+	action := func(use, short string, do func(context.Context, BuiltIn) error) *cobra.Command {
+		return &cobra.Command{
+			Use: use, Short: short, Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				control, err := backend.BuiltIn(choice)
+				if err != nil {
+					return err
+				}
+				return do(cmd.Context(), control)
+			},
+		}
+	}
+	note := func(text string) { term.notef("%s", text) }
+	up := action("up", "Start it, and build it first where that was not done yet",
+		func(ctx context.Context, control BuiltIn) error {
+			info, err := control.Up(ctx, note)
+			if err != nil {
+				return err
+			}
+			printEngine(term, info)
+			return nil
+		})
+	up.Flags().StringVar(&choice.NetNS, "netns", "", "path of the network namespace to run in")
+	down := action("down", "Stop it and leave nothing running; what it keeps on disk stays",
+		func(ctx context.Context, control BuiltIn) error {
+			if err := control.Down(ctx); err != nil {
+				return err
+			}
+			term.printf("the engine is down")
+			return nil
+		})
+	var asJSON bool
+	status := action("status", "Say whether it runs, and what it keeps on disk",
+		func(ctx context.Context, control BuiltIn) error {
+			info, err := control.Status(ctx)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(term, newEngineStatus(info), true)
+			}
+			printEngine(term, info)
+			return nil
+		})
+	status.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	prune := action("prune", "Free what it keeps on disk",
+		func(ctx context.Context, control BuiltIn) error {
+			freed, err := control.Prune(ctx)
+			if err != nil {
+				return err
+			}
+			term.printf("freed %s", bytesText(freed))
+			return nil
+		})
+	engine.AddCommand(up, down, status, prune)
+	return engine
+}
+
+// engineStatus is what engine status --json prints.
+type engineStatus struct {
+	Name      string `json:"name"`
+	Running   bool   `json:"running"`
+	Answers   bool   `json:"answers"`
+	Host      string `json:"host,omitempty"` // what --engine takes
+	Version   string `json:"version,omitempty"`
+	PID       int    `json:"pid,omitempty"`
+	Dir       string `json:"dir"`
+	Log       string `json:"log"`
+	DiskUsed  int64  `json:"disk_used"`
+	DiskLimit int64  `json:"disk_limit"`
+	DiskFree  int64  `json:"disk_free"`
+}
+
+func newEngineStatus(i builtin.Info) engineStatus {
+	return engineStatus{
+		Name: i.Name, Running: i.Running, Answers: i.Answers, Host: i.RunnerHost, Version: i.Version, PID: i.PID,
+		Dir: i.StateDir, Log: i.Log, DiskUsed: i.DiskUsed, DiskLimit: i.DiskLimit, DiskFree: i.DiskFree,
+	}
+}
+
+func printEngine(term *terminal, i builtin.Info) {
+	switch {
+	case i.Running && i.Answers:
+		term.printf("engine    %s: running, Dagger %s, process %d", i.Name, i.Version, i.PID)
+		term.printf("host      %s", i.RunnerHost)
+	case i.Running:
+		term.printf("engine    %s: process %d runs and does not answer; see %s", i.Name, i.PID, i.Log)
+	default:
+		term.printf("engine    %s: not running", i.Name)
+	}
+	if i.DiskFree == 0 {
+		return // Up does not measure it
+	}
+	term.printf("disk      %s of at most %s in %s; %s free there", bytesText(i.DiskUsed), bytesText(i.DiskLimit), i.StateDir, bytesText(i.DiskFree))
+}

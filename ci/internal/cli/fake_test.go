@@ -1,0 +1,153 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+)
+
+// fakeEngines is a Backend whose engines make trees that pass the audit out of
+// nothing. What goes wrong is told by FAKE, words separated by blanks:
+//
+//	no-engine     none can be connected
+//	cached        every step comes from the cache
+//	fail-STEP     the step's command fails
+//	lose-STEP     the engine that takes the step is lost
+//	wrong-STEP    the step gives device code for another SM
+//	other-runtime the CUDA runtime is another one
+//	slow-STEP     the step takes until it is interrupted, and interrupts itself
+type fakeEngines struct {
+	faults    string
+	interrupt func()
+}
+
+func (e *fakeEngines) has(fault string) bool {
+	for word := range strings.FieldsSeq(e.faults) {
+		if word == fault {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *fakeEngines) BuildPaths() []string { return []string{"/src/", "/build/"} }
+
+func (e *fakeEngines) Open(_ context.Context, opts engine.Options) (*engine.Session, error) {
+	if e.has("no-engine") {
+		return nil, &engine.UnavailableError{Err: errors.New("no engine answers"), Hint: "go run ./ci engine up starts one"}
+	}
+	hosts := opts.Hosts
+	if len(hosts) == 0 {
+		hosts = []string{"local"}
+	}
+	opts.Progress(farm.Event{Step: engineStep, Stage: "built-in", State: farm.StateLine, Line: "starting"})
+	opts.Progress(farm.Event{Step: engineStep, Stage: "packages", State: farm.StateProgress, Done: 1, Total: 2})
+	session := &engine.Session{Recipe: farm.Recipe{
+		Toolkit: opts.Toolkit, BuilderImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "made@sha256:" + strings.Repeat("2", 64),
+		Engine: "fake v1", HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DGGML_CUDA=ON"},
+	}}
+	for _, host := range hosts {
+		session.Builders = append(session.Builders, &fakeBuilder{e, host})
+	}
+	return session, nil
+}
+
+type fakeBuilder struct {
+	*fakeEngines
+	name string
+}
+
+func (b *fakeBuilder) Name() string { return b.name }
+
+func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, events func(farm.Event)) (farm.StepStats, error) {
+	name := step.Name()
+	sm := step.Target.SM
+	events(farm.Event{Stage: "compile", State: farm.StateStart})
+	switch {
+	case b.has("fail-" + name):
+		events(farm.Event{Stage: "compile", State: farm.StateLine, Line: "kernel.cu(3): error: no such thing"})
+		events(farm.Event{Stage: "compile", State: farm.StateFailed})
+		return farm.StepStats{Wall: time.Second}, &farm.StepError{Step: name, Stage: "compile", ExitCode: 2, Tail: []string{"kernel.cu(3): error: no such thing"}}
+	case b.has("lose-" + name):
+		return farm.StepStats{}, fmt.Errorf("reading from %s: %w", b.name, farm.ErrEngineLost)
+	case b.has("slow-" + name):
+		b.interrupt()
+		<-ctx.Done()
+		return farm.StepStats{}, ctx.Err()
+	case b.has("wrong-" + name):
+		sm = 86
+	}
+	var files map[string][]byte
+	var err error
+	switch step.Kind {
+	case farm.StepHost:
+		files = hostHalf()
+	case farm.StepRuntime:
+		files = cudaRuntime()
+		if b.has("other-runtime") {
+			files["LICENSE"] = []byte("another NVIDIA CUDA licence\n")
+		}
+	default:
+		files, err = deviceHalf(sm)
+	}
+	if err != nil {
+		return farm.StepStats{}, err
+	}
+	for path, content := range files {
+		path = filepath.Join(dest, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, content, 0o755)); err != nil {
+			return farm.StepStats{}, err
+		}
+	}
+	cached := b.has("cached")
+	events(farm.Event{Stage: "compile", State: farm.StateProgress, Done: 3, Total: 3})
+	events(farm.Event{Stage: "compile", State: farm.StateDone, Cached: cached})
+	if cached {
+		return farm.StepStats{Wall: time.Second, Cached: true}, nil
+	}
+	return farm.StepStats{Wall: time.Second, CPUSeconds: 2, Compiled: 3}, nil
+}
+
+func (e *fakeEngines) BuiltIn(opts builtin.Options) (BuiltIn, error) {
+	if opts.Name == "" {
+		opts.Name = builtin.DefaultName
+	}
+	return &fakeBuiltIn{e, opts}, nil
+}
+
+type fakeBuiltIn struct {
+	*fakeEngines
+	opts builtin.Options
+}
+
+func (b *fakeBuiltIn) info(running bool) builtin.Info {
+	i := builtin.Info{Name: b.opts.Name, Running: running, Answers: running, StateDir: "/var/cache/engine", DiskUsed: 4_200_000_000, DiskLimit: 60_000_000_000, DiskFree: 80_000_000_000}
+	if running {
+		i.RunnerHost, i.Version, i.PID = "unix:///run/"+b.opts.Name+".sock", "v0", 42
+	}
+	return i
+}
+
+func (b *fakeBuiltIn) Up(_ context.Context, progress func(string)) (builtin.Info, error) {
+	if b.has("no-engine") {
+		return builtin.Info{}, &builtin.PreflightError{Problems: []string{"not root"}}
+	}
+	progress("starting in " + b.opts.NetNS)
+	return b.info(true), nil
+}
+
+func (b *fakeBuiltIn) Down(context.Context) error { return nil }
+
+func (b *fakeBuiltIn) Status(context.Context) (builtin.Info, error) {
+	return b.info(!b.has("no-engine")), nil
+}
+
+func (b *fakeBuiltIn) Prune(context.Context) (int64, error) { return 1_234_567_890, nil }

@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
+)
+
+// selection is what the user chose to build.
+type selection struct {
+	sms   []string
+	llama string
+	cache string
+}
+
+func (s *selection) flags(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&s.sms, "sm", nil, `what to build: "all", or SMs like 75, sm75, 7.5, comma-separated`)
+	cmd.Flags().StringVar(&s.llama, "llama", "", "llama.cpp: a git URL, folder, tarball or git bundle file, with @tag-or-commit; default is the pin of matrix.yaml")
+	cmd.Flags().StringVar(&s.cache, "cache", "", "folder for sources and packages (default: llcuda-farm in the user cache)")
+}
+
+// targets reads the matrix and selects its rows.
+func (s *selection) targets() (matrix.Matrix, []matrix.Target, error) {
+	m, err := spec.Default()
+	if err != nil {
+		return matrix.Matrix{}, nil, fmt.Errorf("reading the matrix: %w", err)
+	}
+	targets, err := m.Select(s.sms...)
+	if err != nil {
+		return matrix.Matrix{}, nil, &usageError{fmt.Errorf("--sm: %w", err), "go run ./ci plan --sm all shows what each is"}
+	}
+	return m, targets, nil
+}
+
+// plannedJob is one row of plan --json.
+type plannedJob struct {
+	SM            matrix.SM `json:"sm"`
+	Bundle        string    `json:"bundle"`
+	Architecture  string    `json:"architecture"`
+	GPUs          []string  `json:"gpus"`
+	Platforms     []string  `json:"platforms"`
+	Architectures string    `json:"cmake_cuda_architectures"`
+	PTX           bool      `json:"ptx"`
+}
+
+// plannedSource is the source of plan --json: the pin, or the tree it leads to.
+type plannedSource struct {
+	Given   string `json:"given"`
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Build   int    `json:"build,omitempty"`
+	Digest  string `json:"digest,omitempty"`
+	Epoch   int64  `json:"source_date_epoch,omitempty"`
+}
+
+// plan is what plan --json prints.
+type plan struct {
+	LlamaCPP plannedSource  `json:"llama_cpp"`
+	Toolkit  matrix.Toolkit `json:"toolkit"`
+	Floors   matrix.Floors  `json:"floors"`
+	Jobs     []plannedJob   `json:"jobs"`
+}
+
+// actionsMatrix is the form in which GitHub Actions takes a matrix.
+type actionsMatrix struct {
+	Include []actionsJob `json:"include"`
+}
+
+type actionsJob struct {
+	SM     string `json:"sm"`
+	Bundle string `json:"bundle"`
+}
+
+func planCommand(term *terminal, _ Backend) *cobra.Command {
+	var chosen selection
+	var asJSON, asGitHub bool
+	cmd := &cobra.Command{
+		Use:   "plan --sm SM",
+		Short: "Show what would be built",
+		Long: `Show what would be built: one row for each SM.
+
+It needs no engine, and no network unless --llama names a source to look at.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if asJSON && asGitHub {
+				return &usageError{errors.New("--json and --github exclude each other"), "give one of them"}
+			}
+			m, targets, err := chosen.targets()
+			if err != nil {
+				return err
+			}
+			src := pinnedSource(m.LlamaCPP)
+			if chosen.llama != "" {
+				resolved, err := chosen.resolve(cmd.Context(), m, term)
+				if err != nil {
+					return err
+				}
+				src = foundSource(resolved)
+			}
+			p := newPlan(m, targets, src)
+			switch {
+			case asGitHub:
+				return printJSON(term, p.actions(), false)
+			case asJSON:
+				return printJSON(term, p, true)
+			}
+			term.printf("%s", p.table())
+			return nil
+		},
+	}
+	chosen.flags(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&asGitHub, "github", false, "print the matrix of a GitHub Actions job")
+	return cmd
+}
+
+func pinnedSource(pin matrix.LlamaPin) plannedSource {
+	return plannedSource{Given: pin.Repository + "@" + pin.Ref, Version: pin.Version, Commit: pin.Commit}
+}
+
+func foundSource(src farm.Source) plannedSource {
+	return plannedSource{Given: src.Given, Version: src.Version, Commit: src.Commit, Build: src.Build, Digest: src.Digest, Epoch: src.Epoch.Unix()}
+}
+
+func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) plan {
+	p := plan{LlamaCPP: src, Toolkit: m.Toolkit, Floors: m.Floors}
+	for _, target := range targets {
+		p.Jobs = append(p.Jobs, plannedJob{
+			SM: target.SM, Bundle: target.BundleName(), Architecture: target.Architecture, GPUs: target.GPUs,
+			Platforms: target.Platforms, Architectures: target.CMakeArchitectures(), PTX: target.PTX,
+		})
+	}
+	return p
+}
+
+func (p plan) actions() actionsMatrix {
+	var a actionsMatrix
+	for _, job := range p.Jobs {
+		a.Include = append(a.Include, actionsJob{SM: fmt.Sprintf("%d", job.SM), Bundle: job.Bundle})
+	}
+	return a
+}
+
+func (p plan) table() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "llama.cpp %s from %s", p.LlamaCPP.Version, p.LlamaCPP.Given)
+	if p.LlamaCPP.Commit != "" {
+		fmt.Fprintf(&b, "\n          commit %s", p.LlamaCPP.Commit)
+	}
+	if p.LlamaCPP.Digest != "" {
+		fmt.Fprintf(&b, "\n          tree %s", p.LlamaCPP.Digest)
+	}
+	fmt.Fprintf(&b, "\ntoolkit   CUDA %s, nvcc %s; drivers from %s, for PTX from %s\n", p.Toolkit.CUDA, p.Toolkit.NVCC, p.Toolkit.DriverCubin, p.Toolkit.DriverPTX)
+	fmt.Fprintf(&b, "systems   glibc %s, GLIBCXX_%s\n\n", p.Floors.Glibc, p.Floors.GLIBCXX)
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SM\tBUNDLE\tARCHITECTURE\tDEVICE CODE\tDRIVER\tPLATFORMS\tGPUS")
+	for _, job := range p.Jobs {
+		code, driver := "cubin", p.Toolkit.DriverCubin
+		if job.PTX {
+			code, driver = "cubin, PTX", p.Toolkit.DriverCubin+", PTX "+p.Toolkit.DriverPTX
+		}
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", job.SM, job.Bundle, job.Architecture, code, driver,
+			strings.Join(job.Platforms, ", "), strings.Join(job.GPUs, ", "))
+	}
+	w.Flush()
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+func printJSON(term *terminal, value any, indent bool) error {
+	encode := json.Marshal
+	if indent {
+		encode = func(v any) ([]byte, error) { return json.MarshalIndent(v, "", "  ") }
+	}
+	text, err := encode(value)
+	if err != nil {
+		return err
+	}
+	term.printf("%s", text)
+	return nil
+}

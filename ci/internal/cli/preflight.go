@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+)
+
+// What a build takes on this machine, with room to spare over what the real
+// llama.cpp takes. The engine's own store is not counted: it may be elsewhere.
+const (
+	packagesBytes = 3_500_000_000 // the builder's packages and base
+	hostBytes     = 1_700_000_000 // source, host half, raw CUDA runtime and its kept archives
+	halfBytes     = 350_000_000   // one device half and its archives while they are made
+	runtimeBytes  = 650_000_000   // the CUDA runtime's archives
+	bundleBytes   = 80_000_000    // a bundle's archives
+)
+
+// releaseName is what a release may be called: it is a git tag and part of URLs.
+var releaseName = regexp.MustCompile(`^v?[0-9A-Za-z][0-9A-Za-z._-]*$`)
+
+// preflight finds whatever would make the build fail later, before it costs time.
+func (b *build) preflight(ctx context.Context) error {
+	var err error
+	if b.matrix, b.targets, err = b.selection.targets(); err != nil {
+		return err
+	}
+	switch {
+	case b.release == "":
+		return &usageError{errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime"}
+	case !releaseName.MatchString(b.release):
+		return &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", b.release), "like --release v1.1.0-runtime"}
+	case b.jobs < 0:
+		return &usageError{fmt.Errorf("--jobs %d is negative", b.jobs), "leave it out for as many as cores and memory allow"}
+	case slices.Contains(b.engines, ""):
+		return &usageError{errors.New("--engine: one of the names is empty"), "like --engine unix:///run/a.sock,tcp://10.0.0.2:1234"}
+	}
+	if err := b.writable(); err != nil {
+		return err
+	}
+	if err := b.room(); err != nil {
+		return err
+	}
+	if b.source, err = b.resolve(ctx, b.matrix, b.term); err != nil {
+		return err
+	}
+	b.term.notef("source    llama.cpp %s, commit %s, %s", b.source.Version, orNone(b.source.Commit), b.source.Digest)
+	return b.sameRelease(ctx)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// writable makes the release folder and tries it.
+func (b *build) writable() error {
+	err := os.MkdirAll(string(b.dir), 0o755)
+	var probe *os.File
+	if err == nil {
+		probe, err = os.CreateTemp(string(b.dir), ".writable.*.partial")
+	}
+	if err == nil {
+		err = errors.Join(probe.Close(), os.Remove(probe.Name()))
+	}
+	if err != nil {
+		return &usageError{fmt.Errorf("--out %s: %w", b.dir, err), "give a folder that you may write to"}
+	}
+	return os.MkdirAll(b.cacheDir(), 0o755)
+}
+
+// room compares what the build takes with what is free.
+func (b *build) room() error {
+	need := map[uint64]int64{} // by device
+	free := map[uint64]int64{}
+	where := map[uint64]string{}
+	n := int64(len(b.targets))
+	for _, part := range []struct {
+		dir   string
+		bytes int64
+	}{
+		{string(b.dir), runtimeBytes + n*bundleBytes},
+		{b.cacheDir(), packagesBytes + hostBytes + n*halfBytes},
+	} {
+		var stat unix.Stat_t
+		var fs unix.Statfs_t
+		if err := errors.Join(unix.Stat(part.dir, &stat), unix.Statfs(part.dir, &fs)); err != nil {
+			return fmt.Errorf("measuring the free space of %s: %w", part.dir, err)
+		}
+		need[stat.Dev] += part.bytes
+		free[stat.Dev] = int64(fs.Bavail) * fs.Bsize
+		where[stat.Dev] = part.dir
+	}
+	for device, bytes := range need {
+		if free[device] < bytes {
+			return &spaceError{where[device], bytes, free[device]}
+		}
+	}
+	b.term.notef("disk      this build takes up to %s here", bytesText(need[deviceOf(b.cacheDir())]))
+	return nil
+}
+
+// spaceError is a disk that would be full before the build is done.
+type spaceError struct {
+	dir        string
+	need, free int64
+}
+
+func (e *spaceError) Error() string {
+	return fmt.Sprintf("the build needs %s free on the disk of %s, which has %s", bytesText(e.need), e.dir, bytesText(e.free))
+}
+
+func (e *spaceError) Is(target error) bool { return target == error(unix.ENOSPC) }
+
+func deviceOf(dir string) uint64 {
+	var stat unix.Stat_t
+	if unix.Stat(dir, &stat) != nil {
+		return 0
+	}
+	return stat.Dev
+}
+
+// sameRelease makes sure that what lies in the folder and is not built again
+// belongs to the same release: a folder of two could not be described.
+func (b *build) sameRelease(ctx context.Context) error {
+	names, err := b.dir.names()
+	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return !isArchive(name) || b.replaces(name) })
+	const hint = "use another --out, or move these files away"
+	others, err := b.dir.artifacts(ctx, names)
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return &usageError{fmt.Errorf("reading what --out %s holds already: %w", b.dir, err), hint}
+	}
+	mine := b.identity()
+	err = strangers(others, common{
+		release: mine.Release, llamaCPP: mine.LlamaCPP, epoch: mine.Build.SourceDateEpoch,
+		toolkit: manifests.Toolkit{CUDA: b.matrix.Toolkit.CUDA, NVCC: b.matrix.Toolkit.NVCC},
+	})
+	if err != nil {
+		return &usageError{fmt.Errorf("--out %s holds files that do not belong to this build:\n%w", b.dir, err), hint}
+	}
+	return nil
+}
+
+// replaces says whether this build writes the archive of that name.
+func (b *build) replaces(name string) bool {
+	for _, target := range b.targets {
+		for _, format := range []string{manifests.FormatTarGz, manifests.FormatTarZst} {
+			if name == target.BundleName()+"."+format {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// openWork makes a folder for unfinished trees, and removes those that killed
+// builds left: a living one holds the lock of its folder.
+func openWork(cache string) (string, func(), error) {
+	parent := filepath.Join(cache, "work")
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return "", nil, err
+	}
+	old, err := filepath.Glob(filepath.Join(parent, "*.lock"))
+	if err != nil {
+		return "", nil, err
+	}
+	for _, name := range old {
+		lock := flock.New(name)
+		if free, err := lock.TryLock(); err != nil || !free {
+			continue
+		}
+		removeWork(lock)
+	}
+	f, err := os.CreateTemp(parent, "*.lock")
+	if err != nil {
+		return "", nil, err
+	}
+	f.Close()
+	lock := flock.New(f.Name())
+	if err := lock.Lock(); err != nil {
+		return "", nil, err
+	}
+	dir := workOf(lock)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		removeWork(lock)
+		return "", nil, err
+	}
+	return dir, func() { removeWork(lock) }, nil
+}
+
+func workOf(lock *flock.Flock) string { return lock.Path()[:len(lock.Path())-len(".lock")] }
+
+// removeWork takes the lock's file away last, so that an interrupted removal is
+// gone on with by the next build.
+func removeWork(lock *flock.Flock) {
+	if err := os.RemoveAll(workOf(lock)); err == nil {
+		os.Remove(lock.Path())
+	}
+	lock.Unlock()
+}

@@ -1,0 +1,275 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// clock is a time that the test moves.
+type clock struct{ now time.Time }
+
+func (c *clock) read() time.Time         { return c.now }
+func (c *clock) advance(d time.Duration) { c.now = c.now.Add(d) }
+
+func TestPlainProgress(t *testing.T) {
+	var out bytes.Buffer
+	c := &clock{time.Unix(0, 0)}
+	p := showProgress(&terminal{out: io.Discard, err: &out}, c.read, true)
+	defer p.close()
+	send := func(after time.Duration, e farm.Event) {
+		c.advance(after)
+		e.Engine = "a"
+		p.event(e)
+	}
+	send(0, farm.Event{Step: "sm75", Stage: "compile", State: farm.StateStart})
+	for i := range 143 { // half a second each: more than 10 % after 15, and never 10 s
+		send(500*time.Millisecond, farm.Event{Step: "sm75", Stage: "compile", State: farm.StateProgress, Done: i + 1, Total: 143})
+		send(0, farm.Event{Step: "sm75", Stage: "compile", State: farm.StateLine, Line: "noise"})
+	}
+	send(0, farm.Event{Step: "sm75", Stage: "compile", State: farm.StateDone, Done: 143, Total: 143})
+	send(0, farm.Event{Step: "sm86", Stage: "compile", State: farm.StateStart})
+	send(time.Minute, farm.Event{Step: "sm86", Stage: "compile", State: farm.StateProgress, Done: 1, Total: 143})
+	send(time.Second, farm.Event{Step: "sm86", Stage: "compile", State: farm.StateProgress, Done: 2, Total: 143})
+	send(time.Minute, farm.Event{Step: "sm86", Stage: "compile", State: farm.StateProgress, Done: 2, Total: 143}) // as before, though later: said once
+	send(time.Hour, farm.Event{Step: "sm86", Stage: "compile", State: farm.StateProgress, Done: 2, Total: 143})
+	send(time.Second, farm.Event{Step: "sm86", Stage: "compile", State: farm.StateFailed})
+	send(0, farm.Event{Step: "sm89", Stage: "image", State: farm.StateDone, Cached: true})
+	send(0, farm.Event{Step: "sm89", Stage: "compile", State: farm.StateStart})
+	send(0, farm.Event{Step: "sm89", State: farm.StateLost, Line: "connection reset"})
+
+	want := `sm75     compile    started on a
+sm75     compile    15/143, 7.5s
+sm75     compile    30/143, 15s
+sm75     compile    45/143, 22s
+sm75     compile    60/143, 30s
+sm75     compile    75/143, 38s
+sm75     compile    90/143, 45s
+sm75     compile    105/143, 52s
+sm75     compile    120/143, 1m00s
+sm75     compile    135/143, 1m08s
+sm75     compile    done in 1m12s, 143/143 on a
+sm86     compile    started on a
+sm86     compile    1/143, 1m00s
+sm86     compile    2/143, 2m01s
+sm86     compile    FAILED after 1h02m, 2/143 on a
+sm89     image      cached on a
+sm89     compile    started on a
+ci: warning: the engine a was lost while it ran sm89: connection reset
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// screen is a terminal of the few things that live lines use.
+type screen struct {
+	t     *testing.T
+	lines []string
+	row   int
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	for text := string(p); text != ""; {
+		var up int
+		if n, _ := fmt.Sscanf(text, "\x1b[%dA\r", &up); n == 1 {
+			s.row -= up
+			_, text, _ = strings.Cut(text, "\r")
+			continue
+		}
+		if rest, ok := strings.CutPrefix(text, "\x1b[J"); ok {
+			s.lines, text = s.lines[:s.row], rest
+			continue
+		}
+		line, rest, ok := strings.Cut(text, "\n")
+		if !ok || s.row != len(s.lines) {
+			s.t.Errorf("writes %q into line %d of %d", text, s.row, len(s.lines))
+			return len(p), nil
+		}
+		s.lines, text = append(s.lines, line), rest
+		s.row++
+	}
+	return len(p), nil
+}
+
+func TestLiveProgress(t *testing.T) {
+	s := &screen{t: t}
+	c := &clock{time.Unix(0, 0)}
+	term := &terminal{out: s, err: s, live: true, columns: func() int { return 40 }}
+	p := showProgress(term, c.read, false)
+	expect := func(what string, want ...string) {
+		t.Helper()
+		term.mu.Lock()
+		defer term.mu.Unlock()
+		if diff := cmp.Diff(want, s.lines); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	p.event(farm.Event{Step: "host", Stage: "compile", State: farm.StateStart})
+	p.event(farm.Event{Step: "sm75", Stage: "compile", State: farm.StateStart})
+	c.advance(151 * time.Second)
+	p.event(farm.Event{Step: "sm75", Stage: "compile", State: farm.StateProgress, Done: 123, Total: 143})
+	expect("two stages run",
+		"host     compile     2m31s",
+		"sm75     compile    123/143  86%  2m31s")
+	term.notef("a note")
+	expect("a note goes above",
+		"a note",
+		"host     compile     2m31s",
+		"sm75     compile    123/143  86%  2m31s")
+	p.event(farm.Event{Step: "host", Stage: "compile", State: farm.StateDone})
+	expect("a stage that ended stays above",
+		"a note",
+		"host     compile    done in 2m31s",
+		"sm75     compile    123/143  86%  2m31s")
+	p.event(farm.Event{Step: "sm75", Stage: "a stage with a very long name that does not fit", State: farm.StateStart})
+	expect("no line wraps",
+		"a note",
+		"host     compile    done in 2m31s",
+		"sm75     compile    123/143  86%  2m31s",
+		"sm75     a stage with a very long name ")
+	p.close()
+	expect("nothing live is left",
+		"a note",
+		"host     compile    done in 2m31s")
+	term.printf("the end")
+	expect("printing goes on", "a note", "host     compile    done in 2m31s", "the end")
+}
+
+func TestElapsed(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0.0s", 4230 * time.Millisecond: "4.2s", 48 * time.Second: "48s", 187 * time.Second: "3m07s",
+		119700 * time.Millisecond: "2m00s", 62 * time.Minute: "1h02m",
+	} {
+		if got := elapsed(d); got != want {
+			t.Errorf("elapsed(%v) is %s, want %s", d, got, want)
+		}
+	}
+}
+
+func TestBytesText(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 29_600_000: "29.6 MB", 1_234_567_890: "1.2 GB", 5e15: "5000.0 TB"} {
+		if got := bytesText(n); got != want {
+			t.Errorf("bytesText(%d) is %s, want %s", n, got, want)
+		}
+	}
+}
+
+func TestSummary(t *testing.T) {
+	audit := &bundler.AuditError{Name: "x", Findings: []bundler.Finding{{Rule: "runpath"}}}
+	ran := farm.StepStats{Wall: 90 * time.Second, CPUSeconds: 170.4, Compiled: 100, CacheHits: 43}
+	outcome := farm.Outcome{
+		Host: farm.Result{Step: "host", Stats: farm.StepStats{Wall: time.Second, Cached: true}},
+		Bundles: []farm.Result{
+			{Step: "sm50", Stats: ran},
+			{Step: "sm60", Stats: ran, Err: &farm.StepError{Step: "sm60", Stage: "compile", ExitCode: 1}},
+			{Step: "sm61", Stats: ran, Err: fmt.Errorf("auditing: %w", audit)},
+			{Step: "sm70", Err: fmt.Errorf("building: %w", farm.ErrEngineLost)},
+			{Step: "sm75", Err: context.Canceled},
+			{Step: "sm80", Err: &farm.HostError{Err: errors.New("x")}},
+			{Step: "sm86", Stats: ran, Err: errors.New("packing: disk full")},
+		},
+	}
+	want := `STEP  RESULT                WALL   CPU   OBJECTS  FROM CACHE  TAR.GZ  TAR.ZST
+host  cached                -      -     -        -           -       -
+sm50  built                 1m30s  170s  143      43          -       -
+sm60  FAILED in compile     1m30s  170s  143      43          -       -
+sm61  REFUSED by the audit  1m30s  170s  143      43          -       -
+sm70  engine lost           -      -     -        -           -       -
+sm75  interrupted           -      -     -        -           -       -
+sm80  not built             -      -     -        -           -       -
+sm86  FAILED                1m30s  170s  143      43          -       -
+all                         1h00m  682s`
+	if diff := cmp.Diff(want, summary(outcome, time.Hour)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestExitCode(t *testing.T) {
+	audit := &bundler.AuditError{}
+	stepErr := &farm.StepError{}
+	failed := func(errs ...error) error {
+		out := farm.Outcome{}
+		for i, err := range errs {
+			out.Bundles = append(out.Bundles, farm.Result{Step: matrix.SM(50 + i).String(), Err: err})
+		}
+		return buildError(context.Background(), out, errors.Join(errs...))
+	}
+	stopped, cancel := context.WithCancel(context.Background())
+	cancel()
+	tests := []struct {
+		name string
+		ctx  context.Context
+		err  error
+		want int
+		hint string
+	}{
+		{"done", context.Background(), nil, 0, ""},
+		{"usage", context.Background(), fmt.Errorf("x: %w", &usageError{errors.New("y"), "do z"}), 2, "do z"},
+		{"source", context.Background(), &farm.SourceError{Hint: "give another"}, 2, "give another"},
+		{"selection", context.Background(), &matrix.SelectionError{}, 2, ""},
+		{"engine", context.Background(), fmt.Errorf("x: %w", &engine.UnavailableError{Err: errors.New("y"), Hint: "start it"}), 4, "start it"},
+		{"host without an engine", context.Background(), &builtin.PreflightError{Problems: []string{"not root"}}, 4, "an engine comes from"},
+		{"engine that does not start", context.Background(), fmt.Errorf("x: %w", &builtin.StartError{Err: errors.New("y")}), 4, "an engine comes from"},
+		{"engine lost", context.Background(), failed(stepErr, fmt.Errorf("x: %w", farm.ErrEngineLost)), 4, "bring the engine up"},
+		{"audit", context.Background(), failed(audit, fmt.Errorf("x: %w", audit)), 3, "the findings above"},
+		{"audit and failure", context.Background(), failed(audit, stepErr), 1, ""},
+		{"disk full", context.Background(), failed(fmt.Errorf("packing: %w", syscall.ENOSPC)), 1, "the disk is full"},
+		{"too little disk", context.Background(), &spaceError{"/x", 2, 1}, 1, "the disk is full"},
+		{"interrupted", stopped, failed(stepErr), 130, ""},
+		{"anything else", context.Background(), errors.New("x"), 1, ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := exitCode(test.ctx, test.err); got != test.want {
+				t.Errorf("exit code is %d, want %d", got, test.want)
+			}
+			if hint := hintFor(test.err); !strings.HasPrefix(hint, test.hint) || (test.hint == "") != (hint == "") {
+				t.Errorf("hint is %q, want %q", hint, test.hint)
+			}
+		})
+	}
+}
+
+// The folder of a build that was killed is removed by the next one, that of a
+// living build is not.
+func TestOpenWork(t *testing.T) {
+	cache := t.TempDir()
+	living, end, err := openWork(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTestFile(t, living+"/tree/file")
+	dead := cache + "/work/123"
+	writeTestFile(t, dead+"/tree/file")
+	writeTestFile(t, dead+".lock")
+	_, endOther, err := openWork(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exists(dead) || exists(dead+".lock") {
+		t.Error("the dead build's folder is still there")
+	}
+	if !exists(living + "/tree/file") {
+		t.Error("the living build's folder is gone")
+	}
+	endOther()
+	end()
+	if left := listing(t, cache+"/work"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}

@@ -1,0 +1,239 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
+)
+
+// logsName is the folder in a release folder that is no part of the release.
+const logsName = "logs"
+
+// runtimePrefix is what the names of the CUDA runtime's archives begin with.
+const runtimePrefix = "llcuda-cudart-"
+
+// releaseDir is a folder with the files of one release, as build makes it.
+type releaseDir string
+
+// names lists what lies in the folder, but for the logs.
+func (d releaseDir) names() ([]string, error) {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, entry := range entries {
+		if entry.Name() == logsName && entry.IsDir() {
+			continue
+		}
+		names = append(names, entry.Name())
+	}
+	return names, nil
+}
+
+// path is where a file of the release lies.
+func (d releaseDir) path(name string) string { return filepath.Join(string(d), name) }
+
+// isArchive says whether a name is that of a bundle or of the CUDA runtime.
+func isArchive(name string) bool {
+	return strings.HasPrefix(name, "llcuda-") &&
+		(strings.HasSuffix(name, "."+manifests.FormatTarGz) || strings.HasSuffix(name, "."+manifests.FormatTarZst))
+}
+
+// isOwn says whether a name is one of the release's own documents.
+func isOwn(name string) bool {
+	return slices.Contains([]string{manifests.ManifestName, manifests.SumsName, manifests.SignatureName}, name)
+}
+
+// readLimit bounds how many archives are unpacked at once: each takes a core, and
+// its window and temporary files take memory and disk.
+func readLimit() int { return min(runtime.GOMAXPROCS(0), 4) }
+
+// artifacts reads the named archives again, from their bytes alone.
+func (d releaseDir) artifacts(ctx context.Context, names []string) ([]manifests.Artifact, error) {
+	found := make([]manifests.Artifact, len(names))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(readLimit())
+	for i, name := range names {
+		group.Go(func() (err error) {
+			found[i], err = bundler.ReadArtifact(ctx, d.path(name))
+			return err
+		})
+	}
+	return found, group.Wait()
+}
+
+// describe makes manifest.json and SHA256SUMS of what lies in the folder. It
+// refuses a folder with anything else in it than one whole release.
+func (d releaseDir) describe(ctx context.Context) (manifests.Release, manifests.Sums, []byte, error) {
+	fail := func(err error) (manifests.Release, manifests.Sums, []byte, error) {
+		return manifests.Release{}, nil, nil, err
+	}
+	names, err := d.names()
+	if err != nil {
+		return fail(err)
+	}
+	var archives, strange []string
+	for _, name := range names {
+		switch {
+		case isArchive(name):
+			archives = append(archives, name)
+		case !isOwn(name):
+			strange = append(strange, name)
+		}
+	}
+	if len(strange) > 0 {
+		return fail(&refusal{fmt.Errorf("describing %s: no part of a release: %s", d, strings.Join(strange, ", ")), "move it out of the folder"})
+	}
+	if len(archives) == 0 {
+		return fail(&usageError{fmt.Errorf("describing %s: it holds no bundle", d), "go run ./ci build makes bundles"})
+	}
+	assets, err := d.artifacts(ctx, archives)
+	if isAs[*bundler.AuditError](err) {
+		return fail(&refusal{err, "the archive is damaged: build it again, or take it from where it was built"})
+	}
+	if err != nil {
+		return fail(err)
+	}
+	models, err := spec.DefaultModels()
+	if err != nil {
+		return fail(fmt.Errorf("reading the models: %w", err))
+	}
+	first := slices.IndexFunc(assets, func(a manifests.Artifact) bool { return a.Kind == manifests.KindBundle })
+	if first < 0 {
+		return fail(&usageError{fmt.Errorf("describing %s: it holds no bundle", d), "go run ./ci build makes bundles"})
+	}
+	mine := common{release: assets[first].Release, llamaCPP: *assets[first].LlamaCPP, toolkit: *assets[first].Toolkit, epoch: assets[first].SourceDateEpoch}
+	if err := strangers(assets, mine); err != nil {
+		return fail(&refusal{fmt.Errorf("describing %s: not all of it is one release. %s is of release %s and llama.cpp %s, commit %s, but\n%w",
+			d, assets[first].Name, mine.release, mine.llamaCPP.Version, mine.llamaCPP.Commit, err), oneRelease})
+	}
+	release, err := manifests.New(mine.release, assets, models)
+	if err != nil {
+		return fail(&refusal{err, oneRelease})
+	}
+	manifest, err := manifests.Encode(release)
+	if err != nil {
+		return fail(err)
+	}
+	sum := sha256.Sum256(manifest)
+	sums := manifests.Sums{{Name: manifests.ManifestName, SHA256: hex.EncodeToString(sum[:])}}
+	for _, asset := range release.Assets {
+		sums = append(sums, manifests.Sum{Name: asset.Name, SHA256: asset.SHA256})
+	}
+	return release, sums, manifest, nil
+}
+
+const oneRelease = "the files of one folder must be one whole release: move away those that belong to another, or build what is missing"
+
+// common is what all archives of one release agree on.
+type common struct {
+	release  string
+	llamaCPP manifests.LlamaCPP
+	toolkit  manifests.Toolkit
+	epoch    int64
+}
+
+// strangers names the archives that do not belong to a release, and why.
+func strangers(archives []manifests.Artifact, mine common) error {
+	var errs []error
+	for _, a := range archives {
+		bundle := a.Kind == manifests.KindBundle
+		switch {
+		case bundle && a.Release != mine.release:
+			errs = append(errs, fmt.Errorf("%s is of release %s", a.Name, a.Release))
+		case bundle && *a.LlamaCPP != mine.llamaCPP:
+			errs = append(errs, fmt.Errorf("%s is of llama.cpp %s, commit %s, build %d", a.Name, a.LlamaCPP.Version, a.LlamaCPP.Commit, a.LlamaCPP.Build))
+		case bundle && a.SourceDateEpoch != mine.epoch:
+			errs = append(errs, fmt.Errorf("%s has SOURCE_DATE_EPOCH %d", a.Name, a.SourceDateEpoch))
+		case a.Toolkit != nil && *a.Toolkit != mine.toolkit:
+			errs = append(errs, fmt.Errorf("%s was made with CUDA %s, nvcc %s", a.Name, a.Toolkit.CUDA, a.Toolkit.NVCC))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// writeManifest describes the folder and writes manifest.json, then SHA256SUMS,
+// which is what makes the release whole. A signature over other sums than these
+// is removed.
+func (d releaseDir) writeManifest(ctx context.Context, term *terminal) error {
+	release, sums, manifest, err := d.describe(ctx)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(d.path(manifests.ManifestName), manifest); err != nil {
+		return err
+	}
+	old, err := os.ReadFile(d.path(manifests.SumsName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if !bytes.Equal(old, sums.Encode()) {
+		switch err := os.Remove(d.path(manifests.SignatureName)); {
+		case err == nil:
+			term.warnf("removed %s: it signed other files than these", d.path(manifests.SignatureName))
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+	}
+	if err := writeFile(d.path(manifests.SumsName), sums.Encode()); err != nil {
+		return err
+	}
+	term.printf("%s: release %s, llama.cpp %s, %d assets; not signed", d.path(manifests.ManifestName), release.Release, release.LlamaCPP.Version, len(release.Assets))
+	return nil
+}
+
+// writeFile writes beside, syncs and renames, so that readers see the old file or
+// the new one.
+func writeFile(name string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.partial")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	return nil
+}
+
+// sumOf hashes a file.
+func sumOf(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}

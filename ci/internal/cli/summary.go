@@ -1,0 +1,107 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/manifests"
+)
+
+// results lists the results of an outcome in the order of the table.
+func results(outcome farm.Outcome) []farm.Result {
+	all := []farm.Result{outcome.Host}
+	if outcome.Runtime.Step != "" {
+		all = append(all, outcome.Runtime)
+	}
+	return slices.Concat(all, outcome.Bundles)
+}
+
+// summary is the table at the end of a build.
+func summary(outcome farm.Outcome, took time.Duration) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "STEP\tRESULT\tWALL\tCPU\tOBJECTS\tFROM CACHE\tTAR.GZ\tTAR.ZST")
+	var cpu float64
+	cached := true
+	for _, r := range results(outcome) {
+		cpu += r.Stats.CPUSeconds
+		cached = cached && r.Err == nil && r.Stats.Cached
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Step, verdict(r), figure(r, elapsed(r.Stats.Wall)),
+			figure(r, fmt.Sprintf("%.0fs", r.Stats.CPUSeconds)), figure(r, fmt.Sprint(r.Stats.Compiled+r.Stats.CacheHits)),
+			figure(r, fmt.Sprint(r.Stats.CacheHits)), size(r, manifests.FormatTarGz), size(r, manifests.FormatTarZst))
+	}
+	fmt.Fprintf(w, "all\t\t%s\t%.0fs\n", elapsed(took), cpu)
+	w.Flush()
+	lines := strings.Split(strings.TrimRight(b.String(), "\n"), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	if cached {
+		lines = append(lines, "nothing was compiled: every step came from the engine's cache")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// verdict is a step's result in a word or two.
+func verdict(r farm.Result) string {
+	var failed *farm.StepError
+	var host *farm.HostError
+	switch {
+	case r.Err == nil && r.Stats.Cached:
+		return "cached"
+	case r.Err == nil:
+		return "built"
+	case errors.As(r.Err, &host):
+		return "not built"
+	case isAs[*bundler.AuditError](r.Err):
+		return "REFUSED by the audit"
+	case errors.As(r.Err, &failed):
+		return "FAILED in " + failed.Stage
+	case errors.Is(r.Err, farm.ErrEngineLost):
+		return "engine lost"
+	case isInterrupt(r.Err):
+		return "interrupted"
+	}
+	return "FAILED"
+}
+
+// figure is a number of a step that has one.
+func figure(r farm.Result, text string) string {
+	if r.Stats.Wall == 0 || r.Stats.Cached {
+		return "-"
+	}
+	return text
+}
+
+func size(r farm.Result, format string) string {
+	for _, artifact := range r.Artifacts {
+		if artifact.Format == format {
+			return bytesText(artifact.Size)
+		}
+	}
+	return "-"
+}
+
+// writeFailures tells of each failed step why, with the last lines of its output.
+func writeFailures(term *terminal, outcome farm.Outcome) {
+	for _, r := range results(outcome) {
+		var host *farm.HostError
+		if r.Err == nil || errors.As(r.Err, &host) || isInterrupt(r.Err) {
+			continue
+		}
+		text := []string{"", fmt.Sprintf("%s: %v", r.Step, r.Err)}
+		for _, line := range r.Tail {
+			text = append(text, "    "+strings.TrimRight(line, "\r\n"))
+		}
+		if r.Log != "" {
+			text = append(text, "the full log is "+r.Log)
+		}
+		term.notef("%s", strings.Join(text, "\n"))
+	}
+}

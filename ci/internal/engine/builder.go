@@ -1,0 +1,308 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"dagger.io/dagger"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/npm"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+)
+
+//go:embed stages
+var stageFiles embed.FS
+
+const (
+	// tailLines is how much of a failed command's output goes into its error; the whole is
+	// in the step's log.
+	tailLines = 30
+	// pingTimeout is how long an engine may take to answer before its step is given away.
+	pingTimeout = 10 * time.Second
+)
+
+// builder runs steps on one connected engine. It implements farm.Builder.
+type builder struct {
+	name     string
+	client   *dagger.Client
+	console  *console
+	image    Image
+	cacheDir string
+	jobs     int
+}
+
+func (b *builder) Name() string { return b.name }
+
+// Build runs one step. An engine that does not answer afterwards is lost, whatever the
+// error said: Dagger has no error of its own for that.
+func (b *builder) Build(ctx context.Context, step farm.Step, dest string, events func(farm.Event)) (farm.StepStats, error) {
+	started := time.Now()
+	run := &stepRun{builder: b, step: step, started: started, events: func(e farm.Event) {
+		e.Engine, e.Step = b.name, step.Name()
+		events(e)
+	}}
+	defer b.console.listen(nil)
+
+	err := run.all(ctx, dest)
+	var failed *farm.StepError
+	switch {
+	case err == nil || ctx.Err() != nil || errors.As(err, &failed):
+	case b.answers(ctx):
+		err = fmt.Errorf("building %s: %w", step.Name(), err)
+	default:
+		err = fmt.Errorf("building %s on %s: %w: %v", step.Name(), b.name, farm.ErrEngineLost, err)
+	}
+	run.stats.Wall = time.Since(started)
+	return run.stats, err
+}
+
+// answers reports whether the engine still takes requests.
+func (b *builder) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	_, err := b.client.Version(ctx)
+	return err == nil
+}
+
+// stepRun is one step under way.
+type stepRun struct {
+	builder *builder
+	step    farm.Step
+	started time.Time
+	events  func(farm.Event)
+	stats   farm.StepStats
+}
+
+func (r *stepRun) all(ctx context.Context, dest string) error {
+	builder, err := r.stage(ctx, "image", r.builder.image.container(r.builder.client), new(int))
+	if err != nil {
+		return err
+	}
+	r.stats.Cached = true
+	var out *dagger.Directory
+	switch r.step.Kind {
+	case farm.StepHost:
+		out, err = r.host(ctx, builder)
+	case farm.StepDevice:
+		out, err = r.device(ctx, builder)
+	case farm.StepRuntime:
+		out, err = r.runtime(ctx, builder)
+	default:
+		err = fmt.Errorf("unknown kind of step %q", r.step.Kind)
+	}
+	if err != nil {
+		return err
+	}
+	r.events(farm.Event{Stage: "export", State: farm.StateStart})
+	if _, err := out.Export(ctx, dest); err != nil {
+		return fmt.Errorf("exporting to %s: %w", dest, err)
+	}
+	r.events(farm.Event{Stage: "export", State: farm.StateDone})
+	return nil
+}
+
+// host is the host half: the web UI, then the programs with the UI inside.
+func (r *stepRun) host(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
+	client, src := r.builder.client, r.step.Source
+	uiDir := filepath.Join(src.Dir, "tools", "ui")
+	packages, err := r.packages(ctx, filepath.Join(uiDir, "package-lock.json"))
+	if err != nil {
+		return nil, err
+	}
+	ui, err := r.offline(ctx, "ui", r.script(image, "ui.sh").
+		WithMountedDirectory("/ui", client.Host().Directory(uiDir, dagger.HostDirectoryOpts{Exclude: []string{
+			"node_modules", "dist", ".svelte-kit", // of builds by hand
+		}})).
+		WithMountedDirectory("/npm", client.Host().Directory(packages.Dir)).
+		WithEnvVariable("LLAMA_BUILD_NUMBER", strconv.Itoa(src.Build)).
+		WithEnvVariable("SOURCE_DATE_EPOCH", strconv.FormatInt(src.Epoch.Unix(), 10)),
+		"/stages/ui.sh")
+	if err != nil {
+		return nil, err
+	}
+
+	tree := client.Host().Directory(src.Dir, dagger.HostDirectoryOpts{Exclude: []string{
+		"ggml/src/ggml-cuda", "tools/ui/src", "tools/ui/static", "tools/ui/tests",
+		"tests", "docs", "media", "models", "gguf-py", ".github", ".devops", "*.md",
+	}})
+	return r.compile(ctx, r.script(image, "host.sh").
+		WithMountedDirectory(srcDir, tree).
+		WithMountedDirectory(srcDir+"/tools/ui/dist", ui.Directory("dist")).
+		WithMountedFile(srcDir+"/licenses/LICENSE-web-ui", ui.File("licenses.txt")).
+		WithEnvVariable("SOURCE_DATE_EPOCH", strconv.FormatInt(src.Epoch.Unix(), 10)).
+		WithMountedCache("/ccache", client.CacheVolume("llcuda-ccache")),
+		"/stages/host.sh", r.step.Recipe.HostCMake...)
+}
+
+// packages brings what the web UI is built from to this machine: no stage has a network.
+func (r *stepRun) packages(ctx context.Context, lockFile string) (npm.Packages, error) {
+	const stage = "npm"
+	lock, err := os.ReadFile(lockFile)
+	if err != nil {
+		return npm.Packages{}, fmt.Errorf("reading the web UI's lock file: %w", err)
+	}
+	opts := npm.OptionsFromEnv(os.Getenv)
+	opts.Progress = func(done, total int) {
+		r.events(farm.Event{Stage: stage, State: farm.StateProgress, Done: done, Total: total})
+	}
+	r.events(farm.Event{Stage: stage, State: farm.StateStart})
+	packages, err := npm.Fetch(ctx, lock, r.builder.cacheDir, opts)
+	if err != nil {
+		r.events(farm.Event{Stage: stage, State: farm.StateFailed})
+		return npm.Packages{}, err
+	}
+	r.events(farm.Event{Stage: stage, State: farm.StateDone, Cached: packages.Downloaded == 0})
+	return packages, nil
+}
+
+// device is the CUDA backend of one SM. It sees nothing but ggml's own build files, headers
+// and base library, and no date: what happens elsewhere in the tree cannot touch it.
+func (r *stepRun) device(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
+	client := r.builder.client
+	tree := client.Host().Directory(r.step.Source.Dir, dagger.HostDirectoryOpts{Include: []string{
+		"ggml/*", "ggml/cmake", "ggml/include", "ggml/src/*.*", "ggml/src/CMakeLists.txt", "ggml/src/ggml-cuda",
+	}})
+	args := append(slices.Clone(r.step.Recipe.CUDACMake), "-DCMAKE_CUDA_ARCHITECTURES="+r.step.Target.CMakeArchitectures())
+	return r.compile(ctx, r.script(image, "device.sh").
+		WithMountedDirectory(srcDir, tree).
+		WithMountedCache("/ccache", client.CacheVolume("llcuda-ccache")),
+		"/stages/device.sh", args...)
+}
+
+// runtime gathers the toolkit's own libraries.
+func (r *stepRun) runtime(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
+	return r.compile(ctx, r.script(image, "runtime.sh"), "/stages/runtime.sh")
+}
+
+// script mounts a stage's script and what all scripts share.
+func (r *stepRun) script(image *dagger.Container, name string) *dagger.Container {
+	dir := r.builder.client.Directory()
+	for _, file := range []string{"stage.sh", "rpath.cmake", "licenses.sh", "device/CMakeLists.txt", "ui/vite.config.licences.ts", name} {
+		text, err := stageFiles.ReadFile("stages/" + file)
+		if err != nil {
+			panic(err) // embedded
+		}
+		dir = dir.WithNewFile(file, string(text))
+	}
+	return image.WithMountedDirectory("/stages", dir)
+}
+
+// noNetwork starts a command with no network but an unconnected loopback. Dagger has no such
+// option, so the command asks the kernel itself, and that takes a privileged container.
+var noNetwork = []string{"unshare", "--net", "--"}
+
+// unprivileged takes away again what noNetwork needed, and more than a plain container has.
+var unprivileged = []string{"setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"}
+
+// compile runs a stage's script with as many compilers as the user allows.
+func (r *stepRun) compile(ctx context.Context, ctr *dagger.Container, script string, args ...string) (*dagger.Directory, error) {
+	if r.builder.jobs > 0 {
+		ctr = ctr.WithEnvVariable("JOBS", strconv.Itoa(r.builder.jobs))
+	}
+	return r.offline(ctx, "compile", ctr, script, args...)
+}
+
+// offline runs a stage's script without a network. Its files are in /out, its figures and its
+// whole output in /stats.
+func (r *stepRun) offline(ctx context.Context, name string, ctr *dagger.Container, script string, args ...string) (*dagger.Directory, error) {
+	const keepOutput = `mkdir -p /stats && sh "$0" "$@" 2>&1 | tee /stats/output`
+	command := slices.Concat(noNetwork, unprivileged, []string{"bash", "-o", "pipefail", "-c", keepOutput, script}, args)
+	var seen int
+	ctr, err := r.stage(ctx, name, ctr.WithExec(command, dagger.ContainerWithExecOpts{InsecureRootCapabilities: true}), &seen)
+	if err != nil {
+		return nil, err
+	}
+	// The live view can end early: an engine that is short of time drops it. It is also empty
+	// where the engine had the result. The log shall be whole either way.
+	output, err := ctr.File("/stats/output").Contents(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the output of the stage %s: %w", name, err)
+	}
+	lines := strings.Split(strings.TrimSuffix(output, "\n"), "\n")
+	for _, line := range lines[min(seen, len(lines)):] {
+		r.events(farm.Event{Stage: name, State: farm.StateLine, Line: line})
+	}
+	if err := r.count(ctx, name, ctr); err != nil {
+		return nil, err
+	}
+	return ctr.Directory("/out"), nil
+}
+
+// stage forces one container and reports on it while it runs; seen counts the lines shown.
+func (r *stepRun) stage(ctx context.Context, name string, ctr *dagger.Container, seen *int) (*dagger.Container, error) {
+	var tail []string
+	r.builder.console.listen(func(line string) {
+		*seen++
+		if len(tail) == tailLines {
+			tail = tail[1:]
+		}
+		tail = append(tail, line)
+		event := farm.Event{Stage: name, State: farm.StateLine, Line: line}
+		if done, total, ok := ninjaProgress(line); ok {
+			event.Done, event.Total, event.State = done, total, farm.StateProgress
+		}
+		r.events(event)
+	})
+	r.events(farm.Event{Stage: name, State: farm.StateStart})
+	ctr, err := ctr.Sync(ctx)
+	r.builder.console.listen(nil)
+
+	var exec *dagger.ExecError
+	switch {
+	case err == nil:
+		r.events(farm.Event{Stage: name, State: farm.StateDone, Cached: *seen == 0})
+		return ctr, nil
+	case errors.As(err, &exec) && exec.ExitCode != 0: // 0: the engine's own clean-up went wrong
+		if output := lastLines(exec.Stdout+exec.Stderr, tailLines); len(output) > 0 {
+			tail = output
+		}
+		err = &farm.StepError{Step: r.step.Name(), Stage: name, ExitCode: exec.ExitCode, Tail: tail}
+	}
+	r.events(farm.Event{Stage: name, State: farm.StateFailed})
+	return nil, err
+}
+
+// count adds a stage's figures, which it left in /stats/stats. A stage that started before
+// this step did was not run for it: the engine had its result. The step's log gets them, too.
+func (r *stepRun) count(ctx context.Context, name string, ctr *dagger.Container) error {
+	text, err := ctr.File("/stats/stats").Contents(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the stage's figures: %w", err)
+	}
+	figures := map[string]float64{}
+	for scanner := bufio.NewScanner(strings.NewReader(text)); scanner.Scan(); {
+		key, value, _ := strings.Cut(scanner.Text(), "=")
+		number, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return fmt.Errorf("reading the stage's figures: %q: %w", scanner.Text(), err)
+		}
+		figures[key] = number
+	}
+	if int64(figures["started"]) < r.started.Unix() {
+		return nil
+	}
+	r.stats.Cached = false
+	r.stats.CPUSeconds += figures["cpu"]
+	r.stats.Compiled += int(figures["compiled"])
+	r.stats.CacheHits += int(figures["hits"])
+	r.events(farm.Event{Stage: name, State: farm.StateLine, Line: fmt.Sprintf("%s took %.1f CPU seconds; %.0f objects compiled, %.0f from the compiler cache",
+		name, figures["cpu"], figures["compiled"], figures["hits"])})
+	return nil
+}
+
+func lastLines(text string, n int) []string {
+	if text = strings.TrimRight(text, "\n"); text == "" {
+		return nil
+	}
+	lines := strings.Split(text, "\n")
+	return lines[max(0, len(lines)-n):]
+}

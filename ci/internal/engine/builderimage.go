@@ -1,0 +1,105 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"dagger.io/dagger"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/image"
+	"github.com/waqasm86/llcuda-farm/docker/cuda12"
+)
+
+// Image is the builder image: its parts on this machine, and what bundles record of it.
+type Image struct {
+	Base   string // "debian:bookworm-slim@sha256:…", or "made@sha256:…" for one made here
+	Digest string // "sha256:…" over the base, the install script and the lock
+
+	archive string      // the base as an OCI archive, where it was made here
+	files   string      // a folder with the locked packages, each under its SHA-256
+	lock    cuda12.Lock // which of the folder's files belong to the image
+}
+
+// BaseMade is the base that is made here from Debian's packages.
+const BaseMade = "made"
+
+// PrepareImage fetches what the builder image is made of into cacheDir. The base is the given
+// registry reference (NAME:TAG, resolved to a digest, or NAME:TAG@DIGEST), or BaseMade. Empty
+// means the reference in docker/cuda12/base.lock, or BaseMade where no registry answers.
+func PrepareImage(ctx context.Context, base, cacheDir string, progress func(done, total int64)) (Image, error) {
+	lock, err := cuda12.DefaultLock()
+	if err != nil {
+		return Image{}, err
+	}
+	fetch := image.MirrorsFromEnv(os.Getenv)
+	fetch.Progress = progress
+	if err := image.Fetch(ctx, lock, cacheDir, fetch); err != nil {
+		return Image{}, fmt.Errorf("fetching the builder's packages: %w", err)
+	}
+	prepared := Image{files: image.FilesDir(cacheDir), lock: lock}
+	var digest string
+	resolved, err := resolveBase(ctx, base)
+	switch {
+	case errors.Is(err, errMakeBase):
+		made, err := image.MakeBase(ctx, lock, cacheDir)
+		if err != nil {
+			return Image{}, err
+		}
+		prepared.archive, prepared.Base, digest = made.Tarball, BaseMade+"@"+made.Digest, made.Digest
+		prepared.lock = lock.Of(cuda12.Deb, cuda12.CUDA, cuda12.NPM) // the base's own are in it
+	case err != nil:
+		return Image{}, err
+	default:
+		prepared.Base, digest = resolved.Reference, resolved.Digest
+	}
+	prepared.Digest = image.Digest(digest, lock, cuda12.InstallScript)
+	return prepared, nil
+}
+
+// errMakeBase says that the base is to be made here.
+var errMakeBase = errors.New("the base is made here")
+
+func resolveBase(ctx context.Context, base string) (image.Resolved, error) {
+	if base == BaseMade {
+		return image.Resolved{}, errMakeBase
+	}
+	if base != "" {
+		return image.ResolveBase(ctx, base, nil)
+	}
+	ref, err := cuda12.BaseImage()
+	if err != nil {
+		return image.Resolved{}, err
+	}
+	resolved, err := image.ResolveBase(ctx, ref, nil)
+	if errors.Is(err, image.ErrNoRegistry) {
+		return image.Resolved{}, errMakeBase
+	}
+	return resolved, err
+}
+
+// container is the image on one engine: the base, and the install script run over it. It uses
+// no network: the packages come with the session, and the engine keeps them.
+func (i Image) container(client *dagger.Client) *dagger.Container {
+	base := client.Container()
+	if i.archive != "" {
+		base = base.Import(client.Host().File(i.archive))
+	} else {
+		base = base.From(i.Base)
+	}
+	var files []string
+	for _, p := range i.lock {
+		files = append(files, p.SHA256)
+	}
+	script := client.Directory().
+		WithNewFile("install.sh", string(cuda12.InstallScript)).
+		WithNewFile("packages.lock", string(cuda12.LockFile))
+	return base.
+		WithMountedDirectory("/install", script).
+		WithMountedDirectory("/files", client.Host().Directory(i.files, dagger.HostDirectoryOpts{Include: files})).
+		WithExec(append(noNetwork, "bash", "/install/install.sh", "/install/packages.lock", "/files"),
+			dagger.ContainerWithExecOpts{InsecureRootCapabilities: true}).
+		WithoutMount("/files").
+		WithoutMount("/install")
+}

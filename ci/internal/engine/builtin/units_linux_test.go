@@ -1,0 +1,368 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func TestNew(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", "/cache")
+	e, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Options{
+		Name:      "default",
+		StateDir:  "/cache/llcuda/engine/instances/default",
+		BinaryDir: "/cache/llcuda/engine/binaries",
+		DiskLimit: 60e9,
+	}
+	if diff := cmp.Diff(want, e.opts); diff != "" {
+		t.Errorf("the defaults (-want +got):\n%s", diff)
+	}
+	for _, opts := range []Options{
+		{Name: "Upper"}, {Name: "a/b"}, {Name: "-a"}, {Name: strings.Repeat("a", 33)}, {DiskLimit: -1},
+	} {
+		if _, err := New(opts); err == nil {
+			t.Errorf("New(%+v) succeeded", opts)
+		}
+	}
+}
+
+func TestPackageList(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(moduleDir, packagesFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"containernetworking-plugins", "dnsmasq-base", "iptables", "nftables", "runc"}
+	if diff := cmp.Diff(want, parsePackages(data)); diff != "" {
+		t.Errorf("the packages of %s (-want +got):\n%s", packagesFile, diff)
+	}
+}
+
+func TestContainerInitIsWhereTheEngineLooks(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(moduleDir, "distconsts", "distconsts.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("DumbInitPath = %q", containerInit); !strings.Contains(string(data), want) {
+		t.Errorf("distconsts.go lacks %s", want)
+	}
+}
+
+// TestProgramsAreNamedByContent: whatever the compiler sees changes the name,
+// nothing else does.
+func TestProgramsAreNamedByContent(t *testing.T) {
+	module := t.TempDir()
+	if err := os.CopyFS(module, os.DirFS(moduleDir)); err != nil {
+		t.Fatal(err)
+	}
+	e := &Engine{opts: Options{BinaryDir: "/bin"}}
+	dir := func() string {
+		p, err := e.programs(module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.version != "v0.15.1" {
+			t.Errorf("the engine's version is %s", p.version)
+		}
+		return p.dir
+	}
+	original := dir()
+	if !strings.HasPrefix(original, "/bin/v0.15.1-") {
+		t.Errorf("the programs are in %s", original)
+	}
+	appendTo := func(name string) {
+		f, err := os.OpenFile(filepath.Join(module, name), os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString("\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	appendTo("README.md")
+	if got := dir(); got != original {
+		t.Error("the README is part of the programs' name")
+	}
+	last := original
+	for _, name := range []string{"go.sum", "distconsts/distconsts.go", "distconsts/go.mod", "init/main.go"} {
+		appendTo(name)
+		if got := dir(); got == last {
+			t.Errorf("%s is not part of the programs' name", name)
+		} else {
+			last = got
+		}
+	}
+	if err := os.WriteFile(filepath.Join(module, "go.mod"), []byte("module x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.programs(module); err == nil || !strings.Contains(err.Error(), "github.com/dagger/dagger") {
+		t.Errorf("a module without the engine: %v", err)
+	}
+}
+
+func TestBuildErrorHoldsTheCompilersWords(t *testing.T) {
+	module := t.TempDir()
+	const mod = "module x\n\ngo 1.26.0\n\ntool github.com/dagger/dagger/cmd/engine\n\nrequire github.com/dagger/dagger v0.0.1\n\nreplace github.com/dagger/dagger => ./absent\n"
+	if err := os.WriteFile(filepath.Join(module, "go.mod"), []byte(mod), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := &Engine{opts: Options{BinaryDir: filepath.Join(t.TempDir(), "binaries")}}
+	_, err := e.build(t.Context(), module, func(string) {})
+	if err == nil || !strings.Contains(err.Error(), "absent") {
+		t.Errorf("compiling a module that is not there: %v", err)
+	}
+	left, err := os.ReadDir(e.opts.BinaryDir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("the failed build left %v, %v", left, err)
+	}
+}
+
+func TestFreeRange(t *testing.T) {
+	addr := func(cidr string) net.Addr {
+		ip, network, err := net.ParseCIDR(cidr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		network.IP = ip
+		return network
+	}
+	for name, test := range map[string]struct {
+		records []*record
+		addrs   []net.Addr
+		want    string
+	}{
+		"nothing used":          {want: "10.87.0.0/22"},
+		"one engine":            {records: []*record{{CIDR: "10.87.0.0/22"}}, want: "10.87.4.0/22"},
+		"a gap":                 {records: []*record{{CIDR: "10.87.0.0/22"}, {CIDR: "10.87.8.0/22"}}, want: "10.87.4.0/22"},
+		"the host's own":        {addrs: []net.Addr{addr("192.0.2.2/24"), addr("10.87.1.7/23")}, want: "10.87.4.0/22"},
+		"the host has half":     {addrs: []net.Addr{addr("10.87.3.1/17")}, want: "10.87.128.0/22"},
+		"the host has it all":   {addrs: []net.Addr{addr("10.0.0.1/8")}},
+		"an IPv6 address":       {addrs: []net.Addr{addr("fd00::2/64")}, want: "10.87.0.0/22"},
+		"a record without one":  {records: []*record{{}}, want: "10.87.0.0/22"},
+		"64 engines fill it up": {records: manyRecords(64)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := freeRange(test.records, test.addrs)
+			if got != test.want || (err == nil) != (test.want != "") {
+				t.Errorf("freeRange: %q, %v, want %q", got, err, test.want)
+			}
+		})
+	}
+}
+
+func manyRecords(n int) []*record {
+	var records []*record
+	for range n {
+		cidr, err := freeRange(records, nil)
+		if err != nil {
+			panic(err)
+		}
+		records = append(records, &record{CIDR: cidr})
+	}
+	return records
+}
+
+// rulesOfTwo is what iptables-save prints with two engines and a rule of the
+// host's, shortened to one container each.
+const rulesOfTwo = `# Generated by iptables-save v1.8.9 (nf_tables)
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:CNI-ADMIN - [0:0]
+:CNI-FORWARD - [0:0]
+-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT
+-A FORWARD -m comment --comment "CNI firewall plugin rules" -j CNI-FORWARD
+-A CNI-FORWARD -m comment --comment "CNI firewall plugin admin overrides" -j CNI-ADMIN
+-A CNI-FORWARD -d 10.87.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A CNI-FORWARD -s 10.87.0.2/32 -j ACCEPT
+-A CNI-FORWARD -d 10.87.4.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A CNI-FORWARD -s 10.87.4.2/32 -j ACCEPT
+COMMIT
+# Completed
+*nat
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:CNI-aaa - [0:0]
+:CNI-bbb - [0:0]
+-A POSTROUTING -s 10.87.0.2/32 -m comment --comment "name: \"llcone\" id: \"x\"" -j CNI-aaa
+-A POSTROUTING -s 10.87.4.2/32 -m comment --comment "name: \"llctwo\" id: \"y\"" -j CNI-bbb
+-A CNI-aaa -d 10.87.0.0/22 -m comment --comment "name: \"llcone\" id: \"x\"" -j ACCEPT
+-A CNI-aaa ! -d 224.0.0.0/4 -m comment --comment "name: \"llcone\" id: \"x\"" -j MASQUERADE
+-A CNI-bbb -d 10.87.4.0/22 -m comment --comment "name: \"llctwo\" id: \"y\"" -j ACCEPT
+-A CNI-bbb ! -d 224.0.0.0/4 -m comment --comment "name: \"llctwo\" id: \"y\"" -j MASQUERADE
+COMMIT
+`
+
+func TestCleanRules(t *testing.T) {
+	const ofOne = `*filter
+-D CNI-FORWARD -d 10.87.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-D CNI-FORWARD -s 10.87.0.2/32 -j ACCEPT
+COMMIT
+*nat
+-D POSTROUTING -s 10.87.0.2/32 -m comment --comment "name: \"llcone\" id: \"x\"" -j CNI-aaa
+-F CNI-aaa
+-X CNI-aaa
+COMMIT
+`
+	tables := parseIptablesSave(rulesOfTwo)
+	one := &record{Network: "llcone", CIDR: "10.87.0.0/22"}
+	got, err := cleanRules(tables, one.Network, one.CIDR, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(ofOne, got); diff != "" {
+		t.Errorf("the first engine's rules (-want +got):\n%s", diff)
+	}
+	if !sharedChainsUsed(tables, one) {
+		t.Error("the second engine's rules are not seen")
+	}
+	if got, err := cleanRules(tables, "llcnone", "10.87.8.0/22", false); err != nil || got != "" {
+		t.Errorf("an engine without rules: %q, %v", got, err)
+	}
+
+	// The real iptables takes the script, and the last engine takes all but
+	// the host's own rule.
+	netNS := newNetNS(t)
+	err = inNetNS(netNS, func() error {
+		if _, err := runTool(t.Context(), rulesOfTwo, "iptables-restore"); err != nil {
+			return err
+		}
+		for i, r := range []*record{one, {Network: "llctwo", CIDR: "10.87.4.0/22"}} {
+			othersRoute, err := r.cleanFirewall(t.Context(), i == 1)
+			if err != nil {
+				return err
+			}
+			if want := i == 1; othersRoute != want { // the rule about port 22
+				t.Errorf("engine %d: others have rules: %v, want %v", i, othersRoute, want)
+			}
+		}
+		tables, err = iptablesSave(t.Context())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []table{{
+		name:   "filter",
+		chains: map[string]string{"INPUT": "ACCEPT", "FORWARD": "ACCEPT", "OUTPUT": "ACCEPT"},
+		rules:  []string{"-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT"},
+	}}
+	if diff := cmp.Diff(want, tables, cmp.AllowUnexported(table{})); diff != "" {
+		t.Errorf("what is left (-want +got):\n%s", diff)
+	}
+}
+
+func TestLockDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	unlock, err := lockDir(t.Context(), dir, 0o755, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*lockPoll)
+	defer cancel()
+	waited := 0
+	if _, err := lockDir(ctx, dir, 0o755, func() { waited++ }); !errors.Is(err, context.DeadlineExceeded) || waited != 1 {
+		t.Errorf("locking twice: %v, busy called %d times", err, waited)
+	}
+	// A lock on a folder that was removed meanwhile is no lock.
+	got := make(chan error)
+	go func() {
+		second, err := lockDir(t.Context(), dir, 0o755, nil)
+		if err == nil {
+			if _, statErr := os.Stat(dir); statErr != nil {
+				err = statErr
+			}
+			second()
+		}
+		got <- err
+	}()
+	time.Sleep(lockPoll)
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestProcessIdentity: a PID that belongs to somebody else now is never
+// signalled.
+func TestProcessIdentity(t *testing.T) {
+	start, err := startTime(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc, err := openProcess(os.Getpid(), start)
+	if err != nil || proc == nil {
+		t.Fatalf("this process is not found: %v, %v", proc, err)
+	}
+	if ended, err := proc.wait(t.Context(), time.Millisecond); ended || err != nil {
+		t.Errorf("this process has ended: %v, %v", ended, err)
+	}
+	if err := proc.signal(unix.Signal(0)); err != nil {
+		t.Errorf("signalling this process: %v", err)
+	}
+	proc.close()
+	if proc, err = openProcess(os.Getpid(), start+1); proc != nil || err != nil {
+		t.Errorf("another process of this PID is taken for it: %v, %v", proc, err)
+	}
+}
+
+func TestRecordOfAnotherBootIsNone(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("writing to /run needs root")
+	}
+	rec := &record{Name: "test-boot", BootID: "another"}
+	unlock, err := lockRecords(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	defer os.RemoveAll(runDir(rec.Name))
+	if err := rec.write(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readRecord(rec.Name); got != nil || err != nil {
+		t.Errorf("readRecord: %+v, %v", got, err)
+	}
+}
+
+func TestDiskUsedCountsLinksOnce(t *testing.T) {
+	dir := t.TempDir()
+	const size = 1 << 20
+	file := filepath.Join(dir, "a")
+	if err := os.WriteFile(file, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(file, filepath.Join(dir, "b")); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "cache")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	used, err := diskUsed(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if used < size || used > size+size/2 {
+		t.Errorf("a file with two names takes %d bytes, want about %d", used, size)
+	}
+}

@@ -1,0 +1,23 @@
+// Package engine runs the farm's steps on Dagger engines. It is the only package that
+// imports Dagger.
+//
+// The command line calls it: Open finds and connects engines, and gives one farm.Builder for
+// each and the recipe by which they will compile the source tree. In flow a step and an empty folder,
+// out flow the step's files in that folder, its figures, and events while it runs.
+//
+// A step is a chain of stages, each cached by the engine under the content of its inputs:
+//
+//	image     the base, then docker/cuda12/install.sh over the locked packages
+//	npm       the tarballs that the tree's own package-lock.json names, fetched on this machine
+//	ui        npm in tools/ui, from those
+//	compile   stages/host.sh, stages/device.sh or stages/runtime.sh
+//	export    the stage's files, to the folder of the step
+//
+// Only the host half has npm and ui. No stage has a network.
+//
+// The host stage sees no CUDA source and the device stage sees only ggml, so that a change on
+// one side compiles nothing on the other. Inside a stage a compiler cache, kept in a cache
+// volume of the engine, serves every object whose own inputs did not change.
+//
+// The package never decides what is built, never looks inside what it exports, and prints nothing.
+package engine

@@ -1,0 +1,245 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/download"
+	"github.com/waqasm86/llcuda-farm/docker/cuda12"
+)
+
+// mirror is a small Debian mirror and npm registry in one. Each path has a list
+// of answers, the last of which is given from then on.
+type mirror struct {
+	*httptest.Server
+	mu      sync.Mutex
+	answers map[string][]http.HandlerFunc
+	asked   map[string]int
+}
+
+func newMirror(t *testing.T) *mirror {
+	m := &mirror{answers: make(map[string][]http.HandlerFunc), asked: make(map[string]int)}
+	m.Server = httptest.NewServer(m)
+	t.Cleanup(m.Close)
+	return m
+}
+
+func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	m.mu.Lock()
+	path := strings.TrimPrefix(r.URL.Path, "/")
+	m.asked[path]++
+	answer := http.NotFound
+	if list := m.answers[path]; len(list) > 0 {
+		answer = list[0]
+		if len(list) > 1 {
+			m.answers[path] = list[1:]
+		}
+	}
+	m.mu.Unlock()
+	answer(w, r)
+}
+
+func (m *mirror) options() FetchOptions {
+	return FetchOptions{Mirror: m.URL + "/debian/", NPMRegistry: m.URL + "/npm", firstWait: time.Millisecond, stall: 200 * time.Millisecond}
+}
+
+func whole(content string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(content)) }
+}
+
+func status(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+// cut promises the whole content and breaks the connection half way.
+func cut(content string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		w.Write([]byte(content[:len(content)/2]))
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// hang sends half of the content and then nothing, until the client gives up.
+func hang(content string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		w.Write([]byte(content[:len(content)/2]))
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}
+}
+
+func locked(kind cuda12.Kind, name, content string) cuda12.Package {
+	sum := sha256.Sum256([]byte(content))
+	return cuda12.Package{Kind: kind, Name: name, Version: "1", Path: "pool/" + name + ".deb", Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])}
+}
+
+func files(t *testing.T, cache string) map[string]string {
+	t.Helper()
+	found := make(map[string]string)
+	entries, err := os.ReadDir(FilesDir(cache))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		content, err := os.ReadFile(filepath.Join(FilesDir(cache), e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[e.Name()] = string(content)
+	}
+	return found
+}
+
+func TestFetchOnce(t *testing.T) {
+	m := newMirror(t)
+	deb, tgz := locked(cuda12.Deb, "gcc", "a compiler"), locked(cuda12.NPM, "npm", "a package manager")
+	m.answers["debian/"+deb.Path] = []http.HandlerFunc{whole("a compiler")}
+	m.answers["npm/"+tgz.Path] = []http.HandlerFunc{whole("a package manager")}
+	lock := cuda12.Lock{deb, tgz}
+	cache := t.TempDir()
+
+	opts := m.options()
+	var last [2]int64
+	opts.Progress = func(done, total int64) { last = [2]int64{done, total} }
+	for range 2 {
+		if err := Fetch(t.Context(), lock, cache, opts); err != nil {
+			t.Fatal(err)
+		}
+		if want := [2]int64{deb.Size + tgz.Size, deb.Size + tgz.Size}; last != want {
+			t.Errorf("progress ended at %v, want %v", last, want)
+		}
+	}
+	want := map[string]string{deb.SHA256: "a compiler", tgz.SHA256: "a package manager"}
+	if diff := cmp.Diff(want, files(t, cache)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]int{"debian/" + deb.Path: 1, "npm/" + tgz.Path: 1}, m.asked); diff != "" {
+		t.Errorf("a second fetch asked again (-want +got):\n%s", diff)
+	}
+
+	// A file damaged since, by size or in a byte, is brought again.
+	for _, damage := range []string{"a compi", "a c0mpiler"} {
+		if err := os.WriteFile(filepath.Join(FilesDir(cache), deb.SHA256), []byte(damage), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := Fetch(t.Context(), lock, cache, opts); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, files(t, cache)); diff != "" {
+			t.Errorf("after damage (-want +got):\n%s", diff)
+		}
+	}
+
+	// What a killed run left is removed.
+	unfinished, dayAgo := filepath.Join(FilesDir(cache), ".fetch-1"), time.Now().AddDate(0, 0, -1)
+	if err := os.WriteFile(unfinished, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(unfinished, dayAgo, dayAgo); err != nil {
+		t.Fatal(err)
+	}
+	if err := Fetch(t.Context(), lock, cache, opts); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, files(t, cache)); diff != "" {
+		t.Errorf("after a killed run (-want +got):\n%s", diff)
+	}
+}
+
+func TestFetchFaults(t *testing.T) {
+	const content = "the very content"
+	deb := locked(cuda12.Deb, "gcc", content)
+	for name, test := range map[string]struct {
+		answers []http.HandlerFunc
+		asked   int
+		check   func(error) bool // nil: no error
+	}{
+		"unavailable, then there": {[]http.HandlerFunc{status(503), status(429), whole(content)}, 3, nil},
+		"interrupted, then whole": {[]http.HandlerFunc{cut(content), whole(content)}, 2, nil},
+		"stalled, then whole":     {[]http.HandlerFunc{hang(content), whole(content)}, 2, nil},
+		"interrupted every time":  {[]http.HandlerFunc{cut(content)}, download.Tries, func(err error) bool { return strings.Contains(err.Error(), "unexpected EOF") }},
+		"vanished": {[]http.HandlerFunc{status(404)}, 1, func(err error) bool {
+			var gone *GoneError
+			return errors.As(err, &gone) && gone.Name == "gcc" && strings.Contains(gone.Hint(), "go generate")
+		}},
+		"forbidden":      {[]http.HandlerFunc{status(403)}, 1, func(err error) bool { return strings.Contains(err.Error(), "403 Forbidden") }},
+		"other bytes":    {[]http.HandlerFunc{whole("the evil content"), whole(content)}, 1, isDigestError},
+		"too short":      {[]http.HandlerFunc{whole("the very"), whole(content)}, 1, isDigestError},
+		"too long":       {[]http.HandlerFunc{whole(content + "!"), whole(content)}, 1, isDigestError},
+		"an error page":  {[]http.HandlerFunc{whole("<html>")}, 1, isDigestError},
+		"no such server": {nil, 0, func(err error) bool { return strings.Contains(err.Error(), "connection refused") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMirror(t)
+			m.answers["debian/"+deb.Path] = test.answers
+			if test.answers == nil {
+				m.Close()
+			}
+			cache := t.TempDir()
+			var done int64
+			opts := m.options()
+			opts.Progress = func(d, _ int64) { done = d }
+			err := Fetch(t.Context(), cuda12.Lock{deb}, cache, opts)
+			want := map[string]string{}
+			var wantDone int64
+			if test.check == nil {
+				want[deb.SHA256], wantDone = content, deb.Size
+				if err != nil {
+					t.Fatal(err)
+				}
+			} else if err == nil || !test.check(err) {
+				t.Errorf("error %v is not the one wanted", err)
+			}
+			if diff := cmp.Diff(want, files(t, cache)); diff != "" {
+				t.Errorf("files (-want +got):\n%s", diff)
+			}
+			if got := m.asked["debian/"+deb.Path]; got != test.asked {
+				t.Errorf("asked %d times, want %d", got, test.asked)
+			}
+			if done != wantDone {
+				t.Errorf("progress ended at %d bytes, want %d", done, wantDone)
+			}
+		})
+	}
+}
+
+func isDigestError(err error) bool {
+	var digest *download.DigestError
+	return errors.As(err, &digest) && digest.Want != digest.Got
+}
+
+func TestFetchCancelled(t *testing.T) {
+	m := newMirror(t)
+	deb := locked(cuda12.Deb, "gcc", "a compiler")
+	ctx, cancel := context.WithCancel(t.Context())
+	m.answers["debian/"+deb.Path] = []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
+		cancel()
+		<-r.Context().Done()
+	}}
+	cache := t.TempDir()
+	if err := Fetch(ctx, cuda12.Lock{deb}, cache, m.options()); !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v, want the cancellation", err)
+	}
+	if diff := cmp.Diff(map[string]string{}, files(t, cache)); diff != "" {
+		t.Errorf("files left (-want +got):\n%s", diff)
+	}
+	if got := m.asked["debian/"+deb.Path]; got != 1 {
+		t.Errorf("asked %d times after the cancellation, want once", got)
+	}
+}

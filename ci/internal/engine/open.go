@@ -1,0 +1,257 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"dagger.io/dagger"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+const (
+	runnerHostVar = "_EXPERIMENTAL_DAGGER_RUNNER_HOST"
+	cliVar        = "_EXPERIMENTAL_DAGGER_CLI_BIN"
+
+	// runtimeTimeout is how long a container runtime may take to say that its daemon is there.
+	runtimeTimeout = 10 * time.Second
+	// connectTimeout is how long an engine may take to accept a client; it may be busy.
+	connectTimeout = 2 * time.Minute
+)
+
+// Options say which engines to use, and for what. Source and Toolkit are required.
+type Options struct {
+	Hosts    []string // runner hosts; none means the first engine that is found
+	Base     string   // what the builder image starts from: see PrepareImage
+	CacheDir string   // for what the builder image is made of, and what the web UI is built from
+	Jobs     int      // compile jobs at once on each engine; 0 is as many as its cores and memory allow
+	Source   farm.Source
+	Toolkit  matrix.Toolkit
+	Progress func(farm.Event) // of finding and preparing; Step is "engine"
+}
+
+// Session is a set of connected engines, and how they will compile the source.
+type Session struct {
+	Builders []farm.Builder
+	Recipe   farm.Recipe
+
+	clients []*dagger.Client
+}
+
+// Close ends the connections and leaves the engines running.
+func (s *Session) Close() error {
+	var errs []error
+	for _, client := range s.clients {
+		errs = append(errs, client.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// UnavailableError says that no engine can be had.
+type UnavailableError struct {
+	Err  error
+	Hint string
+}
+
+func (e *UnavailableError) Error() string { return e.Err.Error() }
+func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// ThreeWays is the hint of every error about a missing engine.
+const ThreeWays = "an engine comes from $" + runnerHostVar + ", from a running Docker, Podman or nerdctl, " +
+	"or on Linux as root from go run ./ci engine up"
+
+// endpoint is one engine to connect to.
+type endpoint struct {
+	name    string
+	host    string // empty leaves it to the SDK
+	program string // the Dagger client that speaks to it; empty leaves that to the SDK, too
+}
+
+// listens tells at once of an address where nobody listens: a Dagger client keeps trying for
+// minutes. Hosts of other kinds are left to it.
+func (e endpoint) listens(ctx context.Context) error {
+	network, address, _ := strings.Cut(e.host, "://")
+	if network != "unix" && network != "tcp" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// Open finds and connects engines and readies the builder image on this machine. The
+// engines are looked for in this order: the hosts asked for, $_EXPERIMENTAL_DAGGER_RUNNER_HOST,
+// a container runtime (the SDK's own way), the built-in engine. An engine that cannot be had
+// gives an *UnavailableError.
+func Open(ctx context.Context, opts Options) (*Session, error) {
+	endpoints, err := find(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range endpoints {
+		if err := e.listens(ctx); err != nil {
+			return nil, &UnavailableError{fmt.Errorf("connecting to the engine %s: %w", e.name, err), ThreeWays}
+		}
+	}
+	cacheDir := filepath.Join(opts.CacheDir, "builder")
+	image, err := opts.prepareImage(ctx, cacheDir)
+	if err != nil {
+		return nil, err
+	}
+	session := &Session{}
+	var version string
+	for _, e := range endpoints {
+		b, err := connect(ctx, e, image, cacheDir, opts.Jobs)
+		if err != nil {
+			return nil, errors.Join(err, session.Close())
+		}
+		session.clients = append(session.clients, b.client)
+		session.Builders = append(session.Builders, b)
+		v, err := b.client.Version(ctx)
+		switch {
+		case err != nil:
+			return nil, errors.Join(&UnavailableError{fmt.Errorf("asking %s for its version: %w", e.name, err), ThreeWays}, session.Close())
+		case version == "":
+			version = v
+		case v != version:
+			return nil, errors.Join(&UnavailableError{
+				fmt.Errorf("%s is Dagger %s, %s is %s: bundles record one version", endpoints[0].name, version, e.name, v),
+				"use engines of one version"}, session.Close())
+		}
+	}
+	session.Recipe = newRecipe(opts.Toolkit, opts.Source, image, "dagger "+version)
+	return session, nil
+}
+
+// find resolves the options to engines, and starts the built-in one if it is needed.
+func find(ctx context.Context, opts Options) ([]endpoint, error) {
+	hosts := opts.Hosts
+	if len(hosts) == 0 && os.Getenv(runnerHostVar) != "" {
+		hosts = strings.Split(os.Getenv(runnerHostVar), ",")
+	}
+	if len(hosts) > 0 {
+		return named(ctx, hosts)
+	}
+	if name := containerRuntime(ctx); name != "" {
+		return []endpoint{{name: name}}, nil
+	}
+	control, err := builtin.New(builtin.Options{})
+	if err != nil {
+		return nil, err
+	}
+	report := opts.report("built-in")
+	info, err := control.Up(ctx, report)
+	if err != nil {
+		return nil, &UnavailableError{err, ThreeWays}
+	}
+	return []endpoint{{name: "built-in", host: info.RunnerHost, program: info.CLI}}, nil
+}
+
+// named are the engines that the user named. Those built in here bring their own client,
+// unless the user chose one.
+func named(ctx context.Context, hosts []string) ([]endpoint, error) {
+	var endpoints []endpoint
+	for _, host := range hosts {
+		e := endpoint{name: host, host: host, program: os.Getenv(cliVar)}
+		if name, ok := builtin.NameOf(host); ok && e.program == "" {
+			control, err := builtin.New(builtin.Options{Name: name})
+			if err != nil {
+				return nil, err
+			}
+			info, err := control.Status(ctx)
+			if err != nil {
+				return nil, &UnavailableError{err, ThreeWays}
+			}
+			if !info.Answers {
+				return nil, &UnavailableError{fmt.Errorf("the built-in engine %s does not answer", name), "go run ./ci engine up --name " + name}
+			}
+			e.name, e.program = name, info.CLI
+		}
+		endpoints = append(endpoints, e)
+	}
+	return endpoints, nil
+}
+
+// containerRuntime is the first runtime whose daemon answers, in the order in which the SDK
+// tries them. A client without its daemon does not count.
+func containerRuntime(ctx context.Context) string {
+	for _, name := range []string{"docker", "podman", "nerdctl"} {
+		ctx, cancel := context.WithTimeout(ctx, runtimeTimeout)
+		err := exec.CommandContext(ctx, name, "info").Run()
+		cancel()
+		if err == nil {
+			return name
+		}
+	}
+	return ""
+}
+
+// connect opens a session with one engine.
+func connect(ctx context.Context, e endpoint, image Image, cacheDir string, jobs int) (*builder, error) {
+	b := &builder{name: e.name, console: &console{}, image: image, cacheDir: cacheDir, jobs: jobs}
+	var opts []dagger.ClientOpt
+	switch {
+	case e.program != "":
+		starting, cancel := context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+		conn, err := startClient(starting, e.program, e.host, b.console)
+		if err != nil {
+			return nil, &UnavailableError{err, ThreeWays}
+		}
+		opts = []dagger.ClientOpt{dagger.WithConn(conn)}
+	case e.host != "":
+		opts = []dagger.ClientOpt{dagger.WithLogOutput(b.console), dagger.WithRunnerHost(e.host)}
+	default:
+		opts = []dagger.ClientOpt{dagger.WithLogOutput(b.console)}
+	}
+	client, err := dagger.Connect(ctx, opts...)
+	if err != nil {
+		return nil, &UnavailableError{fmt.Errorf("connecting to the engine %s: %w", e.name, err), ThreeWays}
+	}
+	b.client = client
+	return b, nil
+}
+
+// report gives a stage's lines to Progress.
+func (o Options) report(stage string) func(string) {
+	return func(line string) {
+		if o.Progress != nil {
+			o.Progress(farm.Event{Step: "engine", Stage: stage, State: farm.StateLine, Line: line})
+		}
+	}
+}
+
+// prepareImage is PrepareImage as a stage that Progress hears of, in MB.
+func (o Options) prepareImage(ctx context.Context, cacheDir string) (Image, error) {
+	send := func(e farm.Event) {
+		if e.Step, e.Stage = "engine", "packages"; o.Progress != nil {
+			o.Progress(e)
+		}
+	}
+	send(farm.Event{State: farm.StateStart})
+	image, err := PrepareImage(ctx, o.Base, cacheDir, func(done, total int64) {
+		const mega = 1_000_000
+		send(farm.Event{State: farm.StateProgress, Done: int(done / mega), Total: int(total / mega)})
+	})
+	if err != nil {
+		send(farm.Event{State: farm.StateFailed})
+		return Image{}, err
+	}
+	send(farm.Event{State: farm.StateDone})
+	return image, nil
+}
+
+var _ farm.Builder = (*builder)(nil)

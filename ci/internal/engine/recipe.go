@@ -1,0 +1,89 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// The folders of a stage. They are the same on every engine, and no string of a bundle may
+// hold them: the compilers map them away, and the audit refuses what is left.
+const (
+	srcDir   = "/src"
+	buildDir = "/build"
+)
+
+// BuildPaths are the builder's own folders, which no file of a bundle may name.
+func BuildPaths() []string { return []string{srcDir + "/", buildDir + "/"} }
+
+// commonCMake are the arguments of both halves.
+//
+// GGML_CCACHE is llama.cpp's own search for a compiler cache, which would come second to the
+// launchers given here. The prefix maps make __FILE__ relative, on the device side too: nvcc
+// hands them to the preprocessor of every pass.
+var commonCMake = []string{
+	"-DCMAKE_BUILD_TYPE=Release",
+	"-DCMAKE_PROJECT_TOP_LEVEL_INCLUDES=/stages/rpath.cmake",
+	"-DCMAKE_C_COMPILER_LAUNCHER=ccache",
+	"-DCMAKE_CXX_COMPILER_LAUNCHER=ccache",
+	"-DCMAKE_C_FLAGS=-ffile-prefix-map=/src/= -ffile-prefix-map=/build/=",
+	"-DCMAKE_CXX_FLAGS=-ffile-prefix-map=/src/= -ffile-prefix-map=/build/=",
+	"-DBUILD_SHARED_LIBS=ON",
+	"-DGGML_BACKEND_DL=ON",
+	"-DGGML_NATIVE=OFF",
+	"-DGGML_CCACHE=OFF",
+}
+
+// newRecipe says how a tree is compiled in the given builder image.
+//
+// The programs link no OpenSSL: a bundle lists every library it needs, and TLS belongs in
+// front of llama-server. The web UI comes from a stage of its own, so that the compile stage
+// neither runs npm nor downloads prebuilt assets.
+func newRecipe(toolkit matrix.Toolkit, src farm.Source, image Image, version string) farm.Recipe {
+	dev := "OFF"
+	if strings.HasSuffix(src.Version, "-dev") {
+		dev = "ON"
+	}
+	commit := src.Commit
+	if len(commit) > 7 {
+		commit = commit[:7]
+	}
+	if commit == "" {
+		commit = "unknown"
+	}
+	host := append(append([]string(nil), commonCMake...),
+		"-DGGML_CUDA=OFF",
+		"-DGGML_CPU_ALL_VARIANTS=ON",
+		"-DGGML_OPENMP=ON",
+		"-DLLAMA_BUILD_COMMIT="+commit,
+		fmt.Sprintf("-DLLAMA_BUILD_NUMBER=%d", src.Build),
+		"-DLLAMA_BUILD_IS_DEV="+dev,
+		"-DLLAMA_BUILD_APP=OFF",
+		"-DLLAMA_BUILD_TESTS=OFF",
+		"-DLLAMA_BUILD_EXAMPLES=OFF",
+		"-DLLAMA_BUILD_UI=OFF",
+		"-DLLAMA_USE_PREBUILT_UI=OFF",
+		"-DLLAMA_OPENSSL=OFF",
+		"-DLLAMA_CURL=OFF",
+	)
+	cuda := append(append([]string(nil), commonCMake...),
+		"-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache",
+		"-DCMAKE_CUDA_FLAGS=-Xcompiler=-ffile-prefix-map=/src/=,-ffile-prefix-map=/build/=",
+		"-DGGML_CUDA=ON",
+		"-DGGML_CPU=OFF",
+		"-DGGML_CUDA_GRAPHS=ON",
+		"-DGGML_CUDA_NCCL=OFF",
+		"-DGGML_BUILD_TESTS=OFF",
+		"-DGGML_BUILD_EXAMPLES=OFF",
+	)
+	return farm.Recipe{
+		Toolkit:      toolkit,
+		BuilderImage: image.Digest,
+		BaseImage:    image.Base,
+		Engine:       version,
+		HostCMake:    host,
+		CUDACMake:    cuda,
+	}
+}

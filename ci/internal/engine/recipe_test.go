@@ -1,0 +1,39 @@
+package engine
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+func TestRecipe(t *testing.T) {
+	const commit = "de3ff815ea7d559ee917f063901b8986f038abc6"
+	for _, test := range []struct {
+		name string
+		src  farm.Source
+		host []string
+	}{
+		{"a release", farm.Source{Version: "0.5.0", Commit: commit, Build: 7},
+			[]string{"-DLLAMA_BUILD_IS_DEV=OFF", "-DLLAMA_BUILD_COMMIT=de3ff81", "-DLLAMA_BUILD_NUMBER=7"}},
+		{"between releases", farm.Source{Version: "0.5.0-dev", Commit: commit + "-dirty"},
+			[]string{"-DLLAMA_BUILD_IS_DEV=ON", "-DLLAMA_BUILD_COMMIT=de3ff81"}},
+		{"no repository", farm.Source{Version: "b123"},
+			[]string{"-DLLAMA_BUILD_COMMIT=unknown", "-DLLAMA_BUILD_NUMBER=0"}},
+	} {
+		recipe := newRecipe(matrix.Toolkit{}, test.src, Image{}, "dagger v0")
+		for _, arg := range test.host {
+			if !slices.Contains(recipe.HostCMake, arg) {
+				t.Errorf("%s: the host half lacks %s: %q", test.name, arg, recipe.HostCMake)
+			}
+		}
+		// The device half must not know the commit: it would be compiled again for each one.
+		for _, arg := range recipe.CUDACMake {
+			if strings.Contains(arg, "LLAMA_") || strings.Contains(arg, "CUDA_ARCHITECTURES") {
+				t.Errorf("%s: the device half has %s", test.name, arg)
+			}
+		}
+	}
+}

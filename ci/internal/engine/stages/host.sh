@@ -1,0 +1,26 @@
+# The host half, compiled once for all SMs: the programs with the web UI inside, libllama,
+# libggml and the CPU variants. No CUDA.
+. /stages/stage.sh
+
+mkdir -p /out/lib /out/binaries/cuda12
+cmake -S /src -B /build -G Ninja "$@"
+ninja -C /build -j "$(jobs 1)" llama-server llama-cli llama-bench llama-quantize
+
+for program in llama-server llama-cli llama-bench llama-quantize; do
+    strip -s -o "/out/binaries/cuda12/$program" "/build/bin/$program"
+done
+for library in /build/bin/*.so*; do
+    if [ -L "$library" ]; then
+        cp -P "$library" /out/lib/
+    else
+        strip --strip-unneeded -o "/out/lib/${library##*/}" "$library"
+    fi
+done
+# OpenMP's runtime is the one library of the compiler that bare systems lack.
+if readelf -d /out/lib/*.so* | grep -q 'NEEDED.*libgomp\.so\.1'; then
+    cp "$(realpath "$(gcc -print-file-name=libgomp.so.1)")" /out/lib/libgomp.so.1
+    chmod 755 /out/lib/libgomp.so.1
+fi
+cp /src/LICENSE /out/LICENSE
+sh /stages/licenses.sh /src > /out/THIRD_PARTY_LICENSES.txt
+finish

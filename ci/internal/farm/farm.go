@@ -1,0 +1,184 @@
+// Package farm plans and runs the builds of one release: which steps there are,
+// in which order they go to which engine, and what comes out of each.
+//
+// The ci command calls it. In flow a matrix selection, a source tree and a
+// recipe; Plan makes them into jobs, ResolveSource finds the tree, and Run
+// drives any number of Builders and hands every finished bundle tree to the
+// caller's Collect, which audits and packs it. Out flows one Result a step.
+//
+// A release is three kinds of steps. The host step compiles everything but CUDA
+// code, once. A device step compiles the CUDA backend for one SM. The runtime
+// step gathers CUDA's own libraries. A bundle's tree is the host half and one
+// device half put together.
+//
+// The package knows no container engine, never prints, and never looks inside
+// the files it moves.
+package farm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// Source is a llama.cpp tree on this machine, and what is known of its origin.
+type Source struct {
+	Given   string // what the user or the pin asked for
+	Commit  string // full commit id; with "-dirty" for a work tree with changes; empty where there is no git
+	Version string // as the tree states it: "0.5.0", a tag, or "b1234"
+	Build   int    // llama.cpp's build number; 0 where neither the history nor the pin gives it
+	Dir     string // a folder holding the tree, without .git
+	Digest  string // "sha256:" over sorted paths, modes, links and contents
+	Epoch   time.Time
+}
+
+// Recipe is how a tree is compiled: everything but the tree and the SM.
+type Recipe struct {
+	Toolkit      matrix.Toolkit
+	BuilderImage string   // digest of the image the compilers run in
+	BaseImage    string   // what that image was made from
+	Engine       string   // the engine's version; it decides no byte
+	HostCMake    []string // arguments of the host half
+	CUDACMake    []string // arguments of the device half, without the architecture
+}
+
+// Job is one bundle to build. Key names the bytes of its device half: two jobs
+// with the same key give the same libggml-cuda.so.
+type Job struct {
+	Target matrix.Target
+	Source Source
+	Recipe Recipe
+	Key    string
+}
+
+// Plan makes one job for every target, in the order given. It is pure.
+func Plan(targets []matrix.Target, src Source, recipe Recipe) []Job {
+	jobs := make([]Job, len(targets))
+	for i, target := range targets {
+		jobs[i] = Job{Target: target, Source: src, Recipe: recipe, Key: deviceKey(target, src, recipe)}
+	}
+	return jobs
+}
+
+// deviceKey hashes what decides the bytes of the device half. The host half's
+// arguments and the engine's version are left out: they decide none of them.
+func deviceKey(target matrix.Target, src Source, recipe Recipe) string {
+	inputs, err := json.Marshal(struct {
+		Architectures   string
+		Digest, Commit  string
+		Version         string
+		Build           int
+		SourceDateEpoch int64
+		Toolkit         matrix.Toolkit
+		BuilderImage    string
+		BaseImage       string
+		CUDACMake       []string
+	}{
+		target.CMakeArchitectures(), src.Digest, src.Commit, src.Version, src.Build, src.Epoch.Unix(),
+		recipe.Toolkit, recipe.BuilderImage, recipe.BaseImage, recipe.CUDACMake,
+	})
+	if err != nil {
+		panic(err) // strings and numbers always encode
+	}
+	sum := sha256.Sum256(inputs)
+	return hex.EncodeToString(sum[:])
+}
+
+// StepKind is the kind of a step.
+type StepKind string
+
+// The kinds of steps. What a Builder puts in dest for each:
+//
+//	host     the bundle's tree without libggml-cuda.so and without links in binaries/
+//	device   lib/libggml-cuda.so
+//	runtime  lib/libcudart.so.12, lib/libcublas.so.12, lib/libcublasLt.so.12, LICENSE
+const (
+	StepHost    StepKind = "host"
+	StepDevice  StepKind = "device"
+	StepRuntime StepKind = "runtime"
+)
+
+// Step is what one Builder does in one go.
+type Step struct {
+	Kind   StepKind
+	Target matrix.Target // of a device step
+	Source Source
+	Recipe Recipe
+}
+
+// Name is the step's name in events, logs and messages: "host", "sm75", "runtime".
+func (s Step) Name() string {
+	if s.Kind == StepDevice {
+		return s.Target.SM.String()
+	}
+	return string(s.Kind)
+}
+
+// The states of an Event.
+const (
+	StateStart    = "start"    // a stage begins
+	StateProgress = "progress" // Done of Total objects; Line is the output that said so, if any did
+	StateLine     = "line"     // one line of output, in Line
+	StateDone     = "done"     // a stage ended well; Cached says that nothing was run
+	StateFailed   = "failed"   // a stage failed
+	StateLost     = "lost"     // the engine went away, as Line says; Run sends it
+)
+
+// Event is one thing that happened while a step ran.
+type Event struct {
+	Engine      string
+	Step        string
+	Stage       string
+	Done, Total int
+	Cached      bool
+	Line        string
+	State       string
+}
+
+// StepStats is what a step cost.
+type StepStats struct {
+	Wall       time.Duration
+	CPUSeconds float64
+	Compiled   int  // objects compiled
+	CacheHits  int  // objects the compiler cache gave
+	Cached     bool // every stage came from the engine's cache
+}
+
+// Builder runs steps on one engine, one at a time.
+type Builder interface {
+	// Name is the engine's name in messages; no two builders share one.
+	Name() string
+	// Build fills dest, an empty folder, and calls events from any goroutine
+	// until it returns. A step whose commands failed gives a *StepError; an
+	// engine that can take no more steps gives an error that wraps
+	// ErrEngineLost. It returns soon after ctx ends.
+	Build(ctx context.Context, step Step, dest string, events func(Event)) (StepStats, error)
+}
+
+// ErrEngineLost says that an engine went away. Its step can run on another one.
+var ErrEngineLost = errors.New("engine lost")
+
+// StepError is a step whose own command failed: the tree or the recipe is at
+// fault, and another engine would say the same.
+type StepError struct {
+	Step, Stage string
+	ExitCode    int
+	Tail        []string // the last lines of its output
+}
+
+func (e *StepError) Error() string {
+	return fmt.Sprintf("building %s: %s ended with exit code %d", e.Step, e.Stage, e.ExitCode)
+}
+
+// Tree is a finished bundle tree: both halves and the links between them.
+type Tree struct {
+	Job   Job
+	Dir   string
+	Stats StepStats // of its device step
+}

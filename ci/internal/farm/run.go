@@ -1,0 +1,353 @@
+package farm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+)
+
+// maxEnginesPerStep is how many engines one step may lose before the step itself
+// is held to be the cause. It keeps one bad step from taking the farm down.
+const maxEnginesPerStep = 2
+
+// RunOptions are Run's settings. WorkDir and Collect are required.
+type RunOptions struct {
+	WorkDir string // for halves and trees; the caller removes it
+	LogDir  string // for one full log a step, NAME.log; none are kept if empty
+
+	// Collect audits and packs a finished tree. One call runs at a time, beside
+	// the compile steps.
+	Collect func(context.Context, Tree) ([]manifests.Artifact, error)
+	// CollectRuntime does the same for the runtime step's folder. Without it
+	// there is no runtime step.
+	CollectRuntime func(ctx context.Context, dir string) ([]manifests.Artifact, error)
+
+	// Events gets what the builders say, one event at a time.
+	Events func(Event)
+}
+
+// Result is how one step ended.
+type Result struct {
+	Step      string // "host", "sm75", "runtime"
+	Engine    string // the engine that ran it last; empty if it never ran
+	Stats     StepStats
+	Artifacts []manifests.Artifact
+	Err       error
+	Tail      []string // the last lines of a failed step
+	Log       string   // path of the full log
+}
+
+// Outcome is how a run ended. Bundles[i] belongs to the i-th job. Runtime is
+// zero where no runtime step was asked for.
+type Outcome struct {
+	Host    Result
+	Runtime Result
+	Bundles []Result
+}
+
+// all lists the results in the order in which a reader looks for a cause.
+func (o *Outcome) all() []*Result {
+	results := []*Result{&o.Host}
+	if o.Runtime.Step != "" {
+		results = append(results, &o.Runtime)
+	}
+	for i := range o.Bundles {
+		results = append(results, &o.Bundles[i])
+	}
+	return results
+}
+
+// HostError is why no bundle could be finished: the half that they share failed.
+type HostError struct{ Err error }
+
+func (e *HostError) Error() string { return "not built, as the host half failed" }
+func (e *HostError) Unwrap() error { return e.Err }
+
+// Run builds the jobs, which share one source and one recipe. The host step
+// claims a builder first, then the runtime step, then the SMs in order; each
+// builder has one step at a time. A failed SM stops nothing else; a failed host
+// step stops everything. A builder that loses its engine is retired and its step
+// goes to the next free one, ahead of the others, until the step has cost
+// maxEnginesPerStep engines.
+//
+// The error joins those of all results. It wraps ErrEngineLost if no engine was
+// left for some step, and ctx's error if ctx ended. The Outcome is complete in
+// either case, with what was finished until then, and no step is still running.
+func Run(ctx context.Context, jobs []Job, builders []Builder, opts RunOptions) (Outcome, error) {
+	if err := checkRun(jobs, builders, opts); err != nil {
+		return Outcome{}, err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	r := newRun(jobs, builders, opts)
+	for r.assign(ctx); r.running > 0 || r.collecting; r.assign(ctx) {
+		select {
+		case ended := <-r.ended:
+			r.endStep(ctx, stop, ended)
+		case collected := <-r.collected:
+			r.collecting = false
+			result := r.result(collected.task)
+			result.Artifacts, result.Err = collected.artifacts, collected.err
+		}
+	}
+	return r.finish(ctx)
+}
+
+func checkRun(jobs []Job, builders []Builder, opts RunOptions) error {
+	switch {
+	case len(jobs) == 0:
+		return errors.New("running the farm: no jobs")
+	case len(builders) == 0:
+		return fmt.Errorf("running the farm: no engine: %w", ErrEngineLost)
+	case opts.WorkDir == "" || opts.Collect == nil:
+		return errors.New("running the farm: a work folder and Collect are required")
+	}
+	steps, engines := map[string]bool{}, map[string]bool{}
+	for _, job := range jobs {
+		name := job.Target.SM.String()
+		if steps[name] {
+			return fmt.Errorf("running the farm: two jobs for %s", name)
+		}
+		steps[name] = true
+		if job.Source.Digest != jobs[0].Source.Digest {
+			return fmt.Errorf("running the farm: %s has another source than %s", name, jobs[0].Target.SM)
+		}
+	}
+	for _, builder := range builders {
+		if engines[builder.Name()] {
+			return fmt.Errorf("running the farm: two engines named %s", builder.Name())
+		}
+		engines[builder.Name()] = true
+	}
+	return nil
+}
+
+// task is a step on its way through a run.
+type task struct {
+	step  Step
+	index int // of the job; -1 for the host and runtime steps
+	lost  []string
+}
+
+type stepEnd struct {
+	task    *task
+	builder Builder
+	dir     string
+	stats   StepStats
+	tail    []string
+	err     error
+}
+
+type collectEnd struct {
+	task      *task
+	artifacts []manifests.Artifact
+	err       error
+}
+
+// run is the state of one Run. Only Run's own goroutine touches it.
+type run struct {
+	jobs    []Job
+	opts    RunOptions
+	events  *eventSink
+	pending []*task
+	idle    []Builder
+
+	running    int
+	collecting bool
+	ended      chan stepEnd
+	collected  chan collectEnd
+
+	hostDir string           // once the host step is done
+	halves  map[*task]string // finished device and runtime steps that wait to be collected
+	waiting []*task          // the same, in the order in which they came
+	outcome Outcome
+}
+
+func newRun(jobs []Job, builders []Builder, opts RunOptions) *run {
+	r := &run{
+		jobs: jobs, opts: opts, idle: slices.Clone(builders), events: &eventSink{to: opts.Events},
+		ended: make(chan stepEnd), collected: make(chan collectEnd), halves: map[*task]string{},
+	}
+	add := func(kind StepKind, index int, job Job) string {
+		step := Step{Kind: kind, Source: job.Source, Recipe: job.Recipe}
+		if kind == StepDevice {
+			step.Target = job.Target
+		}
+		r.pending = append(r.pending, &task{step: step, index: index})
+		return step.Name()
+	}
+	r.outcome.Host.Step = add(StepHost, -1, jobs[0])
+	if opts.CollectRuntime != nil {
+		r.outcome.Runtime.Step = add(StepRuntime, -1, jobs[0])
+	}
+	for i, job := range jobs {
+		r.outcome.Bundles = append(r.outcome.Bundles, Result{Step: add(StepDevice, i, job)})
+	}
+	return r
+}
+
+func (r *run) result(t *task) *Result {
+	switch t.step.Kind {
+	case StepHost:
+		return &r.outcome.Host
+	case StepRuntime:
+		return &r.outcome.Runtime
+	}
+	return &r.outcome.Bundles[t.index]
+}
+
+// assign gives every idle builder a step and the collector a finished tree.
+func (r *run) assign(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	for len(r.idle) > 0 && len(r.pending) > 0 {
+		builder, t := r.idle[0], r.pending[0]
+		r.idle, r.pending = r.idle[1:], r.pending[1:]
+		r.running++
+		go func() { r.ended <- r.build(ctx, builder, t) }()
+	}
+	if r.collecting {
+		return
+	}
+	for i, t := range r.waiting {
+		if t.step.Kind == StepDevice && r.hostDir == "" {
+			continue
+		}
+		r.waiting = slices.Delete(r.waiting, i, i+1)
+		r.collecting = true
+		half, host, stats := r.halves[t], r.hostDir, r.result(t).Stats
+		go func() { r.collected <- r.collect(ctx, t, host, half, stats) }()
+		return
+	}
+}
+
+// build runs one step on one builder, in a folder of its own.
+func (r *run) build(ctx context.Context, builder Builder, t *task) stepEnd {
+	end := stepEnd{task: t, builder: builder}
+	name := t.step.Name()
+	end.dir = filepath.Join(r.opts.WorkDir, "halves", fmt.Sprintf("%s.%d", name, len(t.lost)+1))
+	if end.err = os.MkdirAll(end.dir, 0o755); end.err != nil {
+		return end
+	}
+	log, err := openStepLog(r.opts.LogDir, name, builder.Name(), len(t.lost) > 0)
+	if err != nil {
+		end.err = err
+		return end
+	}
+	sink := r.events.step(builder.Name(), name, log)
+	end.stats, end.err = builder.Build(ctx, t.step, end.dir, sink.send)
+	if errors.Is(end.err, ErrEngineLost) && ctx.Err() == nil {
+		sink.send(Event{State: StateLost, Line: end.err.Error()})
+	}
+	sink.close()
+	end.tail = log.tail()
+	if err := log.close(end.err); err != nil {
+		end.err = errors.Join(end.err, err)
+	}
+	if end.err != nil {
+		os.RemoveAll(end.dir)
+	}
+	return end
+}
+
+// endStep decides what the end of a step means for the rest.
+func (r *run) endStep(ctx context.Context, stop context.CancelCauseFunc, end stepEnd) {
+	r.running--
+	t, result := end.task, r.result(end.task)
+	result.Engine, result.Stats, result.Log = end.builder.Name(), end.stats, logPath(r.opts.LogDir, t.step.Name())
+	lost := errors.Is(end.err, ErrEngineLost) && ctx.Err() == nil
+	if !lost {
+		r.idle = append(r.idle, end.builder)
+	}
+	switch {
+	case end.err == nil:
+		if t.step.Kind == StepHost {
+			r.hostDir = end.dir
+			return
+		}
+		r.halves[t] = end.dir
+		r.waiting = append(r.waiting, t)
+		return
+	case ctx.Err() != nil:
+		result.Err = stopped(ctx)
+		return
+	case lost:
+		t.lost = append(t.lost, end.builder.Name())
+		if len(t.lost) < maxEnginesPerStep {
+			r.pending = slices.Insert(r.pending, 0, t)
+			return
+		}
+		result.Err = &EngineKillerError{Step: t.step.Name(), Engines: t.lost, Err: end.err}
+	default:
+		result.Err = end.err
+	}
+	result.Tail = end.tail
+	var failed *StepError
+	if errors.As(end.err, &failed) && len(failed.Tail) > 0 {
+		result.Tail = failed.Tail
+	}
+	if t.step.Kind == StepHost {
+		stop(&HostError{Err: result.Err})
+	}
+}
+
+// stopped says why a run ended early: by the host step's failure, or by its caller.
+func stopped(ctx context.Context) error {
+	var host *HostError
+	if errors.As(context.Cause(ctx), &host) {
+		return host
+	}
+	return ctx.Err()
+}
+
+// EngineKillerError is a step that cost so many engines that it gets no more.
+type EngineKillerError struct {
+	Step    string
+	Engines []string
+	Err     error
+}
+
+func (e *EngineKillerError) Error() string {
+	return fmt.Sprintf("building %s: the engines %q were lost while they ran it; it gets no further one", e.Step, e.Engines)
+}
+
+// collect makes the tree and hands it over.
+func (r *run) collect(ctx context.Context, t *task, host, half string, stats StepStats) collectEnd {
+	end := collectEnd{task: t}
+	if t.step.Kind == StepRuntime {
+		end.artifacts, end.err = r.opts.CollectRuntime(ctx, half)
+		return end
+	}
+	job := r.jobs[t.index]
+	tree := Tree{Job: job, Dir: filepath.Join(r.opts.WorkDir, job.Target.BundleName()), Stats: stats}
+	if end.err = assemble(tree.Dir, host, half); end.err != nil {
+		end.err = fmt.Errorf("putting %s together: %w", job.Target.BundleName(), end.err)
+		return end
+	}
+	end.artifacts, end.err = r.opts.Collect(ctx, tree)
+	return end
+}
+
+// finish says of each step that never ended why it did not.
+func (r *run) finish(ctx context.Context) (Outcome, error) {
+	unbuilt := func(name string) error { return fmt.Errorf("building %s: no engine left: %w", name, ErrEngineLost) }
+	if ctx.Err() != nil {
+		unbuilt = func(string) error { return stopped(ctx) }
+	}
+	for _, t := range append(r.pending, r.waiting...) {
+		r.result(t).Err = unbuilt(t.step.Name())
+	}
+	var errs []error
+	for _, result := range r.outcome.all() {
+		if result.Err != nil && !slices.ContainsFunc(errs, func(err error) bool { return err == result.Err }) {
+			errs = append(errs, result.Err)
+		}
+	}
+	return r.outcome, errors.Join(errs...)
+}

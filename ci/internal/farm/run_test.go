@@ -1,0 +1,440 @@
+package farm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// fakeBuilder is an engine whose steps take a minute of the test's own time.
+// faults says what happens to a step instead of success.
+type fakeBuilder struct {
+	name   string
+	faults map[string]func(ctx context.Context) error
+	extra  map[string]time.Duration // on top of the minute
+	mu     sync.Mutex
+	ran    []string
+}
+
+func (b *fakeBuilder) Name() string { return b.name }
+
+func (b *fakeBuilder) Build(ctx context.Context, step Step, dest string, events func(Event)) (StepStats, error) {
+	name := step.Name()
+	b.mu.Lock()
+	b.ran = append(b.ran, name)
+	b.mu.Unlock()
+	events(Event{Stage: "compile", State: StateStart})
+	events(Event{Stage: "compile", State: StateProgress, Done: 0, Total: 30}) // a count without a line
+	for i := range 30 {
+		e := Event{Stage: "compile", State: StateLine, Line: fmt.Sprintf("%s line %d", name, i)}
+		if i%2 == 1 { // as ninja's lines come
+			e.State, e.Done, e.Total = StateProgress, i+1, 30
+		}
+		events(e)
+	}
+	if fault := b.faults[name]; fault != nil {
+		return StepStats{}, fault(ctx)
+	}
+	select {
+	case <-ctx.Done():
+		return StepStats{}, ctx.Err()
+	case <-time.After(time.Minute + b.extra[name]):
+	}
+	files := map[StepKind][]string{
+		StepHost:    {"binaries/cuda12/llama-cli", "lib/libggml-base.so.0", "lib/libggml-cpu-x64.so", "LICENSE"},
+		StepDevice:  {"lib/libggml-cuda.so"},
+		StepRuntime: {"lib/libcudart.so.12", "LICENSE"},
+	}[step.Kind]
+	for _, file := range files {
+		file = filepath.Join(dest, file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(name), 0o755)); err != nil {
+			return StepStats{}, err
+		}
+	}
+	if step.Kind == StepHost {
+		if err := os.Symlink("libggml-base.so.0", filepath.Join(dest, "lib/libggml-base.so")); err != nil {
+			return StepStats{}, err
+		}
+	}
+	events(Event{Stage: "compile", State: StateDone})
+	return StepStats{Wall: time.Minute, Compiled: 3}, nil
+}
+
+func fails(ctx context.Context) error {
+	return &StepError{Step: "a step", Stage: "compile", ExitCode: 2, Tail: []string{"error: no such kernel"}}
+}
+
+func losesEngine(ctx context.Context) error {
+	return fmt.Errorf("reading the socket: %w", ErrEngineLost)
+}
+
+func jobsFor(sms ...matrix.SM) []Job {
+	var targets []matrix.Target
+	for _, sm := range sms {
+		targets = append(targets, matrix.Target{SM: sm})
+	}
+	return Plan(targets, Source{Digest: "sha256:1"}, Recipe{})
+}
+
+// harness runs jobs on builders and remembers what was collected.
+type harness struct {
+	collected   []string
+	collecting  int
+	maxParallel int
+	mu          sync.Mutex
+	opts        RunOptions
+}
+
+func newHarness(t *testing.T) *harness {
+	h := &harness{}
+	enter := func(name string) ([]manifests.Artifact, error) {
+		h.mu.Lock()
+		h.collecting++
+		h.maxParallel = max(h.maxParallel, h.collecting)
+		h.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.collecting--
+		h.collected = append(h.collected, name)
+		return []manifests.Artifact{{Name: name + ".tar.gz"}}, nil
+	}
+	h.opts = RunOptions{
+		WorkDir: t.TempDir(),
+		LogDir:  t.TempDir(),
+		Collect: func(_ context.Context, tree Tree) ([]manifests.Artifact, error) {
+			return enter(tree.Job.Target.BundleName())
+		},
+		CollectRuntime: func(_ context.Context, dir string) ([]manifests.Artifact, error) { return enter("runtime") },
+	}
+	return h
+}
+
+// verdicts is how each step ended, in few words.
+func verdicts(o Outcome) map[string]string {
+	got := map[string]string{}
+	for _, r := range o.all() {
+		switch {
+		case r.Err == nil:
+			got[r.Step] = "ok"
+		case errors.Is(r.Err, ErrEngineLost):
+			got[r.Step] = "no engine"
+		case errors.Is(r.Err, context.Canceled):
+			got[r.Step] = "cancelled"
+		default:
+			got[r.Step] = "failed"
+		}
+		var host *HostError
+		if errors.As(r.Err, &host) {
+			got[r.Step] = "host failed"
+		}
+		var killer *EngineKillerError
+		if errors.As(r.Err, &killer) {
+			got[r.Step] = "kills engines"
+		}
+	}
+	return got
+}
+
+func TestRun(t *testing.T) {
+	faults := func(pairs ...any) map[string]func(context.Context) error {
+		m := map[string]func(context.Context) error{}
+		for i := 0; i < len(pairs); i += 2 {
+			m[pairs[i].(string)] = pairs[i+1].(func(context.Context) error)
+		}
+		return m
+	}
+	tests := []struct {
+		name     string
+		builders []*fakeBuilder
+		want     map[string]string
+		ran      [][]string // by builder
+	}{
+		{
+			name:     "one engine does all in order",
+			builders: []*fakeBuilder{{name: "a"}},
+			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"host", "runtime", "sm75", "sm86", "sm89"}},
+		},
+		{
+			name:     "a failing SM stops nothing else",
+			builders: []*fakeBuilder{{name: "a", faults: faults("sm75", fails)}},
+			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "failed", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"host", "runtime", "sm75", "sm86", "sm89"}},
+		},
+		{
+			name:     "a failing host step stops everything",
+			builders: []*fakeBuilder{{name: "a", faults: faults("host", fails)}},
+			want:     map[string]string{"host": "failed", "runtime": "host failed", "sm75": "host failed", "sm86": "host failed", "sm89": "host failed"},
+			ran:      [][]string{{"host"}},
+		},
+		{
+			name:     "a host step that fails late cancels what runs beside it",
+			builders: []*fakeBuilder{{name: "a", faults: faults("host", func(ctx context.Context) error { time.Sleep(time.Second); return fails(ctx) })}, {name: "b"}},
+			want:     map[string]string{"host": "failed", "runtime": "host failed", "sm75": "host failed", "sm86": "host failed", "sm89": "host failed"},
+			ran:      [][]string{{"host"}, {"runtime"}},
+		},
+		{
+			name:     "a lost engine's step goes to another, first of all",
+			builders: []*fakeBuilder{{name: "a", faults: faults("host", losesEngine)}, {name: "b"}},
+			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"host"}, {"runtime", "host", "sm75", "sm86", "sm89"}},
+		},
+		{
+			name:     "the last engine lost leaves what was finished",
+			builders: []*fakeBuilder{{name: "a", faults: faults("sm86", losesEngine)}},
+			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "no engine", "sm89": "no engine"},
+			ran:      [][]string{{"host", "runtime", "sm75", "sm86"}},
+		},
+		{
+			name: "a step that costs two engines gets no third",
+			// The third engine is busy with the host half until the two others met sm75.
+			builders: []*fakeBuilder{
+				{name: "c", extra: map[string]time.Duration{"host": time.Minute}},
+				{name: "a", faults: faults("sm75", losesEngine)},
+				{name: "b", faults: faults("sm75", losesEngine)},
+			},
+			want: map[string]string{"host": "ok", "runtime": "ok", "sm75": "kills engines", "sm86": "ok", "sm89": "ok"},
+			ran:  [][]string{{"host", "sm86", "sm89"}, {"runtime", "sm75"}, {"sm75"}},
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHarness(t)
+				var builders []Builder
+				for _, b := range test.builders {
+					builders = append(builders, b)
+				}
+				out, err := Run(t.Context(), jobsFor(75, 86, 89), builders, h.opts)
+				got := verdicts(out)
+				if diff := cmp.Diff(test.want, got); diff != "" {
+					t.Errorf("verdicts (-want +got):\n%s\nerror: %v", diff, err)
+				}
+				for i, want := range test.ran {
+					if diff := cmp.Diff(want, test.builders[i].ran); diff != "" {
+						t.Errorf("steps of %s (-want +got):\n%s", test.builders[i].name, diff)
+					}
+				}
+				failed := slices.ContainsFunc(out.all(), func(r *Result) bool { return r.Err != nil })
+				if failed != (err != nil) {
+					t.Errorf("Run's error is %v", err)
+				}
+				if h.maxParallel > 1 {
+					t.Errorf("%d trees were collected at once", h.maxParallel)
+				}
+				for _, r := range out.Bundles {
+					if collected := slices.Contains(h.collected, "llcuda-bins-"+r.Step); collected != (r.Err == nil) || collected != (len(r.Artifacts) == 1) {
+						t.Errorf("%s: collected is %v, artifacts are %v, error is %v", r.Step, collected, r.Artifacts, r.Err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Two engines halve the time, and the runtime step and SMs start while the host
+// half is still compiling.
+func TestRunSpreads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t)
+		a, b := &fakeBuilder{name: "a"}, &fakeBuilder{name: "b"}
+		begin := time.Now()
+		out, err := Run(t.Context(), jobsFor(50, 60, 61, 70, 75, 80), []Builder{a, b}, h.opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Eight steps of a minute on two engines, then the last two trees.
+		if took := time.Since(begin); took != 4*time.Minute+20*time.Second {
+			t.Errorf("took %v", took)
+		}
+		if len(a.ran) != 4 || len(b.ran) != 4 {
+			t.Errorf("steps: %v and %v", a.ran, b.ran)
+		}
+		for i, want := range []string{"sm50", "sm60", "sm61", "sm70", "sm75", "sm80"} {
+			if out.Bundles[i].Step != want {
+				t.Errorf("result %d is of %s, want %s", i, out.Bundles[i].Step, want)
+			}
+		}
+	})
+}
+
+func TestRunCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(150*time.Second, cancel)
+		out, err := Run(ctx, jobsFor(75, 86), []Builder{&fakeBuilder{name: "a"}}, h.opts)
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("error is %v", err)
+		}
+		want := map[string]string{"host": "ok", "runtime": "ok", "sm75": "cancelled", "sm86": "cancelled"}
+		if diff := cmp.Diff(want, verdicts(out)); diff != "" {
+			t.Errorf("verdicts (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestRunTreeAndLog(t *testing.T) {
+	h := newHarness(t)
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		h.opts.Collect = func(_ context.Context, tree Tree) ([]manifests.Artifact, error) {
+			if tree.Stats.Compiled != 3 {
+				t.Errorf("stats are %+v", tree.Stats)
+			}
+			return nil, filepath.WalkDir(tree.Dir, func(name string, d os.DirEntry, err error) error {
+				if err == nil && !d.IsDir() {
+					rel, _ := filepath.Rel(tree.Dir, name)
+					if target, err := os.Readlink(name); err == nil {
+						rel += " → " + target
+					}
+					got = append(got, rel)
+				}
+				return err
+			})
+		}
+		flaky := &fakeBuilder{name: "flaky", faults: map[string]func(context.Context) error{"sm75": losesEngine}}
+		var states []string
+		h.opts.Events = func(e Event) {
+			if e.State == StateLost {
+				states = append(states, e.Engine+" "+e.Step+" "+e.Line)
+			}
+		}
+		h.opts.CollectRuntime = nil
+		out, err := Run(t.Context(), jobsFor(75), []Builder{&fakeBuilder{name: "good"}, flaky}, h.opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{
+			"LICENSE",
+			"binaries/cuda12/libggml-cpu-x64.so → ../../lib/libggml-cpu-x64.so",
+			"binaries/cuda12/libggml-cuda.so → ../../lib/libggml-cuda.so",
+			"binaries/cuda12/llama-cli",
+			"lib/libggml-base.so → libggml-base.so.0",
+			"lib/libggml-base.so.0",
+			"lib/libggml-cpu-x64.so",
+			"lib/libggml-cuda.so",
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("tree (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff([]string{"flaky sm75 reading the socket: engine lost"}, states); diff != "" {
+			t.Errorf("lost engines (-want +got):\n%s", diff)
+		}
+		text, err := os.ReadFile(out.Bundles[0].Log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"=== sm75 on flaky\n", "--- compile: start\nsm75 line 0\nsm75 line 1\n", "=== reading the socket: engine lost\n=== sm75 on good\n", "sm75 line 29\n--- compile: done\n=== done\n"} {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("the log lacks %q:\n%s", want, text)
+			}
+		}
+	})
+}
+
+func TestRunFailureCarriesLastLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t)
+		bare := func(context.Context) error { return errors.New("exporting lib: disk full") }
+		b := &fakeBuilder{name: "a", faults: map[string]func(context.Context) error{"sm75": fails, "sm86": bare}}
+		out, _ := Run(t.Context(), jobsFor(75, 86), []Builder{b}, h.opts)
+		if diff := cmp.Diff([]string{"error: no such kernel"}, out.Bundles[0].Tail); diff != "" {
+			t.Errorf("tail of sm75 (-want +got):\n%s", diff)
+		}
+		if tail := out.Bundles[1].Tail; len(tail) != tailLines || tail[tailLines-1] != "sm86 line 29" {
+			t.Errorf("tail of sm86 is %q", tail)
+		}
+	})
+}
+
+func TestRunRefuses(t *testing.T) {
+	collect := func(context.Context, Tree) ([]manifests.Artifact, error) { return nil, nil }
+	good := RunOptions{WorkDir: t.TempDir(), Collect: collect}
+	mixed := jobsFor(75, 86)
+	mixed[1].Source.Digest = "sha256:2"
+	tests := []struct {
+		name     string
+		jobs     []Job
+		builders []Builder
+		opts     RunOptions
+		want     string
+	}{
+		{"no jobs", nil, []Builder{&fakeBuilder{}}, good, "no jobs"},
+		{"no engine", jobsFor(75), nil, good, "no engine"},
+		{"no collect", jobsFor(75), []Builder{&fakeBuilder{}}, RunOptions{WorkDir: "x"}, "required"},
+		{"twice the same SM", jobsFor(75, 75), []Builder{&fakeBuilder{}}, good, "two jobs for sm75"},
+		{"two sources", mixed, []Builder{&fakeBuilder{}}, good, "another source"},
+		{"one engine twice", jobsFor(75), []Builder{&fakeBuilder{name: "a"}, &fakeBuilder{name: "a"}}, good, "two engines named a"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := Run(t.Context(), test.jobs, test.builders, test.opts)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error is %v, want one with %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestAssembleRefusesTheSameFileInBothHalves(t *testing.T) {
+	dir := t.TempDir()
+	for _, half := range []string{"host", "device"} {
+		file := filepath.Join(dir, half, "lib/libggml-cuda.so")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := assemble(filepath.Join(dir, "tree"), filepath.Join(dir, "host"), filepath.Join(dir, "device"))
+	if !errors.Is(err, os.ErrExist) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestDeviceKey(t *testing.T) {
+	base := func() (matrix.Target, Source, Recipe) {
+		return matrix.Target{SM: 75}, Source{Digest: "sha256:1", Epoch: time.Unix(1, 0)},
+			Recipe{BuilderImage: "sha256:2", CUDACMake: []string{"-DA=1"}, HostCMake: []string{"-DB=1"}, Engine: "v1"}
+	}
+	key := func(change func(*matrix.Target, *Source, *Recipe)) string {
+		target, src, recipe := base()
+		change(&target, &src, &recipe)
+		return Plan([]matrix.Target{target}, src, recipe)[0].Key
+	}
+	same := key(func(*matrix.Target, *Source, *Recipe) {})
+	for name, change := range map[string]func(*matrix.Target, *Source, *Recipe){
+		"host arguments": func(_ *matrix.Target, _ *Source, r *Recipe) { r.HostCMake = nil },
+		"engine":         func(_ *matrix.Target, _ *Source, r *Recipe) { r.Engine = "v2" },
+		"where from":     func(_ *matrix.Target, s *Source, _ *Recipe) { s.Given, s.Dir = "x", "y" },
+	} {
+		if key(change) != same {
+			t.Errorf("%s: changes the key, and must not", name)
+		}
+	}
+	for name, change := range map[string]func(*matrix.Target, *Source, *Recipe){
+		"SM":             func(t *matrix.Target, _ *Source, _ *Recipe) { t.SM = 86 },
+		"PTX":            func(t *matrix.Target, _ *Source, _ *Recipe) { t.PTX = true },
+		"source":         func(_ *matrix.Target, s *Source, _ *Recipe) { s.Digest = "sha256:3" },
+		"epoch":          func(_ *matrix.Target, s *Source, _ *Recipe) { s.Epoch = time.Unix(2, 0) },
+		"builder":        func(_ *matrix.Target, _ *Source, r *Recipe) { r.BuilderImage = "sha256:4" },
+		"CUDA arguments": func(_ *matrix.Target, _ *Source, r *Recipe) { r.CUDACMake = []string{"-DA=2"} },
+	} {
+		if key(change) == same {
+			t.Errorf("%s: does not change the key", name)
+		}
+	}
+}

@@ -1,0 +1,594 @@
+package farm
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha512"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// A tree that passes for llama.cpp, as path → content. A content that begins
+// with "→ " is a link, one that begins with "#!" is an executable.
+func llamaTree() map[string]string {
+	return map[string]string{
+		"CMakeLists.txt": "cmake_minimum_required(VERSION 3.14)\nproject(\"llama.cpp\" C CXX)\n" +
+			"set(LLAMA_VERSION_MAJOR 0)\nset(LLAMA_VERSION_MINOR 7)\nset(LLAMA_VERSION_PATCH 3)\n",
+		"ggml/src/ggml-cuda/CMakeLists.txt": "# CUDA\n",
+		"ggml/src/ggml.c":                   "int ggml;\n",
+		"scripts/run.sh":                    "#!/bin/sh\n",
+		"scripts/link.sh":                   "→ run.sh",
+	}
+}
+
+func writeTree(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		switch target, isLink := strings.CutPrefix(content, "→ "); {
+		case isLink:
+			err = os.Symlink(target, file)
+		case strings.HasPrefix(content, "#!"):
+			err = os.WriteFile(file, []byte(content), 0o755)
+		default:
+			err = os.WriteFile(file, []byte(content), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// mustGit runs git with a fixed author and date.
+func mustGit(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=T", "-c", "user.email=t@example.org"}, args...)...)
+	cmd.Env = append(os.Environ(), "GIT_AUTHOR_DATE=2024-05-06T07:08:09Z", "GIT_COMMITTER_DATE=2024-05-06T07:08:09Z")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+var commitTime = time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
+
+// llamaRepo is a repository of three commits: an old tree without a version
+// (tag b1), the tree of llamaTree (tag v0.7.3, annotated), and a change to it on
+// the branch main.
+func llamaRepo(t *testing.T) (dir string, commits []string) {
+	t.Helper()
+	dir = t.TempDir()
+	mustGit(t, dir, "init", "-q", "-b", "main")
+	old := llamaTree()
+	old["CMakeLists.txt"] = "project(\"llama.cpp\" C CXX)\n"
+	commit := func() {
+		mustGit(t, dir, "add", "-A")
+		mustGit(t, dir, "commit", "-q", "-m", "a change")
+		commits = append(commits, mustGit(t, dir, "rev-parse", "HEAD"))
+	}
+	writeTree(t, dir, old)
+	commit()
+	mustGit(t, dir, "tag", "b1")
+	os.Remove(filepath.Join(dir, "CMakeLists.txt"))
+	os.Remove(filepath.Join(dir, "scripts/link.sh"))
+	os.Remove(filepath.Join(dir, "scripts/run.sh"))
+	writeTree(t, dir, llamaTreeWithout("ggml/src/ggml.c", "ggml/src/ggml-cuda/CMakeLists.txt"))
+	commit()
+	mustGit(t, dir, "tag", "-m", "a release", "v0.7.3")
+	writeTree(t, dir, map[string]string{"new.c": "int x;\n"})
+	commit()
+	return dir, commits
+}
+
+func llamaTreeWithout(names ...string) map[string]string {
+	files := llamaTree()
+	for _, name := range names {
+		delete(files, name)
+	}
+	return files
+}
+
+// pack makes a tar stream of a tree under the given top folder.
+func pack(t *testing.T, top string, files map[string]string, extra ...*tar.Header) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	names := slices.Sorted(func(yield func(string) bool) {
+		for name := range files {
+			if !yield(name) {
+				return
+			}
+		}
+	})
+	for _, name := range names {
+		content := files[name]
+		header := &tar.Header{Name: top + name, Mode: 0o644, Size: int64(len(content)), ModTime: commitTime}
+		if target, isLink := strings.CutPrefix(content, "→ "); isLink {
+			header.Typeflag, header.Linkname, header.Size, content = tar.TypeSymlink, target, 0, ""
+		}
+		if strings.HasPrefix(content, "#!") {
+			header.Mode = 0o755
+		}
+		if err := w.WriteHeader(header); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, content)
+	}
+	for _, header := range extra {
+		if err := w.WriteHeader(header); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// bomb is the beginning of an archive with one far too large file.
+func bomb(t *testing.T) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := tar.NewWriter(&buf).WriteHeader(&tar.Header{Name: "top/zeros", Size: maxSourceBytes + 1}); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func compressed(t *testing.T, how string, data []byte) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	var w io.WriteCloser
+	var err error
+	switch how {
+	case "gz":
+		w = gzip.NewWriter(&buf)
+	case "zst":
+		w, err = zstd.NewWriter(&buf)
+	case "xz":
+		w, err = xz.NewWriter(&buf)
+	default:
+		return data
+	}
+	if err == nil {
+		_, err = w.Write(data)
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func save(t *testing.T, name string, data []byte) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// noPin is a pin that leads nowhere.
+var noPin = matrix.LlamaPin{Repository: "http://127.0.0.1:1/none.git", Ref: "v1", Commit: strings.Repeat("0", 40)}
+
+func TestResolveSourceForms(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	repo, commits := llamaRepo(t)
+	plain := t.TempDir()
+	writeTree(t, plain, llamaTree())
+	checkout := filepath.Join(t.TempDir(), "checkout")
+	mustGit(t, repo, "clone", "-q", "--branch", "v0.7.3", repo, checkout)
+	bundle := filepath.Join(t.TempDir(), "b.bundle")
+	mustGit(t, repo, "bundle", "create", "-q", bundle, "--all")
+	archive := filepath.Join(t.TempDir(), "a.tar")
+	mustGit(t, repo, "archive", "--prefix=llama.cpp-0.7.3/", "-o", archive, "v0.7.3")
+	digest, err := treeDigest(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := t.TempDir()
+	fallback := time.Unix(fallbackEpoch, 0).UTC()
+	tarball := func(how string) string { return save(t, "x", compressed(t, how, pack(t, "top/", llamaTree()))) }
+
+	// The trees of v0.7.3 all have one digest, whichever way they came.
+	tests := []struct {
+		name, given string
+		want        Source
+	}{
+		{"folder", plain, Source{Version: "0.7.3", Epoch: fallback}},
+		{"work tree", checkout, Source{Commit: commits[1], Version: "0.7.3", Build: 2, Epoch: commitTime}},
+		{"repository at a tag", repo + "@v0.7.3", Source{Commit: commits[1], Version: "0.7.3", Build: 2, Epoch: commitTime}},
+		{"URL at a commit", "file://" + repo + "@" + commits[1], Source{Commit: commits[1], Version: "0.7.3", Build: 2, Epoch: commitTime}},
+		{"URL at a short commit", "file://" + repo + "@" + commits[1][:9], Source{Commit: commits[1], Version: "0.7.3", Build: 2, Epoch: commitTime}},
+		{"git bundle at a tag", bundle + "@v0.7.3", Source{Commit: commits[1], Version: "0.7.3", Build: 2, Epoch: commitTime}},
+		{"tar of git archive", archive, Source{Commit: commits[1], Version: "0.7.3", Epoch: commitTime}},
+		{"tar", tarball(""), Source{Version: "0.7.3", Epoch: commitTime}},
+		{"tar.gz", tarball("gz"), Source{Version: "0.7.3", Epoch: commitTime}},
+		{"tar.zst", tarball("zst"), Source{Version: "0.7.3", Epoch: commitTime}},
+		{"tar.xz", tarball("xz"), Source{Version: "0.7.3", Epoch: commitTime}},
+		{"tar without a top folder", save(t, "x", pack(t, "./", llamaTree())), Source{Version: "0.7.3", Epoch: commitTime}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := ResolveSource(t.Context(), test.given, noPin, cache, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test.want.Given, test.want.Digest, test.want.Dir = test.given, digest, filepath.Join(cache, "trees", digest[len(digestPrefix):])
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if again, err := treeDigest(got.Dir); err != nil || again != digest {
+				t.Errorf("the tree's digest is %s, %v", again, err)
+			}
+		})
+	}
+	leftovers, err := filepath.Glob(filepath.Join(cache, "unfinished-*"))
+	if err != nil || len(leftovers) > 0 {
+		t.Errorf("left in the cache: %v, %v", leftovers, err)
+	}
+}
+
+func TestResolveSourceHistory(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	repo, commits := llamaRepo(t)
+	cache := t.TempDir()
+	resolve := func(given string) Source {
+		t.Helper()
+		src, err := ResolveSource(t.Context(), given, noPin, cache, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return src
+	}
+	if src := resolve("file://" + repo); src.Commit != commits[2] || src.Build != 3 {
+		t.Errorf("the default branch gives %+v", src)
+	}
+	if src := resolve("file://" + repo + "@main"); src.Commit != commits[2] {
+		t.Errorf("the branch gives %+v", src)
+	}
+	// A tree that states no version is named by its tag, else by its commit: the
+	// first commit could as well be a squashed history, so it has no number.
+	if src := resolve("file://" + repo + "@b1"); src.Version != "b1" || src.Build != 0 {
+		t.Errorf("the tag gives %+v", src)
+	}
+	if src := resolve("file://" + repo + "@" + commits[0]); src.Version != commits[0][:shortCommit] {
+		t.Errorf("the first commit gives %+v", src)
+	}
+
+	shallow := filepath.Join(t.TempDir(), "shallow")
+	mustGit(t, repo, "clone", "-q", "--depth=2", "file://"+repo, shallow)
+	if src := resolve(shallow); src.Commit != commits[2] || src.Build != 0 {
+		t.Errorf("a shallow clone gives %+v", src)
+	}
+
+	// A change makes the tree another one, and the commit says so.
+	writeTree(t, shallow, map[string]string{"untracked.c": "int y;\n", ".gitignore": "*.o\n", "x.o": "object"})
+	clean, dirty := resolve("file://"+repo), resolve(shallow)
+	if dirty.Commit != commits[2]+"-dirty" || dirty.Digest == clean.Digest {
+		t.Errorf("a changed work tree gives %+v", dirty)
+	}
+	if _, err := os.Stat(filepath.Join(dirty.Dir, "untracked.c")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dirty.Dir, "x.o")); err == nil {
+		t.Error("an ignored file was taken")
+	}
+
+	t.Setenv("SOURCE_DATE_EPOCH", "86400")
+	if src := resolve("file://" + repo); src.Epoch != time.Unix(86400, 0).UTC() {
+		t.Errorf("with SOURCE_DATE_EPOCH the date is %v", src.Epoch)
+	}
+}
+
+// A commit that was fetched once needs its repository no more, and a tree that
+// somebody changed in the cache is not used.
+func TestResolveSourceFromCache(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	repo, commits := llamaRepo(t)
+	cache := t.TempDir()
+	given := "file://" + repo + "@" + commits[1]
+	first, err := ResolveSource(t.Context(), given, noPin, cache, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	away := repo + ".away"
+	if err := os.Rename(repo, away); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Rename(away, repo) })
+	second, err := ResolveSource(t.Context(), given, noPin, cache, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(first, second); diff != "" {
+		t.Errorf("from the cache (-first +second):\n%s", diff)
+	}
+	pin := noPin
+	pin.Commit = commits[1]
+	if src, err := ResolveSource(t.Context(), "", pin, cache, nil); err != nil || src.Digest != first.Digest {
+		t.Errorf("the pin gives %+v, %v", src, err)
+	}
+	if err := os.WriteFile(filepath.Join(first.Dir, "ggml/src/ggml.c"), []byte("int evil;\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if src, err := ResolveSource(t.Context(), given, noPin, cache, nil); err == nil {
+		t.Errorf("a changed tree was used: %+v", src)
+	}
+	if err := os.Rename(away, repo); err != nil {
+		t.Fatal(err)
+	}
+	if third, err := ResolveSource(t.Context(), given, noPin, cache, nil); err != nil || third.Digest != first.Digest {
+		t.Errorf("fetched again: %+v, %v", third, err)
+	}
+}
+
+func TestResolveSourceRefuses(t *testing.T) {
+	repo, _ := llamaRepo(t)
+	plain := t.TempDir()
+	writeTree(t, plain, llamaTree())
+	tarball := save(t, "x.tar", pack(t, "top/", llamaTree()))
+	hostile := func(h tar.Header) string { return save(t, "x.tar", pack(t, "top/", llamaTree(), &h)) }
+	outside := t.TempDir()
+	writeTree(t, outside, llamaTree())
+	if err := os.Symlink("/etc", filepath.Join(outside, "etc")); err != nil {
+		t.Fatal(err)
+	}
+	bundle := filepath.Join(t.TempDir(), "b.bundle")
+	mustGit(t, repo, "bundle", "create", "-q", bundle, "v0.7.3", "b1")
+	noCUDA := t.TempDir()
+	writeTree(t, noCUDA, llamaTreeWithout("ggml/src/ggml-cuda/CMakeLists.txt"))
+
+	user := func(parts ...string) []string { return append(parts, "user") }
+	tests := []struct {
+		name, given string
+		want        []string
+	}{
+		{"nothing there", "/nonexistent/llama", user("no such file or folder")},
+		{"a word", "llama", user("no such file or folder, and no URL")},
+		{"an option", "--upload-pack=x", user("not a source")},
+		{"an option as ref", repo + "@--x", user("not a source")},
+		{"an empty ref", repo + "@", user("nothing follows the @")},
+		{"a URL of nothing", "https://", user("not a URL")},
+		{"a folder at a ref", plain + "@v1", user("v1 does not apply")},
+		{"a tarball at a ref", tarball + "@v1", user("v1 does not apply")},
+		{"an unknown tag", repo + "@v9", user("no tag or branch v9", "git ls-remote")},
+		{"an unknown commit", repo + "@" + strings.Repeat("a", 40), user("no commit aaaa")},
+		{"an unknown short commit", repo + "@aaaaaaaa", user("no commit aaaa")},
+		{"a bundle without a head", bundle, user("which commit is meant", "refs/tags/v0.7.3")},
+		{"another project", t.TempDir(), user("not a llama.cpp tree: it lacks CMakeLists.txt and the folder ggml/src/ggml-cuda")},
+		{"no CUDA backend", noCUDA, user("it lacks the folder ggml/src/ggml-cuda")},
+		{"another project in a tarball", save(t, "x.tar", pack(t, "top/", map[string]string{"CMakeLists.txt": "project(other)\n", "a/b": ""})), user(`project("llama.cpp")`)},
+		{"not an archive", save(t, "x.tar", bytes.Repeat([]byte("text "), 300)), []string{"reading the tarball"}},
+		{"an empty file", save(t, "x.tar", nil), []string{"too short"}},
+		{"a name that leaves the tree", hostile(tar.Header{Name: "top/../../evil"}), []string{"leaves the tree"}},
+		{"an absolute name", hostile(tar.Header{Name: "/evil"}), []string{"leaves the tree"}},
+		{"a link out of the tree", hostile(tar.Header{Name: "top/l", Typeflag: tar.TypeSymlink, Linkname: "../../x"}), []string{"leaves the tree"}},
+		{"a hard link out of the tree", hostile(tar.Header{Name: "top/l", Typeflag: tar.TypeLink, Linkname: "../../etc/passwd"}), []string{"unpacking top/l"}},
+		{"a device", hostile(tar.Header{Name: "top/d", Typeflag: tar.TypeBlock}), []string{"no place"}},
+		{"the same file twice", hostile(tar.Header{Name: "top/CMakeLists.txt"}), []string{"exists"}},
+		{"more than fits", save(t, "x.tar", bomb(t)), []string{"more than"}},
+		{"a folder with a link out of it", outside, []string{"leaves it"}},
+		{"a server that is not there", "http://127.0.0.1:1/x.git", []string{"asking http://127.0.0.1:1/x.git"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			cache := t.TempDir()
+			src, err := ResolveSource(t.Context(), test.given, noPin, cache, nil)
+			if err == nil {
+				t.Fatalf("accepted as %+v", src)
+			}
+			text := err.Error()
+			var wrong *SourceError
+			if errors.As(err, &wrong) {
+				text += " " + wrong.Hint + " user"
+			}
+			for _, want := range test.want {
+				if !strings.Contains(text, want) {
+					t.Errorf("error is %q, want one with %q", text, want)
+				}
+			}
+			if left, _ := filepath.Glob(filepath.Join(cache, "*", "*")); len(left) > 0 {
+				t.Errorf("left in the cache: %v", left)
+			}
+		})
+	}
+}
+
+// The pin falls back to its npm package, and takes only the pinned bytes.
+func TestResolveSourcePinFromNPM(t *testing.T) {
+	repo, commits := llamaRepo(t)
+	mustGit(t, repo, "checkout", "-q", commits[1])
+	bundle := filepath.Join(t.TempDir(), "b.bundle")
+	mustGit(t, repo, "bundle", "create", "-q", bundle, "HEAD")
+	content, err := os.ReadFile(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkg := compressed(t, "gz", pack(t, "package/", map[string]string{"package.json": "{}", "llama/git.bundle": string(content)}))
+	sum := sha512.Sum512(pkg)
+	pin := matrix.LlamaPin{
+		Repository: "http://127.0.0.1:1/none.git", Ref: "v0.7.3", Commit: commits[1],
+		NPMPackage: "@scope/some-llama@1.2.3", NPMIntegrity: "sha512-" + base64.StdEncoding.EncodeToString(sum[:]),
+		BundlePath: "package/llama/git.bundle",
+	}
+	var requests atomic.Int32
+	var answer func(http.ResponseWriter)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		if r.URL.Path != "/npm/@scope/some-llama/-/some-llama-1.2.3.tgz" {
+			t.Errorf("asked for %s", r.URL.Path)
+		}
+		answer(w)
+	}))
+	defer server.Close()
+	t.Setenv("npm_config_registry", server.URL+"/npm/")
+
+	tests := []struct {
+		name     string
+		answer   func(http.ResponseWriter)
+		change   func(*matrix.LlamaPin)
+		wantErr  []string
+		requests int32
+	}{
+		{name: "good", answer: func(w http.ResponseWriter) { w.Write(pkg) }, requests: 1},
+		{name: "one bad answer", answer: func(w http.ResponseWriter) {
+			if requests.Load() == 1 {
+				w.WriteHeader(http.StatusBadGateway)
+				return
+			}
+			w.Write(pkg)
+		}, requests: 2},
+		{name: "other bytes", answer: func(w http.ResponseWriter) { w.Write(append(pkg[:len(pkg):len(pkg)], 0)) },
+			wantErr: []string{"instead of the pinned", "127.0.0.1:1"}, requests: 1},
+		{name: "not there", answer: func(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) }, wantErr: []string{"404"}, requests: 1},
+		{name: "another layout", answer: func(w http.ResponseWriter) { w.Write(pkg) },
+			change: func(p *matrix.LlamaPin) { p.BundlePath = "package/x" }, wantErr: []string{"it holds no package/x"}, requests: 1},
+		{name: "another commit", answer: func(w http.ResponseWriter) { w.Write(pkg) },
+			change: func(p *matrix.LlamaPin) { p.Commit = strings.Repeat("b", 40) }, wantErr: []string{"which commit is meant"}, requests: 1},
+		{name: "no package", answer: func(w http.ResponseWriter) {}, change: func(p *matrix.LlamaPin) { p.NPMPackage = "" }, wantErr: []string{"127.0.0.1:1"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			requests.Store(0)
+			answer = test.answer
+			pin := pin
+			if test.change != nil {
+				test.change(&pin)
+			}
+			src, err := ResolveSource(t.Context(), "", pin, t.TempDir(), nil)
+			if len(test.wantErr) == 0 && (err != nil || src.Commit != commits[1] || src.Version != "0.7.3" || src.Given != pin.Repository+"@v0.7.3") {
+				t.Errorf("got %+v, %v", src, err)
+			}
+			for _, want := range test.wantErr {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("error is %v, want one with %q", err, want)
+				}
+			}
+			if requests.Load() != test.requests {
+				t.Errorf("%d requests, want %d", requests.Load(), test.requests)
+			}
+		})
+	}
+}
+
+// Where git has the pinned commit, npm is not asked.
+func TestResolveSourcePinFromGit(t *testing.T) {
+	repo, commits := llamaRepo(t)
+	t.Setenv("npm_config_registry", "http://127.0.0.1:1")
+	pin := matrix.LlamaPin{Repository: "file://" + repo, Ref: "v0.7.3", Commit: commits[1], NPMPackage: "x@1"}
+	src, err := ResolveSource(t.Context(), "", pin, t.TempDir(), nil)
+	if err != nil || src.Commit != commits[1] || src.Build != 2 {
+		t.Errorf("got %+v, %v", src, err)
+	}
+	// A tag that was moved is not the pin.
+	pin.Commit = strings.Repeat("c", 40)
+	pin.NPMPackage = ""
+	if src, err := ResolveSource(t.Context(), "", pin, t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), "does not lead to the pinned commit") {
+		t.Errorf("got %+v, %v", src, err)
+	}
+}
+
+func TestSplitRef(t *testing.T) {
+	for given, want := range map[string][2]string{
+		"https://example.org/llama.git":             {"https://example.org/llama.git", ""},
+		"https://example.org/llama.git@v1":          {"https://example.org/llama.git", "v1"},
+		"https://user@example.org/llama.git":        {"https://user@example.org/llama.git", ""},
+		"https://user@example.org/llama.git@feat/x": {"https://user@example.org/llama.git", "feat/x"},
+		"git@example.org:ggml/llama.cpp.git":        {"git@example.org:ggml/llama.cpp.git", ""},
+		"git@example.org:ggml/llama.cpp.git@b1234":  {"git@example.org:ggml/llama.cpp.git", "b1234"},
+		"ssh://git@example.org/llama.git":           {"ssh://git@example.org/llama.git", ""},
+		"@v0.4.0":                                   {"", "v0.4.0"},
+		"./llama@v1":                                {"./llama", "v1"},
+	} {
+		base, ref := splitRef(given)
+		if diff := cmp.Diff(want, [2]string{base, ref}); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", given, diff)
+		}
+	}
+}
+
+func TestStaysInside(t *testing.T) {
+	for _, test := range []struct {
+		name, target string
+		want         bool
+	}{
+		{"a/b", "c", true}, {"a/b", "../c", true}, {"a/b", "../../c", false}, {"b", "..", false}, {"b", ".", true}, {"b", "/etc", false}, {"a/b", "x/../../../y", false},
+	} {
+		if got := staysInside(test.name, test.target); got != test.want {
+			t.Errorf("staysInside(%q, %q) is %v", test.name, test.target, got)
+		}
+	}
+}
+
+// A server that never answers does not hold up whoever wants to stop.
+func TestResolveSourceStops(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stopped := make(chan time.Time, 1)
+	go func() {
+		if conn, err := listener.Accept(); err == nil {
+			defer conn.Close()
+			stopped <- time.Now()
+			cancel()
+			<-t.Context().Done()
+		}
+	}()
+	_, err = ResolveSource(ctx, "http://"+listener.Addr().String()+"/x.git", noPin, t.TempDir(), nil)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v", err)
+	}
+	if took := time.Since(<-stopped); took > gitGrace/2 {
+		t.Errorf("it took %v to stop", took)
+	}
+}
+
+// A server that filters, as the large ones do, gives the files only when they
+// are checked out.
+func TestResolveSourceFromFilteringServer(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	repo, commits := llamaRepo(t)
+	mustGit(t, repo, "config", "uploadpack.allowFilter", "true")
+	plain := t.TempDir()
+	writeTree(t, plain, llamaTree())
+	want, err := treeDigest(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{"v0.7.3", commits[1], commits[1][:9]} {
+		src, err := ResolveSource(t.Context(), "file://"+repo+"@"+ref, noPin, t.TempDir(), nil)
+		if err != nil || src.Digest != want || src.Build != 2 {
+			t.Errorf("%s: got %+v, %v", ref, src, err)
+		}
+	}
+}

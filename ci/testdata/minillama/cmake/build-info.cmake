@@ -1,0 +1,26 @@
+# Build number and commit from git where there is a repository; -DLLAMA_BUILD_NUMBER and -DLLAMA_BUILD_COMMIT win over them.
+set(BUILD_NUMBER 0)
+set(BUILD_COMMIT "unknown")
+
+find_package(Git)
+if (Git_FOUND)
+    execute_process(
+        COMMAND ${GIT_EXECUTABLE} rev-parse --short HEAD
+        WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}
+        OUTPUT_VARIABLE HEAD OUTPUT_STRIP_TRAILING_WHITESPACE
+        RESULT_VARIABLE RES ERROR_QUIET)
+    if (RES EQUAL 0)
+        set(BUILD_COMMIT ${HEAD})
+    endif()
+    execute_process(
+        COMMAND ${GIT_EXECUTABLE} rev-list --count HEAD
+        WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}
+        OUTPUT_VARIABLE COUNT OUTPUT_STRIP_TRAILING_WHITESPACE
+        RESULT_VARIABLE RES ERROR_QUIET)
+    if (RES EQUAL 0)
+        set(BUILD_NUMBER ${COUNT})
+    endif()
+endif()
+
+set(BUILD_COMPILER "${CMAKE_C_COMPILER_ID} ${CMAKE_C_COMPILER_VERSION}")
+set(BUILD_TARGET "${CMAKE_SYSTEM_NAME} ${CMAKE_SYSTEM_PROCESSOR}")

@@ -1,0 +1,25 @@
+function(llama_add_compile_flags)
+    if (LLAMA_ALL_WARNINGS)
+        add_compile_options(-Wall -Wextra)
+    endif()
+    if (LLAMA_FATAL_WARNINGS)
+        add_compile_options(-Werror)
+    endif()
+endfunction()
+
+# The programs are thin: each calls one function of a library of its own, as llama.cpp's do. The library has no
+# version, so it is one plain file.
+function(llama_add_program name)
+    set(impl ${name}-impl)
+    add_library(${impl} ${ARGN})
+    if (LLAMA_TOOLS_INSTALL)
+        install(TARGETS ${impl} LIBRARY)
+    endif()
+
+    add_executable(${name} main.cpp)
+    target_link_libraries(${name} PRIVATE ${impl})
+    target_compile_features(${name} PRIVATE cxx_std_17)
+    if (LLAMA_TOOLS_INSTALL)
+        install(TARGETS ${name} RUNTIME)
+    endif()
+endfunction()

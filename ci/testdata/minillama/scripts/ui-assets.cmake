@@ -1,0 +1,81 @@
+# Embeds the built UI, tools/ui/dist in the source tree, into ui.cpp. Without one llama.cpp may run npm (BUILD_UI) or
+# download a build (HF_ENABLED); here both are errors, since a compile step has neither npm nor a network. With both off
+# and no dist it builds a server without a UI and only warns, as llama.cpp does.
+cmake_minimum_required(VERSION 3.18)
+
+set(DIST_DIR "${UI_SOURCE_DIR}/dist")
+
+function(require_assets)
+    foreach (pattern
+            "index\\.html" "manifest\\.webmanifest" "sw\\.js" "build\\.json" "version\\.json"
+            "bundle.*\\.js" "bundle.*\\.css" "workbox.*\\.js")
+        set(found ${ARGN})
+        list(FILTER found INCLUDE REGEX "(^|/)${pattern}$")
+        if (NOT found)
+            message(FATAL_ERROR "UI: missing required asset: ${pattern}")
+        endif()
+    endforeach()
+endfunction()
+
+function(asset_type name out)
+    set(types
+        html text/html css text/css js application/javascript json application/json
+        webmanifest application/manifest+json)
+    get_filename_component(extension "${name}" LAST_EXT)
+    string(SUBSTRING "${extension}" 1 -1 extension)
+    list(FIND types "${extension}" at)
+    if (at EQUAL -1)
+        set(${out} application/octet-stream PARENT_SCOPE)
+        return()
+    endif()
+    math(EXPR at "${at} + 1")
+    list(GET types ${at} type)
+    set(${out} ${type} PARENT_SCOPE)
+endfunction()
+
+set(assets "")
+if (EXISTS "${DIST_DIR}/index.html")
+    message(STATUS "UI: using pre-built assets from ${DIST_DIR}")
+    file(GLOB_RECURSE assets LIST_DIRECTORIES false RELATIVE "${DIST_DIR}" "${DIST_DIR}/*")
+    list(SORT assets)
+    require_assets(${assets})
+elseif (BUILD_UI)
+    message(FATAL_ERROR "UI: tools/ui/dist is missing and LLAMA_BUILD_UI is ON: it would run npm while compiling")
+elseif (HF_ENABLED)
+    message(FATAL_ERROR "UI: tools/ui/dist is missing and LLAMA_USE_PREBUILT_UI is ON: it would download while compiling")
+else()
+    message(WARNING "UI: no assets available - building without an embedded UI.")
+endif()
+
+if (NOT DEFINED ENV{SOURCE_DATE_EPOCH})
+    set(ENV{SOURCE_DATE_EPOCH} 0)
+endif()
+
+set(ASSET_ARRAYS "")
+set(ASSET_TABLE "")
+set(USE_GZIP false)
+if (LLAMA_UI_GZIP)
+    set(USE_GZIP true)
+endif()
+set(index 0)
+foreach (asset IN LISTS assets)
+    set(file "${DIST_DIR}/${asset}")
+    if (LLAMA_UI_GZIP)
+        set(file "${UI_BINARY_DIR}/ui-gzip/${asset}")
+        get_filename_component(folder "${file}" DIRECTORY)
+        file(MAKE_DIRECTORY "${folder}")
+        file(ARCHIVE_CREATE OUTPUT "${file}" PATHS "${DIST_DIR}/${asset}" FORMAT raw COMPRESSION GZip)
+    endif()
+    file(READ "${file}" hex HEX)
+    string(REGEX REPLACE "(..)" "0x\\1," bytes "${hex}")
+    file(SHA256 "${file}" etag)
+    asset_type("${asset}" type)
+    string(APPEND ASSET_ARRAYS "static const unsigned char asset_${index}[] = {${bytes}};\n")
+    string(APPEND ASSET_TABLE "        {\"${asset}\", asset_${index}, sizeof asset_${index}, \"\\\"${etag}\\\"\", \"${type}\"},\n")
+    math(EXPR index "${index} + 1")
+endforeach()
+
+# configure_file leaves an unchanged file alone, so nothing is compiled again for it.
+configure_file("${UI_SOURCE_DIR}/ui.h.in"   "${UI_BINARY_DIR}/ui.h"   @ONLY)
+configure_file("${UI_SOURCE_DIR}/ui.cpp.in" "${UI_BINARY_DIR}/ui.cpp" @ONLY)
+message(STATUS "UI: embedded ${index} assets")

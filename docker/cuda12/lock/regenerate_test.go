@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/ulikunitz/xz"
+
+	"github.com/waqasm86/llcuda-farm/docker/cuda12"
+)
+
+const nodeTarball = "a node binary"
+
+// newMirrors serves a Debian mirror and an npm registry that promises the
+// given integrity for its one package.
+func newMirrors(t *testing.T, integrity string) mirrors {
+	sum := hex.EncodeToString(bytes.Repeat([]byte{7}, sha256.Size))
+	with := func(name string, fields ...string) string {
+		return strings.Replace(stanza(name, fields...), "SHA256: 00", "SHA256: "+sum, 1)
+	}
+	indexes := map[string]string{
+		"/dists/bookworm/main/binary-amd64/Packages.xz": with("dpkg", "Essential: yes", "Depends: libc6") + with("libc6") + with("passwd", "Priority: required") +
+			with("apt") + with("g++", "Depends: gcc, libc6") + with("gcc") + with("vim"),
+		"/dists/trixie/main/binary-amd64/Packages.xz":     with("libcub-dev"),
+		"/dists/trixie/non-free/binary-amd64/Packages.xz": with("nvidia-cuda-toolkit", "Depends: libc6 (>= 99)"),
+	}
+	mux := http.NewServeMux()
+	for path, plain := range indexes {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+			packed, err := xz.NewWriter(w)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			packed.Write([]byte(plain))
+			packed.Close()
+		})
+	}
+	mux.HandleFunc("GET /node/22.1.0", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `{"dist":{"integrity":%q,"tarball":"http://%s/node/-/node-22.1.0.tgz"}}`, integrity, r.Host)
+	})
+	mux.HandleFunc("GET /node/-/node-22.1.0.tgz", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(nodeTarball)) })
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	return mirrors{debian: server.URL, npm: server.URL}
+}
+
+func nodeIntegrity() string {
+	sum := sha512.Sum512([]byte(nodeTarball))
+	return "sha512-" + base64.StdEncoding.EncodeToString(sum[:])
+}
+
+const wishesText = `# what is wanted
+base apt
+deb g++
+cuda libcub-dev
+cuda nvidia-cuda-toolkit
+npm node@22.1.0
+`
+
+func TestRegenerate(t *testing.T) {
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "packages.in"), filepath.Join(dir, "packages.lock")
+	if err := os.WriteFile(in, []byte(wishesText), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := regenerate(t.Context(), in, out, newMirrors(t, nodeIntegrity())); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := cuda12.ParseLock(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range lock {
+		got = append(got, string(p.Kind)+" "+p.Name+" "+p.Path)
+	}
+	want := []string{
+		"base apt pool/apt.deb", "base dpkg pool/dpkg.deb", "base libc6 pool/libc6.deb", "base passwd pool/passwd.deb",
+		"deb g++ pool/g++.deb", "deb gcc pool/gcc.deb",
+		"cuda libcub-dev pool/libcub-dev.deb", "cuda nvidia-cuda-toolkit pool/nvidia-cuda-toolkit.deb",
+		"npm node node/-/node-22.1.0.tgz",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("lock (-want +got):\n%s", diff)
+	}
+	sum := sha256.Sum256([]byte(nodeTarball))
+	if last := lock[len(lock)-1]; last.SHA256 != hex.EncodeToString(sum[:]) || last.Size != int64(len(nodeTarball)) {
+		t.Errorf("npm line %s does not name the tarball", last)
+	}
+}
+
+func TestRegenerateFaults(t *testing.T) {
+	for name, test := range map[string]struct{ wishes, integrity, words string }{
+		"tarball is not what the registry promises": {wishesText, "sha512-AAAA", "the registry says sha512-AAAA"},
+		"no such npm version":                       {"npm node@9.9.9\n", nodeIntegrity(), "404"},
+		"npm without a version":                     {"npm node\n", nodeIntegrity(), "want NAME@VERSION"},
+		"no such CUDA package":                      {"cuda vim\n", nodeIntegrity(), "resolving vim: not in trixie"},
+		"unknown kind":                              {"rpm vim\n", nodeIntegrity(), `unknown kind "rpm"`},
+		"a kind alone":                              {"deb\n", nodeIntegrity(), "line 1: want a kind and a name"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			in, out := filepath.Join(dir, "packages.in"), filepath.Join(dir, "packages.lock")
+			if err := os.WriteFile(in, []byte(test.wishes), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(out, []byte("the lock before"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			err := regenerate(t.Context(), in, out, newMirrors(t, test.integrity))
+			if err == nil || !strings.Contains(err.Error(), test.words) {
+				t.Errorf("error is %v, want one with %q", err, test.words)
+			}
+			if after, err := os.ReadFile(out); err != nil || string(after) != "the lock before" {
+				t.Errorf("the lock was touched: %q, %v", after, err)
+			}
+		})
+	}
+}

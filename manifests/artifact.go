@@ -1,0 +1,183 @@
+package manifests
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// A Kind says what an asset is for.
+type Kind string
+
+const (
+	// KindBundle is llama.cpp for one SM. Each bundle is two assets, a tar.gz and a tar.zst of the very same tar.
+	KindBundle Kind = "bundle"
+	// KindCUDART is the toolkit's own libraries, for machines that have none. Two assets as well.
+	KindCUDART Kind = "cudart"
+	// KindClient is llcuda-fetch.
+	KindClient Kind = "client"
+	// KindSBOM is a bill of materials.
+	KindSBOM Kind = "sbom"
+)
+
+// The formats of an archive. FormatTarZst is half the bytes of FormatTarGz, and the one to prefer.
+const (
+	FormatTarGz  = "tar.gz"
+	FormatTarZst = "tar.zst"
+)
+
+// An Artifact is one asset of a release. Bundles carry every field but Libraries; the CUDA runtime carries Format, Tar,
+// Toolkit and Libraries; the rest carry none of the optional ones.
+type Artifact struct {
+	Name   string `json:"name"`
+	Kind   Kind   `json:"kind"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+	// URL is where the asset lies, relative to manifest.json. Its last part is Name.
+	URL    string `json:"url"`
+	Format string `json:"format,omitempty"`
+	// Tar is the tar inside the archive. The twins of a bundle have the same.
+	Tar *Digest `json:"tar,omitempty"`
+	// Release is the release that the bundle's own metadata names.
+	Release         string      `json:"release,omitempty"`
+	SourceDateEpoch int64       `json:"source_date_epoch,omitempty"`
+	LlamaCPP        *LlamaCPP   `json:"llama_cpp,omitempty"`
+	Toolkit         *Toolkit    `json:"toolkit,omitempty"`
+	SM              matrix.SM   `json:"sm,omitempty"`
+	Architecture    string      `json:"architecture,omitempty"`
+	GPUs            []string    `json:"gpus,omitempty"`
+	DeviceCode      *DeviceCode `json:"device_code,omitempty"`
+	Requires        *Requires   `json:"requires,omitempty"`
+	// Libraries are the files of the CUDA runtime.
+	Libraries []File `json:"libraries,omitempty"`
+}
+
+// A Digest is the hash and length of some bytes.
+type Digest struct {
+	SHA256 string `json:"sha256"`
+	Size   int64  `json:"size"`
+}
+
+// reserved are names that mean something else in a release.
+var reserved = []string{ManifestName, SumsName, SignatureName}
+
+// runtimeForm is a CUDA runtime's name: the toolkit's major version, and the beginning of the tar's sha256.
+var runtimeForm = regexp.MustCompile(`^llcuda-cudart-cu([0-9]+)-([0-9a-f]{12})$`)
+
+// stem is the name without the format's extension: what the two assets of one archive share.
+func (a Artifact) stem() string { return strings.TrimSuffix(a.Name, "."+a.Format) }
+
+func (a Artifact) check() error {
+	var p matrix.Problems
+	checkName(&p, "name", a.Name)
+	if slices.Contains(reserved, a.Name) {
+		p.Addf("name", "%s is a name of the release itself", a.Name)
+	}
+	checkSize(&p, "size", a.Size, 1)
+	checkSHA256(&p, "sha256", a.SHA256)
+	if !isURL(a.URL) || path.Base(a.URL) != a.Name {
+		p.Addf("url", "%q does not lead to %q below the release", shorten(a.URL), shorten(a.Name))
+	}
+	switch a.Kind {
+	case KindBundle, KindCUDART, KindClient, KindSBOM:
+		a.checkFields(&p)
+	default:
+		p.Addf("kind", "%q is none of %s, %s, %s, %s", shorten(string(a.Kind)), KindBundle, KindCUDART, KindClient, KindSBOM)
+	}
+	if len(p) > 0 {
+		return p // what follows takes for granted that the fields of the kind are there
+	}
+	if a.Tar == nil {
+		return nil
+	}
+	p.Under("tar", a.Tar.check())
+	if (a.Format != FormatTarGz && a.Format != FormatTarZst) || !strings.HasSuffix(a.Name, "."+a.Format) {
+		p.Addf("format", "%q, want %s or %s as in the name", shorten(a.Format), FormatTarGz, FormatTarZst)
+	}
+	p.Under("toolkit", a.Toolkit.check())
+	if a.Kind == KindBundle {
+		p.Under("", a.checkBundle())
+	} else {
+		p.Under("", a.checkRuntime())
+	}
+	return p.Err()
+}
+
+// isURL says whether u is a path of plain names: no scheme, host, query, escape or way up.
+func isURL(u string) bool {
+	for part := range strings.SplitSeq(u, "/") {
+		if !nameForm.MatchString(part) {
+			return false
+		}
+	}
+	return true
+}
+
+// checkFields reports the optional fields that the asset's kind must have and lacks, or has and must not.
+func (a Artifact) checkFields(p *matrix.Problems) {
+	bundle, cudart := a.Kind == KindBundle, a.Kind == KindCUDART
+	for _, field := range []struct {
+		name        string
+		given, want bool
+	}{
+		{"format", a.Format != "", bundle || cudart},
+		{"tar", a.Tar != nil, bundle || cudart},
+		{"release", a.Release != "", bundle},
+		{"source_date_epoch", a.SourceDateEpoch != 0, bundle},
+		{"llama_cpp", a.LlamaCPP != nil, bundle},
+		{"toolkit", a.Toolkit != nil, bundle || cudart},
+		{"sm", a.SM != 0, bundle},
+		{"architecture", a.Architecture != "", bundle},
+		{"gpus", len(a.GPUs) > 0, bundle},
+		{"device_code", a.DeviceCode != nil, bundle},
+		{"requires", a.Requires != nil, bundle},
+		{"libraries", len(a.Libraries) > 0, cudart},
+	} {
+		switch {
+		case field.want && !field.given:
+			p.Addf(field.name, "missing from an asset of kind %s", a.Kind)
+		case field.given && !field.want:
+			p.Addf(field.name, "has no meaning in an asset of kind %s", a.Kind)
+		}
+	}
+}
+
+func (a Artifact) checkBundle() error {
+	var p matrix.Problems
+	checkName(&p, "release", a.Release)
+	checkEpoch(&p, "source_date_epoch", a.SourceDateEpoch)
+	p.Under("llama_cpp", a.LlamaCPP.check())
+	p.Under("", facts{a.stem(), a.SM, a.Architecture, a.GPUs, *a.DeviceCode, *a.Requires}.check())
+	return p.Err()
+}
+
+func (a Artifact) checkRuntime() error {
+	var p matrix.Problems
+	major, _, _ := strings.Cut(a.Toolkit.CUDA, ".")
+	match := runtimeForm.FindStringSubmatch(a.stem())
+	if match == nil || match[1] != major || !strings.HasPrefix(a.Tar.SHA256, match[2]) {
+		p.Addf("name", "%q is not llcuda-cudart-cu%s- and the first 12 hex digits of the tar's sha256", shorten(a.stem()), major)
+	}
+	for i, f := range a.Libraries {
+		at := fmt.Sprintf("libraries[%d]", i)
+		p.Under(at, f.check())
+		if f.Link != "" {
+			p.Addf(at, "a link: the runtime's files are themselves")
+		}
+		if i > 0 && f.Path <= a.Libraries[i-1].Path {
+			p.Addf(at+".path", "%q comes after %q: files ascend by path, each once", shorten(f.Path), shorten(a.Libraries[i-1].Path))
+		}
+	}
+	return p.Err()
+}
+
+func (d Digest) check() error {
+	var p matrix.Problems
+	checkSHA256(&p, "sha256", d.SHA256)
+	checkSize(&p, "size", d.Size, 1)
+	return p.Err()
+}

@@ -1,0 +1,178 @@
+package manifests
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// SchemaVersion is the schema of manifest.json and metadata.json that this package writes, and the newest it reads.
+const SchemaVersion = 1
+
+// The names that a release gives to its own files. No asset may have one of them.
+const (
+	ManifestName  = "manifest.json"
+	SumsName      = "SHA256SUMS"
+	SignatureName = "SHA256SUMS.sigstore.json"
+)
+
+// A Release is manifest.json: everything that one release of the farm offers.
+type Release struct {
+	SchemaVersion int `json:"schema_version"`
+	// Release is the tag: "v1.1.0-runtime".
+	Release  string   `json:"release"`
+	LlamaCPP LlamaCPP `json:"llama_cpp"`
+	Toolkit  Toolkit  `json:"toolkit"`
+	// SourceDateEpoch is the time, in Unix seconds, that every file of every bundle carries.
+	SourceDateEpoch int64 `json:"source_date_epoch"`
+	// Assets ascend by name.
+	Assets []Artifact `json:"assets"`
+	// Models ascend by name.
+	Models []matrix.Model `json:"models"`
+}
+
+// New makes a release of assets and models, in any order, and checks it. What is true of the whole release (llama.cpp,
+// toolkit, time) is taken from its bundles, which must agree.
+func New(release string, assets []Artifact, models []matrix.Model) (Release, error) {
+	r := Release{
+		SchemaVersion: SchemaVersion,
+		Release:       release,
+		Assets:        slices.SortedFunc(slices.Values(assets), func(a, b Artifact) int { return cmp.Compare(a.Name, b.Name) }),
+		Models:        slices.SortedFunc(slices.Values(models), func(a, b matrix.Model) int { return cmp.Compare(a.Name, b.Name) }),
+	}
+	first := slices.IndexFunc(r.Assets, func(a Artifact) bool {
+		return a.Kind == KindBundle && a.LlamaCPP != nil && a.Toolkit != nil
+	})
+	if first < 0 {
+		return Release{}, errors.New("making a manifest: there is no bundle with llama_cpp and toolkit")
+	}
+	bundle := r.Assets[first]
+	r.LlamaCPP, r.Toolkit, r.SourceDateEpoch = *bundle.LlamaCPP, *bundle.Toolkit, bundle.SourceDateEpoch
+	if err := r.Check(); err != nil {
+		return Release{}, fmt.Errorf("making a manifest: %w", err)
+	}
+	return normal(reflect.ValueOf(r)).Interface().(Release), nil
+}
+
+// Check reports everything wrong with a release, as matrix.Problems: each asset, what the assets must agree on, and that
+// the release is whole: every archive in both formats, and the CUDA runtime that bundles fall back on.
+func (r Release) Check() error {
+	var p matrix.Problems
+	checkTexts(reflect.ValueOf(r), "", &p)
+	if r.SchemaVersion != SchemaVersion {
+		p.Addf("schema_version", "%d, want %d", r.SchemaVersion, SchemaVersion)
+	}
+	checkName(&p, "release", r.Release)
+	p.Under("llama_cpp", r.LlamaCPP.check())
+	p.Under("toolkit", r.Toolkit.check())
+	checkEpoch(&p, "source_date_epoch", r.SourceDateEpoch)
+	if len(r.Assets) > MaxAssets {
+		p.Addf("assets", "%d, more than %d", len(r.Assets), MaxAssets)
+		return p
+	}
+	for i, a := range r.Assets {
+		at := fmt.Sprintf("assets[%d]", i)
+		if i > 0 && a.Name <= r.Assets[i-1].Name {
+			p.Addf(at+".name", "%q comes after %q: assets ascend by name, each once", shorten(a.Name), shorten(r.Assets[i-1].Name))
+		}
+		if err := a.check(); err != nil {
+			p.Under(at, err)
+		} else {
+			r.checkShared(&p, at, a)
+		}
+	}
+	r.checkArchives(&p)
+	p.Under("models", matrix.CheckModels(r.Models))
+	return p.Err()
+}
+
+// checkShared holds an asset to what is true of the whole release.
+func (r Release) checkShared(p *matrix.Problems, at string, a Artifact) {
+	if a.Toolkit != nil && *a.Toolkit != r.Toolkit {
+		p.Addf(at+".toolkit", "CUDA %q, nvcc %q; the release has %q, %q", a.Toolkit.CUDA, a.Toolkit.NVCC, r.Toolkit.CUDA, r.Toolkit.NVCC)
+	}
+	if a.Kind != KindBundle {
+		return
+	}
+	if a.Release != r.Release {
+		p.Addf(at+".release", "%q; the release is %q", a.Release, shorten(r.Release))
+	}
+	if l := a.LlamaCPP; *l != r.LlamaCPP {
+		p.Addf(at+".llama_cpp", "%q, commit %q, build %d; the release has %q, %q, %d",
+			l.Version, l.Commit, l.Build, shorten(r.LlamaCPP.Version), shorten(r.LlamaCPP.Commit), r.LlamaCPP.Build)
+	}
+	if a.SourceDateEpoch != r.SourceDateEpoch {
+		p.Addf(at+".source_date_epoch", "%d; the release has %d", a.SourceDateEpoch, r.SourceDateEpoch)
+	}
+}
+
+// checkArchives holds the two formats of each archive to the same facts, and the release to one CUDA runtime.
+func (r Release) checkArchives(p *matrix.Problems) {
+	twin := make(map[string]int)
+	runtimes := make(map[string]bool)
+	bundles := 0
+	for i, a := range r.Assets {
+		if a.Kind != KindBundle && a.Kind != KindCUDART {
+			continue
+		}
+		if a.Kind == KindCUDART {
+			runtimes[a.stem()] = true
+		} else {
+			bundles++
+		}
+		j, ok := twin[a.stem()]
+		if !ok {
+			twin[a.stem()] = i
+			continue
+		}
+		delete(twin, a.stem())
+		if !sameContents(a, r.Assets[j]) {
+			p.Addf(fmt.Sprintf("assets[%d]", i), "%q and %q do not say the same of the tar inside", shorten(r.Assets[j].Name), shorten(a.Name))
+		}
+	}
+	for _, i := range slices.Sorted(maps.Values(twin)) {
+		p.Addf(fmt.Sprintf("assets[%d]", i), "%q stands alone: every archive is there as %s and %s",
+			shorten(r.Assets[i].Name), FormatTarGz, FormatTarZst)
+	}
+	if bundles == 0 {
+		p.Addf("assets", "no bundle")
+	}
+	if len(runtimes) != 1 {
+		p.Addf("assets", "%d CUDA runtimes, want one", len(runtimes))
+	}
+}
+
+// sameContents says whether two assets differ in nothing but their compression.
+func sameContents(a, b Artifact) bool {
+	for _, x := range []*Artifact{&a, &b} {
+		x.Name, x.Size, x.SHA256, x.URL, x.Format = "", 0, "", "", ""
+	}
+	return reflect.DeepEqual(normal(reflect.ValueOf(a)).Interface(), normal(reflect.ValueOf(b)).Interface())
+}
+
+// Encode is the one way to write a manifest.json: fixed order of fields, two-space indent, a newline at the end. It
+// refuses a release that Check refuses.
+func Encode(r Release) ([]byte, error) {
+	if err := r.Check(); err != nil {
+		return nil, fmt.Errorf("writing %s: %w", ManifestName, err)
+	}
+	return encode(r)
+}
+
+// Decode reads a manifest.json and checks it.
+func Decode(r io.Reader) (Release, error) {
+	var release Release
+	if err := decode(r, ManifestName, &release); err != nil {
+		return Release{}, err
+	}
+	if err := release.Check(); err != nil {
+		return Release{}, fmt.Errorf("reading %s: %w", ManifestName, err)
+	}
+	return release, nil
+}

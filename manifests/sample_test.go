@@ -1,0 +1,164 @@
+package manifests_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+// hash is a digest that tells in a diff what it stands for.
+func hash(digit string) string { return strings.Repeat(digit, 64) }
+
+var (
+	llama   = manifests.LlamaCPP{Version: "0.5.0", Commit: strings.Repeat("c", 40), Build: 1}
+	toolkit = manifests.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131"}
+)
+
+const (
+	release = "v1.1.0-runtime"
+	epoch   = 1790553600
+)
+
+func requires(ptx string) manifests.Requires {
+	return manifests.Requires{
+		DriverMin:   manifests.DriverMin{Cubin: "525.60.13", PTX: ptx},
+		Glibc:       "2.34",
+		GLIBCXX:     "3.4.30",
+		Libraries:   []string{"libcublas.so.12", "libcuda.so.1", "libcudart.so.12", "libstdc++.so.6"},
+		CPUVariants: []string{"haswell", "x64"},
+	}
+}
+
+func twins(a manifests.Artifact, stem string) []manifests.Artifact {
+	gz, zst := a, a
+	gz.Name, gz.Format, gz.SHA256, gz.Size = stem+".tar.gz", manifests.FormatTarGz, hash("1"), 2000
+	zst.Name, zst.Format, zst.SHA256, zst.Size = stem+".tar.zst", manifests.FormatTarZst, hash("2"), 1000
+	gz.URL, zst.URL = gz.Name, zst.Name
+	return []manifests.Artifact{gz, zst}
+}
+
+func bundle(sm matrix.SM, ptx ...matrix.SM) []manifests.Artifact {
+	need := requires("")
+	if len(ptx) > 0 {
+		need = requires("550.54.14")
+	}
+	return twins(manifests.Artifact{
+		Kind: manifests.KindBundle, Tar: &manifests.Digest{SHA256: hash("a"), Size: 10000}, Release: release, SourceDateEpoch: epoch,
+		LlamaCPP: &llama, Toolkit: &toolkit, SM: sm, Architecture: sm.Architecture(), GPUs: []string{"Some GPU", "Another <GPU> & more"},
+		DeviceCode: &manifests.DeviceCode{Cubin: []matrix.SM{sm}, PTX: ptx}, Requires: &need,
+	}, "llcuda-bins-"+sm.String())
+}
+
+func runtime() []manifests.Artifact {
+	return twins(manifests.Artifact{
+		Kind: manifests.KindCUDART, Tar: &manifests.Digest{SHA256: hash("b"), Size: 20000}, Toolkit: &toolkit,
+		Libraries: []manifests.File{
+			{Path: "LICENSE", Size: 1, Mode: "0644", SHA256: hash("3")},
+			{Path: "lib/libcudart.so.12", Size: 2, Mode: "0755", SHA256: hash("4")},
+		},
+	}, "llcuda-cudart-cu12-bbbbbbbbbbbb")
+}
+
+func assets() []manifests.Artifact {
+	list := append(bundle(89, 89), bundle(75)...)
+	list = append(list, runtime()...)
+	return append(list,
+		manifests.Artifact{Name: "llcuda-fetch_linux_amd64", Kind: manifests.KindClient, Size: 1, SHA256: hash("5"), URL: "llcuda-fetch_linux_amd64"},
+		manifests.Artifact{Name: "sbom.spdx.json", Kind: manifests.KindSBOM, Size: 1, SHA256: hash("6"), URL: "sbom.spdx.json"},
+	)
+}
+
+var models = []matrix.Model{
+	{Name: "b", Repo: "owner/b", File: "b.gguf", Source: "owner/weights", Licence: "mit"},
+	{Name: "a", Aliases: []string{"a1"}, Repo: "owner/a", Revision: strings.Repeat("f", 40), File: "a.gguf", Size: 1, SHA256: hash("7"), Source: "owner/weights", Licence: "mit", VRAM: 1024},
+}
+
+// sample is a release with one of everything.
+func sample(t testing.TB) manifests.Release {
+	t.Helper()
+	r, err := manifests.New(release, assets(), models)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func metadata() manifests.Metadata {
+	return manifests.Metadata{
+		SchemaVersion: manifests.SchemaVersion, Name: "llcuda-bins-sm75", Release: release, LlamaCPP: llama, SM: 75, Architecture: "Turing",
+		GPUs: []string{"Tesla T4"}, Toolkit: toolkit, DeviceCode: manifests.DeviceCode{Cubin: []matrix.SM{75}, PTX: []matrix.SM{}}, Requires: requires(""),
+		Files: []manifests.File{
+			{Path: "LICENSE", Size: 0, Mode: "0644", SHA256: hash("0")},
+			{Path: "binaries/cuda12/libggml-cuda.so", Mode: "0777", Link: "../../lib/libggml-cuda.so"},
+			{Path: "binaries/cuda12/llama-server", Size: 5, Mode: "0755", SHA256: hash("1")},
+			{Path: "lib/libggml-cuda.so", Size: 5, Mode: "0755", SHA256: hash("2")},
+			{Path: "lib/libllama.so", Mode: "0777", Link: "libllama.so.0"},
+			{Path: "lib/libllama.so.0", Mode: "0777", Link: "libllama.so.0.5"},
+			{Path: "lib/libllama.so.0.5", Size: 5, Mode: "0755", SHA256: hash("3")},
+		},
+		Build: manifests.Build{
+			BuilderImage: "sha256:" + hash("8"), BaseImage: "debian@sha256:" + hash("9"), HostCMake: []string{"-DGGML_CUDA=OFF"},
+			CUDACMake: []string{"-DGGML_CUDA=ON"}, SourceDateEpoch: epoch, Engine: "dagger v0.15.1",
+		},
+	}
+}
+
+// big is a release with as many bundles as there may be assets.
+func big(t testing.TB) manifests.Release {
+	t.Helper()
+	list := runtime()
+	for sm := matrix.SM(500); len(list) < manifests.MaxAssets; sm++ {
+		for _, a := range bundle(sm) {
+			a.Architecture = "Future"
+			list = append(list, a)
+		}
+	}
+	var many []matrix.Model
+	for i := range 100 {
+		many = append(many, matrix.Model{Name: fmt.Sprint("m", i), Repo: "owner/m", File: "m.gguf", Source: "owner/weights", Licence: "mit"})
+	}
+	r, err := manifests.New(release, list, many)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func encode(t testing.TB, r manifests.Release) []byte {
+	t.Helper()
+	data, err := manifests.Encode(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func decode(data []byte) (manifests.Release, error) { return manifests.Decode(bytes.NewReader(data)) }

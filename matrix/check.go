@@ -1,0 +1,246 @@
+package matrix
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// compiles lists the SMs of each toolkit release, from `nvcc --list-gpu-code`. A new toolkit is a new row here.
+var compiles = map[string][]SM{
+	"12.4": {50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90},
+}
+
+// platforms are the words of a row's Platforms; a closed list, so that a slip is not a new platform.
+var platforms = []string{"Colab", "Colab Pro", "Enterprise", "Kaggle", "Local"}
+
+var (
+	commitForm     = regexp.MustCompile(`^[0-9a-f]{40}$`)
+	sha256Form     = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	refForm        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
+	npmPackageForm = regexp.MustCompile(`^(@[a-z0-9-]+/)?[a-z0-9][a-z0-9._-]*@\d+\.\d+\.\d+$`)
+	modelNameForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	repoForm       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	licenceForm    = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*$`)
+)
+
+// Check reports everything wrong with the matrix, as Problems.
+func (m Matrix) Check() error {
+	var p Problems
+	p.Under("toolkit", m.Toolkit.check())
+	p.Under("floors", m.Floors.check())
+	p.Under("llama_cpp", m.LlamaCPP.check())
+	if len(m.Targets) == 0 {
+		p.Addf("targets", "no rows")
+	}
+	for i, t := range m.Targets {
+		at := fmt.Sprintf("targets[%d]", i)
+		p.Under(at, t.check(m.Toolkit))
+		if i == 0 {
+			continue
+		}
+		switch before := m.Targets[i-1].SM; {
+		case t.SM == before:
+			p.Addf(at+".sm", "%d stands here twice", t.SM)
+		case t.SM < before:
+			p.Addf(at+".sm", "%d comes after %d: rows ascend", t.SM, before)
+		}
+	}
+	m.checkPTX(&p)
+	return p.Err()
+}
+
+// checkPTX holds the rule that one bundle serves the GPUs newer than the matrix: PTX is compiled by the driver at the
+// first start, so it pays in one bundle only, and there the newest it can be of those that every release has.
+func (m Matrix) checkPTX(p *Problems) {
+	highest := -1
+	for i, t := range m.Targets {
+		if t.Seed && (highest < 0 || t.SM > m.Targets[highest].SM) {
+			highest = i
+		}
+	}
+	if highest < 0 {
+		if len(m.Targets) > 0 {
+			p.Addf("targets", "no row has seed: true, so %q selects nothing", all)
+		}
+		return
+	}
+	for i, t := range m.Targets {
+		if want := i == highest; t.PTX != want {
+			p.Addf(fmt.Sprintf("targets[%d].ptx", i), "%t for %d: PTX stands on the highest seed row, %d, alone",
+				t.PTX, t.SM, m.Targets[highest].SM)
+		}
+	}
+}
+
+func (t Target) check(toolkit Toolkit) error {
+	var p Problems
+	if sms, known := compiles[toolkit.release()]; known && !slices.Contains(sms, t.SM) {
+		p.Addf("sm", "CUDA %s does not compile for %d", toolkit.CUDA, t.SM)
+	}
+	if want := t.SM.Architecture(); want == "" {
+		p.Addf("sm", "%d is of no architecture known here", t.SM)
+	} else if t.Architecture != want {
+		p.Addf("architecture", "%q, but %s is %s", t.Architecture, t.SM.Capability(), want)
+	}
+	checkWords(&p, "gpus", t.GPUs)
+	checkWords(&p, "platforms", t.Platforms)
+	for i, platform := range t.Platforms {
+		if !slices.Contains(platforms, platform) {
+			p.Addf(fmt.Sprintf("platforms[%d]", i), "%q is none of %s", platform, strings.Join(platforms, ", "))
+		}
+	}
+	return p.Err()
+}
+
+func checkWords(p *Problems, at string, words []string) {
+	if len(words) == 0 {
+		p.Addf(at, "empty")
+	}
+	for i, w := range words {
+		switch {
+		case !isText(w):
+			p.Addf(fmt.Sprintf("%s[%d]", at, i), "%q is no name", w)
+		case slices.Contains(words[:i], w):
+			p.Addf(fmt.Sprintf("%s[%d]", at, i), "%q stands here twice", w)
+		}
+	}
+}
+
+// isText says whether s can be shown as it is, in one line, without spaces around it.
+func isText(s string) bool {
+	return s != "" && s == strings.TrimSpace(s) && IsPrintable(s)
+}
+
+func (t Toolkit) check() error {
+	var p Problems
+	checkVersion(&p, "cuda", t.CUDA)
+	checkVersion(&p, "nvcc", t.NVCC)
+	checkVersion(&p, "driver_cubin", t.DriverCubin)
+	checkVersion(&p, "driver_ptx", t.DriverPTX)
+	if len(p) > 0 {
+		return p
+	}
+	if _, known := compiles[t.release()]; !known {
+		p.Addf("cuda", "which SMs CUDA %s compiles for is not known here", t.CUDA)
+	}
+	if !strings.HasPrefix(t.NVCC+".", t.release()+".") {
+		p.Addf("nvcc", "%s is not of CUDA %s", t.NVCC, t.CUDA)
+	}
+	if CompareVersions(t.DriverPTX, t.DriverCubin) < 0 {
+		p.Addf("driver_ptx", "%s is older than driver_cubin %s", t.DriverPTX, t.DriverCubin)
+	}
+	return p.Err()
+}
+
+// release is "12.4" for CUDA 12.4.1.
+func (t Toolkit) release() string {
+	parts := strings.SplitN(t.CUDA, ".", 3)
+	return strings.Join(parts[:min(len(parts), 2)], ".")
+}
+
+func (f Floors) check() error {
+	var p Problems
+	checkVersion(&p, "glibc", f.Glibc)
+	checkVersion(&p, "glibcxx", f.GLIBCXX)
+	return p.Err()
+}
+
+func (l LlamaPin) check() error {
+	var p Problems
+	if u, err := url.Parse(l.Repository); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		p.Addf("repository", "%q is no https address", l.Repository)
+	}
+	if !refForm.MatchString(l.Ref) {
+		p.Addf("ref", "%q is no tag or branch", l.Ref)
+	}
+	checkVersion(&p, "version", l.Version)
+	if !commitForm.MatchString(l.Commit) {
+		p.Addf("commit", "%q is not 40 hex digits", l.Commit)
+	}
+	if !npmPackageForm.MatchString(l.NPMPackage) {
+		p.Addf("npm_package", "%q is not name@1.2.3", l.NPMPackage)
+	}
+	const sha512Size = 64
+	digest, ok := strings.CutPrefix(l.NPMIntegrity, "sha512-")
+	if raw, err := base64.StdEncoding.Strict().DecodeString(digest); !ok || err != nil || len(raw) != sha512Size {
+		p.Addf("npm_integrity", "%q is not sha512- and 64 bytes in base64", l.NPMIntegrity)
+	}
+	checkPath(&p, "bundle_path", l.BundlePath)
+	return p.Err()
+}
+
+func checkVersion(p *Problems, at, version string) {
+	if !IsVersion(version) {
+		p.Addf(at, "%q is not dotted numbers", version)
+	}
+}
+
+func checkPath(p *Problems, at, name string) {
+	if !isText(name) || path.Clean("/"+name) != "/"+name || name == "" {
+		p.Addf(at, "%q is no relative path", name)
+	}
+}
+
+// CheckModels reports everything wrong with a list of models, as Problems: each model, the order by name, and names or
+// aliases that two models share, whatever their case.
+func CheckModels(models []Model) error {
+	var p Problems
+	owner := make(map[string]string)
+	for i, m := range models {
+		at := fmt.Sprintf("[%d]", i)
+		p.Under(at, m.check())
+		if i > 0 && m.Name <= models[i-1].Name {
+			p.Addf(at+".name", "%q comes after %q: models ascend by name", m.Name, models[i-1].Name)
+		}
+		for _, name := range append([]string{m.Name}, m.Aliases...) {
+			key := strings.ToLower(name)
+			if other, taken := owner[key]; taken {
+				p.Addf(at, "%q is already a name of %s", name, other)
+			}
+			owner[key] = m.Name
+		}
+	}
+	return p.Err()
+}
+
+func (m Model) check() error {
+	var p Problems
+	if !modelNameForm.MatchString(m.Name) {
+		p.Addf("name", "%q is no name", m.Name)
+	}
+	for i, alias := range m.Aliases {
+		if !modelNameForm.MatchString(alias) {
+			p.Addf(fmt.Sprintf("aliases[%d]", i), "%q is no name", alias)
+		}
+	}
+	for _, repo := range []struct{ at, name string }{{"repo", m.Repo}, {"source", m.Source}} {
+		if !repoForm.MatchString(repo.name) {
+			p.Addf(repo.at, "%q is not owner/name", repo.name)
+		}
+	}
+	if m.Revision != "" && !commitForm.MatchString(m.Revision) {
+		p.Addf("revision", "%q is not 40 hex digits: a branch may move", m.Revision)
+	}
+	checkPath(&p, "file", m.File)
+	if !strings.HasSuffix(m.File, ".gguf") {
+		p.Addf("file", "%q is no .gguf", m.File)
+	}
+	if m.SHA256 != "" && !sha256Form.MatchString(m.SHA256) {
+		p.Addf("sha256", "%q is not 64 lower-case hex digits", m.SHA256)
+	}
+	if (m.SHA256 == "") != (m.Size == 0) || m.Size < 0 {
+		p.Addf("size", "%d: size and sha256 are given together or not at all", m.Size)
+	}
+	if !licenceForm.MatchString(m.Licence) {
+		p.Addf("licence", "%q is no licence's short name", m.Licence)
+	}
+	if m.VRAM < 0 {
+		p.Addf("vram_mib", "%d is negative", m.VRAM)
+	}
+	return p.Err()
+}

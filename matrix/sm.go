@@ -1,0 +1,76 @@
+package matrix
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// An SM is a compute capability as nvcc writes it: 75 is 7.5, 120 is 12.0. Its JSON is that integer.
+type SM int
+
+// ParseSM reads "75", "sm75", "sm_75" and "7.5". Nothing else is taken for an SM: the variants sm_90a and sm_100f,
+// whose code runs on one chip or family only, are not in the matrix's vocabulary.
+func ParseSM(s string) (SM, error) {
+	digits := s
+	if after, ok := strings.CutPrefix(s, "sm"); ok {
+		digits = strings.TrimPrefix(after, "_")
+	} else if major, minor, ok := strings.Cut(s, "."); ok && major != "" && len(minor) == 1 {
+		digits = major + minor
+	}
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil || !SM(n).Valid() || digits[0] == '0' {
+		return 0, fmt.Errorf("reading compute capability %q: want 75, sm75, sm_75 or 7.5", s)
+	}
+	return SM(n), nil
+}
+
+// Valid says whether s can be a compute capability: 1.0 to 99.9.
+func (s SM) Valid() bool { return s >= 10 && s <= 999 }
+
+// String is "sm75".
+func (s SM) String() string { return "sm" + strconv.Itoa(int(s)) }
+
+// Capability is "7.5".
+func (s SM) Capability() string { return fmt.Sprintf("%d.%d", s.Major(), s.Minor()) }
+
+// Major is 7 for 7.5.
+func (s SM) Major() int { return int(s) / 10 }
+
+// Minor is 5 for 7.5.
+func (s SM) Minor() int { return int(s) % 10 }
+
+// Architecture is NVIDIA's name of the generation, or "" where this table ends.
+func (s SM) Architecture() string {
+	switch {
+	case s >= 50 && s <= 53:
+		return "Maxwell"
+	case s >= 60 && s <= 62:
+		return "Pascal"
+	case s >= 70 && s <= 72:
+		return "Volta"
+	case s == 75:
+		return "Turing"
+	case s >= 80 && s <= 88:
+		return "Ampere"
+	case s == 89:
+		return "Ada Lovelace"
+	case s == 90:
+		return "Hopper"
+	case s.Major() >= 10 && s.Major() <= 12:
+		return "Blackwell"
+	}
+	return ""
+}
+
+// RunsCubin says whether a GPU of this SM runs machine code compiled for cubin: the same major, and a minor that is
+// not newer. https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility excludes Tegra, whose SMs
+// (5.3, 6.2, 7.2, 8.7) run only their own cubins and whose code runs nowhere else; whoever picks for such a
+// machine knows that it is one (it is arm64) and need not ask.
+func (gpu SM) RunsCubin(cubin SM) bool {
+	return gpu.Major() == cubin.Major() && gpu.Minor() >= cubin.Minor()
+}
+
+// RunsPTX says whether a driver can compile PTX of ptx for a GPU of this SM: any PTX that is not newer than the GPU.
+// Whether the driver itself is new enough is Toolkit.DriverPTX's matter.
+func (gpu SM) RunsPTX(ptx SM) bool { return ptx <= gpu }

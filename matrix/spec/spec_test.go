@@ -1,0 +1,154 @@
+package spec_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name string, value any) {
+	t.Helper()
+	got, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+func TestDefault(t *testing.T) {
+	m, err := spec.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "matrix.json", m)
+	all, err := m.Select("all")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sms []matrix.SM
+	for _, target := range all {
+		sms = append(sms, target.SM)
+	}
+	if diff := cmp.Diff([]matrix.SM{50, 60, 61, 70, 75, 80, 86, 89}, sms); diff != "" {
+		t.Errorf("the eight of every release (-want +got):\n%s", diff)
+	}
+}
+
+func TestDefaultModels(t *testing.T) {
+	models, err := spec.DefaultModels()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "models.json", models)
+}
+
+// Each case edits the real matrix.yaml and asserts the whole message.
+func TestLoadRefuses(t *testing.T) {
+	for name, test := range map[string]struct{ old, new, want string }{
+		"unknown key":     {"    seed: true\n    ptx: true\n", "    seed: true\n    ptx: true\n    vram: 8\n", "line 84: targets[7].vram: unknown key"},
+		"unknown section": {"toolkit:\n", "tools: {}\ntoolkit:\n", "line 4: tools: unknown key"},
+		"wrong case":      {"floors:\n", "Floors:\n", "line 13: Floors: unknown key\nline 4: floors: missing"},
+		"duplicate key":   {"  ref: v0.5.0\n", "  ref: v0.5.0\n  ref: v0.5.1\n", "line 20: llama_cpp.ref: given again in line 21"},
+		"missing key":     {"  ref: v0.5.0\n", "", "line 19: llama_cpp.ref: missing"},
+		"missing in row":  {"    architecture: Maxwell\n", "", "line 29: targets[0].architecture: missing"},
+		"missing section": {"floors:\n  glibc: \"2.35\"\n  glibcxx: \"3.4.30\"\n", "", "line 4: floors: missing"},
+		"null":            {`cuda: "12.4.1"`, "cuda:", "line 5: toolkit.cuda: want text, found nothing: put it in quotes"},
+		"number for text": {`glibc: "2.35"`, "glibc: 2.35", `line 14: floors.glibc: want text, found "2.35": put it in quotes`},
+		"text for number": {"- sm: 50", `- sm: "50"`, `line 29: targets[0].sm: want an integer, found "50"`},
+		"hex number":      {"- sm: 50", `- sm: 0x32`, `line 29: targets[0].sm: want an integer, found "0x32"`},
+		"yes for true":    {"seed: true", "seed: yes", `line 33: targets[0].seed: want true or false, found "yes"`},
+		"text for list":   {"[Tesla P100]", "Tesla P100", `line 38: targets[1].gpus: want a list, found "Tesla P100"`},
+		"list for keys":   {"floors:\n  glibc: \"2.35\"\n  glibcxx: \"3.4.30\"\n", "floors: []\n", "line 13: floors: want keys and values, found a list"},
+		"anchor":          {"gpus: [Tesla P100]", "gpus: &p100 [Tesla P100]", "line 38: targets[1].gpus: anchors and aliases are not used here: write the value out"},
+		"alias":           {"floors:\n  glibc: \"2.35\"", "floors:\n  glibc: *x", "yaml: unknown anchor 'x' referenced"},
+		"two documents":   {"floors:\n", "---\nfloors:\n", "more than one document"},
+		"no YAML":         {"floors:\n", "floors: [\n", "yaml: line 12: did not find expected ',' or ']'"},
+		"check": {"- sm: 61", "- sm: 60",
+			"line 43: targets[2].sm: 60 stands here twice"},
+		"all at once": {"    architecture: Turing\n    gpus: [Tesla T4, RTX 20 series, GTX 16 series]\n", "    architecture: Ampere\n    gpus: []\n",
+			"line 58: targets[4].architecture: \"Ampere\", but 7.5 is Turing\nline 59: targets[4].gpus: empty"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := strings.Replace(string(matrix.YAML), test.old, test.new, 1)
+			if text == string(matrix.YAML) {
+				t.Fatalf("matrix.yaml has no %q", test.old)
+			}
+			_, err := spec.Load(strings.NewReader(text))
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if diff := cmp.Diff(test.want, err.Error()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+	for text, want := range map[string]string{
+		"":                             "empty document",
+		"# nothing\n":                  "empty document",
+		"[]":                           "line 1: want keys and values, found a list",
+		"12":                           `line 1: want keys and values, found "12"`,
+		strings.Repeat(" ", 1<<20+1):   "larger than 1048576 bytes",
+		"? [a]\n: b\n":                 "line 1: \"\": unknown key\nline 1: targets: missing\nline 1: toolkit: missing\nline 1: floors: missing\nline 1: llama_cpp: missing",
+		"\"a\\e[2Jb\": 1\ntargets: []": "line 1: \"a\\x1b[2Jb\": unknown key\nline 1: toolkit: missing\nline 1: floors: missing\nline 1: llama_cpp: missing",
+	} {
+		if _, err := spec.Load(strings.NewReader(text)); err == nil || err.Error() != want {
+			t.Errorf("Load(%.40q) = %v, want %s", text, err, want)
+		}
+	}
+}
+
+func TestLoadModelsRefuses(t *testing.T) {
+	text := strings.Replace(string(matrix.ModelsYAML), "licence: llama3.2", "license: llama3.2", 1)
+	_, err := spec.LoadModels(strings.NewReader(text))
+	if want := "line 16: models[1].license: unknown key\nline 12: models[1].licence: missing"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	text = strings.Replace(string(matrix.ModelsYAML), "repo: TheBloke/", "repo: ", 1)
+	_, err = spec.LoadModels(strings.NewReader(text))
+	if want := `line 19: models[2].repo: "TinyLlama-1.1B-Chat-v1.0-GGUF" is not owner/name`; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add(matrix.YAML)
+	f.Add(matrix.ModelsYAML)
+	f.Add([]byte("? [a]\n: &x b\n<<: *x\n"))
+	f.Add([]byte("targets: [{sm: 75}, ~, !!binary aGk=]\ntoolkit: \"\\0\"\n--- x"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if m, err := spec.Load(bytes.NewReader(data)); err == nil {
+			if err := m.Check(); err != nil {
+				t.Errorf("Load took what Check refuses: %v", err)
+			}
+		}
+		if models, err := spec.LoadModels(bytes.NewReader(data)); err == nil {
+			if err := matrix.CheckModels(models); err != nil {
+				t.Errorf("LoadModels took what CheckModels refuses: %v", err)
+			}
+		}
+	})
+}
