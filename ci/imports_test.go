@@ -39,7 +39,11 @@ var allowed = map[string][]string{
 	"publisher/hfhub":     {"publisher", "manifests"},
 	"publisher/cosign":    {"publisher", "manifests"},
 
-	"manifests/fetch":            {"manifests", "matrix"},
+	"manifests/fetch":            {"manifests/fetch/detect", "manifests/fetch/hub", "manifests/fetch/store", "manifests/fetch/transfer", "manifests", "matrix"},
+	"manifests/fetch/detect":     {"manifests", "matrix"},
+	"manifests/fetch/hub":        {"manifests/fetch/transfer", "matrix"},
+	"manifests/fetch/store":      {"manifests", "matrix"},
+	"manifests/fetch/transfer":   {},
 	"manifests/fetch/fetchcli":   {"manifests/fetch", "manifests", "matrix"},
 	"manifests/sigverify":        {},
 	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchcli", "manifests/sigverify"},

@@ -199,6 +199,24 @@ func (t table) empty() bool {
 	return len(t.rules) == 0
 }
 
+var containerChain = regexp.MustCompile(`^CNI-[0-9a-f]{24}$`)
+
+// unfinishedChains returns the chains of containers that hold no rule and that
+// no rule leads to: CNI makes a chain, fills it and only then jumps to it, and
+// an engine can be killed in between. Nothing says whose they are.
+func (t table) unfinishedChains() []string {
+	var chains []string
+	for chain := range t.chains {
+		used := slices.ContainsFunc(t.rules, func(rule string) bool {
+			return strings.HasPrefix(rule, "-A "+chain+" ") || strings.HasSuffix(rule, "-j "+chain)
+		})
+		if containerChain.MatchString(chain) && !used {
+			chains = append(chains, chain)
+		}
+	}
+	return chains
+}
+
 func iptablesSave(ctx context.Context) ([]table, error) {
 	out, err := runTool(ctx, "", "iptables-save")
 	if err != nil {
@@ -231,6 +249,7 @@ func cleanRules(tables []table, network, cidr string, shared bool) (string, erro
 			ofCNI := strings.HasPrefix(rule, "-A "+forwardChain+" ") || strings.HasSuffix(rule, "-j "+forwardChain)
 			switch {
 			case ofNetwork && strings.HasPrefix(rule, "-A CNI-"):
+				chains = append(chains, strings.Fields(rule)[1])
 				continue // flushed with its chain
 			case ofNetwork:
 				if target := ruleTarget.FindStringSubmatch(rule); target != nil {
@@ -249,7 +268,10 @@ func cleanRules(tables []table, network, cidr string, shared bool) (string, erro
 					chains = append(chains, chain)
 				}
 			}
+			chains = append(chains, t.unfinishedChains()...)
 		}
+		slices.Sort(chains)
+		chains = slices.Compact(chains)
 		if len(deletions)+len(chains) == 0 {
 			continue
 		}
@@ -258,7 +280,10 @@ func cleanRules(tables []table, network, cidr string, shared bool) (string, erro
 			fmt.Fprintln(&script, d)
 		}
 		for _, c := range chains {
-			fmt.Fprintf(&script, "-F %s\n-X %s\n", c, c)
+			fmt.Fprintf(&script, "-F %s\n", c)
+		}
+		for _, c := range chains { // a chain that another one leads to cannot go
+			fmt.Fprintf(&script, "-X %s\n", c)
 		}
 		fmt.Fprintln(&script, "COMMIT")
 	}

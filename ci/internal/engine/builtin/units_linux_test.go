@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -265,6 +266,56 @@ COMMIT
 	}}
 	if diff := cmp.Diff(want, tables, cmp.AllowUnexported(table{})); diff != "" {
 		t.Errorf("what is left (-want +got):\n%s", diff)
+	}
+}
+
+// TestCleanUnfinishedRules: an engine killed between two of CNI's calls of
+// iptables leaves a chain that nothing leads to.
+func TestCleanUnfinishedRules(t *testing.T) {
+	const rules = `*nat
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:CNI-00000000000000000000000a - [0:0]
+:CNI-00000000000000000000000b - [0:0]
+:KEPT - [0:0]
+-A CNI-00000000000000000000000b -d 10.87.0.0/22 -m comment --comment "name: \"llcone\" id: \"y\"" -j ACCEPT
+COMMIT
+`
+	netNS := newNetNS(t)
+	r := &record{Network: "llcone", CIDR: "10.87.0.0/22", Baseline: baseline{Tables: []string{"nat"}}}
+	chains := func(alone bool) (left []string) {
+		t.Helper()
+		err := inNetNS(netNS, func() error {
+			if _, err := runTool(t.Context(), rules, "iptables-restore"); err != nil {
+				return err
+			}
+			if _, err := r.cleanFirewall(t.Context(), alone); err != nil {
+				return err
+			}
+			tables, err := iptablesSave(t.Context())
+			for _, table := range tables {
+				for chain, policy := range table.chains {
+					if policy == "-" {
+						left = append(left, chain)
+					}
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(left)
+		return left
+	}
+	// The empty chain may be another engine's that is just starting a container.
+	if diff := cmp.Diff([]string{"CNI-00000000000000000000000a", "KEPT"}, chains(false)); diff != "" {
+		t.Errorf("beside another engine (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"KEPT"}, chains(true)); diff != "" {
+		t.Errorf("the last engine (-want +got):\n%s", diff)
 	}
 }
 
