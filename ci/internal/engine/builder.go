@@ -83,10 +83,12 @@ type stepRun struct {
 }
 
 func (r *stepRun) all(ctx context.Context, dest string) error {
-	builder, err := r.stage(ctx, "image", r.builder.image.container(r.builder.client), new(int))
+	var seen int
+	builder, err := r.stage(ctx, "image", r.builder.image.container(r.builder.client), &seen)
 	if err != nil {
 		return err
 	}
+	r.events(farm.Event{Stage: "image", State: farm.StateDone, Cached: seen == 0})
 	r.stats.Cached = true
 	var out *dagger.Directory
 	switch r.step.Kind {
@@ -231,13 +233,16 @@ func (r *stepRun) offline(ctx context.Context, name string, ctr *dagger.Containe
 	for _, line := range lines[min(seen, len(lines)):] {
 		r.events(farm.Event{Stage: name, State: farm.StateLine, Line: line})
 	}
-	if err := r.count(ctx, name, ctr); err != nil {
+	ran, err := r.count(ctx, name, ctr)
+	if err != nil {
 		return nil, err
 	}
+	r.events(farm.Event{Stage: name, State: farm.StateDone, Cached: !ran})
 	return ctr.Directory("/out"), nil
 }
 
-// stage forces one container and reports on it while it runs; seen counts the lines shown.
+// stage forces one container and reports on it while it runs; seen counts the lines shown. That
+// it is done is for its caller to report, who knows whether it ran.
 func (r *stepRun) stage(ctx context.Context, name string, ctr *dagger.Container, seen *int) (*dagger.Container, error) {
 	var tail []string
 	r.builder.console.listen(func(line string) {
@@ -259,7 +264,6 @@ func (r *stepRun) stage(ctx context.Context, name string, ctr *dagger.Container,
 	var exec *dagger.ExecError
 	switch {
 	case err == nil:
-		r.events(farm.Event{Stage: name, State: farm.StateDone, Cached: *seen == 0})
 		return ctr, nil
 	case errors.As(err, &exec) && exec.ExitCode != 0: // 0: the engine's own clean-up went wrong
 		if output := lastLines(exec.Stdout+exec.Stderr, tailLines); len(output) > 0 {
@@ -273,22 +277,22 @@ func (r *stepRun) stage(ctx context.Context, name string, ctr *dagger.Container,
 
 // count adds a stage's figures, which it left in /stats/stats. A stage that started before
 // this step did was not run for it: the engine had its result. The step's log gets them, too.
-func (r *stepRun) count(ctx context.Context, name string, ctr *dagger.Container) error {
+func (r *stepRun) count(ctx context.Context, name string, ctr *dagger.Container) (ran bool, err error) {
 	text, err := ctr.File("/stats/stats").Contents(ctx)
 	if err != nil {
-		return fmt.Errorf("reading the stage's figures: %w", err)
+		return false, fmt.Errorf("reading the stage's figures: %w", err)
 	}
 	figures := map[string]float64{}
 	for scanner := bufio.NewScanner(strings.NewReader(text)); scanner.Scan(); {
 		key, value, _ := strings.Cut(scanner.Text(), "=")
 		number, err := strconv.ParseFloat(value, 64)
 		if err != nil {
-			return fmt.Errorf("reading the stage's figures: %q: %w", scanner.Text(), err)
+			return false, fmt.Errorf("reading the stage's figures: %q: %w", scanner.Text(), err)
 		}
 		figures[key] = number
 	}
 	if int64(figures["started"]) < r.started.Unix() {
-		return nil
+		return false, nil
 	}
 	r.stats.Cached = false
 	r.stats.CPUSeconds += figures["cpu"]
@@ -296,7 +300,7 @@ func (r *stepRun) count(ctx context.Context, name string, ctr *dagger.Container)
 	r.stats.CacheHits += int(figures["hits"])
 	r.events(farm.Event{Stage: name, State: farm.StateLine, Line: fmt.Sprintf("%s took %.1f CPU seconds; %.0f objects compiled, %.0f from the compiler cache",
 		name, figures["cpu"], figures["compiled"], figures["hits"])})
-	return nil
+	return true, nil
 }
 
 func lastLines(text string, n int) []string {

@@ -25,10 +25,10 @@ type Image struct {
 // BaseMade is the base that is made here from Debian's packages.
 const BaseMade = "made"
 
-// PrepareImage fetches what the builder image is made of into cacheDir. The base is the given
+// prepareImage fetches what the builder image is made of into cacheDir. The base is the given
 // registry reference (NAME:TAG, resolved to a digest, or NAME:TAG@DIGEST), or BaseMade. Empty
 // means the reference in docker/cuda12/base.lock, or BaseMade where no registry answers.
-func PrepareImage(ctx context.Context, base, cacheDir string, progress func(done, total int64)) (Image, error) {
+func prepareImage(ctx context.Context, base, cacheDir string, progress func(done, total int64)) (Image, error) {
 	lock, err := cuda12.DefaultLock()
 	if err != nil {
 		return Image{}, err

@@ -31,7 +31,7 @@ const (
 // Options say which engines to use, and for what. Source and Toolkit are required.
 type Options struct {
 	Hosts    []string // runner hosts; none means the first engine that is found
-	Base     string   // what the builder image starts from: see PrepareImage
+	Base     string   // what the builder image starts from: see prepareImage
 	CacheDir string   // for what the builder image is made of, and what the web UI is built from
 	Jobs     int      // compile jobs at once on each engine; 0 is as many as its cores and memory allow
 	Source   farm.Source
@@ -234,7 +234,7 @@ func (o Options) report(stage string) func(string) {
 	}
 }
 
-// prepareImage is PrepareImage as a stage that Progress hears of, in MB.
+// prepareImage prepares the image as a stage that Progress hears of, in MB.
 func (o Options) prepareImage(ctx context.Context, cacheDir string) (Image, error) {
 	send := func(e farm.Event) {
 		if e.Step, e.Stage = "engine", "packages"; o.Progress != nil {
@@ -242,7 +242,7 @@ func (o Options) prepareImage(ctx context.Context, cacheDir string) (Image, erro
 		}
 	}
 	send(farm.Event{State: farm.StateStart})
-	image, err := PrepareImage(ctx, o.Base, cacheDir, func(done, total int64) {
+	image, err := prepareImage(ctx, o.Base, cacheDir, func(done, total int64) {
 		const mega = 1_000_000
 		send(farm.Event{State: farm.StateProgress, Done: int(done / mega), Total: int(total / mega)})
 	})
