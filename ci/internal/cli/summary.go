@@ -32,7 +32,7 @@ func summary(outcome farm.Outcome, took time.Duration) string {
 	for _, r := range results(outcome) {
 		cpu += r.Stats.CPUSeconds
 		cached = cached && r.Err == nil && r.Stats.Cached
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Step, verdict(r), figure(r, elapsed(r.Stats.Wall)),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Step, verdict(r), wall(r),
 			figure(r, fmt.Sprintf("%.0fs", r.Stats.CPUSeconds)), figure(r, fmt.Sprint(r.Stats.Compiled+r.Stats.CacheHits)),
 			figure(r, fmt.Sprint(r.Stats.CacheHits)), size(r, manifests.FormatTarGz), size(r, manifests.FormatTarZst))
 	}
@@ -71,7 +71,16 @@ func verdict(r farm.Result) string {
 	return "FAILED"
 }
 
-// figure is a number of a step that has one.
+// wall is how long a step took that ran, to its end or to its failure.
+func wall(r farm.Result) string {
+	if r.Stats.Wall == 0 || r.Err == nil && r.Stats.Cached {
+		return "-"
+	}
+	return elapsed(r.Stats.Wall)
+}
+
+// figure is a number that a step leaves when it has compiled something. A stage
+// that failed leaves none.
 func figure(r farm.Result, text string) string {
 	if r.Stats.Wall == 0 || r.Stats.Cached {
 		return "-"
