@@ -39,7 +39,7 @@ const (
 // last of duplicate keys, null for anything and U+FFFD for broken text, and names the first problem only.
 type node struct {
 	kind   nodeKind
-	text   string   // of strings and numbers
+	text   string   // of strings, numbers and booleans
 	items  []node   // of arrays
 	fields []string // of objects: keys, whose values are the items
 }
@@ -51,11 +51,12 @@ const (
 	nodeArray
 	nodeString
 	nodeNumber
-	nodeOther
+	nodeBool
+	nodeNull
 )
 
 func (k nodeKind) String() string {
-	return [...]string{"an object", "an array", "text", "a number", "true, false or null"}[k]
+	return [...]string{"an object", "an array", "text", "a number", "true or false", "null"}[k]
 }
 
 // decode reads one document from r into dst, a pointer to a struct whose JSON names are the fields wanted; those
@@ -142,8 +143,10 @@ func (p *parser) value(path string, depth int) (node, error) {
 			return p.array(path, depth)
 		}
 		return p.object(path, depth)
+	case bool:
+		return node{kind: nodeBool, text: strconv.FormatBool(t)}, nil
 	}
-	return node{kind: nodeOther}, nil
+	return node{kind: nodeNull}, nil
 }
 
 func (p *parser) array(path string, depth int) (node, error) {
@@ -221,6 +224,10 @@ func bind(n node, dst reflect.Value, path string, problems *matrix.Problems) {
 				problems.Addf(path, "want an integer, found %s", shorten(n.text))
 			}
 			dst.SetInt(i)
+		}
+	case reflect.Bool:
+		if !mismatch(nodeBool) {
+			dst.SetBool(n.text == "true")
 		}
 	default:
 		panic(fmt.Sprintf("manifests: no JSON form for %s", dst.Type()))

@@ -1,6 +1,14 @@
 package manifests
 
-import "github.com/waqasm86/llcuda-farm/matrix"
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
 
 // A Host is what the client knows of a machine: its own, or one that somebody
 // wrote down. `llcuda-fetch detect --json` prints it and `--as-host` reads it.
@@ -63,4 +71,66 @@ type CUDALibrary struct {
 	Path string `json:"path"`
 	// Source is where it was found: "environment", "store", "pip", "toolkit" or "loader".
 	Source string `json:"source"`
+}
+
+// platforms are what Host.Platform may be.
+var platforms = []string{"colab", "container", "kaggle", "local", "wsl"}
+
+// Check reports everything wrong with a host, as matrix.Problems.
+func (h Host) Check() error {
+	var p matrix.Problems
+	checkTexts(reflect.ValueOf(h), "", &p)
+	if h.OS == "" {
+		p.Addf("os", "empty: a Go name such as \"linux\"")
+	}
+	if h.Arch == "" {
+		p.Addf("arch", "empty: a Go name such as \"amd64\"")
+	}
+	if !slices.Contains(platforms, h.Platform) {
+		p.Addf("platform", "%q is none of %q", shorten(h.Platform), platforms)
+	}
+	for at, version := range map[string]string{
+		"glibc": h.Glibc, "glibcxx": h.GLIBCXX, "driver.version": h.Driver.Version, "driver.cuda": h.Driver.CUDA,
+	} {
+		if version != "" {
+			checkVersion(&p, at, version)
+		}
+	}
+	for i, gpu := range h.GPUs {
+		at := fmt.Sprintf("gpus[%d]", i)
+		if gpu.SM != 0 && !gpu.SM.Valid() {
+			p.Addf(at+".sm", "%d is no compute capability; 7.5 is 75, and 0 stands for one that is not known", int(gpu.SM))
+		}
+		if gpu.MemoryMiB < 0 {
+			p.Addf(at+".memory_mib", "%d is less than 0, which stands for a size that is not known", gpu.MemoryMiB)
+		}
+	}
+	for i, library := range h.CUDALibraries {
+		if at := fmt.Sprintf("cuda_libraries[%d]", i); library.Name == "" || library.Source == "" {
+			p.Addf(at, "name and source are required")
+		}
+	}
+	slices.SortStableFunc(p, func(a, b matrix.Problem) int { return cmp.Compare(a.Path, b.Path) })
+	return p.Err()
+}
+
+// Encode is the one way to write a host. It refuses one that Check refuses.
+func (h Host) Encode() ([]byte, error) {
+	if err := h.Check(); err != nil {
+		return nil, fmt.Errorf("writing the host: %w", err)
+	}
+	return encode(h)
+}
+
+// DecodeHost reads a host and checks it. Every field must be there: a person who writes one down for --as-host says
+// of each thing that it is not known by leaving it empty, not by leaving it out.
+func DecodeHost(r io.Reader) (Host, error) {
+	var h Host
+	if err := decode(r, "the host", &h); err != nil {
+		return Host{}, err
+	}
+	if err := h.Check(); err != nil {
+		return Host{}, fmt.Errorf("reading the host: %w", err)
+	}
+	return h, nil
 }

@@ -1,0 +1,297 @@
+package manifests_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
+)
+
+// seedRelease is a release with the bundles of `build --sm all`, of real bundles' sizes.
+func seedRelease(t testing.TB) manifests.Release {
+	t.Helper()
+	m, err := spec.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	targets, err := m.Select("all")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []manifests.Artifact
+	for i, target := range targets {
+		var ptx []matrix.SM
+		if target.PTX {
+			ptx = []matrix.SM{target.SM}
+		}
+		for _, a := range bundle(target.SM, ptx...) {
+			a.Tar = &manifests.Digest{SHA256: hash("a"), Size: 170e6 + int64(i)}
+			a.Size = int64(map[string]int{manifests.FormatTarGz: 47e6, manifests.FormatTarZst: 28e6}[a.Format] + i)
+			list = append(list, a)
+		}
+	}
+	for _, a := range runtime() {
+		a.Libraries = nil
+		for _, name := range []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"} {
+			a.Libraries = append(a.Libraries, manifests.File{Path: "lib/" + name, Size: 2, Mode: "0755", SHA256: hash("4")})
+		}
+		a.Size = int64(map[string]int{manifests.FormatTarGz: 365e6, manifests.FormatTarZst: 237e6}[a.Format])
+		a.Tar = &manifests.Digest{SHA256: hash("b"), Size: 552e6}
+		list = append(list, a)
+	}
+	r, err := manifests.New(release, list, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func hosts(t testing.TB) map[string]manifests.Host {
+	t.Helper()
+	files, err := filepath.Glob("testdata/hosts/*.json")
+	if err != nil || len(files) < 40 {
+		t.Fatalf("%d hosts in testdata, %v", len(files), err)
+	}
+	all := map[string]manifests.Host{}
+	for _, file := range files {
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		host, err := manifests.DecodeHost(f)
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		all[strings.TrimSuffix(filepath.Base(file), ".json")] = host
+	}
+	return all
+}
+
+// trace is a decision as a person reads it.
+func trace(d manifests.Decision, err error) string {
+	var b strings.Builder
+	var none *manifests.NoBundleError
+	switch {
+	case errors.As(err, &none):
+		fmt.Fprintf(&b, "nothing, for want of a %s: %s\n", none.Lack, none.Reason)
+	case err != nil:
+		fmt.Fprintf(&b, "%v\n", err)
+	default:
+		fmt.Fprintf(&b, "%s through %s, runtime %q, %d bytes down, %d on disk, visible %q\n",
+			d.Asset, d.Through, d.Runtime, d.DownloadBytes, d.DiskBytes, d.VisibleDevices)
+	}
+	for _, gpu := range d.GPUs {
+		fmt.Fprintf(&b, "  GPU %d %s: served %t: %s\n", gpu.Index, gpu.Name, gpu.Served, gpu.Reason)
+	}
+	for _, v := range d.Bundles {
+		fmt.Fprintf(&b, "  %s: chosen %t: %s\n", v.Bundle, v.Chosen, v.Reason)
+	}
+	return b.String()
+}
+
+// TestPick holds the whole trace of every host in the corpus. Read the golden before you commit it.
+func TestPick(t *testing.T) {
+	r := seedRelease(t)
+	all := hosts(t)
+	var b strings.Builder
+	for _, name := range slices.Sorted(func(yield func(string) bool) {
+		for name := range all {
+			if !yield(name) {
+				return
+			}
+		}
+	}) {
+		fmt.Fprintf(&b, "%s: %s\n", name, trace(manifests.Pick(r, all[name], manifests.PickOptions{})))
+	}
+	golden(t, "picks.txt", []byte(b.String()))
+}
+
+// TestPickOfEachHost says in one line what the goldens say in many.
+func TestPickOfEachHost(t *testing.T) {
+	want := map[string]string{
+		"colab-t4": "sm75 cubin", "colab-v100": "sm70 cubin", "colab-a100": "sm80 cubin", "colab-l4": "sm89 cubin", "colab-cpu": "gpu",
+		"kaggle-t4x2": "sm75 cubin", "kaggle-p100": "sm60 cubin", "940m": "sm50 cubin", "gtx-750-ti": "sm50 cubin", "gtx-970": "sm50 cubin",
+		"gtx-1060": "sm61 cubin", "gtx-1080-ti-driver-535": "sm61 cubin", "tesla-p40": "sm61 cubin", "titan-v": "sm70 cubin",
+		"gtx-1650": "sm75 cubin", "rtx-2080-ti": "sm75 cubin", "rtx-3060-laptop": "sm86 cubin", "rtx-3090": "sm86 cubin",
+		"rtx-3090-cuda-env": "sm86 cubin", "rtx-3090-split-libraries": "sm86 cubin", "a10": "sm86 cubin", "a30": "sm80 cubin",
+		"rtx-4090": "sm89 cubin", "rtx-4090-and-1080-ti": "sm89 cubin", "rtx-3090-and-4090": "sm86 cubin", "rtx-4090-and-5090": "sm89 ptx",
+		"p100-and-p40": "sm60 cubin", "two-1080-ti-and-2060": "sm61 cubin", "h100": "sm89 ptx", "h100-driver-535": "bundle",
+		"h100-mig": "sm89 ptx", "a100-mig-and-t4": "sm75 cubin", "rtx-5090": "sm89 ptx", "b200": "sm89 ptx", "jetson-orin": "bundle",
+		"wsl2-rtx-3080": "sm86 cubin", "driver-470": "bundle", "driver-470-known-sm": "bundle", "no-driver": "driver", "no-gpu": "gpu",
+		"driver-without-gpu": "gpu", "ubuntu-20.04": "bundle", "alpine": "bundle", "no-libstdcxx": "bundle", "old-libstdcxx": "bundle",
+		"full-disk": "disk", "unknown-disk": "sm86 cubin", "gtx-680-kepler": "bundle", "mixed-without-uuid": "sm86 cubin",
+		"container-rtx-a6000": "sm86 cubin", "arm64-grace-hopper": "bundle", "macos": "bundle",
+	}
+	r := seedRelease(t)
+	got := map[string]string{}
+	for name, host := range hosts(t) {
+		d, err := manifests.Pick(r, host, manifests.PickOptions{})
+		var none *manifests.NoBundleError
+		if errors.As(err, &none) {
+			got[name] = string(none.Lack)
+		} else {
+			got[name] = d.SM.String() + " " + d.Through
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestPickOptions(t *testing.T) {
+	r, all := seedRelease(t), hosts(t)
+	for _, test := range []struct {
+		name, host, want string
+		opts             manifests.PickOptions
+	}{
+		{"a P100 never runs code for 6.1", "kaggle-p100", "bundle", manifests.PickOptions{SM: 61}},
+		{"a 1080 runs code for 6.0", "gtx-1060", "sm60 cubin", manifests.PickOptions{SM: 60}},
+		{"Pascal never runs code for 7.5", "gtx-1060", "bundle", manifests.PickOptions{SM: 75}},
+		{"Volta never runs code for 7.5", "colab-v100", "bundle", manifests.PickOptions{SM: 75}},
+		{"a bundle that the release lacks", "h100", "bundle", manifests.PickOptions{SM: 90}},
+		{"a CPU when allowed", "no-gpu", "sm50 cpu", manifests.PickOptions{AllowCPU: true}},
+		{"a CPU when allowed, one bundle", "no-gpu", "sm75 cpu", manifests.PickOptions{AllowCPU: true, SM: 75}},
+		{"the GPU even where the CPU is allowed", "colab-t4", "sm75 cubin", manifests.PickOptions{AllowCPU: true}},
+		{"no CPU half for another system", "ubuntu-20.04", "bundle", manifests.PickOptions{AllowCPU: true}},
+	} {
+		d, err := manifests.Pick(r, all[test.host], test.opts)
+		got := d.SM.String() + " " + d.Through
+		var none *manifests.NoBundleError
+		if errors.As(err, &none) {
+			got = string(none.Lack)
+		}
+		if got != test.want {
+			t.Errorf("%s: %s, want %s\n%s", test.name, got, test.want, trace(d, err))
+		}
+	}
+}
+
+// TestPickKeepsTheRules tries many GPUs, drivers and orders of assets.
+func TestPickKeepsTheRules(t *testing.T) {
+	r, host := seedRelease(t), hosts(t)["rtx-3090"]
+	random := rand.New(rand.NewPCG(1, 2))
+	sms := []matrix.SM{0, 30, 50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90, 100, 103, 120}
+	drivers := []string{"", "470.256.02", "525.60.13", "535.1", "550.54.14", "580.159.04"}
+	picked := 0
+	for range 5000 {
+		host.Driver.Version = drivers[random.IntN(len(drivers))]
+		host.GPUs = nil
+		for i := range random.IntN(4) {
+			host.GPUs = append(host.GPUs, manifests.GPU{Index: i, UUID: fmt.Sprint("GPU-", i), SM: sms[random.IntN(len(sms))], MemoryMiB: random.IntN(4) * 8000, MIG: random.IntN(5) == 0})
+		}
+		d, err := manifests.Pick(r, host, manifests.PickOptions{})
+		shuffled := r
+		shuffled.Assets = slices.Clone(r.Assets)
+		random.Shuffle(len(shuffled.Assets), func(i, j int) {
+			shuffled.Assets[i], shuffled.Assets[j] = shuffled.Assets[j], shuffled.Assets[i]
+		})
+		again, againErr := manifests.Pick(shuffled, host, manifests.PickOptions{})
+		if diff := cmp.Diff(trace(d, err), trace(again, againErr)); diff != "" {
+			t.Fatalf("the order of the assets changes the decision:\n%s", diff)
+		}
+		if err != nil {
+			continue
+		}
+		picked++
+		i := slices.IndexFunc(r.Assets, func(a manifests.Artifact) bool { return a.Name == d.Asset })
+		code, floors := r.Assets[i].DeviceCode, r.Assets[i].Requires.DriverMin
+		for _, gpu := range d.GPUs {
+			cubin := slices.ContainsFunc(code.Cubin, gpu.SM.RunsCubin) && matrix.CompareVersions(host.Driver.Version, floors.Cubin) >= 0
+			ptx := slices.ContainsFunc(code.PTX, gpu.SM.RunsPTX) && matrix.CompareVersions(host.Driver.Version, floors.PTX) >= 0
+			if gpu.Served != (gpu.SM != 0 && (cubin || ptx)) {
+				t.Fatalf("%s is served: %t\n%s", gpu.SM, gpu.Served, trace(d, err))
+			}
+		}
+	}
+	if picked < 1000 {
+		t.Errorf("only %d of the hosts got a bundle: this test proves little", picked)
+	}
+}
+
+func TestDecodeHost(t *testing.T) {
+	good, err := os.ReadFile("testdata/hosts/colab-t4.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := manifests.DecodeHost(strings.NewReader(string(good)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := host.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(good), string(again)); diff != "" {
+		t.Errorf("the host is not written as it was read (-want +got):\n%s", diff)
+	}
+	for _, test := range []struct{ old, new, want string }{
+		{`"sm": 75`, `"sm": "75"`, "gpus[0].sm: want a number, found text"},
+		{`"sm": 75`, `"sm": 7`, "gpus[0].sm: 7 is no compute capability"},
+		{`"mig": false`, `"mig": 0`, "gpus[0].mig: want true or false, found a number"},
+		{`"mig": false`, `"mig": null`, "gpus[0].mig: want true or false, found null"},
+		{`"platform": "colab"`, `"platform": "cloud"`, `platform: "cloud" is none of`},
+		{`"platform": "colab",`, ``, "platform: missing"},
+		{`"os"`, `"system"`, "system: unknown field"},
+		{`"glibc": "2.35"`, `"glibc": "new"`, `glibc: "new" is not dotted numbers`},
+		{`"memory_mib": 15360`, `"memory_mib": -1`, "gpus[0].memory_mib: -1 is less than 0"},
+		{`"source": "toolkit"`, `"source": ""`, "cuda_libraries[0]: name and source are required"},
+	} {
+		bad := strings.Replace(string(good), test.old, test.new, 1)
+		if _, err := manifests.DecodeHost(strings.NewReader(bad)); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s instead of %s: %v, want %s", test.new, test.old, err, test.want)
+		}
+	}
+	host.Platform = "cloud"
+	if _, err := host.Encode(); err == nil {
+		t.Error("a host that cannot be read is written")
+	}
+}
+
+func FuzzDecodeHost(f *testing.F) {
+	for _, host := range hosts(f) {
+		data, err := host.Encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	r := seedRelease(f)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		host, err := manifests.DecodeHost(strings.NewReader(string(data)))
+		if err != nil {
+			return
+		}
+		written, err := host.Encode()
+		if err != nil {
+			t.Fatalf("what was read cannot be written: %v", err)
+		}
+		if again, err := manifests.DecodeHost(strings.NewReader(string(written))); err != nil || !cmp.Equal(host, again) {
+			t.Fatalf("what was written is read as something else: %v", err)
+		}
+		d, _ := manifests.Pick(r, host, manifests.PickOptions{})
+		if _, err := json.Marshal(d); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func BenchmarkPick(b *testing.B) {
+	r, host := seedRelease(b), hosts(b)["rtx-4090-and-1080-ti"]
+	for b.Loop() {
+		if _, err := manifests.Pick(r, host, manifests.PickOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
