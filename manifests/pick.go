@@ -223,7 +223,14 @@ func (p *picker) against(c candidate) string {
 func (p *picker) match(c candidate, gpu GPU) match {
 	floors := c.Requires.DriverMin
 	driver := p.host.Driver.Version
+	tooOld := func(floor string) match {
+		return match{reason: fmt.Sprintf("driver %s is too old; it needs %s or later", driver, floor), oldDriver: true}
+	}
 	if gpu.SM == 0 {
+		// Drivers this old do not tell a compute capability, and would run nothing if it were known.
+		if driver != "" && matrix.CompareVersions(driver, floors.Cubin) < 0 {
+			return tooOld(floors.Cubin)
+		}
 		return match{reason: "its compute capability is not known; --sm names a bundle by hand, and a newer driver tells it"}
 	}
 	through, floor, reason := "", "", ""
@@ -240,7 +247,7 @@ func (p *picker) match(c candidate, gpu GPU) match {
 	case driver == "":
 		return match{reason: "no NVIDIA driver is loaded"}
 	case matrix.CompareVersions(driver, floor) < 0:
-		return match{reason: fmt.Sprintf("driver %s is too old; it needs %s or later", driver, floor), oldDriver: true}
+		return tooOld(floor)
 	}
 	return match{through: through, reason: reason}
 }
