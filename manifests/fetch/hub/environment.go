@@ -1,0 +1,102 @@
+package hub
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// FromEnvironment gives a client with the cache, the endpoint, the token and the offline mode that
+// huggingface_hub would have, from the same variables: HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME,
+// HF_ENDPOINT, HF_TOKEN, HUGGING_FACE_HUB_TOKEN, HF_TOKEN_PATH, HF_HUB_DISABLE_IMPLICIT_TOKEN, HF_HUB_OFFLINE,
+// TRANSFORMERS_OFFLINE, HF_HUB_DISABLE_SYMLINKS. getenv is os.Getenv. A token file that is not there is no error,
+// one that cannot be read is.
+//
+// Source: https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/constants.py
+func FromEnvironment(getenv func(string) string) (*Client, error) {
+	e := environment(getenv)
+	cache := e.path(cmp.Or(getenv("HF_HUB_CACHE"), getenv("HUGGINGFACE_HUB_CACHE"), filepath.Join(e.home(), "hub")))
+	if !filepath.IsAbs(cache) {
+		absolute, err := filepath.Abs(cache)
+		if err != nil {
+			return nil, fmt.Errorf("finding the Hub's cache: %w", err)
+		}
+		cache = absolute
+	}
+	endpoint := strings.TrimRight(cmp.Or(getenv("HF_ENDPOINT"), DefaultEndpoint), "/")
+	if u, err := url.Parse(endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("reading HF_ENDPOINT: %q is not an http or https address", endpoint)
+	}
+	token, err := e.token()
+	if err != nil {
+		return nil, fmt.Errorf("reading the Hub's token: %w", err)
+	}
+	return &Client{
+		Cache:    cache,
+		Endpoint: endpoint,
+		Token:    token,
+		Offline:  isTrue(cmp.Or(getenv("HF_HUB_OFFLINE"), getenv("TRANSFORMERS_OFFLINE"))),
+		NoLinks:  isTrue(getenv("HF_HUB_DISABLE_SYMLINKS")),
+	}, nil
+}
+
+type environment func(string) string
+
+// home is the folder that huggingface_hub keeps everything in.
+func (e environment) home() string {
+	if home := e("HF_HOME"); home != "" {
+		return e.path(home)
+	}
+	return e.path(filepath.Join(cmp.Or(e("XDG_CACHE_HOME"), filepath.Join(e("HOME"), ".cache")), "huggingface"))
+}
+
+// path expands ~ and variables, as huggingface_hub does.
+func (e environment) path(p string) string {
+	if p == "~" || strings.HasPrefix(p, "~/") {
+		p = e("HOME") + p[1:]
+	}
+	return os.Expand(p, e)
+}
+
+func (e environment) token() (string, error) {
+	if isTrue(e("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
+		return "", nil
+	}
+	if token := cleanToken(cmp.Or(e("HF_TOKEN"), e("HUGGING_FACE_HUB_TOKEN"))); token != "" {
+		return token, checkToken(token)
+	}
+	data, err := os.ReadFile(e.path(cmp.Or(e("HF_TOKEN_PATH"), filepath.Join(e.home(), "token"))))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	token := cleanToken(string(data))
+	return token, checkToken(token)
+}
+
+func cleanToken(token string) string {
+	return strings.TrimSpace(strings.NewReplacer("\r", "", "\n", "").Replace(token))
+}
+
+// checkToken refuses what cannot stand in a header. Its error never shows the token.
+func checkToken(token string) error {
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return errors.New("it has a character that no token has")
+	}
+	return nil
+}
+
+func isTrue(value string) bool {
+	switch strings.ToUpper(value) {
+	case "1", "ON", "YES", "TRUE":
+		return true
+	}
+	return false
+}

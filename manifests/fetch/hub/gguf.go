@@ -1,0 +1,426 @@
+package hub
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Limits on what a header may claim. They are far above every model's and keep a hostile
+// file from costing memory or time.
+const (
+	maxHeader  = 256 << 20 // bytes; the largest vocabularies take about 20 MiB
+	maxKeys    = 1 << 16
+	maxTensors = 1 << 16
+	maxName    = 1 << 10 // bytes of a key's or a tensor's name; ggml's own limit for tensors is 64
+	maxKept    = 256     // bytes of a text that is kept; longer ones are skipped
+	maxLayers  = 1 << 12
+	maxNumber  = 1 << 16 // heads and their lengths
+	maxDims    = 4       // GGML_MAX_DIMS
+	maxDepth   = 4       // of arrays in arrays
+)
+
+// A GGUF is what the header of a model's file says of the model.
+//
+// Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+type GGUF struct {
+	Architecture string
+	// FileType is the number of the quantisation that most tensors have, llama.cpp's LLAMA_FTYPE.
+	FileType int
+	// Layers has each repeating layer's weights, in bytes.
+	Layers []int64
+	// Output is the weights after the last layer, in bytes. Where the model has none of its own, they
+	// are the token embeddings, which llama.cpp then holds twice.
+	Output int64
+	// Context is the number of tokens that the model was trained with; 0 where the file does not say.
+	Context int64
+	// Embedding is the length of a token's embedding.
+	Embedding int64
+	// HeadsKV is the number of key and value heads of each layer; KeyLength and ValueLength are the
+	// lengths of one. They are 0 in models without attention.
+	HeadsKV                []int64
+	KeyLength, ValueLength int64
+	// Vocabulary is the number of tokens.
+	Vocabulary int64
+}
+
+// ReadGGUF reads the header of a file.
+func ReadGGUF(path string) (*GGUF, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	g, err := DecodeGGUF(f, info.Size())
+	if err != nil {
+		return nil, fmt.Errorf("reading the header of %s: %w", path, err)
+	}
+	return g, nil
+}
+
+// DecodeGGUF reads the header of a file of so many bytes from its start.
+func DecodeGGUF(r io.Reader, size int64) (*GGUF, error) {
+	d := &decoder{r: bufio.NewReaderSize(r, 1<<16), left: min(size, maxHeader), numbers: map[string]uint64{}, lists: map[string][]int64{}}
+	d.header()
+	if d.err != nil {
+		return nil, d.err
+	}
+	return d.model(size)
+}
+
+// decoder reads the parts of a header one after another and keeps the first error.
+type decoder struct {
+	r    *bufio.Reader
+	read int64
+	left int64 // bytes that may still be read
+	err  error
+
+	architecture string
+	numbers      map[string]uint64
+	lists        map[string][]int64
+	tensors      []tensor
+}
+
+type tensor struct {
+	name   string
+	dims   []uint64
+	offset uint64
+}
+
+func (d *decoder) fail(format string, args ...any) {
+	if d.err == nil {
+		d.err = fmt.Errorf(format, args...)
+	}
+}
+
+// take counts bytes that are about to be read and tells whether they may be.
+func (d *decoder) take(n uint64) bool {
+	if d.err == nil && n > uint64(d.left) {
+		d.fail("the header goes on past the end of the file, or past %d MiB", maxHeader>>20)
+	}
+	if d.err != nil {
+		return false
+	}
+	d.left -= int64(n)
+	d.read += int64(n)
+	return true
+}
+
+func (d *decoder) uint(size int) uint64 {
+	var b [8]byte
+	if !d.take(uint64(size)) {
+		return 0
+	}
+	if _, err := io.ReadFull(d.r, b[:size]); err != nil {
+		d.fail("the file ends in its header: %w", err)
+		return 0
+	}
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+func (d *decoder) skip(n uint64) {
+	if !d.take(n) {
+		return
+	}
+	if _, err := d.r.Discard(int(n)); err != nil {
+		d.fail("the file ends in its header: %w", err)
+	}
+}
+
+// text reads a text of at most limit bytes. A longer one is skipped and empty.
+func (d *decoder) text(limit uint64) string {
+	n := d.uint(8)
+	if n > limit {
+		d.skip(n)
+		return ""
+	}
+	if !d.take(n) {
+		return ""
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(d.r, b); err != nil {
+		d.fail("the file ends in its header: %w", err)
+	}
+	return string(b)
+}
+
+func (d *decoder) name(what string) string {
+	s := d.text(maxName)
+	if s == "" {
+		d.fail("the name of a %s is empty or longer than %d bytes", what, maxName)
+	}
+	return s
+}
+
+// The numbers of the types of values.
+const (
+	typeInt8   = 1
+	typeInt16  = 3
+	typeInt32  = 5
+	typeBool   = 7
+	typeString = 8
+	typeArray  = 9
+	typeInt64  = 11
+)
+
+// sizes has the bytes of a value of each type, 0 where it varies.
+var sizes = [...]int{1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8}
+
+const (
+	typeFloat32 = 6
+	typeFloat64 = 12
+)
+
+func (d *decoder) header() {
+	if magic := d.uint(4); d.err == nil && magic != 0x46554747 {
+		d.fail("it does not begin with GGUF")
+	}
+	if version := d.uint(4); d.err == nil && version != 2 && version != 3 {
+		d.fail("its version is %d, known are 2 and 3", version)
+	}
+	tensors, keys := d.uint(8), d.uint(8)
+	if tensors > maxTensors || keys > maxKeys {
+		d.fail("it claims %d tensors and %d keys, the limits are %d and %d", tensors, keys, maxTensors, maxKeys)
+	}
+	seen := map[string]bool{}
+	for range keys {
+		key := d.name("key")
+		if seen[key] {
+			d.fail("the key %q is there twice", key)
+		}
+		seen[key] = true
+		kind := d.uint(4)
+		if d.err != nil {
+			return
+		}
+		d.value(key, kind)
+	}
+	clear(seen)
+	for range tensors {
+		t := tensor{name: d.name("tensor")}
+		if seen[t.name] {
+			d.fail("the tensor %q is there twice", t.name)
+		}
+		seen[t.name] = true
+		dims := d.uint(4)
+		if dims > maxDims {
+			d.fail("the tensor %q has %d dimensions", t.name, dims)
+		}
+		if d.err != nil {
+			return
+		}
+		for range dims {
+			t.dims = append(t.dims, d.uint(8))
+		}
+		d.uint(4) // its type; the offsets say its size
+		t.offset = d.uint(8)
+		if d.err != nil {
+			return
+		}
+		d.tensors = append(d.tensors, t)
+	}
+}
+
+func (d *decoder) value(key string, kind uint64) {
+	switch {
+	case kind == typeString:
+		if s := d.text(maxKept); key == "general.architecture" {
+			d.architecture = s
+		}
+	case kind == typeArray:
+		d.array(key, 1)
+	case kind < uint64(len(sizes)):
+		if n, ok := d.integer(kind); ok {
+			d.numbers[key] = n
+		}
+	default:
+		d.fail("the key %q has the unknown type %d", key, kind)
+	}
+}
+
+// integer reads one value; ok is false where it is no integer or negative.
+func (d *decoder) integer(kind uint64) (n uint64, ok bool) {
+	n = d.uint(sizes[kind])
+	switch kind {
+	case typeFloat32, typeFloat64, typeBool:
+		return 0, false
+	case typeInt8:
+		return n, int8(n) >= 0
+	case typeInt16:
+		return n, int16(n) >= 0
+	case typeInt32:
+		return n, int32(n) >= 0
+	case typeInt64:
+		return n, int64(n) >= 0
+	}
+	return n, true
+}
+
+func (d *decoder) array(key string, depth int) {
+	kind, count := d.uint(4), d.uint(8)
+	switch {
+	case d.err != nil:
+	case kind >= uint64(len(sizes)):
+		d.fail("the list %q has the unknown type %d", key, kind)
+	case count > uint64(d.left): // every element takes a byte at least
+		d.fail("the list %q claims %d elements", key, count)
+	case kind == typeArray && depth == maxDepth:
+		d.fail("the list %q is nested deeper than %d", key, maxDepth)
+	case kind == typeArray:
+		for range count {
+			if d.array(key, depth+1); d.err != nil {
+				return
+			}
+		}
+	case kind == typeString:
+		for range count {
+			if d.skip(d.uint(8)); d.err != nil {
+				return
+			}
+		}
+	case depth == 1 && count <= maxLayers && strings.HasSuffix(key, ".attention.head_count_kv"):
+		list := make([]int64, 0, count)
+		for range count {
+			n, ok := d.integer(kind)
+			if !ok || n > maxNumber {
+				d.fail("%s is out of range", key)
+				return
+			}
+			list = append(list, int64(n))
+		}
+		d.lists[key] = list
+	default:
+		d.skip(count * uint64(sizes[kind])) // below 2^31, count being below maxHeader
+	}
+}
+
+// number gives a key of the model's architecture, otherwise where the file has none.
+func (d *decoder) number(key string, limit, otherwise int64) int64 {
+	n, ok := d.numbers[d.architecture+"."+key]
+	if !ok {
+		return otherwise
+	}
+	if n > uint64(limit) {
+		d.fail("%s is %d, the limit is %d", key, n, limit)
+		return 0
+	}
+	return int64(n)
+}
+
+func (d *decoder) model(size int64) (*GGUF, error) {
+	if d.architecture == "" {
+		return nil, errors.New("it names no architecture")
+	}
+	if parts := d.numbers["split.count"]; parts > 1 {
+		return nil, fmt.Errorf("the model lies in %d files, and this is one of them", parts)
+	}
+	g := &GGUF{Architecture: d.architecture, FileType: int(min(d.numbers["general.file_type"], 1<<30))}
+	layers := d.number("block_count", maxLayers, 0)
+	if layers == 0 {
+		d.fail("it names no number of layers (block_count)")
+	}
+	g.Layers = make([]int64, layers)
+	g.Context = d.number("context_length", 1<<40, 0)
+	g.Embedding = d.number("embedding_length", 1<<24, 0)
+	d.heads(g)
+	if d.err == nil {
+		d.weights(g, size)
+	}
+	if d.err != nil {
+		return nil, d.err
+	}
+	return g, nil
+}
+
+// heads reads what the size of the KV cache comes from. The defaults are llama.cpp's: as many
+// key and value heads as heads, and heads that share the embedding.
+func (d *decoder) heads(g *GGUF) {
+	count := d.number("attention.head_count", maxNumber, 0)
+	length := int64(0)
+	if count > 0 {
+		length = g.Embedding / count
+	}
+	g.KeyLength = d.number("attention.key_length", maxNumber, min(length, maxNumber))
+	g.ValueLength = d.number("attention.value_length", maxNumber, min(length, maxNumber))
+	if list, ok := d.lists[d.architecture+".attention.head_count_kv"]; ok {
+		if len(list) != len(g.Layers) {
+			d.fail("head_count_kv has %d numbers for %d layers", len(list), len(g.Layers))
+		}
+		g.HeadsKV = list
+		return
+	}
+	g.HeadsKV = slices.Repeat([]int64{d.number("attention.head_count_kv", maxNumber, count)}, len(g.Layers))
+}
+
+// weights adds up the tensors. A tensor reaches to the next one's offset, which needs no table of
+// types and is true of types that this program does not know.
+func (d *decoder) weights(g *GGUF, size int64) {
+	alignment := uint64(32)
+	if n, ok := d.numbers["general.alignment"]; ok {
+		alignment = n
+	}
+	if alignment == 0 || alignment > 1<<20 {
+		d.fail("its alignment is %d", alignment)
+		return
+	}
+	start := (d.read + int64(alignment) - 1) / int64(alignment) * int64(alignment)
+	data := uint64(max(0, size-start))
+	if len(d.tensors) == 0 {
+		d.fail("it has no tensors")
+	}
+	slices.SortStableFunc(d.tensors, func(a, b tensor) int {
+		switch {
+		case a.offset < b.offset:
+			return -1
+		case a.offset > b.offset:
+			return 1
+		}
+		return 0
+	})
+	var embeddings int64
+	output := false
+	for i, t := range d.tensors {
+		end := data
+		if i+1 < len(d.tensors) {
+			end = d.tensors[i+1].offset
+		}
+		if end > data || t.offset >= end {
+			d.fail("the tensor %q lies outside the file, which may be cut off", t.name)
+			return
+		}
+		bytes := int64(end - t.offset)
+		if rest, ok := strings.CutPrefix(t.name, "blk."); ok {
+			number, _, _ := strings.Cut(rest, ".")
+			n, err := strconv.Atoi(number)
+			if err != nil || n < 0 || n >= len(g.Layers) {
+				d.fail("the tensor %q belongs to none of the %d layers", t.name, len(g.Layers))
+				return
+			}
+			g.Layers[n] += bytes
+			continue
+		}
+		switch {
+		case t.name == "token_embd.weight":
+			embeddings = bytes
+			if len(t.dims) == 2 && t.dims[1] <= 1<<24 {
+				g.Vocabulary = int64(t.dims[1])
+			}
+		case strings.HasPrefix(t.name, "output"):
+			output = output || t.name == "output.weight"
+			g.Output += bytes
+		}
+	}
+	if !output {
+		g.Output += embeddings
+	}
+}

@@ -1,0 +1,236 @@
+package hub
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// A file writes GGUF, the parts that tests need.
+type file struct{ bytes.Buffer }
+
+func (f *file) put(values ...any) {
+	for _, v := range values {
+		if s, ok := v.(string); ok {
+			f.put(uint64(len(s)))
+			f.WriteString(s)
+			continue
+		}
+		if err := binary.Write(f, binary.LittleEndian, v); err != nil {
+			panic(err)
+		}
+	}
+}
+
+type pair struct {
+	key    string
+	kind   uint32
+	values []any
+}
+
+type weight struct {
+	name string
+	dims []uint64
+	size int
+}
+
+func u32(key string, n uint32) pair { return pair{key, 4, []any{n}} }
+
+func encode(version uint32, pairs []pair, weights []weight) []byte {
+	var f file
+	f.WriteString("GGUF")
+	f.put(version, uint64(len(weights)), uint64(len(pairs)))
+	for _, p := range pairs {
+		f.put(p.key, p.kind)
+		f.put(p.values...)
+	}
+	offset := 0
+	for _, w := range weights {
+		f.put(w.name, uint32(len(w.dims)))
+		for _, n := range w.dims {
+			f.put(n)
+		}
+		f.put(uint32(0), uint64(offset))
+		offset += w.size
+	}
+	f.Write(make([]byte, -f.Len()&31+offset))
+	return f.Bytes()
+}
+
+// sample has two layers of 64 and 96 bytes.
+func sample() ([]pair, []weight) {
+	return []pair{
+			{"general.architecture", 8, []any{"llama"}},
+			u32("general.file_type", 15),
+			u32("llama.block_count", 2),
+			{"llama.context_length", 10, []any{uint64(2048)}},
+			u32("llama.embedding_length", 64),
+			u32("llama.attention.head_count", 4),
+			{"llama.attention.head_count_kv", 9, []any{uint32(5), uint64(2), int32(2), int32(1)}},
+			{"llama.rope.freq_base", 6, []any{float32(10000)}},
+			{"tokenizer.ggml.tokens", 9, []any{uint32(8), uint64(2), "a", "b"}},
+			{"tokenizer.ggml.scores", 9, []any{uint32(6), uint64(2), float32(1), float32(2)}},
+			{"nested", 9, []any{uint32(9), uint64(1), uint32(0), uint64(3), []byte("abc")}},
+			{"tokenizer.chat_template", 8, []any{strings.Repeat("x", 10000)}},
+		}, []weight{
+			{"token_embd.weight", []uint64{64, 500}, 320},
+			{"blk.1.ffn_down.weight", []uint64{8, 3}, 96},
+			{"blk.0.attn_q.weight", []uint64{8}, 32},
+			{"blk.0.attn_k.weight", []uint64{8}, 32},
+			{"output_norm.weight", []uint64{64}, 32},
+		}
+}
+
+func TestDecodeGGUF(t *testing.T) {
+	pairs, weights := sample()
+	want := &GGUF{Architecture: "llama", FileType: 15, Layers: []int64{64, 96}, Output: 32 + 320, Context: 2048, Embedding: 64,
+		HeadsKV: []int64{2, 1}, KeyLength: 16, ValueLength: 16, Vocabulary: 500}
+	for _, version := range []uint32{2, 3} {
+		path := filepath.Join(t.TempDir(), "model.gguf")
+		if err := os.WriteFile(path, encode(version, pairs, weights), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		got, err := ReadGGUF(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	// With an output of its own, the embeddings stay where they are.
+	want.Output = 32 + 640
+	data := encode(3, pairs, append(weights, weight{"output.weight", []uint64{64, 500}, 640}))
+	got, err := DecodeGGUF(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestHostileGGUF(t *testing.T) {
+	pairs, weights := sample()
+	whole := encode(3, pairs, weights)
+	with := func(p ...pair) []byte { return encode(3, append(p, pairs...), weights) }
+	const huge = uint64(1) << 62
+	list := func(kind uint32, count uint64) pair { return pair{"list", 9, []any{kind, count}} }
+	deep := pair{"deep", 9, nil}
+	for range 100000 {
+		deep.values = append(deep.values, uint32(9), uint64(1))
+	}
+	for name, test := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"empty":             {nil, "past the end"},
+		"another file":      {[]byte("#!/bin/sh\nexit 0\n# and so on"), "begin with GGUF"},
+		"version 1":         {encode(1, pairs, weights), "version"},
+		"big-endian":        {encode(3<<24, pairs, weights), "version"},
+		"cut off, header":   {whole[:100], "past the end"},
+		"cut off, weights":  {whole[:len(whole)-96], "cut off"},
+		"many keys":         {append([]byte("GGUF\x03\x00\x00\x00"), bytes.Repeat([]byte{255}, 16)...), "claims"},
+		"long list":         {with(list(0, huge)), "claims"},
+		"long list of text": {with(list(8, huge)), "claims"},
+		"unknown list":      {with(list(77, 1)), "unknown type"},
+		"unknown type":      {with(pair{"x", 13, nil}), "unknown type"},
+		"long text":         {with(pair{"x", 8, []any{huge}}), "past the end"},
+		"nesting":           {with(deep), "nested"},
+		"same key":          {with(u32("llama.block_count", 2)), "twice"},
+		"no architecture":   {encode(3, pairs[1:], weights), "architecture"},
+		"no layers":         {encode(3, pairs[:2], weights), "block_count"},
+		"no tensors":        {encode(3, pairs, nil), "no tensors"},
+		"same tensor":       {encode(3, pairs, append(weights, weights[0])), "twice"},
+		"five dimensions":   {encode(3, pairs, []weight{{"x", make([]uint64, 5), 32}}), "dimensions"},
+		"empty tensor":      {encode(3, pairs, []weight{{"x", nil, 0}, {"y", nil, 32}}), "outside"},
+		"foreign layer":     {encode(3, pairs, []weight{{"blk.2.x", nil, 32}}), "none of the 2 layers"},
+		"negative layer":    {encode(3, pairs, []weight{{"blk.-1.x", nil, 32}}), "none of the 2 layers"},
+		"alignment":         {with(u32("general.alignment", 0)), "alignment"},
+		"too many layers":   {encode(3, []pair{pairs[0], u32("llama.block_count", 1<<30)}, weights), "limit"},
+		"too many heads":    {with(u32("llama.attention.key_length", 1<<31)), "limit"},
+		"one part":          {with(u32("split.count", 4)), "4 files"},
+		"heads of a layer":  {encode(3, []pair{pairs[0], pairs[2], {"llama.attention.head_count_kv", 9, []any{uint32(4), uint64(1), uint32(8)}}}, weights), "1 numbers for 2"},
+		"negative heads":    {encode(3, []pair{pairs[0], pairs[2], {"llama.attention.head_count_kv", 9, []any{uint32(5), uint64(1), int32(-8)}}}, weights), "out of range"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := DecodeGGUF(bytes.NewReader(test.data), int64(len(test.data)))
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %+v, %v, want an error with %q", got, err, test.want)
+			}
+		})
+	}
+}
+
+func FuzzDecodeGGUF(f *testing.F) {
+	pairs, weights := sample()
+	whole := encode(3, pairs, weights)
+	f.Add(whole)
+	f.Add(encode(2, pairs, append(weights, weight{"output.weight", nil, 64})))
+	f.Add(whole[:300])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		g, err := DecodeGGUF(bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			return
+		}
+		sum := int64(0)
+		for _, n := range g.Layers {
+			if n < 0 {
+				t.Fatalf("a layer has %d bytes", n)
+			}
+			sum += n
+		}
+		if sum > int64(len(data)) || g.Output < 0 {
+			t.Errorf("%d bytes of weights in a file of %d", sum, len(data))
+		}
+		last := 0
+		for _, mib := range []int{0, 1, 1000, 100000, 1 << 40} {
+			ngl, why := Layers(g, []int{mib})
+			if ngl < last || why == "" {
+				t.Errorf("%d MiB: %d layers, with less %d", mib, ngl, last)
+			}
+			last = ngl
+		}
+	})
+}
+
+func TestLayers(t *testing.T) {
+	// Of the shape of gemma-3-1b-it Q4_K_M: 26 layers, one key and value head of 256, 262144 tokens.
+	gemma := &GGUF{Layers: slices.Repeat([]int64{17 << 20}, 26), Output: 302 << 20, Context: 32768, HeadsKV: slices.Repeat([]int64{1}, 26), KeyLength: 256, ValueLength: 256, Vocabulary: 262144}
+	// Of the shape of Llama 3 70B Q4_K_M.
+	large := &GGUF{Layers: slices.Repeat([]int64{500 << 20}, 80), Output: 822 << 20, Context: 8192, HeadsKV: slices.Repeat([]int64{8}, 80), KeyLength: 128, ValueLength: 128, Vocabulary: 128256}
+	deep := &GGUF{Layers: make([]int64, 126), HeadsKV: make([]int64, 126)}
+	tests := []struct {
+		name   string
+		model  *GGUF
+		memory []int
+		want   int
+		why    string
+	}{
+		{"T4", gemma, []int{15360}, AllLayers, "all 26 layers fit: 744 MiB of weights, 104 MiB of KV cache for 4096 tokens and 512 MiB to compute in; 15360 MiB of memory, 768 MiB of it kept free"},
+		{"2 GiB", gemma, []int{2048}, 22, "22 of 26 layers fit: 744 MiB of weights, 104 MiB of KV cache for 4096 tokens and 512 MiB to compute in; 2048 MiB of memory, 768 MiB of it kept free"},
+		{"940M", gemma, []int{1024}, 0, "not one of 26 layers fits: 744 MiB of weights, 104 MiB of KV cache for 4096 tokens and 512 MiB to compute in; 1024 MiB of memory, 768 MiB of it kept free"},
+		{"nothing", gemma, nil, 0, "no GPU memory was found"},
+		{"not known", gemma, []int{0, -1}, 0, "no GPU memory was found"},
+		{"4090", large, []int{24564}, 44, "44 of 80 layers fit: 40822 MiB of weights, 1280 MiB of KV cache for 4096 tokens and 250 MiB to compute in; 24564 MiB of memory, 768 MiB of it kept free"},
+		{"two of them", large, []int{24564, 24564}, AllLayers, "all 80 layers fit: 40822 MiB of weights, 1280 MiB of KV cache for 4096 tokens and 250 MiB to compute in; 49128 MiB of memory, 1536 MiB of it kept free"},
+		{"more than 99", deep, []int{8192}, 127, "all 126 layers fit: 0 MiB of weights, 0 MiB of KV cache for 4096 tokens and 0 MiB to compute in; 8192 MiB of memory, 768 MiB of it kept free"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got, why := Layers(test.model, test.memory)
+			if got != test.want {
+				t.Errorf("%d layers, want %d", got, test.want)
+			}
+			if diff := cmp.Diff(test.why, why); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,76 @@
+package hub
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// A Ref names one file of a repository of models.
+type Ref struct {
+	Repo     string // "org/name"
+	Path     string // with slashes, inside the repository
+	Revision string // a branch, a tag or a commit; "main" where ParseRef finds none
+}
+
+// String gives what ParseRef reads.
+func (r Ref) String() string {
+	if r.Revision == "main" {
+		return r.Repo + ":" + r.Path
+	}
+	return r.Repo + ":" + r.Path + "@" + r.Revision
+}
+
+// ParseRef reads "org/repo:file.gguf" and "org/repo:folder/file.gguf@revision". The last @
+// begins the revision.
+func ParseRef(s string) (Ref, error) {
+	repo, path, ok := strings.Cut(s, ":")
+	if !ok {
+		return Ref{}, fmt.Errorf("reading %q: it is not of the form org/repo:file.gguf or org/repo:file.gguf@revision", s)
+	}
+	r := Ref{Repo: repo, Path: path, Revision: "main"}
+	if at := strings.LastIndexByte(path, '@'); at >= 0 {
+		r.Path, r.Revision = path[:at], path[at+1:]
+	}
+	if err := r.check(); err != nil {
+		return Ref{}, err
+	}
+	return r, nil
+}
+
+// The Hub's own rule for names, with an owner: src/huggingface_hub/utils/_validators.py.
+var repoName = regexp.MustCompile(`^[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?$`)
+
+var commitID = regexp.MustCompile(`^[0-9a-f]{40}$`)
+
+func isCommit(revision string) bool { return commitID.MatchString(revision) }
+
+// check keeps everything out that would be another path, here or at the Hub.
+func (r Ref) check() error {
+	if !repoName.MatchString(r.Repo) || strings.Contains(r.Repo, "--") || strings.Contains(r.Repo, "..") {
+		return fmt.Errorf("reading the name of a repository: %q is not of the form org/name", r.Repo)
+	}
+	if !isLocal(r.Path) {
+		return fmt.Errorf("reading the name of a file of %s: %q is not a path inside a repository", r.Repo, r.Path)
+	}
+	if !isLocal(r.Revision) {
+		return fmt.Errorf("reading a revision of %s: %q is not a branch, a tag or a commit", r.Repo, r.Revision)
+	}
+	return nil
+}
+
+// isLocal is stricter than filepath.IsLocal: no part may be empty, and nothing in it may be special to a terminal or another system.
+func isLocal(path string) bool {
+	if len(path) > 1024 { // below the limit of file systems for a path, 4096, with the cache's folder before it
+		return false
+	}
+	for part := range strings.SplitSeq(path, "/") {
+		if part == "" || part == "." || part == ".." || len(part) > 255 {
+			return false
+		}
+	}
+	return !strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' || r == '\uFFFD' })
+}
+
+// folder is the repository in the cache's spelling, without what it is a repository of.
+func (r Ref) folder() string { return strings.ReplaceAll(r.Repo, "/", "--") }
