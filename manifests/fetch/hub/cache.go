@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -288,22 +287,6 @@ func ignoreMissing(err error) error {
 		return nil
 	}
 	return err
-}
-
-// room tells whether a file of so many bytes, less what partial has of it, fits on the disk.
-func room(partial string, size int64) error {
-	var disk syscall.Statfs_t
-	folder := filepath.Dir(partial)
-	if err := syscall.Statfs(folder, &disk); err != nil {
-		return fmt.Errorf("asking for the free space of %s: %w", folder, err)
-	}
-	if info, err := os.Stat(partial); err == nil {
-		size -= info.Size()
-	}
-	if free := int64(disk.Bavail) * disk.Bsize; size > free {
-		return &DiskError{Folder: folder, Need: size, Free: free}
-	}
-	return nil
 }
 
 func randomHex() string {

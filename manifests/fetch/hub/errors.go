@@ -129,18 +129,3 @@ func (e *MismatchError) Error() string {
 func (e *MismatchError) Hint() string {
 	return "the file was replaced in its repository, or something on the way changed it; name a commit of the repository (@revision) that has the file wanted"
 }
-
-// A DiskError is a file system that is too small for a file.
-type DiskError struct {
-	Folder     string
-	Need, Free int64 // bytes
-}
-
-func (e *DiskError) Error() string {
-	return fmt.Sprintf("%s has %d MiB free, the file needs %d MiB more", e.Folder, e.Free>>20, e.Need>>20)
-}
-
-// Hint says what helps.
-func (e *DiskError) Hint() string {
-	return "HF_HUB_CACHE names a folder on another disk; `hf cache prune` frees old files"
-}

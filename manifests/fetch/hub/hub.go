@@ -88,7 +88,7 @@ type Result struct {
 // Download brings a file into the cache. progress, if not nil, hears of the bytes as they come.
 //
 // Errors: *OfflineError, *NetworkError, *GatedError, *RepositoryError, *RevisionError, *FileError, *TokenError,
-// *RefusedError, *MismatchError (which is never tried again), *DiskError, those of package transfer, and the file system's.
+// *RefusedError, *MismatchError (which is never tried again), those of transfer.Client.Fetch, and the file system's.
 func (c *Client) Download(ctx context.Context, ref Ref, want Want, progress func(transfer.Progress)) (Result, error) {
 	if err := ref.check(); err != nil {
 		return Result{}, err
@@ -169,9 +169,6 @@ func (c *Client) place(ctx context.Context, store repository, ref Ref, want Want
 
 // fetch downloads the file to partial and checks it.
 func (c *Client) fetch(ctx context.Context, ref Ref, want Want, file remote, partial string, progress func(transfer.Progress)) error {
-	if err := room(partial, file.size); err != nil {
-		return err
-	}
 	// Made here, the file has the mode that the user's umask gives, as huggingface_hub's have.
 	made, err := os.OpenFile(partial, os.O_CREATE|os.O_WRONLY, 0o666)
 	if err != nil {
