@@ -1,0 +1,78 @@
+package transfer
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A DigestError says that all bytes came and are not the ones wanted. It is a security error: the partial file is
+// gone, and the mirror is not asked again.
+type DigestError struct {
+	Name   string // the blob's
+	Mirror string // the address that gave the bytes, or the last of them
+	Want   string // SHA-256, lower-case hex
+	Got    string
+}
+
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("%s from %s has sha256 %s, not %s", e.Name, e.Mirror, e.Got, e.Want)
+}
+
+// A NetworkError says that no mirror gave the bytes. Err joins the last error of each.
+type NetworkError struct {
+	Name string
+	Err  error
+}
+
+func (e *NetworkError) Error() string { return fmt.Sprintf("downloading %s: %v", e.Name, e.Err) }
+func (e *NetworkError) Unwrap() error { return e.Err }
+
+// A SpaceError says that the file system is full, or would be.
+type SpaceError struct {
+	Path       string
+	Need, Free int64 // bytes; Need is what was still to come, negative if that is not known
+	Err        error // what the system said, nil where the lack was seen beforehand
+}
+
+func (e *SpaceError) Error() string {
+	if e.Need < 0 {
+		return fmt.Sprintf("writing %s: the disk is full, %d bytes are free", e.Path, e.Free)
+	}
+	return fmt.Sprintf("writing %s: %d bytes are needed, %d are free", e.Path, e.Need, e.Free)
+}
+func (e *SpaceError) Unwrap() error { return e.Err }
+
+// A StatusError is an answer that is not the blob.
+type StatusError struct {
+	URL    string // without its password
+	Code   int
+	Status string
+}
+
+func (e *StatusError) Error() string { return e.URL + ": " + e.Status }
+
+// A RangeError says that a server gave other bytes than it was asked for. Its bytes are not used.
+type RangeError struct{ URL, Asked, Got string }
+
+func (e *RangeError) Error() string {
+	return fmt.Sprintf("%s: asked for %s, the server answered with %q", e.URL, e.Asked, e.Got)
+}
+
+// A temporaryError is what another try at the same mirror may mend.
+type temporaryError struct {
+	err   error
+	after time.Duration // what the server asked to wait, or 0
+}
+
+func (e *temporaryError) Error() string { return e.err.Error() }
+func (e *temporaryError) Unwrap() error { return e.err }
+
+// A localError is of this machine or of the caller: no mirror mends it.
+type localError struct{ err error }
+
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
+
+// errChanged says that what the file holds is not the beginning of what the server has now.
+var errChanged = errors.New("the file on the server is another one than before")
