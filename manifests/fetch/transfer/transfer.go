@@ -63,7 +63,7 @@ type Progress struct {
 
 // A Client brings blobs. The zero value will do; it may be used by several goroutines at once.
 type Client struct {
-	HTTP *http.Client // http.DefaultClient
+	HTTP *http.Client // nil: one with Go's defaults, which honours the proxy variables and SSL_CERT_FILE
 	// Streams is how many ranges of one blob are fetched at once: 4. 1 is a single stream.
 	Streams int
 	// RangeSize is a range's length in bytes: 4 MiB. Memory is Streams × RangeSize.
@@ -85,9 +85,17 @@ const (
 	progressEvery = 100 * time.Millisecond
 )
 
+// defaultHTTP is Go's own client, with as many idle connections as there are streams: with two, the others would be
+// made anew for every range.
+var defaultHTTP = func() *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 16
+	return &http.Client{Transport: transport}
+}()
+
 func (c *Client) withDefaults() *Client {
 	d := *c
-	d.HTTP = cmp.Or(d.HTTP, http.DefaultClient)
+	d.HTTP = cmp.Or(d.HTTP, defaultHTTP)
 	d.Streams = cmp.Or(d.Streams, 4)
 	d.RangeSize = cmp.Or(d.RangeSize, 4<<20)
 	d.Tries = cmp.Or(d.Tries, 5)
@@ -491,7 +499,8 @@ func (c *Client) request(ctx context.Context, client *http.Client, address, show
 		}
 		return nil, &temporaryError{err: err}
 	}
-	response.Body = &body{ReadCloser: response.Body, ctx: ctx, end: end, alive: func() { watch.Reset(c.StallTimeout) }, shown: shown}
+	watch.Stop()
+	response.Body = &body{ReadCloser: response.Body, ctx: ctx, end: end, watch: watch, patience: c.StallTimeout, shown: shown}
 	switch code := response.StatusCode; {
 	case code == http.StatusOK, code == http.StatusPartialContent, code == http.StatusRequestedRangeNotSatisfiable:
 		return response, nil
@@ -508,17 +517,17 @@ func (c *Client) request(ctx context.Context, client *http.Client, address, show
 // A body is a response's body with a watch on it.
 type body struct {
 	io.ReadCloser
-	ctx   context.Context
-	end   func()
-	alive func()
-	shown string
+	ctx      context.Context
+	end      func()
+	watch    *time.Timer
+	patience time.Duration
+	shown    string
 }
 
 func (b *body) Read(p []byte) (int, error) {
+	b.watch.Reset(b.patience) // only while it reads: a slow disk or follower is no stall
 	n, err := b.ReadCloser.Read(p)
-	if n > 0 {
-		b.alive()
-	}
+	b.watch.Stop()
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(b.ctx); cause != nil {
 			err = cause

@@ -255,3 +255,24 @@ func TestFetchKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Several callers of one partial file wait for each other, and the bytes come once.
+func TestFetchTogether(t *testing.T) {
+	dir, _, sum := sample(t)
+	s := transfertest.New(t, dir, transfertest.Fault{})
+	partial := filepath.Join(t.TempDir(), "p")
+	failed := make(chan error)
+	for range 3 {
+		go func() {
+			failed <- client().Fetch(t.Context(), Blob{Name: "file", Size: size, SHA256: sum, URLs: []string{s.URL + "/file"}}, partial, nil, nil)
+		}()
+	}
+	for range 3 {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+	if s.Sent() != size {
+		t.Errorf("%d bytes were sent, not %d", s.Sent(), size)
+	}
+}
