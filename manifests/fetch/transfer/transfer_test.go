@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -274,5 +275,26 @@ func TestFetchTogether(t *testing.T) {
 	}
 	if s.Sent() != size {
 		t.Errorf("%d bytes were sent, not %d", s.Sent(), size)
+	}
+}
+
+// A body longer than the blob and a redirect from https to http are refused.
+func TestFetchRefuses(t *testing.T) {
+	dir, _, sum := sample(t)
+	plain := transfertest.New(t, dir, transfertest.Fault{NoRanges: true})
+	secure := httptest.NewTLSServer(http.RedirectHandler(plain.URL+"/file", http.StatusFound))
+	defer secure.Close()
+	c := client()
+	c.HTTP = secure.Client()
+	blob := Blob{Name: "file", Size: size, SHA256: sum, URLs: []string{secure.URL}}
+	if err := c.Fetch(t.Context(), blob, filepath.Join(t.TempDir(), "p"), nil, nil); !errors.Is(err, errInsecure) {
+		t.Errorf("got %v", err)
+	}
+	if n := len(plain.Requests()); n != 0 {
+		t.Errorf("%d requests went out in the clear", n)
+	}
+	blob.Size, blob.URLs = size-1, []string{plain.URL + "/file"}
+	if err := c.Fetch(t.Context(), blob, filepath.Join(t.TempDir(), "p"), nil, nil); !is[*NetworkError](err) {
+		t.Errorf("got %v", err)
 	}
 }
