@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -106,15 +105,14 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 			return nil, &UnavailableError{fmt.Errorf("connecting to the engine %s: %w", e.name, err), ThreeWays}
 		}
 	}
-	cacheDir := filepath.Join(opts.CacheDir, "builder")
-	image, err := opts.prepareImage(ctx, cacheDir)
+	image, err := opts.prepareImage(ctx)
 	if err != nil {
 		return nil, err
 	}
 	session := &Session{}
 	var version string
 	for _, e := range endpoints {
-		b, err := connect(ctx, e, image, cacheDir, opts.Jobs)
+		b, err := connect(ctx, e, image, opts.CacheDir, opts.Jobs)
 		if err != nil {
 			return nil, errors.Join(err, session.Close())
 		}
@@ -235,14 +233,14 @@ func (o Options) report(stage string) func(string) {
 }
 
 // prepareImage prepares the image as a stage that Progress hears of, in MB.
-func (o Options) prepareImage(ctx context.Context, cacheDir string) (Image, error) {
+func (o Options) prepareImage(ctx context.Context) (Image, error) {
 	send := func(e farm.Event) {
 		if e.Step, e.Stage = "engine", "packages"; o.Progress != nil {
 			o.Progress(e)
 		}
 	}
 	send(farm.Event{State: farm.StateStart})
-	image, err := prepareImage(ctx, o.Base, cacheDir, func(done, total int64) {
+	image, err := prepareImage(ctx, o.Base, o.CacheDir, func(done, total int64) {
 		const mega = 1_000_000
 		send(farm.Event{State: farm.StateProgress, Done: int(done / mega), Total: int(total / mega)})
 	})
