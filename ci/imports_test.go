@@ -56,11 +56,13 @@ var inTests = map[string][]string{
 	"ci/internal/engine/image": {"ci/internal/engine/image/imagetest"},
 	"bundler":                  {"matrix/spec"},
 	"manifests":                {"matrix/spec"},
+	"manifests/fetch/transfer": {"manifests/fetch/transfer/transfertest"},
 }
 
 // testOnly are packages that nothing but tests imports.
 var testOnly = map[string][]string{
-	"ci/internal/engine/image/imagetest": {},
+	"ci/internal/engine/image/imagetest":    {},
+	"manifests/fetch/transfer/transfertest": {},
 }
 
 // confined are modules that one package alone may import: what they do is behind
