@@ -265,12 +265,10 @@ func nearest(code []matrix.SM, runs func(matrix.SM) bool) (matrix.SM, bool) {
 
 // notServed says why no code of a bundle runs on a GPU.
 func notServed(c candidate, gpu GPU) string {
-	switch {
-	case c.SM > gpu.SM:
+	if c.SM > gpu.SM {
 		return fmt.Sprintf("its code is for compute capability %s, and this GPU's is %s, which is older", c.SM.Capability(), gpu.SM.Capability())
-	default:
-		return fmt.Sprintf("its code is for the %d.x generation alone, and this GPU is %s", c.SM.Major(), gpu.SM.Capability())
 	}
+	return fmt.Sprintf("its code is for the %d.x generation alone, and this GPU is %s", c.SM.Major(), gpu.SM.Capability())
 }
 
 // choose fills in what the choice of a bundle means.

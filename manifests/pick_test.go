@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -101,18 +102,21 @@ func trace(d manifests.Decision, err error) string {
 	return b.String()
 }
 
+// outcome is a decision in two words, or what the host lacks.
+func outcome(d manifests.Decision, err error) string {
+	var none *manifests.NoBundleError
+	if errors.As(err, &none) {
+		return string(none.Lack)
+	}
+	return d.SM.String() + " " + d.Through
+}
+
 // TestPick holds the whole trace of every host in the corpus. Read the golden before you commit it.
 func TestPick(t *testing.T) {
 	r := seedRelease(t)
 	all := hosts(t)
 	var b strings.Builder
-	for _, name := range slices.Sorted(func(yield func(string) bool) {
-		for name := range all {
-			if !yield(name) {
-				return
-			}
-		}
-	}) {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
 		fmt.Fprintf(&b, "%s: %s\n", name, trace(manifests.Pick(r, all[name], manifests.PickOptions{})))
 	}
 	golden(t, "picks.txt", []byte(b.String()))
@@ -137,13 +141,7 @@ func TestPickOfEachHost(t *testing.T) {
 	r := seedRelease(t)
 	got := map[string]string{}
 	for name, host := range hosts(t) {
-		d, err := manifests.Pick(r, host, manifests.PickOptions{})
-		var none *manifests.NoBundleError
-		if errors.As(err, &none) {
-			got[name] = string(none.Lack)
-		} else {
-			got[name] = d.SM.String() + " " + d.Through
-		}
+		got[name] = outcome(manifests.Pick(r, host, manifests.PickOptions{}))
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -167,12 +165,7 @@ func TestPickOptions(t *testing.T) {
 		{"no CPU half for another system", "ubuntu-20.04", "bundle", manifests.PickOptions{AllowCPU: true}},
 	} {
 		d, err := manifests.Pick(r, all[test.host], test.opts)
-		got := d.SM.String() + " " + d.Through
-		var none *manifests.NoBundleError
-		if errors.As(err, &none) {
-			got = string(none.Lack)
-		}
-		if got != test.want {
+		if got := outcome(d, err); got != test.want {
 			t.Errorf("%s: %s, want %s\n%s", test.name, got, test.want, trace(d, err))
 		}
 	}

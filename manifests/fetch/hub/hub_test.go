@@ -20,13 +20,18 @@ func newClient(t *testing.T, s *server) *Client {
 	return &Client{Cache: filepath.Join(t.TempDir(), "hub"), Endpoint: s.URL, RetryWait: time.Millisecond}
 }
 
-func get(t *testing.T, c *Client, name string, want Want) Result {
+func download(t *testing.T, c *Client, name string, want Want) (Result, error) {
 	t.Helper()
 	ref, err := ParseRef(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	result, err := c.Download(t.Context(), ref, want, nil)
+	return c.Download(t.Context(), ref, want, nil)
+}
+
+func get(t *testing.T, c *Client, name string, want Want) Result {
+	t.Helper()
+	result, err := download(t, c, name, want)
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
@@ -35,11 +40,7 @@ func get(t *testing.T, c *Client, name string, want Want) Result {
 
 func refuse(t *testing.T, c *Client, name string, want Want) error {
 	t.Helper()
-	ref, err := ParseRef(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	result, err := c.Download(t.Context(), ref, want, nil)
+	result, err := download(t, c, name, want)
 	if err == nil {
 		t.Fatalf("%s: got %+v, want an error", name, result)
 	}

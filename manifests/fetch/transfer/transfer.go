@@ -185,6 +185,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// backOff sleeps for wait, half of it random, or for as long as the server asked, and gives the wait after this one.
+func backOff(ctx context.Context, wait, asked time.Duration) (next time.Duration, err error) {
+	return min(2*wait, longestWait), sleep(ctx, max(asked, wait/2+rand.N(wait/2+1)))
+}
+
 // A transfer is one call of Fetch.
 type transfer struct {
 	*Client
@@ -458,10 +463,9 @@ func (t *transfer) mirror(ctx context.Context, address, shown string) error {
 		if t.blob.SHA256 == "" && etag == "" && t.have > started {
 			return errors.Join(errors.New("going on is not safe without a digest or an ETag"), err)
 		}
-		if err := sleep(ctx, max(temporary.after, wait/2+rand.N(wait/2+1))); err != nil {
+		if wait, err = backOff(ctx, wait, temporary.after); err != nil {
 			return err
 		}
-		wait = min(2*wait, longestWait)
 	}
 }
 
@@ -879,10 +883,9 @@ func (c *Client) Get(ctx context.Context, urls []string, limit int64) ([]byte, s
 				failed = append(failed, err)
 				break
 			}
-			if err := sleep(ctx, max(temporary.after, wait/2+rand.N(wait/2+1))); err != nil {
+			if wait, err = backOff(ctx, wait, temporary.after); err != nil {
 				return nil, "", err
 			}
-			wait = min(2*wait, longestWait)
 		}
 	}
 	if len(failed) == 0 {
