@@ -879,6 +879,32 @@ func TestUpRefusesWhatItCannotDo(t *testing.T) {
 	}
 }
 
+// TestKilledEngineLeavesItsName: a killed engine's record stands in nobody's
+// way, wherever its state was.
+func TestKilledEngineLeavesItsName(t *testing.T) {
+	t.Parallel()
+	netNS := newNetNS(t)
+	e := newTestEngine(t, Options{NetNS: netNS})
+	info := mustUp(t, e)
+	other, err := New(Options{Name: e.opts.Name, StateDir: t.TempDir(), NetNS: netNS, ModuleDir: moduleDir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(info.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the engine ends", func() bool {
+		return len(processesWith(t, filepath.Join(e.opts.StateDir, "state"))) == 0
+	})
+	if got := mustUp(t, other); got.StateDir != other.opts.StateDir {
+		t.Errorf("Up gave the engine of %s, want that of %s", got.StateDir, other.opts.StateDir)
+	}
+	if err := other.Down(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkGone(t, other)
+}
+
 // TestForeignBridgeIsLeftAlone: an engine in a container can have the network
 // namespace in common with this one, and nothing else.
 func TestForeignBridgeIsLeftAlone(t *testing.T) {

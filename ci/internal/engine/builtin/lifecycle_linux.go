@@ -101,7 +101,7 @@ func (e *Engine) lock(ctx context.Context, progress func(string)) (func(), error
 // left of it afterwards.
 func (e *Engine) reuse(ctx context.Context, rec *record, progress func(string)) (bool, error) {
 	if rec.StateDir != e.opts.StateDir {
-		return false, fmt.Errorf("starting engine %s: one of that name runs with its state in %s", rec.Name, rec.StateDir)
+		return false, rec.takeName(ctx, progress)
 	}
 	proc, err := rec.live()
 	if err != nil {
@@ -127,6 +127,35 @@ func (e *Engine) reuse(ctx context.Context, rec *record, progress func(string)) 
 		return false, err
 	}
 	return false, rec.clean(ctx)
+}
+
+// takeName frees the name of an engine whose state is elsewhere, if that engine
+// was killed. One that runs keeps its name.
+func (r *record) takeName(ctx context.Context, progress func(string)) error {
+	// Its own lock: somebody may be starting it at this moment.
+	unlock, err := lockDir(ctx, r.StateDir, 0o700, nil)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, err := readRecord(r.Name)
+	if err != nil || now == nil {
+		return err
+	}
+	var proc *process
+	if now.StateDir == r.StateDir {
+		if proc, err = now.live(); err != nil {
+			return err
+		}
+	}
+	if now.StateDir != r.StateDir || proc != nil {
+		if proc != nil {
+			proc.close()
+		}
+		return fmt.Errorf("starting engine %s: one of that name runs with its state in %s", now.Name, now.StateDir)
+	}
+	progress("cleaning up after engine " + now.Name + " of " + now.StateDir + ", which was killed")
+	return now.clean(ctx)
 }
 
 // start starts the engine and waits for its first answer.
