@@ -18,6 +18,13 @@ import (
 // writes goes to memory.
 var shadowed = []string{"/etc", "/var/lib", "/usr/local/share"}
 
+// hostCertificates are what the host's administrator trusts. The engine would run
+// update-ca-certificates with them in every container before its step, although
+// no step has a network; and a step that is cancelled while it does runs on to
+// its end, because the engine takes that for a failure of the certificates
+// alone: installCACerts in dagger's engine/buildkit/executor_spec.go, v0.15.1.
+const hostCertificates = "/usr/local/share/ca-certificates"
+
 // containerInit is where the engine takes the first process of its containers
 // from: DumbInitPath in docker/engine/distconsts.
 const containerInit = "/run/llcuda-init"
@@ -136,8 +143,11 @@ func (l layout) enter() error {
 			return err
 		}
 	}
-	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
-		return fmt.Errorf("hiding /run: %w", err)
+	for _, dir := range []string{"/run", hostCertificates} {
+		err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755")
+		if err != nil && !(dir == hostCertificates && errors.Is(err, fs.ErrNotExist)) {
+			return fmt.Errorf("hiding %s: %w", dir, err)
+		}
 	}
 	for path, kept := range keep {
 		for _, dir := range hidden {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -316,6 +317,56 @@ COMMIT
 	}
 	if diff := cmp.Diff([]string{"KEPT"}, chains(true)); diff != "" {
 		t.Errorf("the last engine (-want +got):\n%s", diff)
+	}
+}
+
+// TestHostCertificatesAreHidden looks from inside of an engine's mount namespace
+// on a host whose administrator trusts certificates of his own.
+func TestHostCertificatesAreHidden(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("making a mount namespace needs root")
+	}
+	space := layout{name: "test", stateDir: t.TempDir(), programs: programs{dir: t.TempDir()}}
+	if err := os.WriteFile(space.programs.init(), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, given := range map[string]bool{"with the folder": true, "without it": false} {
+		t.Run(name, func(t *testing.T) {
+			var seen []os.DirEntry
+			err := onThread(func() error {
+				if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+					return err
+				}
+				if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+					return err
+				}
+				for _, dir := range []string{"/run", filepath.Dir(hostCertificates)} {
+					if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+						return err
+					}
+				}
+				if err := os.MkdirAll(runDir(space.name), 0o755); err != nil {
+					return err
+				}
+				if given {
+					own := filepath.Join(hostCertificates, "own.crt")
+					if err := errors.Join(os.Mkdir(hostCertificates, 0o755), os.WriteFile(own, nil, 0o644)); err != nil {
+						return err
+					}
+				}
+				if err := space.enter(); err != nil {
+					return err
+				}
+				var err error
+				if seen, err = os.ReadDir(hostCertificates); errors.Is(err, fs.ErrNotExist) {
+					return nil
+				}
+				return err
+			})
+			if err != nil || len(seen) > 0 {
+				t.Errorf("the engine sees %v of the host's certificates, %v", seen, err)
+			}
+		})
 	}
 }
 
