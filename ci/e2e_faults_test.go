@@ -1,11 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -37,6 +39,61 @@ func (f *farm) testHostChangeAndInterrupt(t *testing.T) {
 		}
 	}
 	f.run(t, "verify", out).want(t, 0)
+}
+
+// What an interrupted build was compiling ends with it, however early the interruption comes.
+func (f *farm) testInterruptEndsTheStep(t *testing.T) {
+	// A step that is slow to show itself has to have done so after this long.
+	const settle = 15 * time.Second
+
+	llama := copyTree(t, f.llama)
+	seconds := fmt.Sprintf("3600.%09d", time.Now().UnixNano()%1e9)
+	change(t, llama, "CMakeLists.txt", func(text string) string {
+		return text + "\nexecute_process(COMMAND sleep " + seconds + ")\n"
+	})
+	for _, moment := range []string{"at its start", "in its middle"} {
+		p := f.start(t, f.buildArgs(llama, "75", f.out(t))...)
+		p.await(`^host +compile +started`)
+		for moment == "in its middle" && len(processesOf(t, "sleep", seconds)) == 0 {
+			if time.Since(p.began) > stopLimit {
+				t.Fatal("the step does not begin")
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err := p.interrupt(); err != nil {
+			t.Fatal(err)
+		}
+		p.wait().want(t, 130, "interrupted")
+		time.Sleep(settle)
+		for _, pid := range processesOf(t, "sleep", seconds) {
+			t.Errorf("interrupted %s, the step goes on", moment)
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// processesOf are the processes of this host, those in containers included, with these arguments.
+func processesOf(t *testing.T, args ...string) []int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, file := range files {
+		line, err := os.ReadFile(file)
+		if err != nil || string(line) != strings.Join(args, "\x00")+"\x00" {
+			continue // it has ended, or it is another one
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	return pids
 }
 
 // A change of one CUDA file recompiles that file, once an SM, and nothing of the host half.

@@ -41,6 +41,7 @@ func TestFarm(t *testing.T) {
 		{"BareSystem", (*farm).testBareSystem},
 		{"TamperedRelease", (*farm).testTamperedRelease},
 		{"HostChangeAndInterrupt", (*farm).testHostChangeAndInterrupt},
+		{"InterruptEndsTheStep", (*farm).testInterruptEndsTheStep},
 		{"DeviceChange", (*farm).testDeviceChange},
 		{"BrokenSM", (*farm).testBrokenSM},
 		{"FullDisk", (*farm).testFullDisk},
