@@ -1,0 +1,127 @@
+package detect
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+)
+
+// runtimeLibraries are the CUDA 12 libraries that bundles need and do not have inside.
+var runtimeLibraries = []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"}
+
+// The sources of CUDA libraries, in the order in which they are to be tried.
+const (
+	sourceEnvironment = "environment"
+	sourceStore       = "store"
+	sourcePip         = "pip"
+	sourceToolkit     = "toolkit"
+	sourceLoader      = "loader"
+)
+
+// cudaLibraries looks for the CUDA libraries everywhere they may be. Of each source and name the first good file counts.
+// libcublas and libcublasLt belong together and are taken from one folder: of two versions they do not load.
+func (d Detector) cudaLibraries(ctx context.Context) []manifests.CUDALibrary {
+	var list []manifests.CUDALibrary
+	for _, source := range []struct {
+		name    string
+		folders func() []string
+	}{
+		{sourceEnvironment, d.environmentFolders},
+		{sourceStore, func() []string { return d.Store }},
+		{sourcePip, d.pipFolders},
+		{sourceToolkit, d.toolkitFolders},
+		{sourceLoader, d.loaderFolders},
+	} {
+		if ctx.Err() != nil {
+			return nil
+		}
+		list = append(list, d.librariesIn(source.name, source.folders())...)
+	}
+	return list
+}
+
+// librariesIn gives the libraries that the folders of one source have.
+func (d Detector) librariesIn(source string, folders []string) []manifests.CUDALibrary {
+	at := map[string]string{} // soname → folder
+	for _, folder := range folders {
+		has := func(soname string) bool { return checkLibrary(d.path(folder, soname), soname) == nil }
+		for _, soname := range runtimeLibraries {
+			if at[soname] != "" || !has(soname) {
+				continue
+			}
+			if soname == "libcublas.so.12" && !has("libcublasLt.so.12") || soname == "libcublasLt.so.12" && !has("libcublas.so.12") {
+				continue
+			}
+			at[soname] = folder
+		}
+	}
+	var list []manifests.CUDALibrary
+	for _, soname := range runtimeLibraries {
+		if folder := at[soname]; folder != "" {
+			list = append(list, manifests.CUDALibrary{Name: soname, Path: d.path(folder, soname), Source: source})
+		}
+	}
+	return list
+}
+
+// glob lists what matches below the root, as paths of the machine, the highest version first.
+func (d Detector) glob(pattern string) []string {
+	matches, _ := filepath.Glob(d.path(pattern)) // the pattern is good, and what cannot be read does not match
+	slices.Sort(matches)
+	slices.Reverse(matches)
+	for i, match := range matches {
+		matches[i] = filepath.Join("/", strings.TrimPrefix(match, filepath.Clean(d.Root)))
+	}
+	return matches
+}
+
+// pipFolders are those of the packages nvidia-cublas-cu12 and nvidia-cuda-runtime-cu12, in the Python environment that
+// is active, then in the system's and the user's.
+func (d Detector) pipFolders() []string {
+	var folders []string
+	for _, packages := range []string{
+		d.Getenv("VIRTUAL_ENV") + "/lib/python3*/site-packages", d.Getenv("CONDA_PREFIX") + "/lib/python3*/site-packages",
+		d.Getenv("HOME") + "/.local/lib/python3*/site-packages",
+		"/usr/local/lib/python3*/dist-packages", "/usr/local/lib/python3*/site-packages",
+		"/usr/lib/python3*/site-packages", "/usr/lib/python3/dist-packages", "/opt/conda/lib/python3*/site-packages",
+	} {
+		if strings.HasPrefix(packages, "/lib/") {
+			continue // the variable is not set
+		}
+		folders = append(folders, d.glob(packages+"/nvidia/*/lib")...)
+	}
+	return folders
+}
+
+// toolkitFolders are those of installed CUDA toolkits.
+func (d Detector) toolkitFolders() []string {
+	var homes []string
+	for _, name := range []string{"CUDA_HOME", "CUDA_PATH"} {
+		if home := d.Getenv(name); filepath.IsAbs(home) {
+			homes = append(homes, home)
+		}
+	}
+	homes = append(homes, d.glob("/usr/local/cuda*")...)
+	var folders []string
+	for _, home := range homes {
+		folders = append(folders, home+"/lib64", home+"/targets/x86_64-linux/lib", home+"/lib")
+	}
+	return folders
+}
+
+// loaderFolders are those in which the loader finds the libraries by itself.
+func (d Detector) loaderFolders() []string {
+	var folders []string
+	cache := d.loaderCache()
+	for _, soname := range runtimeLibraries {
+		for _, file := range cache[soname] {
+			if folder := filepath.Dir(file); !slices.Contains(folders, folder) {
+				folders = append(folders, folder)
+			}
+		}
+	}
+	return append(folders, systemFolders()...)
+}
