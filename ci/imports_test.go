@@ -51,17 +51,22 @@ var allowed = map[string][]string{
 
 // inTests are the edges that tests have beyond those of their package.
 var inTests = map[string][]string{
-	"ci":                       {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "ci/internal/tinygguf", "bundler", "manifests", "matrix", "matrix/spec"},
-	"ci/internal/engine":       {"ci/internal/tinygguf", "bundler", "manifests", "matrix/spec"},
-	"ci/internal/engine/image": {"ci/internal/engine/image/imagetest"},
-	"bundler":                  {"matrix/spec"},
-	"manifests":                {"matrix/spec"},
-	"manifests/fetch/transfer": {"manifests/fetch/transfer/transfertest"},
+	"ci":                         {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "ci/internal/tinygguf", "bundler", "manifests", "matrix", "matrix/spec"},
+	"ci/internal/engine":         {"ci/internal/tinygguf", "bundler", "manifests", "matrix/spec"},
+	"ci/internal/engine/image":   {"ci/internal/engine/image/imagetest"},
+	"bundler":                    {"matrix/spec"},
+	"manifests":                  {"matrix/spec"},
+	"manifests/fetch":            {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
+	"manifests/fetch/fetchcli":   {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
+	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
+	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
+	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
 }
 
 // testOnly are packages that nothing but tests imports.
 var testOnly = map[string][]string{
 	"ci/internal/engine/image/imagetest":    {},
+	"manifests/fetch/fetchtest":             {"manifests", "matrix"},
 	"manifests/fetch/transfer/transfertest": {},
 }
 

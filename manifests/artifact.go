@@ -68,8 +68,16 @@ var reserved = []string{ManifestName, SumsName, SignatureName}
 // runtimeForm is a CUDA runtime's name: the toolkit's major version, and the beginning of the tar's sha256.
 var runtimeForm = regexp.MustCompile(`^llcuda-cudart-cu([0-9]+)-([0-9a-f]{12})$`)
 
-// stem is the name without the format's extension: what the two assets of one archive share.
-func (a Artifact) stem() string { return strings.TrimSuffix(a.Name, "."+a.Format) }
+// Stem is an archive's name without the format's extension: what its two assets share.
+func (a Artifact) Stem() string { return strings.TrimSuffix(a.Name, "."+a.Format) }
+
+// Top is the one folder that an archive's tar holds: a bundle's name; a runtime's name without its digest.
+func (a Artifact) Top() string {
+	if a.Kind == KindCUDART {
+		return a.Stem()[:strings.LastIndexByte(a.Stem(), '-')]
+	}
+	return a.Stem()
+}
 
 func (a Artifact) check() error {
 	var p matrix.Problems
@@ -151,16 +159,16 @@ func (a Artifact) checkBundle() error {
 	checkName(&p, "release", a.Release)
 	checkEpoch(&p, "source_date_epoch", a.SourceDateEpoch)
 	p.Under("llama_cpp", a.LlamaCPP.check())
-	p.Under("", facts{a.stem(), a.SM, a.Architecture, a.GPUs, *a.DeviceCode, *a.Requires}.check())
+	p.Under("", facts{a.Stem(), a.SM, a.Architecture, a.GPUs, *a.DeviceCode, *a.Requires}.check())
 	return p.Err()
 }
 
 func (a Artifact) checkRuntime() error {
 	var p matrix.Problems
 	major, _, _ := strings.Cut(a.Toolkit.CUDA, ".")
-	match := runtimeForm.FindStringSubmatch(a.stem())
+	match := runtimeForm.FindStringSubmatch(a.Stem())
 	if match == nil || match[1] != major || !strings.HasPrefix(a.Tar.SHA256, match[2]) {
-		p.Addf("name", "%q is not llcuda-cudart-cu%s- and the first 12 hex digits of the tar's sha256", shorten(a.stem()), major)
+		p.Addf("name", "%q is not llcuda-cudart-cu%s- and the first 12 hex digits of the tar's sha256", shorten(a.Stem()), major)
 	}
 	for i, f := range a.Libraries {
 		at := fmt.Sprintf("libraries[%d]", i)

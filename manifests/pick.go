@@ -274,7 +274,7 @@ func notServed(c candidate, gpu GPU) string {
 // choose fills in what the choice of a bundle means.
 func (p *picker) choose(c candidate, onCPU bool) {
 	d := &p.decision
-	d.Bundle, d.Asset, d.SM, d.Through = c.stem(), c.Name, c.SM, ThroughCPU
+	d.Bundle, d.Asset, d.SM, d.Through = c.Stem(), c.Name, c.SM, ThroughCPU
 	d.DownloadBytes, d.DiskBytes = c.Size, c.Size+c.Tar.Size
 	for i, m := range c.serves {
 		d.GPUs[i].Reason = m.reason
@@ -347,7 +347,7 @@ func (p *picker) runtime() (Artifact, bool) {
 // explain says of every bundle why it was chosen or not.
 func (p *picker) explain(best int, onCPU bool) {
 	for i, c := range p.candidates {
-		v := BundleVerdict{Bundle: c.stem(), SM: c.SM, Chosen: i == best, Reason: c.against}
+		v := BundleVerdict{Bundle: c.Stem(), SM: c.SM, Chosen: i == best, Reason: c.against}
 		switch {
 		case i == best && onCPU:
 			v.Reason = "no GPU can be served, and the CPU was allowed; it is the smallest"
@@ -382,7 +382,7 @@ func title(gpu GPU) string {
 
 // worse says why a bundle that would do was not chosen.
 func (p *picker) worse(c, chosen candidate) string {
-	name := chosen.stem()
+	name := chosen.Stem()
 	switch {
 	case c.memory < chosen.memory:
 		return fmt.Sprintf("%s serves %d MiB of GPU memory, this one %d", name, chosen.memory, c.memory)

@@ -122,16 +122,16 @@ func (r Release) checkArchives(p *matrix.Problems) {
 			continue
 		}
 		if a.Kind == KindCUDART {
-			runtimes[a.stem()] = true
+			runtimes[a.Stem()] = true
 		} else {
 			bundles++
 		}
-		j, ok := twin[a.stem()]
+		j, ok := twin[a.Stem()]
 		if !ok {
-			twin[a.stem()] = i
+			twin[a.Stem()] = i
 			continue
 		}
-		delete(twin, a.stem())
+		delete(twin, a.Stem())
 		if !sameContents(a, r.Assets[j]) {
 			p.Addf(fmt.Sprintf("assets[%d]", i), "%q and %q do not say the same of the tar inside", shorten(r.Assets[j].Name), shorten(a.Name))
 		}

@@ -1,0 +1,398 @@
+// Package fetchtest makes releases for the client's tests: real archives, a real manifest, SHA256SUMS and a signature
+// over it by a key of the test's own.
+//
+// The tests of store, fetch, fetchcli and llcuda-fetch call it. In goes what the release shall have; out comes a folder
+// that any web server serves. The programs in its bundles are shell scripts that answer what llama.cpp's answer; the
+// libraries are small shared libraries that gcc made. Edits made to it afterwards are the attacks.
+package fetchtest
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// An Entry is one entry of an archive, by its whole name.
+type Entry struct {
+	Name string
+	Mode int64
+	Body []byte
+	Link string
+	Type byte // tar's; 0 is a file, or a link if Link is given
+}
+
+// Options say what a release has. The zero value is one bundle for sm75.
+type Options struct {
+	Tag    string      // "v1.1.0-runtime" if empty
+	SMs    []matrix.SM // each a bundle with a cubin; 89 has PTX as well
+	Epoch  int64
+	Models []matrix.Model
+	// Programs replace the scripts of the same name.
+	Programs map[string]string
+	// Padding is added to each bundle, in bytes that do not compress.
+	Padding int
+	// Edit changes what is packed, after metadata.json was derived.
+	Edit func([]Entry) []Entry
+	// EditRuntime does so with the CUDA runtime.
+	EditRuntime func([]Entry) []Entry
+}
+
+// A Release is a folder with a release in it.
+type Release struct {
+	Dir      string
+	Manifest manifests.Release
+	key      *ecdsa.PrivateKey
+}
+
+// server is llama-server: what it prints of itself, and the GPU if the CUDA libraries are there.
+const server = `#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+case "$1" in
+--version) echo "version: 0.5.0 (de3ff81)"; echo "built with a test" ;;
+--list-devices)
+	echo "Available devices:"
+	if [ -e "$here/../../lib/libcublas.so.12" ]; then echo "  CUDA0: Tesla T4 (15360 MiB, 15000 MiB free)"; else echo "  (none)"; fi ;;
+*)
+	echo "arguments: $*"
+	echo "LD_LIBRARY_PATH=$LD_LIBRARY_PATH"
+	echo "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset}" ;;
+esac
+`
+
+// New makes a release in a folder of the test's own.
+func New(t testing.TB, o Options) *Release {
+	t.Helper()
+	if o.Tag == "" {
+		o.Tag = "v1.1.0-runtime"
+	}
+	if len(o.SMs) == 0 {
+		o.SMs = []matrix.SM{75}
+	}
+	if o.Epoch == 0 {
+		o.Epoch = 1790553600
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &Release{Dir: t.TempDir(), key: key}
+	var assets []manifests.Artifact
+	for _, sm := range o.SMs {
+		assets = append(assets, r.bundle(t, o, sm)...)
+	}
+	assets = append(assets, r.runtime(t, o)...)
+	release, err := manifests.New(o.Tag, assets, o.Models)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Manifest = release
+	r.Finish(t)
+	return r
+}
+
+var (
+	llamaCPP = manifests.LlamaCPP{Version: "0.5.0", Commit: "de3ff81000000000000000000000000000000000", Build: 1}
+	toolkit  = manifests.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131"}
+)
+
+func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Artifact {
+	t.Helper()
+	name := "llcuda-bins-" + sm.String()
+	code := manifests.DeviceCode{Cubin: []matrix.SM{sm}, PTX: []matrix.SM{}}
+	requires := manifests.Requires{
+		DriverMin: manifests.DriverMin{Cubin: "525.60.13"}, Glibc: "2.17", CPUVariants: []string{"x64"},
+		Libraries: []string{"libcublas.so.12", "libcuda.so.1", "libcudart.so.12"},
+	}
+	if sm == 89 {
+		code.PTX, requires.DriverMin.PTX = []matrix.SM{sm}, "550.54.14"
+	}
+	entries := []Entry{
+		{Name: "LICENSE", Mode: 0o644, Body: []byte("MIT\n")},
+		{Name: "binaries/cuda12/libggml-cuda.so", Link: "../../lib/libggml-cuda.so"},
+	}
+	for _, program := range []string{"llama-server", "llama-cli", "llama-bench", "llama-quantize"} {
+		script := server
+		if o.Programs[program] != "" {
+			script = o.Programs[program]
+		}
+		entries = append(entries, Entry{Name: "binaries/cuda12/" + program, Mode: 0o755, Body: []byte(script)})
+	}
+	padding := make([]byte, o.Padding)
+	_, _ = rand.Read(padding)
+	entries = append(entries,
+		Entry{Name: "lib/libggml-cuda.so", Mode: 0o755, Body: append([]byte("device code for "+sm.String()+" of "+o.Tag), padding...)},
+		Entry{Name: "lib/libllama.so", Link: "libllama.so.0"},
+		Entry{Name: "lib/libllama.so.0", Mode: 0o755, Body: []byte("llama")})
+	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	meta := manifests.Metadata{
+		SchemaVersion: manifests.SchemaVersion, Name: name, Release: o.Tag, LlamaCPP: llamaCPP, SM: sm,
+		Architecture: sm.Architecture(), GPUs: []string{"Some GPU"}, Toolkit: toolkit, DeviceCode: code, Requires: requires,
+		Files: files(entries),
+		Build: manifests.Build{BuilderImage: "sha256:b", BaseImage: "sha256:a", HostCMake: []string{}, CUDACMake: []string{}, SourceDateEpoch: o.Epoch, Engine: "test"},
+	}
+	data, err := meta.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries = append(entries, Entry{Name: manifests.MetadataName, Mode: 0o644, Body: data})
+	entries = below(name, entries)
+	if o.Edit != nil {
+		entries = o.Edit(entries)
+	}
+	return r.pack(t, name, entries, manifests.Artifact{
+		Kind: manifests.KindBundle, Release: o.Tag, SourceDateEpoch: o.Epoch, LlamaCPP: &llamaCPP, Toolkit: &toolkit, SM: sm,
+		Architecture: sm.Architecture(), GPUs: meta.GPUs, DeviceCode: &code, Requires: &requires,
+	})
+}
+
+// libraries are the CUDA runtime: shared libraries with nothing but their names.
+var libraries = sync.OnceValues(func() (map[string][]byte, error) {
+	dir, err := os.MkdirTemp("", "fetchtest-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	all := map[string][]byte{}
+	for _, name := range []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"} {
+		path := filepath.Join(dir, name)
+		cmd := exec.Command("gcc", "-shared", "-nostdlib", "-s", "-Wl,--build-id=none", "-Wl,-soname,"+name, "-o", path, "-x", "c", "-")
+		cmd.Stdin = strings.NewReader("int answer(void) { return 42; }\n")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("gcc: %w\n%s", err, out)
+		}
+		if all[name], err = os.ReadFile(path); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+})
+
+func (r *Release) runtime(t testing.TB, o Options) []manifests.Artifact {
+	t.Helper()
+	all, err := libraries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := []Entry{{Name: "LICENSE", Mode: 0o644, Body: []byte("NVIDIA\n")}}
+	for name, body := range all {
+		entries = append(entries, Entry{Name: "lib/" + name, Mode: 0o755, Body: body})
+	}
+	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	listed := files(entries)
+	const top = "llcuda-cudart-cu12"
+	entries = below(top, entries)
+	if o.EditRuntime != nil {
+		entries = o.EditRuntime(entries)
+	}
+	return r.pack(t, top, entries, manifests.Artifact{Kind: manifests.KindCUDART, Toolkit: &toolkit, Libraries: listed})
+}
+
+// files describes entries as metadata.json does.
+func files(entries []Entry) []manifests.File {
+	var list []manifests.File
+	for _, e := range entries {
+		if e.Link != "" {
+			list = append(list, manifests.File{Path: e.Name, Mode: "0777", Link: e.Link})
+			continue
+		}
+		list = append(list, manifests.File{Path: e.Name, Size: int64(len(e.Body)), Mode: fmt.Sprintf("%04o", e.Mode), SHA256: SHA256(e.Body)})
+	}
+	return list
+}
+
+func below(top string, entries []Entry) []Entry {
+	for i := range entries {
+		entries[i].Name = top + "/" + entries[i].Name
+	}
+	return entries
+}
+
+// Tar writes entries as they are, good or not.
+func Tar(t testing.TB, entries []Entry) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, e := range entries {
+		header := &tar.Header{Name: e.Name, Mode: e.Mode, Size: int64(len(e.Body)), Linkname: e.Link, Typeflag: e.Type, ModTime: time.Unix(1790553600, 0)}
+		switch {
+		case e.Type != 0:
+		case e.Link != "":
+			header.Typeflag, header.Mode = tar.TypeSymlink, 0o777
+		default:
+			header.Typeflag = tar.TypeReg
+		}
+		if err := w.WriteHeader(header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(e.Body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// Compress gives a tar in a format of manifests.
+func Compress(t testing.TB, data []byte, format string) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	if format == manifests.FormatTarZst {
+		w, err := zstd.NewWriter(&buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w.EncodeAll(data, nil)
+	}
+	w := gzip.NewWriter(&buf)
+	if _, err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// pack writes an archive in both formats and describes the two. A runtime's name gets its digest.
+func (r *Release) pack(t testing.TB, stem string, entries []Entry, a manifests.Artifact) []manifests.Artifact {
+	t.Helper()
+	data := Tar(t, entries)
+	if a.Kind == manifests.KindCUDART {
+		stem += "-" + SHA256(data)[:12]
+	}
+	var twins []manifests.Artifact
+	for _, format := range []string{manifests.FormatTarGz, manifests.FormatTarZst} {
+		packed := Compress(t, data, format)
+		a.Name, a.Format = stem+"."+format, format
+		a.URL, a.Size, a.SHA256 = a.Name, int64(len(packed)), SHA256(packed)
+		a.Tar = &manifests.Digest{SHA256: SHA256(data), Size: int64(len(data))}
+		r.write(t, a.Name, packed)
+		twins = append(twins, a)
+	}
+	return twins
+}
+
+func (r *Release) write(t testing.TB, name string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(r.Dir, name), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Finish writes manifest.json, SHA256SUMS over what the folder has, and the signature.
+func (r *Release) Finish(t testing.TB) {
+	t.Helper()
+	data, err := manifests.Encode(r.Manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write(t, manifests.ManifestName, data)
+	r.Sum(t)
+	r.Sign(t)
+}
+
+// Sum writes SHA256SUMS over what the folder has.
+func (r *Release) Sum(t testing.TB) {
+	t.Helper()
+	entries, err := os.ReadDir(r.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sums manifests.Sums
+	for _, entry := range entries {
+		if name := entry.Name(); name != manifests.SumsName && name != manifests.SignatureName {
+			sums = append(sums, manifests.Sum{Name: name, SHA256: SHA256(r.Read(t, name))})
+		}
+	}
+	r.write(t, manifests.SumsName, sums.Encode())
+}
+
+// Read is a file of the release.
+func (r *Release) Read(t testing.TB, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(r.Dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// Sign writes the Sigstore bundle over SHA256SUMS, by the release's key:
+// https://docs.sigstore.dev/about/bundle/
+func (r *Release) Sign(t testing.TB) {
+	t.Helper()
+	digest := sha256.Sum256(r.Read(t, manifests.SumsName))
+	signature, err := ecdsa.SignASN1(rand.Reader, r.key, digest[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(map[string]any{
+		"mediaType":            "application/vnd.dev.sigstore.bundle.v0.3+json",
+		"verificationMaterial": map[string]any{"publicKey": map[string]any{"hint": "test"}},
+		"messageSignature": map[string]any{
+			"messageDigest": map[string]any{"algorithm": "SHA2_256", "digest": digest[:]},
+			"signature":     signature,
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write(t, manifests.SignatureName, data)
+}
+
+// SignWith makes another release's key that of this one.
+func (r *Release) SignWith(t testing.TB, other *Release) {
+	t.Helper()
+	r.key = other.key
+	r.Sign(t)
+}
+
+// PublicKey is the key that verifies the signature, in PEM.
+func (r *Release) PublicKey(t testing.TB) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(&r.key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+}
+
+// Asset is the manifest's word on an asset.
+func (r *Release) Asset(t testing.TB, name string) manifests.Artifact {
+	t.Helper()
+	at := slices.IndexFunc(r.Manifest.Assets, func(a manifests.Artifact) bool { return a.Name == name })
+	if at < 0 {
+		t.Fatalf("the release has no %s", name)
+	}
+	return r.Manifest.Assets[at]
+}
+
+// SHA256 is a digest in hex.
+func SHA256(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}

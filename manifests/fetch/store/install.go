@@ -1,0 +1,344 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+const (
+	recordName = "install.json"
+	bundleLink = "bundle"
+	// recordVersion is the form of install.json.
+	recordVersion = 1
+)
+
+// ErrNotInstalled is a store in which nothing is installed yet.
+var ErrNotInstalled = errors.New("nothing is installed")
+
+// ErrNoPrevious is a store in which nothing was installed before.
+var ErrNoPrevious = errors.New("there is no earlier installation")
+
+// An Install is one installation: a bundle, how it was chosen, and what it runs with.
+type Install struct {
+	Version int `json:"version"`
+	// ID is a number, ascending.
+	ID       int    `json:"id"`
+	Previous int    `json:"previous"` // the ID to go back to; 0 is none
+	Release  string `json:"release"`
+	// SourceDateEpoch is the release's, to tell an older one.
+	SourceDateEpoch int64     `json:"source_date_epoch"`
+	Bundle          string    `json:"bundle"`
+	SM              matrix.SM `json:"sm"`
+	Through         string    `json:"through"`
+	// Folder is where the bundle lies, relative to the store, and Runtime where the CUDA libraries do, if they were fetched.
+	Folder  string `json:"folder"`
+	Runtime string `json:"runtime"`
+	// Libraries are the CUDA libraries that the bundle was linked to, and RuntimeNames all that may be.
+	Libraries    []manifests.CUDALibrary `json:"libraries"`
+	RuntimeNames []string                `json:"runtime_names"`
+	// VisibleDevices are the UUIDs for CUDA_VISIBLE_DEVICES, where GPUs must be hidden.
+	VisibleDevices []string `json:"visible_devices"`
+	// GPUMemory is that of the GPUs served, in MiB.
+	GPUMemory []int `json:"gpu_memory_mib"`
+	// Asked is what the user narrowed the choice to.
+	Asked Asked `json:"asked"`
+	// SignedBy is who signed the release; empty where the user did without a signature.
+	SignedBy string `json:"signed_by"`
+	// Fingerprint is detect's, at the time.
+	Fingerprint string    `json:"fingerprint"`
+	Time        time.Time `json:"time"`
+}
+
+// Asked are the choices that were the user's.
+type Asked struct {
+	SM       matrix.SM `json:"sm"`
+	AllowCPU bool      `json:"allow_cpu"`
+}
+
+// Dir is the bundle's folder.
+func (s *Store) Dir(i Install) string { return s.path(i.Folder) }
+
+// Current is the installation that programs are run from. Its error is ErrNotInstalled where there is none.
+func (s *Store) Current() (Install, error) {
+	target, err := os.Readlink(s.path(currentName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Install{}, ErrNotInstalled
+	}
+	if err != nil {
+		return Install{}, err
+	}
+	id, err := strconv.Atoi(filepath.Base(target))
+	if err != nil {
+		return Install{}, fmt.Errorf("%s leads to %s, which is no installation", s.path(currentName), target)
+	}
+	return s.install(id)
+}
+
+func (s *Store) install(id int) (Install, error) {
+	path := s.path(installsDir, strconv.Itoa(id), recordName)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Install{}, err
+	}
+	var i Install
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if err := decoder.Decode(&i); err != nil {
+		return Install{}, fmt.Errorf("reading %s: %w", path, err)
+	}
+	if i.Version != recordVersion || i.ID != id {
+		return Install{}, fmt.Errorf("reading %s: it is the record of another version or number", path)
+	}
+	return i, nil
+}
+
+// List gives all installations, the oldest first. A record that cannot be read is left out.
+func (s *Store) List() ([]Install, error) {
+	entries, err := os.ReadDir(s.path(installsDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []Install
+	for _, entry := range entries {
+		id, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if i, err := s.install(id); err == nil {
+			list = append(list, i)
+		}
+	}
+	slices.SortFunc(list, func(a, b Install) int { return cmp.Compare(a.ID, b.ID) })
+	return list, nil
+}
+
+// Sound says, at the cost of a few calls of stat, why an installation cannot be run from; nil if it can. Verify reads
+// every file.
+func (s *Store) Sound(i Install) error {
+	for _, name := range []string{ProgramsDir + "/llama-server", manifests.MetadataName} {
+		if _, err := os.Stat(filepath.Join(s.Dir(i), name)); err != nil {
+			return err
+		}
+	}
+	for _, library := range i.Libraries {
+		if _, err := os.Stat(filepath.Join(s.Dir(i), LibrariesDir, library.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Link makes the bundle's lib folder lead to CUDA libraries, so that its programs run by themselves. names are all that
+// a runtime has: those that are not among the libraries lead nowhere any more.
+func (l *Locked) Link(bundle string, libraries []manifests.CUDALibrary, names []string) error {
+	lib := filepath.Join(bundle, LibrariesDir)
+	for _, name := range names {
+		at := filepath.Join(lib, name)
+		info, err := os.Lstat(at)
+		if err == nil && info.Mode()&fs.ModeSymlink == 0 {
+			return fmt.Errorf("linking %s: it is a file of the bundle", at)
+		}
+		index := slices.IndexFunc(libraries, func(library manifests.CUDALibrary) bool { return library.Name == name })
+		if index < 0 {
+			if err == nil {
+				err = os.Remove(at)
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			continue
+		}
+		target := libraries[index].Path
+		// Relative inside the store, so that it can be moved as a whole.
+		if strings.HasPrefix(target, l.Home+string(filepath.Separator)) {
+			if target, err = filepath.Rel(lib, target); err != nil {
+				return err
+			}
+		}
+		stage, err := os.MkdirTemp(l.path(stagingDir), "link-")
+		if err != nil {
+			return err
+		}
+		beside := filepath.Join(stage, name)
+		if err := errors.Join(os.Symlink(target, beside)); err != nil {
+			return err
+		}
+		if err := errors.Join(os.Rename(beside, at), os.Remove(stage)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Activate makes an installation the current one, and returns it with its number. The rename of the link is the point
+// of no return: before it, the old installation is the current one, and after it, the new one is.
+func (l *Locked) Activate(i Install) (Install, error) {
+	list, err := l.List()
+	if err != nil {
+		return Install{}, err
+	}
+	i.Version, i.ID, i.Previous = recordVersion, 1, 0
+	if len(list) > 0 {
+		i.ID = list[len(list)-1].ID + 1
+	}
+	if current, err := l.Current(); err == nil {
+		i.Previous = current.ID
+		if current.Folder == i.Folder { // the same once more is nothing to go back to
+			i.Previous = current.Previous
+		}
+	}
+	i.Time = time.Now().UTC().Truncate(time.Second)
+	data, err := json.MarshalIndent(i, "", "  ")
+	if err != nil {
+		return Install{}, err
+	}
+	stage, err := os.MkdirTemp(l.path(stagingDir), "install-")
+	if err != nil {
+		return Install{}, err
+	}
+	if err := errors.Join(os.Chmod(stage, 0o755), writeFile(filepath.Join(stage, recordName), append(data, '\n')),
+		os.Symlink(filepath.Join("..", "..", i.Folder), filepath.Join(stage, bundleLink))); err != nil {
+		return Install{}, err
+	}
+	target := l.path(installsDir, strconv.Itoa(i.ID))
+	if err := l.discard(target); err != nil { // a record that could not be read
+		return Install{}, err
+	}
+	if err := errors.Join(os.Rename(stage, target), syncFolder(l.path(installsDir))); err != nil {
+		return Install{}, err
+	}
+	return i, l.flip(i.ID)
+}
+
+// flip makes `current` lead to an installation.
+func (l *Locked) flip(id int) error {
+	beside := l.path(stagingDir, currentName)
+	if err := os.Symlink(filepath.Join(installsDir, strconv.Itoa(id)), beside); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(beside, l.path(currentName)), syncFolder(l.Home))
+}
+
+// syncFolder has the names in a folder on disk.
+func syncFolder(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if errors.Is(err, unix.EINVAL) { // file systems that have no such thing
+		err = nil
+	}
+	return errors.Join(err, f.Close())
+}
+
+// Rollback makes the installation before the current one the current one.
+func (l *Locked) Rollback() (Install, error) {
+	current, err := l.Current()
+	if err != nil {
+		return Install{}, err
+	}
+	if current.Previous == 0 {
+		return Install{}, ErrNoPrevious
+	}
+	previous, err := l.install(current.Previous)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Install{}, ErrNoPrevious
+	}
+	if err != nil {
+		return Install{}, err
+	}
+	if err := l.Link(l.Dir(previous), previous.Libraries, previous.RuntimeNames); err != nil {
+		return Install{}, err
+	}
+	if err := l.Sound(previous); err != nil {
+		return Install{}, fmt.Errorf("going back to %s of release %s: %w", previous.Bundle, previous.Release, err)
+	}
+	return previous, l.flip(previous.ID)
+}
+
+// An Item is something that Prune removes.
+type Item struct {
+	Path string `json:"path"` // relative to the store
+	Size int64  `json:"size"` // bytes on disk
+}
+
+// Prunable is what neither the current installation nor the one before it needs.
+func (s *Store) Prunable() ([]Item, error) {
+	keep := map[string]bool{}
+	if current, err := s.Current(); err == nil {
+		for _, id := range []int{current.ID, current.Previous} {
+			i, err := s.install(id)
+			if err != nil {
+				continue
+			}
+			keep[filepath.Join(installsDir, strconv.Itoa(id))] = true
+			keep[filepath.Join(releasesDir, i.Release)] = true
+			keep[i.Folder], keep[i.Runtime] = true, true
+		}
+	} else if !errors.Is(err, ErrNotInstalled) {
+		return nil, err
+	}
+	var items []Item
+	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, releasesDir, installsDir} {
+		entries, err := os.ReadDir(s.path(dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, entry := range entries {
+			if path := filepath.Join(dir, entry.Name()); !keep[path] {
+				items = append(items, Item{Path: path, Size: diskUse(s.path(path))})
+			}
+		}
+	}
+	return items, nil
+}
+
+// Prune removes them.
+func (l *Locked) Prune() ([]Item, error) {
+	items, err := l.Prunable()
+	if err != nil {
+		return nil, err
+	}
+	for _, item := range items {
+		if err := l.discard(l.path(item.Path)); err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
+}
+
+// diskUse is what a folder's files take on disk.
+func diskUse(path string) int64 {
+	var total int64
+	_ = filepath.WalkDir(path, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // what vanishes meanwhile takes nothing
+		}
+		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
+			total += info.Size()
+		}
+		return nil
+	})
+	return total
+}
+
+// Size is what an installation's bundle takes on disk, in bytes.
+func (s *Store) Size(i Install) int64 { return diskUse(s.Dir(i)) }

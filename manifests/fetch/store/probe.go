@@ -1,0 +1,149 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A ProbeError is an installation whose programs do not run, or do not see the GPU.
+type ProbeError struct {
+	Command string
+	Problem string
+	Output  string // its last lines
+}
+
+func (e *ProbeError) Error() string {
+	message := fmt.Sprintf("trying the installation: %s: %s", e.Command, e.Problem)
+	if e.Output != "" {
+		message += "\n" + e.Output
+	}
+	return message
+}
+
+// A Probe is what the programs said.
+type Probe struct {
+	Version string   // of llama.cpp, as llama-server prints it
+	Devices []string // "CUDA0: NVIDIA H100 80GB HBM3 (81008 MiB, 80489 MiB free)"
+}
+
+var deviceLine = regexp.MustCompile(`(?m)^\s*(CUDA[0-9]+: .*\S)\s*$`)
+
+// probeLimit is the time that a program has. The first start on a GPU takes seconds; compiling PTX is not part of it.
+const probeLimit = 2 * time.Minute
+
+// TryPrograms starts a bundle's llama-server in child processes: for its version, and, where a GPU is to be used, for
+// the devices it sees. That a backend cannot be loaded is not an error to llama.cpp, which then runs on the CPU without
+// a word; so the GPU itself must be listed.
+func TryPrograms(ctx context.Context, bundle string, environ []string, gpu bool) (Probe, error) {
+	server := filepath.Join(bundle, ProgramsDir, "llama-server")
+	out, err := try(ctx, environ, server, "--version")
+	if err != nil {
+		return Probe{}, err
+	}
+	var p Probe
+	for line := range strings.Lines(out) {
+		if strings.HasPrefix(line, "version:") {
+			p.Version = strings.TrimSpace(strings.TrimPrefix(line, "version:"))
+		}
+	}
+	if !gpu {
+		return p, nil
+	}
+	out, err = try(ctx, environ, server, "--list-devices")
+	if err != nil {
+		return p, err
+	}
+	for _, match := range deviceLine.FindAllStringSubmatch(out, -1) {
+		p.Devices = append(p.Devices, match[1])
+	}
+	if len(p.Devices) == 0 {
+		return p, &ProbeError{"llama-server --list-devices", "it sees no GPU", lastLines(out)}
+	}
+	return p, nil
+}
+
+// try runs a program in a process group of its own and returns all it printed.
+func try(ctx context.Context, environ []string, program string, args ...string) (string, error) {
+	limit, cancel := context.WithTimeout(ctx, probeLimit)
+	defer cancel()
+	cmd := exec.CommandContext(limit, program, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	cmd.Env = environ
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	command := filepath.Base(program) + " " + strings.Join(args, " ")
+	switch {
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case limit.Err() != nil:
+		return "", &ProbeError{command, fmt.Sprintf("it did not end within %s", probeLimit), lastLines(out.String())}
+	case errors.Is(err, os.ErrPermission):
+		return "", &ProbeError{command, err.Error() + " (is the store's file system mounted noexec?)", ""}
+	case err != nil:
+		return "", &ProbeError{command, err.Error(), lastLines(out.String())}
+	}
+	return out.String(), nil
+}
+
+func lastLines(text string) string {
+	const keep = 15
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-keep):], "\n")
+}
+
+// driverFolders are where containers and WSL mount libcuda.so.1 without telling the dynamic loader.
+var driverFolders = []string{"/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64"}
+
+// Environ is the environment for an installation's programs: environ with the bundle's own libraries in front, the
+// driver's where only their folder tells of them, and the GPUs that the bundle serves, unless the user chose some.
+func (s *Store) Environ(i Install, environ []string) []string {
+	get := func(name string) (string, bool) {
+		for _, pair := range slices.Backward(environ) {
+			if value, ok := strings.CutPrefix(pair, name+"="); ok {
+				return value, true
+			}
+		}
+		return "", false
+	}
+	const path, devices = "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"
+	folders := []string{filepath.Join(s.Dir(i), LibrariesDir)}
+	told, _ := get(path)
+	for _, folder := range filepath.SplitList(told) {
+		if folder != "" && !slices.Contains(folders, folder) {
+			folders = append(folders, folder)
+		}
+	}
+	for _, folder := range driverFolders {
+		if _, err := os.Stat(filepath.Join(folder, "libcuda.so.1")); err == nil && !slices.Contains(folders, folder) {
+			folders = append(folders, folder)
+		}
+	}
+	environ = append(slices.Clone(environ), path+"="+strings.Join(folders, ":"))
+	if _, chosen := get(devices); len(i.VisibleDevices) > 0 && !chosen {
+		environ = append(environ, devices+"="+strings.Join(i.VisibleDevices, ","))
+	}
+	// The last of several values counts for exec.Cmd, and the first for execve.
+	seen := map[string]bool{}
+	var unique []string
+	for _, pair := range slices.Backward(environ) {
+		if name, _, _ := strings.Cut(pair, "="); !seen[name] {
+			seen[name] = true
+			unique = append(unique, pair)
+		}
+	}
+	slices.Reverse(unique)
+	return unique
+}

@@ -1,0 +1,250 @@
+// Package store is what llcuda-fetch keeps on a machine: bundles, CUDA runtimes, and which of them is installed.
+//
+// The fetch package calls it, with archives as they come from the network and with the manifest's word on them; out come
+// folders whose every file was verified, and the Install that `run` starts programs from:
+//
+//	Stage.Unpack ──▶ staging/… ──Stage.Adopt──▶ bundles/…, runtimes/… ──Locked.Activate──▶ installs/N ◀── current
+//
+//	lock                        held by whoever changes anything
+//	downloads/SHA256.partial    what transfers go on from
+//	staging/                    what is being made; whatever lies here is nobody's
+//	bundles/NAME-TAR12/         an unpacked bundle, named by the beginning of its tar's sha256
+//	runtimes/NAME/              unpacked CUDA libraries, named by their own digest
+//	releases/TAG/               manifest.json, SHA256SUMS and its signature, as they were verified
+//	installs/N/install.json     what was installed, how and why; installs/N/bundle leads to the bundle
+//	current                     a link to one of installs/
+//
+// Every folder under bundles, runtimes and installs came there whole, by one rename, after it was verified and on disk;
+// and `current` changes by one rename. So a process killed at any moment leaves the old installation or the new one,
+// and leftovers only where Clean looks for them. Readers need no lock. The package uses no network and never prints.
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+)
+
+const (
+	lockName     = "lock"
+	downloadsDir = "downloads"
+	stagingDir   = "staging"
+	bundlesDir   = "bundles"
+	runtimesDir  = "runtimes"
+	releasesDir  = "releases"
+	installsDir  = "installs"
+	currentName  = "current"
+)
+
+// ProgramsDir is where a bundle's programs lie, and LibrariesDir its libraries.
+const (
+	ProgramsDir  = "binaries/cuda12"
+	LibrariesDir = "lib"
+)
+
+// A Store is a folder.
+type Store struct{ Home string }
+
+func (s *Store) path(elements ...string) string {
+	return filepath.Join(append([]string{s.Home}, elements...)...)
+}
+
+// folder names where an archive is unpacked to.
+func folder(a manifests.Artifact) string {
+	const digits = 12 // as in the runtime's own name
+	if a.Kind == manifests.KindCUDART {
+		return filepath.Join(runtimesDir, a.Stem())
+	}
+	return filepath.Join(bundlesDir, a.Stem()+"-"+a.Tar.SHA256[:digits])
+}
+
+// Folder is where an archive lies unpacked, as an absolute path, and whether it does.
+func (s *Store) Folder(a manifests.Artifact) (string, bool) {
+	path := s.path(folder(a))
+	info, err := os.Stat(path)
+	return path, err == nil && info.IsDir()
+}
+
+// A Holder is a process that changes the store.
+type Holder struct {
+	PID     int       `json:"pid"`
+	Command string    `json:"command"`
+	Since   time.Time `json:"since"`
+}
+
+// Locked is a store that nobody else changes meanwhile.
+type Locked struct {
+	*Store
+	lock *flock.Flock
+}
+
+// lockPoll is how often a waiting process tries again.
+const lockPoll = 100 * time.Millisecond
+
+// Lock makes the folder and takes its lock, and clears away what killed processes left. While another process has the
+// lock, waiting, if not nil, is told of it once for each such process.
+func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) (*Locked, error) {
+	if err := os.MkdirAll(s.Home, 0o777); err != nil {
+		return nil, fmt.Errorf("making the store: %w", err)
+	}
+	lock := flock.New(s.path(lockName), flock.SetPermissions(0o666))
+	var told Holder
+	for {
+		held, err := lock.TryLock()
+		if err != nil {
+			return nil, fmt.Errorf("locking the store: %w", err)
+		}
+		if held {
+			break
+		}
+		if holder := s.holder(); waiting != nil && holder != told {
+			told = holder
+			waiting(holder)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), lock.Close())
+		case <-time.After(lockPoll):
+		}
+	}
+	l := &Locked{s, lock}
+	data, err := json.Marshal(Holder{PID: os.Getpid(), Command: command, Since: time.Now().UTC().Truncate(time.Second)})
+	if err == nil {
+		err = os.WriteFile(s.path(lockName), append(data, '\n'), 0o666)
+	}
+	if err == nil {
+		err = l.clean()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the store: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// holder is who has the lock, as far as he wrote it down.
+func (s *Store) holder() Holder {
+	var h Holder
+	data, err := os.ReadFile(s.path(lockName))
+	if err != nil || json.Unmarshal(data, &h) != nil {
+		return Holder{}
+	}
+	return h
+}
+
+// Close lets the lock go.
+func (l *Locked) Close() error { return l.lock.Close() }
+
+// clean removes what is nobody's: with the lock held, everything under staging.
+func (l *Locked) clean() error {
+	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, releasesDir, installsDir} {
+		if err := os.MkdirAll(l.path(dir), 0o777); err != nil {
+			return err
+		}
+	}
+	return emptyFolder(l.path(stagingDir))
+}
+
+func emptyFolder(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Partial is the file that a transfer of these bytes goes on from.
+func (l *Locked) Partial(sha256 string) string { return l.path(downloadsDir, sha256+".partial") }
+
+// discard moves a folder out of the way and removes it. What is half removed is under staging, and nobody's.
+func (l *Locked) discard(path string) error {
+	aside, err := os.MkdirTemp(l.path(stagingDir), "old-")
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(path, filepath.Join(aside, "it")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(aside)
+}
+
+// Documents are the files that vouch for a release's archives, byte for byte.
+type Documents struct {
+	Manifest, Sums, Signature []byte
+}
+
+// Keep stores a release's documents, for when there is no network.
+func (l *Locked) Keep(release string, d Documents) error {
+	stage, err := os.MkdirTemp(l.path(stagingDir), "release-")
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(stage, 0o755); err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{
+		manifests.ManifestName: d.Manifest, manifests.SumsName: d.Sums, manifests.SignatureName: d.Signature,
+	} {
+		if data == nil {
+			continue // an unsigned release, where the user insisted
+		}
+		if err := writeFile(filepath.Join(stage, name), data); err != nil {
+			return err
+		}
+	}
+	if have, err := l.Documents(release); err == nil && string(have.Sums) == string(d.Sums) && string(have.Signature) == string(d.Signature) {
+		return os.RemoveAll(stage)
+	}
+	target := l.path(releasesDir, release)
+	if err := l.discard(target); err != nil {
+		return err
+	}
+	return os.Rename(stage, target)
+}
+
+// Documents are what Keep stored. Whoever uses them verifies them again.
+func (s *Store) Documents(release string) (Documents, error) {
+	var d Documents
+	for name, data := range map[string]*[]byte{
+		manifests.ManifestName: &d.Manifest, manifests.SumsName: &d.Sums, manifests.SignatureName: &d.Signature,
+	} {
+		read, err := os.ReadFile(s.path(releasesDir, release, name))
+		if err != nil && !(name == manifests.SignatureName && errors.Is(err, fs.ErrNotExist)) {
+			return Documents{}, err
+		}
+		*data = read
+	}
+	return d, nil
+}
+
+// writeFile writes a file that is on disk when it returns.
+func writeFile(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// relative makes a path below the store one that is relative to it, for messages.
+func (s *Store) relative(path string) string {
+	if inside, ok := strings.CutPrefix(path, s.Home+string(filepath.Separator)); ok {
+		return inside
+	}
+	return path
+}

@@ -1,0 +1,501 @@
+package store
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+)
+
+const zst75 = "llcuda-bins-sm75.tar.zst"
+
+func open(t testing.TB) *Locked {
+	t.Helper()
+	l, err := (&Store{Home: filepath.Join(t.TempDir(), "home")}).Lock(t.Context(), "test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// adopt takes an asset of a release into the store.
+func adopt(t testing.TB, l *Locked, r *fetchtest.Release, name string) string {
+	t.Helper()
+	stage, err := l.Stage(r.Asset(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stage.Unpack(bytes.NewReader(r.Read(t, name))); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := stage.Adopt()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// tree lists all paths below a folder.
+func tree(t testing.TB, dir string) []string {
+	t.Helper()
+	var list []string
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if name, _ := filepath.Rel(dir, path); name != "." {
+			list = append(list, name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func TestAdopt(t *testing.T) {
+	r := fetchtest.New(t, fetchtest.Options{Padding: 1 << 20})
+	for _, format := range []string{manifests.FormatTarZst, manifests.FormatTarGz} {
+		l := open(t)
+		a := r.Asset(t, "llcuda-bins-sm75."+format)
+		dir := adopt(t, l, r, a.Name)
+		if got, there := l.Folder(a); got != dir || !there {
+			t.Errorf("it lies in %s, not in %s", dir, got)
+		}
+		if findings, err := l.Verify(a, nil); err != nil || len(findings) > 0 {
+			t.Errorf("%v %v", findings, err)
+		}
+		if left := tree(t, l.path(stagingDir)); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+		data, err := os.ReadFile(filepath.Join(dir, "binaries/cuda12/libggml-cuda.so")) // through its link
+		if err != nil || !strings.HasPrefix(string(data), "device code for sm75") {
+			t.Errorf("%.30q %v", data, err)
+		}
+		if info, err := os.Stat(filepath.Join(dir, ProgramsDir, "llama-server")); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("%v %v", info, err)
+		}
+	}
+}
+
+// Every way in which an archive of the right digest can be hostile. Each must be refused, and leave nothing outside
+// the staging folder, nor in it when the next process has taken the lock.
+func TestHostileArchives(t *testing.T) {
+	const top = "llcuda-bins-sm75/"
+	add := func(entries ...fetchtest.Entry) func([]fetchtest.Entry) []fetchtest.Entry {
+		return func(list []fetchtest.Entry) []fetchtest.Entry { return append(list, entries...) }
+	}
+	change := func(name string, edit func(*fetchtest.Entry)) func([]fetchtest.Entry) []fetchtest.Entry {
+		return func(list []fetchtest.Entry) []fetchtest.Entry {
+			for i := range list {
+				if list[i].Name == top+name {
+					edit(&list[i])
+				}
+			}
+			return list
+		}
+	}
+	file := func(name string) fetchtest.Entry {
+		return fetchtest.Entry{Name: name, Mode: 0o644, Body: []byte("evil")}
+	}
+	for name, test := range map[string]struct {
+		edit func([]fetchtest.Entry) []fetchtest.Entry
+		want string
+	}{
+		"absolute path":         {add(file("/tmp/llcuda-evil")), "does not lie in the archive's folder"},
+		"path up":               {add(file(top + "../../evil")), "does not lie"},
+		"path up inside":        {add(file(top + "lib/../../evil")), "does not lie"},
+		"another top":           {add(file("evil")), "does not lie"},
+		"a top like ours":       {add(file("llcuda-bins-sm75x/evil")), "does not lie"},
+		"backslashes":           {add(file(top + `..\evil`)), "does not lie"},
+		"not in shortest form":  {add(file(top + "lib//evil")), "does not lie"},
+		"top is a file":         {func([]fetchtest.Entry) []fetchtest.Entry { return []fetchtest.Entry{file("llcuda-bins-sm75")} }, "no folder"},
+		"link up":               {add(fetchtest.Entry{Name: top + "lib/evil", Link: "../../../evil"}), "leaves the archive"},
+		"link to root":          {add(fetchtest.Entry{Name: top + "lib/evil", Link: "/etc/passwd"}), "leaves the archive"},
+		"link to a like top":    {add(fetchtest.Entry{Name: top + "lib/evil", Link: "../../llcuda-bins-sm75x"}), "leaves the archive"},
+		"empty link":            {add(fetchtest.Entry{Name: top + "lib/evil", Type: tar.TypeSymlink}), "leaves the archive"},
+		"file through a link":   {add(fetchtest.Entry{Name: top + "d", Link: "lib"}, file(top+"d/evil")), "file exists"},
+		"hard link":             {add(fetchtest.Entry{Name: top + "lib/evil", Link: top + "LICENSE", Type: tar.TypeLink}), "neither a file"},
+		"device":                {add(fetchtest.Entry{Name: top + "lib/evil", Type: tar.TypeChar}), "neither a file"},
+		"pipe":                  {add(fetchtest.Entry{Name: top + "lib/evil", Type: tar.TypeFifo}), "neither a file"},
+		"setuid":                {change("binaries/cuda12/llama-cli", func(e *fetchtest.Entry) { e.Mode = 0o4755 }), "its mode is 4755"},
+		"world-writable":        {change("LICENSE", func(e *fetchtest.Entry) { e.Mode = 0o666 }), "its mode is 0666"},
+		"executable text":       {change("LICENSE", func(e *fetchtest.Entry) { e.Mode = 0o755 }), "its mode is 0755, and must be 0644"},
+		"the same twice":        {add(file(top + "LICENSE")), "it is there twice"},
+		"file below a file":     {add(file(top + "LICENSE/evil")), "file exists"},
+		"an extra file":         {add(file(top + "lib/evil")), "it is not one of the files"},
+		"a changed file":        {change("lib/libllama.so.0", func(e *fetchtest.Entry) { e.Body = []byte("LLAMA") }), "must have 5 and"},
+		"a changed link":        {change("lib/libllama.so", func(e *fetchtest.Entry) { e.Link = "libggml-cuda.so" }), "it links to"},
+		"a missing file":        {func(l []fetchtest.Entry) []fetchtest.Entry { return l[1:] }, "it is missing"},
+		"no metadata":           {func(l []fetchtest.Entry) []fetchtest.Entry { return l[:len(l)-1] }, "metadata.json"},
+		"metadata of another":   {change("metadata.json", func(e *fetchtest.Entry) { e.Body = bytes.ReplaceAll(e.Body, []byte("v1.1.0"), []byte("v1.0.0")) }), "its release is v1.0.0-runtime"},
+		"too many entries":      {add(slices.Repeat([]fetchtest.Entry{{Name: top + "lib", Mode: 0o755, Type: tar.TypeDir}}, maxEntries)...), "more than 10000 entries"},
+		"metadata without end":  {change("metadata.json", func(e *fetchtest.Entry) { e.Body = make([]byte, manifests.MaxSize+1) }), "more than"},
+		"a name without an end": {add(file(top + strings.Repeat("x", 300))), "name too long"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := fetchtest.New(t, fetchtest.Options{Edit: test.edit})
+			l := open(t)
+			stage, err := l.Stage(r.Asset(t, zst75))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err = stage.Unpack(bytes.NewReader(r.Read(t, zst75))); err == nil {
+				_, err = stage.Adopt()
+			}
+			var refused *ArchiveError
+			if !errors.As(err, &refused) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want an ArchiveError with %q", err, test.want)
+			}
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			again, err := l.Store.Lock(t.Context(), "test", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer again.Close()
+			want := []string{"home", "home/bundles", "home/downloads", "home/installs", "home/lock", "home/releases", "home/runtimes", "home/staging"}
+			if diff := cmp.Diff(want, tree(t, filepath.Dir(l.Home))); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// Bytes that are not the archive that the manifest describes, whatever their digest.
+func TestArchivesOfAnotherSize(t *testing.T) {
+	r := fetchtest.New(t, fetchtest.Options{})
+	good := r.Asset(t, zst75)
+	zeros := fetchtest.Compress(t, make([]byte, 256<<20), manifests.FormatTarZst)
+	for name, test := range map[string]struct {
+		tar  manifests.Digest
+		data []byte
+		want string
+	}{
+		"not an archive":          {*good.Tar, []byte("no archive"), "unpacking"},
+		"empty":                   {*good.Tar, nil, "unpacking"},
+		"cut off":                 {*good.Tar, r.Read(t, zst75)[:good.Size/2], "unpacking"},
+		"more than was said":      {manifests.Digest{SHA256: good.Tar.SHA256, Size: good.Tar.Size - 1}, r.Read(t, zst75), "it unpacks to more than"},
+		"less than was said":      {manifests.Digest{SHA256: good.Tar.SHA256, Size: good.Tar.Size + 1}, r.Read(t, zst75), "the tar inside has"},
+		"another tar":             {manifests.Digest{SHA256: strings.Repeat("0", 64), Size: good.Tar.Size}, r.Read(t, zst75), "the tar inside has"},
+		"more behind the tar":     {*good.Tar, append(r.Read(t, zst75), zeros...), "it unpacks to more than"},
+		"a bomb as large as said": {manifests.Digest{SHA256: good.Tar.SHA256, Size: 1 << 40}, zeros, "more than 1000 times its own size"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := good
+			a.Tar = &test.tar
+			stage, err := open(t).Stage(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stage.Close()
+			err = stage.Unpack(bytes.NewReader(test.data))
+			var refused *ArchiveError
+			if !errors.As(err, &refused) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want an ArchiveError with %q", err, test.want)
+			}
+		})
+	}
+}
+
+// What an archive says can write nowhere but below the stage, whatever it is.
+func FuzzUnpack(f *testing.F) {
+	f.Add([]byte("llcuda-bins-sm75/a"), "x", byte(tar.TypeReg), int64(0o644))
+	f.Add([]byte("llcuda-bins-sm75/../../a"), "../..", byte(tar.TypeSymlink), int64(0o777))
+	f.Fuzz(func(t *testing.T, name []byte, link string, kind byte, mode int64) {
+		var buf bytes.Buffer
+		w := tar.NewWriter(&buf)
+		for range 2 {
+			if w.WriteHeader(&tar.Header{Name: string(name), Linkname: link, Typeflag: kind, Mode: mode}) != nil {
+				return
+			}
+		}
+		_ = w.Close()
+		a := manifests.Artifact{Name: zst75, Kind: manifests.KindBundle, Format: manifests.FormatTarGz,
+			Tar: &manifests.Digest{Size: int64(buf.Len()), SHA256: fetchtest.SHA256(buf.Bytes())}}
+		a.Name = "llcuda-bins-sm75.tar.gz"
+		l := open(t)
+		before := tree(t, l.Home)
+		stage, err := l.Stage(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = stage.Unpack(bytes.NewReader(fetchtest.Compress(t, buf.Bytes(), manifests.FormatTarGz)))
+		if err := stage.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(before, tree(t, l.Home)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func install(t testing.TB, l *Locked, r *fetchtest.Release) Install {
+	t.Helper()
+	a := r.Asset(t, zst75)
+	adopt(t, l, r, zst75)
+	i, err := l.Activate(Install{Release: r.Manifest.Release, Bundle: a.Stem(), SM: a.SM, Folder: folder(a)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+func TestActivateAndRollback(t *testing.T) {
+	l := open(t)
+	if _, err := l.Current(); !errors.Is(err, ErrNotInstalled) {
+		t.Errorf("an empty store: %v", err)
+	}
+	if _, err := l.Rollback(); !errors.Is(err, ErrNotInstalled) {
+		t.Errorf("an empty store: %v", err)
+	}
+	one := install(t, l, fetchtest.New(t, fetchtest.Options{Tag: "v1.0.0-runtime"}))
+	if _, err := l.Rollback(); !errors.Is(err, ErrNoPrevious) {
+		t.Errorf("one installation: %v", err)
+	}
+	newer := fetchtest.New(t, fetchtest.Options{Tag: "v1.1.0-runtime"})
+	two := install(t, l, newer)
+	again := install(t, l, newer) // repaired: what to go back to is still the first
+	for what, want := range map[string]bool{
+		"the second goes back to the first": two.Previous == one.ID,
+		"so does its repair":                again.Previous == one.ID && again.ID != two.ID,
+	} {
+		if !want {
+			t.Errorf("not true: %s", what)
+		}
+	}
+	if current, err := l.Current(); err != nil || current.ID != again.ID || l.Sound(current) != nil {
+		t.Errorf("%+v %v", current, err)
+	}
+	if back, err := l.Rollback(); err != nil || back.ID != one.ID {
+		t.Errorf("%+v %v", back, err)
+	}
+	link, err := filepath.EvalSymlinks(l.path(currentName, bundleLink))
+	if err != nil || link != l.Dir(one) {
+		t.Errorf("current leads to %s: %v", link, err)
+	}
+
+	// Prune leaves the current one and that before it. Nothing is before the first.
+	if _, err := l.Prune(); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := l.List(); err != nil || len(list) != 1 || list[0].ID != one.ID {
+		t.Errorf("%+v %v", list, err)
+	}
+	if l.Sound(one) != nil {
+		t.Error("prune removed what is in use")
+	}
+	if items, err := l.Prunable(); err != nil || len(items) > 0 {
+		t.Errorf("%v %v", items, err)
+	}
+}
+
+func TestLink(t *testing.T) {
+	l := open(t)
+	r := fetchtest.New(t, fetchtest.Options{})
+	i := install(t, l, r)
+	var runtime manifests.Artifact
+	for _, a := range r.Manifest.Assets {
+		if a.Kind == manifests.KindCUDART && a.Format == manifests.FormatTarZst {
+			runtime = a
+		}
+	}
+	dir := adopt(t, l, r, runtime.Name)
+	names := []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"}
+	var libraries []manifests.CUDALibrary
+	for _, name := range names {
+		libraries = append(libraries, manifests.CUDALibrary{Name: name, Path: filepath.Join(dir, "lib", name)})
+	}
+	if err := l.Link(l.Dir(i), libraries, names); err != nil {
+		t.Fatal(err)
+	}
+	i.Libraries = libraries
+	if err := l.Sound(i); err != nil {
+		t.Error(err)
+	}
+	if target, err := os.Readlink(filepath.Join(l.Dir(i), "lib/libcudart.so.12")); err != nil || filepath.IsAbs(target) {
+		t.Errorf("the store cannot be moved: %s %v", target, err)
+	}
+	a := r.Asset(t, zst75)
+	if findings, err := l.Verify(a, names); err != nil || len(findings) > 0 {
+		t.Errorf("%v %v", findings, err)
+	}
+	if findings, err := l.Verify(runtime, nil); err != nil || len(findings) > 0 {
+		t.Errorf("%v %v", findings, err)
+	}
+	if findings, _ := l.Verify(a, nil); len(findings) != 3 {
+		t.Errorf("links nobody asked for: %v", findings)
+	}
+	if err := l.Link(l.Dir(i), []manifests.CUDALibrary{{Name: names[0], Path: "/usr/lib/" + names[0]}}, names); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := filepath.Glob(filepath.Join(l.Dir(i), "lib", "*.so.12")); len(got) != 1 {
+		t.Errorf("the old links are still there: %q", got)
+	}
+	if err := l.Sound(i); err == nil {
+		t.Error("a link that leads nowhere is sound")
+	}
+	if err := l.Link(l.Dir(i), libraries, []string{"libllama.so.0"}); err == nil {
+		t.Error("a file of the bundle was replaced")
+	}
+}
+
+// Each kind of damage is found, and named by its path.
+func TestVerify(t *testing.T) {
+	r := fetchtest.New(t, fetchtest.Options{})
+	for name, test := range map[string]struct {
+		damage func(dir string) error
+		want   string
+	}{
+		"changed": {func(dir string) error { return os.WriteFile(dir+"/LICENSE", []byte("MIT?"), 0o644) }, "LICENSE"},
+		"missing": {func(dir string) error { return os.Remove(dir + "/lib/libllama.so") }, "lib/libllama.so"},
+		"extra":   {func(dir string) error { return os.WriteFile(dir+"/lib/libevil.so", nil, 0o644) }, "lib/libevil.so"},
+		"mode":    {func(dir string) error { return os.Chmod(dir+"/LICENSE", 0o666) }, "LICENSE"},
+		"relinked": {func(dir string) error {
+			return errors.Join(os.Remove(dir+"/lib/libllama.so"), os.Symlink("/etc/passwd", dir+"/lib/libllama.so"))
+		}, "lib/libllama.so"},
+		"metadata":    {func(dir string) error { return os.WriteFile(dir+"/metadata.json", []byte("{}"), 0o644) }, "metadata.json"},
+		"no metadata": {func(dir string) error { return os.Remove(dir + "/metadata.json") }, "metadata.json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := open(t)
+			if err := test.damage(adopt(t, l, r, zst75)); err != nil {
+				t.Fatal(err)
+			}
+			findings, err := l.Verify(r.Asset(t, zst75), nil)
+			if err != nil || len(findings) != 1 || findings[0].Path != test.want {
+				t.Errorf("%v %v", findings, err)
+			}
+		})
+	}
+}
+
+// Whoever waits for the lock is told whom for, once.
+func TestLock(t *testing.T) {
+	l := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var told []Holder
+	_, err := l.Store.Lock(ctx, "second", func(h Holder) {
+		told = append(told, h)
+		time.AfterFunc(5*lockPoll, cancel)
+	})
+	if !errors.Is(err, context.Canceled) || len(told) != 1 || told[0].PID != os.Getpid() || told[0].Command != "test" {
+		t.Errorf("%v %v", told, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := l.Store.Lock(t.Context(), "second", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
+}
+
+func TestDocuments(t *testing.T) {
+	l := open(t)
+	want := Documents{Manifest: []byte("m"), Sums: []byte("s"), Signature: []byte("g")}
+	for range 2 {
+		if err := l.Keep("v1", want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want.Signature = nil
+	if err := l.Keep("v1", want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := l.Documents("v1")
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Error(diff, err)
+	}
+	if _, err := l.Documents("v2"); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+func TestTryPrograms(t *testing.T) {
+	for name, test := range map[string]struct {
+		script  string
+		gpu     bool
+		want    Probe
+		problem string
+	}{
+		"good, no GPU asked": {"echo 'version: 0.5.0 (de3ff81)'", false, Probe{Version: "0.5.0 (de3ff81)"}, ""},
+		"good": {"case $1 in --version) echo 'version: 1' >&2;; *) echo '  CUDA0: Tesla T4 (1 MiB, 1 MiB free)';; esac", true,
+			Probe{Version: "1", Devices: []string{"CUDA0: Tesla T4 (1 MiB, 1 MiB free)"}}, ""},
+		"exit code 0 and no GPU": {"echo 'Available devices:'; echo '  (none)'", true, Probe{}, "it sees no GPU"},
+		"does not start":         {"echo 'libfoo.so.1: cannot open shared object file' >&2; exit 127", false, Probe{}, "exit status 127\nlibfoo.so.1"},
+		"crashes":                {"kill -SEGV $$", false, Probe{}, "signal: segmentation fault"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.MkdirAll(filepath.Join(dir, ProgramsDir), 0o777); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, ProgramsDir, "llama-server"), []byte("#!/bin/sh\n"+test.script+"\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			got, err := TryPrograms(t.Context(), dir, os.Environ(), test.gpu)
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error(diff)
+			}
+			var failed *ProbeError
+			if (test.problem == "") != (err == nil) || err != nil && (!errors.As(err, &failed) || !strings.Contains(err.Error(), test.problem)) {
+				t.Errorf("%v, want %q", err, test.problem)
+			}
+		})
+	}
+}
+
+func TestEnviron(t *testing.T) {
+	s := &Store{Home: "/store"}
+	i := Install{Folder: "bundles/b", VisibleDevices: []string{"GPU-a", "GPU-b"}}
+	for name, test := range map[string]struct{ environ, want []string }{
+		"bare":   {[]string{"A=1"}, []string{"A=1", "LD_LIBRARY_PATH=/store/bundles/b/lib", "CUDA_VISIBLE_DEVICES=GPU-a,GPU-b"}},
+		"others": {[]string{"LD_LIBRARY_PATH=/opt/lib::/x"}, []string{"LD_LIBRARY_PATH=/store/bundles/b/lib:/opt/lib:/x", "CUDA_VISIBLE_DEVICES=GPU-a,GPU-b"}},
+		"choice": {[]string{"CUDA_VISIBLE_DEVICES=1"}, []string{"CUDA_VISIBLE_DEVICES=1", "LD_LIBRARY_PATH=/store/bundles/b/lib"}},
+		"none":   {[]string{"CUDA_VISIBLE_DEVICES="}, []string{"CUDA_VISIBLE_DEVICES=", "LD_LIBRARY_PATH=/store/bundles/b/lib"}},
+	} {
+		before := append([]string(nil), test.environ...)
+		if diff := cmp.Diff(test.want, s.Environ(i, test.environ)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		if diff := cmp.Diff(before, test.environ); diff != "" {
+			t.Errorf("%s: the caller's environment changed: %s", name, diff)
+		}
+	}
+}
+
+// Unpacking, beside the tar program of the system on the same bytes.
+func BenchmarkUnpack(b *testing.B) {
+	r := fetchtest.New(b, fetchtest.Options{Padding: 64 << 20})
+	data, a := r.Read(b, zst75), r.Asset(b, zst75)
+	l := open(b)
+	b.SetBytes(a.Tar.Size)
+	for b.Loop() {
+		stage, err := l.Stage(a)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := stage.Unpack(io.MultiReader(bytes.NewReader(data))); err != nil {
+			b.Fatal(err)
+		}
+		if err := stage.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
