@@ -8,8 +8,9 @@
 // A keyless signature counts if all of this holds: its certificate was issued by the trusted root's CA and is in its
 // certificate log (one SCT), the signature is in a transparency log, a log or a timestamp authority saw it while the
 // certificate was valid, and the certificate names exactly the issuer and the identity of the policy, and the
-// repository, tag and kind of runner where the policy has them. Names are compared as wholes, never by patterns: an
-// unanchored one takes evil/repository for repository. A signature by key counts if it is that key's.
+// repository and kind of runner where the policy has them. Names are compared as wholes: a pattern that is not anchored
+// takes evil/repository for repository. Where a policy leaves the ref open (Refs), the Signer says which it was, and
+// whoever knows the release compares. A signature by key counts if it is that key's.
 //
 // The package never uses the network, never refreshes a trusted root, and never reads a file. It is the only one of
 // the client's that links sigstore-go.
@@ -18,8 +19,11 @@ package sigverify
 import (
 	"bytes"
 	"crypto/sha256"
+	_ "embed"
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/bundle"
@@ -34,24 +38,33 @@ import (
 // https://docs.github.com/en/actions/concepts/security/openid-connect
 const GitHubActions = "https://token.actions.githubusercontent.com"
 
+// Tags are the refs of tags.
+const Tags = "refs/tags/"
+
+// publicRoot is the trusted root of the public Sigstore, as the npm package @sigstore/tuf 4.0.2 carries it (seeds.json):
+// Rekor v1 and the first shard of v2, Fulcio, its certificate logs, and the timestamp authority.
+//
+//go:embed trusted_root.json
+var publicRoot []byte
+
 // MaxSize bounds a Sigstore bundle, in bytes. One over SHA256SUMS has about 10 kB.
 const MaxSize = 1 << 20
 
-// A Policy says whose signature counts: that of an identity (Issuer, Identity and TrustedRoot), or that of PublicKey.
+// A Policy says whose signature counts: that of an identity (Issuer and Identity), or that of PublicKey.
 type Policy struct {
 	// Issuer is who vouched for the identity: GitHubActions.
 	Issuer string
-	// Identity is the certificate's subject. With Tag it is a workflow's address without its ref:
+	// Identity is the certificate's subject. With Refs it is a workflow's address without its ref:
 	// "https://github.com/owner/name/.github/workflows/release.yml".
 	Identity string
-	// Tag is the release. If it is given the workflow must have run for refs/tags/Tag, from there.
-	Tag string
+	// Refs is the beginning of the refs that the workflow may have run for, from the workflow as it was there: Tags.
+	Refs string
 	// Repository is "https://github.com/owner/name"; RepositoryID and OwnerID are GitHub's numbers for them, which a
 	// later owner of the same names does not get. Each is compared if given.
 	Repository, RepositoryID, OwnerID string
 	// Runner is "github-hosted" or "self-hosted". It is compared if given.
 	Runner string
-	// TrustedRoot is a Sigstore trusted root, in JSON.
+	// TrustedRoot is a Sigstore trusted root, in JSON; the public Sigstore's where it is empty.
 	TrustedRoot []byte
 
 	// PublicKey is a key in PEM, for farms without Sigstore. It stands alone.
@@ -65,6 +78,8 @@ type Signer struct {
 	// Issuer and Identity are the certificate's.
 	Issuer   string `json:"issuer"`
 	Identity string `json:"identity"`
+	// Ref is what the workflow ran for, where the policy left that open: "refs/tags/v1.1.0-runtime".
+	Ref string `json:"ref"`
 	// Commit is the commit that the workflow ran for, and Run the address of that run.
 	Commit string `json:"commit"`
 	Run    string `json:"run"`
@@ -114,6 +129,7 @@ type Verifier struct {
 	verifier *verify.Verifier
 	signer   verify.PolicyOption
 	byKey    bool
+	anyRef   string // the identity up to its ref, where the policy leaves the ref open
 }
 
 // New reads the policy. Its errors are of the policy, never of a signature.
@@ -128,7 +144,11 @@ func New(policy Policy) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the signature policy: %w", err)
 	}
-	trusted, err := root.NewTrustedRootFromJSON(policy.TrustedRoot)
+	material := policy.TrustedRoot
+	if len(material) == 0 {
+		material = publicRoot
+	}
+	trusted, err := root.NewTrustedRootFromJSON(material)
 	if err != nil {
 		return nil, fmt.Errorf("reading the trusted root: %w", err)
 	}
@@ -137,7 +157,11 @@ func New(policy Policy) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the signature policy: %w", err)
 	}
-	return &Verifier{verifier: verifier, signer: verify.WithCertificateIdentity(identity)}, nil
+	v := &Verifier{verifier: verifier, signer: verify.WithCertificateIdentity(identity)}
+	if policy.Refs != "" {
+		v.anyRef = policy.Identity + "@"
+	}
+	return v, nil
 }
 
 func newByKey(policy Policy) (*Verifier, error) {
@@ -163,22 +187,22 @@ func newByKey(policy Policy) (*Verifier, error) {
 	return &Verifier{verifier: verifier, signer: verify.WithKey(), byKey: true}, nil
 }
 
-// identity is what the certificate must say, as wholes.
+// identity is what the certificate must say.
 func (p Policy) identity() (verify.CertificateIdentity, error) {
-	subject := p.Identity
-	extensions := certificate.Extensions{
+	subject := verify.SubjectAlternativeNameMatcher{SubjectAlternativeName: p.Identity}
+	if p.Refs != "" {
+		pattern, err := regexp.Compile("^" + regexp.QuoteMeta(p.Identity+"@"+p.Refs) + "[A-Za-z0-9._/-]+$")
+		if err != nil {
+			return verify.CertificateIdentity{}, err
+		}
+		subject = verify.SubjectAlternativeNameMatcher{Regexp: *pattern}
+	}
+	return verify.NewCertificateIdentity(subject, verify.IssuerMatcher{Issuer: p.Issuer}, certificate.Extensions{
 		SourceRepositoryURI:             p.Repository,
 		SourceRepositoryIdentifier:      p.RepositoryID,
 		SourceRepositoryOwnerIdentifier: p.OwnerID,
 		RunnerEnvironment:               p.Runner,
-	}
-	if p.Tag != "" {
-		ref := "refs/tags/" + p.Tag
-		subject += "@" + ref
-		extensions.SourceRepositoryRef = ref
-	}
-	return verify.NewCertificateIdentity(
-		verify.SubjectAlternativeNameMatcher{SubjectAlternativeName: subject}, verify.IssuerMatcher{Issuer: p.Issuer}, extensions)
+	})
 }
 
 // Verify verifies that a Sigstore bundle is a signature over the bytes of SHA256SUMS that counts. Its error is a
@@ -231,6 +255,12 @@ func (v *Verifier) verify(entity verify.SignedEntity, artifact verify.ArtifactPo
 	}
 	by := result.Signature.Certificate
 	signer := Signer{Issuer: by.Issuer, Identity: by.SubjectAlternativeName, Commit: by.SourceRepositoryDigest, Run: by.RunInvocationURI}
+	if v.anyRef != "" {
+		// The workflow's ref and that of what it ran on are two: a workflow may be called for another repository's tag.
+		if signer.Ref = strings.TrimPrefix(signer.Identity, v.anyRef); by.SourceRepositoryRef != signer.Ref {
+			return Signer{}, &SignatureError{OtherSigner, fmt.Errorf("the workflow of %s ran for %s", signer.Ref, by.SourceRepositoryRef)}
+		}
+	}
 	for _, seen := range result.VerifiedTimestamps {
 		if signer.Time.IsZero() || seen.Timestamp.Before(signer.Time) {
 			signer.Time = seen.Timestamp.UTC()

@@ -159,12 +159,17 @@ func TestWorkflow(t *testing.T) {
 		want   Problem
 	}{
 		{"its own", func(*Policy) {}, digest, ""},
+		{"its own, by the root inside", func(p *Policy) { p.TrustedRoot = nil }, digest, ""},
 		{"another file", func(*Policy) {}, strings.Replace(digest, "4", "5", 1), Invalid},
 		{"another issuer", func(p *Policy) { p.Issuer = "https://accounts.google.com" }, digest, OtherSigner},
 		{"another workflow", func(p *Policy) { p.Identity = strings.Replace(p.Identity, "release.yml", "other.yml", 1) }, digest, OtherSigner},
 		{"a part of the identity", func(p *Policy) { p.Identity = workflow }, digest, OtherSigner},
 		{"the identity as a pattern", func(p *Policy) { p.Identity = ".*" }, digest, OtherSigner},
-		{"a tag", func(p *Policy) { p.Identity, p.Tag = workflow, "v2.0.0" }, digest, OtherSigner},
+		{"any branch", func(p *Policy) { p.Identity, p.Refs = workflow, "refs/heads/" }, digest, ""},
+		{"any tag", func(p *Policy) { p.Identity, p.Refs = workflow, Tags }, digest, OtherSigner},
+		{"any branch of a part of the identity", func(p *Policy) { p.Identity, p.Refs = workflow[1:], "refs/heads/" }, digest, OtherSigner},
+		{"any branch of a pattern", func(p *Policy) { p.Identity, p.Refs = strings.Replace(workflow, "release", "rel.*", 1), "refs/heads/" }, digest, OtherSigner},
+		{"any branch that begins so", func(p *Policy) { p.Identity, p.Refs = workflow, "refs/heads/main" }, digest, OtherSigner},
 		{"another repository", func(p *Policy) { p.Repository += "x" }, digest, OtherSigner},
 		{"another repository of that name", func(p *Policy) { p.RepositoryID = "1" }, digest, OtherSigner},
 		{"another owner of that name", func(p *Policy) { p.OwnerID = "1" }, digest, OtherSigner},
@@ -191,7 +196,10 @@ func TestWorkflow(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := Signer{Issuer: GitHubActions, Identity: workflow + "@refs/heads/main"}
-			got := Signer{Issuer: signer.Issuer, Identity: signer.Identity}
+			if policy.Refs != "" {
+				want.Ref = "refs/heads/main"
+			}
+			got := Signer{Issuer: signer.Issuer, Identity: signer.Identity, Ref: signer.Ref}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("signer (-want +got):\n%s", diff)
 			}
@@ -209,7 +217,7 @@ func TestKeyIsNoIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	bundle, key := signed(t, &sign.PlainData{Data: sums})
-	byWorkflow, err := New(Policy{Issuer: GitHubActions, Identity: workflow, Tag: "v1", TrustedRoot: trusted})
+	byWorkflow, err := New(Policy{Issuer: GitHubActions, Identity: workflow, Refs: Tags, TrustedRoot: trusted})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +245,6 @@ func TestNewRefusesHalfAPolicy(t *testing.T) {
 		"empty":              {},
 		"no identity":        {Issuer: GitHubActions, TrustedRoot: trusted},
 		"no issuer":          {Identity: workflow, TrustedRoot: trusted},
-		"no root":            {Issuer: GitHubActions, Identity: workflow},
 		"a root that is not": {Issuer: GitHubActions, Identity: workflow, TrustedRoot: []byte("{}")},
 		"a key and more":     {PublicKey: otherKey(t), Issuer: GitHubActions},
 		"a key that is not":  {PublicKey: []byte("-----BEGIN NOTHING-----")},
