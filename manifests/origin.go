@@ -6,6 +6,9 @@ const (
 	Repository = "waqasm86/llcuda-farm"
 	// RepositoryURL is its address.
 	RepositoryURL = "https://github.com/" + Repository
+	// RepositoryID and OwnerID are GitHub's numbers for the repository and its owner, which a later owner of the same
+	// names does not get. They are compared where they are written down.
+	RepositoryID, OwnerID = "", ""
 	// SignerIdentity is the workflow that signs releases, by its address without the ref. The ref is the release's tag.
 	SignerIdentity = RepositoryURL + "/.github/workflows/release.yml"
 	// SignerIssuer vouches for that identity.

@@ -125,6 +125,32 @@ func (c *Client) Download(ctx context.Context, ref Ref, want Want, progress func
 	return c.place(ctx, store, ref, want, file, progress)
 }
 
+// A Known is what somebody who has a file of the Hub's says of it.
+type Known struct {
+	Commit string // the commit of the repository
+	Size   int64  // bytes
+	SHA256 string // lower-case hex
+}
+
+// Import brings a file into the cache from other addresses than the Hub's, with no word from the Hub: an exported folder,
+// or a mirror. Its bytes must have the digest given. The token is not sent. Errors: those of Download but the Hub's.
+func (c *Client) Import(ctx context.Context, ref Ref, want Want, known Known, urls []string, progress func(transfer.Progress)) (Result, error) {
+	if err := ref.check(); err != nil {
+		return Result{}, err
+	}
+	if c.Cache == "" {
+		return Result{}, errors.New("no folder given for the Hub's cache")
+	}
+	if !isCommit(known.Commit) || !sha256Hex.MatchString(known.SHA256) || known.Size <= 0 || len(urls) == 0 {
+		return Result{}, fmt.Errorf("importing %s: commit, size, sha256 and an address are needed", ref)
+	}
+	file := remote{commit: known.Commit, etag: known.SHA256, size: known.Size, sha256: known.SHA256, urls: urls}
+	if err := file.compare(ref, want, urls[0]); err != nil {
+		return Result{}, err
+	}
+	return c.place(ctx, c.repository(ref), ref, want, file, progress)
+}
+
 // cacheAnswersFor tells whether a file in the cache will do although the Hub gave an error.
 // It will not where the Hub knows the repository and says that the file is not in it.
 func cacheAnswersFor(err error) bool {
@@ -188,6 +214,9 @@ func (c *Client) fetch(ctx context.Context, ref Ref, want Want, file remote, par
 		// By commit: a branch may move between the question and the download.
 		URLs:   []string{resolveURL(c.endpoint(), ref, file.commit)},
 		Header: c.authorization(),
+	}
+	if file.urls != nil {
+		blob.URLs, blob.Header = file.urls, nil
 	}
 	if err := client.Fetch(ctx, blob, partial, nil, progress); err != nil {
 		return fmt.Errorf("downloading %s: %w", ref, err)

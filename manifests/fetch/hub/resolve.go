@@ -26,8 +26,9 @@ type remote struct {
 	commit  string
 	etag    string // the name of the blob in the cache
 	size    int64
-	sha256  string // of files in LFS or Xet storage
-	gitSHA1 string // of files in git itself: the id of the blob
+	sha256  string   // of files in LFS or Xet storage
+	gitSHA1 string   // of files in git itself: the id of the blob
+	urls    []string // where it is instead of on the Hub, if not nil
 }
 
 func (f remote) compare(ref Ref, want Want, endpoint string) error {

@@ -75,6 +75,12 @@ func (s *Store) Folder(a manifests.Artifact) (string, bool) {
 	return path, err == nil && info.IsDir()
 }
 
+// RuntimeFolders are the folders of the CUDA libraries in the store.
+func (s *Store) RuntimeFolders() []string {
+	folders, _ := filepath.Glob(s.path(runtimesDir, "*", LibrariesDir)) // the pattern is good
+	return folders
+}
+
 // A Holder is a process that changes the store.
 type Holder struct {
 	PID     int       `json:"pid"`
@@ -168,7 +174,7 @@ func emptyFolder(dir string) error {
 }
 
 // Partial is the file that a transfer of these bytes goes on from.
-func (l *Locked) Partial(sha256 string) string { return l.path(downloadsDir, sha256+".partial") }
+func (s *Store) Partial(sha256 string) string { return s.path(downloadsDir, sha256+".partial") }
 
 // discard moves a folder out of the way and removes it. What is half removed is under staging, and nobody's.
 func (l *Locked) discard(path string) error {

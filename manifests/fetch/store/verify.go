@@ -87,3 +87,17 @@ func readFile(path string, entry fs.DirEntry) (manifests.File, error) {
 	n, err := io.Copy(sum, f)
 	return manifests.File{Size: n, Mode: fmt.Sprintf("%04o", info.Mode().Perm()), SHA256: hex.EncodeToString(sum.Sum(nil))}, err
 }
+
+// FileDigest is the sha256 of a file, in hex.
+func FileDigest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}

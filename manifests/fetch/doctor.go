@@ -1,0 +1,153 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
+)
+
+// A Check is one thing that the doctor looked at.
+type Check struct {
+	Name   string `json:"name"`
+	Status Status `json:"status"`
+	Said   string `json:"said"`
+	Hint   string `json:"hint,omitempty"`
+}
+
+// A Status is how a check ended.
+type Status string
+
+// The three ways.
+const (
+	StatusOK   Status = "ok"
+	StatusWarn Status = "warn" // it works, or will, and could be better
+	StatusFail Status = "fail"
+)
+
+// Doctor looks at all that an installation needs, from the GPU to the mirrors, and changes nothing.
+func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
+	var checks []Check
+	add := func(name string, status Status, hint, format string, args ...any) {
+		checks = append(checks, Check{name, status, fmt.Sprintf(format, args...), hint})
+	}
+	host, sources, err := c.Detect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, gpu := range host.GPUs {
+		capability := "unknown"
+		if gpu.SM != 0 {
+			capability = gpu.SM.Capability()
+		}
+		add("gpu", StatusOK, "", "%s, compute capability %s, %d MiB", gpu.Name, capability, gpu.MemoryMiB)
+	}
+	if len(host.GPUs) == 0 {
+		add("gpu", StatusFail, "in a container, start it with --gpus all; on Colab, choose a GPU runtime", "no NVIDIA GPU was found")
+	}
+	if host.Driver.Version != "" {
+		add("driver", StatusOK, "", "NVIDIA driver %s", host.Driver.Version)
+	} else {
+		said := "no NVIDIA driver is loaded"
+		for _, s := range sources {
+			if s.Problem != "" && strings.Contains(s.Name, "nvidia-smi") {
+				said += ": " + s.Name + ": " + s.Problem
+			}
+		}
+		add("driver", StatusFail, "install NVIDIA's driver, 525.60.13 or later; nothing else of CUDA is needed", "%s", said)
+	}
+	if host.Glibc != "" {
+		add("system", StatusOK, "", "glibc %s, GLIBCXX %s, kernel %s, %s", host.Glibc, host.GLIBCXX, host.Kernel, host.Platform)
+	} else {
+		add("system", StatusFail, "musl systems such as Alpine need a container with glibc", "there is no GNU C library")
+	}
+	switch {
+	case host.DiskFree < 0:
+		add("disk", StatusWarn, "", "the free space of %s is not known", c.Store.Home)
+	case host.DiskFree < 1<<30:
+		add("disk", StatusWarn, "llcuda-fetch prune frees what is not needed; --home chooses another folder", "%d MB are free in %s", host.DiskFree/1e6, c.Store.Home)
+	default:
+		add("disk", StatusOK, "", "%.1f GB are free in %s", float64(host.DiskFree)/1e9, c.Store.Home)
+	}
+	c.doctorRelease(ctx, host, add)
+	c.doctorInstallation(ctx, add)
+	return checks, ctx.Err()
+}
+
+type addCheck = func(name string, status Status, hint, format string, args ...any)
+
+func hintOf(err error) string {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+// doctorRelease asks the mirrors for a release, and whether it has a bundle for the machine.
+func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add addCheck) {
+	r, err := c.Resolve(ctx, "")
+	switch Classify(err) {
+	case NotOffline:
+		add("release", StatusWarn, hintOf(err), "%v", err)
+		return
+	}
+	if err != nil {
+		add("release", StatusFail, hintOf(err), "%v", err)
+		return
+	}
+	by := "its signature was not looked at"
+	if r.Signer.By != "" {
+		by = "signed by " + r.Signer.By
+	}
+	add("release", StatusOK, "", "%s, %s", r.Release.Release, by)
+	plan, p, err := c.plan(r, host, Options{})
+	if err != nil {
+		add("bundle", StatusFail, "llcuda-fetch plan has the reason for each bundle", "%v", err)
+		return
+	}
+	add("bundle", StatusOK, "", "%s by %s", plan.Decision.Bundle, plan.Decision.Through)
+	if !p.fetch {
+		add("cuda", StatusOK, "", "%s, %s and %s from %s", plan.Libraries[0].Name, plan.Libraries[1].Name, plan.Libraries[2].Name, plan.Libraries[0].Source)
+		return
+	}
+	if _, there := c.Store.Folder(p.runtime); there {
+		add("cuda", StatusOK, "", "the CUDA libraries are in the store")
+		return
+	}
+	add("cuda", StatusOK, "", "this machine has no CUDA 12 libraries; install fetches them (%d MB)", p.runtime.Size/1e6)
+}
+
+// doctorInstallation tries what is installed.
+func (c *Client) doctorInstallation(ctx context.Context, add addCheck) {
+	current, err := c.Store.Current()
+	if errors.Is(err, store.ErrNotInstalled) {
+		add("installed", StatusWarn, "llcuda-fetch installs", "nothing yet")
+		return
+	}
+	if err == nil {
+		err = c.Store.Sound(current)
+	}
+	if err != nil {
+		add("installed", StatusFail, "llcuda-fetch install --force puts it right", "%v", err)
+		return
+	}
+	add("installed", StatusOK, "", "%s of release %s, in %s", current.Bundle, current.Release, c.Store.Dir(current))
+	if c.Host == nil && current.Fingerprint != c.fingerprint() {
+		add("machine", StatusWarn, "llcuda-fetch picks anew", "the GPU or its driver changed since the installation")
+	}
+	probe, err := store.TryPrograms(ctx, c.Store.Dir(current), c.Store.Environ(current, os.Environ()), current.Through != manifests.ThroughCPU && c.Host == nil)
+	if err != nil {
+		add("programs", StatusFail, hintOf(err), "%v", err)
+		return
+	}
+	said := "llama.cpp " + probe.Version
+	if len(probe.Devices) > 0 {
+		said += "; " + strings.Join(probe.Devices, "; ")
+	}
+	add("programs", StatusOK, "", "%s", said)
+}

@@ -1,0 +1,331 @@
+// Package fetch takes a machine to a verified, running llama.cpp: it is llcuda-fetch without flags and without a terminal.
+//
+// fetchcli calls it. In go a Client (the store, mirrors, whose signature counts) and what the user asked for; out come
+// plans, installations and models, and errors that say by Classify what kind of trouble they are:
+//
+//	Resolve: signature ──▶ SHA256SUMS ──▶ manifest.json      Plan: detect ──▶ manifests.Pick
+//	Install: download ──▶ verify ──▶ unpack ──▶ link the CUDA libraries ──▶ try the programs ──▶ flip `current`
+//
+// Nothing is used before what vouches for it was verified, in the order that package manifests gives. What is installed
+// already is answered from the store, with no network. The package calls functions of the Client's to report progress; it
+// never logs, prints or asks, and never sets the process's environment.
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/detect"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+)
+
+// What callers see of the packages below.
+type (
+	// Progress says how far a download is.
+	Progress = transfer.Progress
+	// Install is one installation in the store.
+	Install = store.Install
+	// Holder is a process that changes the store.
+	Holder = store.Holder
+	// Finding is one thing that is wrong with an installed file.
+	Finding = store.Finding
+	// Item is something that Prune removes.
+	Item = store.Item
+	// Source is one place that was asked about the machine.
+	Source = detect.Source
+)
+
+// A Signer is who signed a release.
+type Signer struct {
+	// By is for a person: the identity, or that it was a key.
+	By string
+	// Tag is the tag that the signing workflow ran for; empty where a signature does not tell.
+	Tag string
+}
+
+// A Verifier says whose signature over SHA256SUMS counts.
+type Verifier interface {
+	// Verify returns who made the signature, given as a Sigstore bundle, or why it does not count.
+	Verify(sums, signed []byte) (Signer, error)
+}
+
+// A Client fetches. Its fields are not changed while it is used.
+type Client struct {
+	// Store and Detector are required.
+	Store    *store.Store
+	Detector detect.Detector
+	// Host answers for another machine, if not nil.
+	Host *manifests.Host
+	// Verifier is required, unless SkipSignature is set: then whoever controls the mirrors decides what is installed.
+	Verifier      Verifier
+	SkipSignature bool
+	// Mirrors are the addresses of folders with a release, tried in turn: http, https, file, or a path. "{release}" in one
+	// stands for the release's tag. Without any, it is the releases of manifests.Repository on GitHub.
+	Mirrors []string
+	// Offline keeps the client from using the network. Mirrors on this machine are used all the same.
+	Offline bool
+	// Transfer downloads; nil: its zero value.
+	Transfer *transfer.Client
+	// Hub is where models come from. Required for them.
+	Hub *hub.Client
+	// Command is what others who wait for the store are told of: "llcuda-fetch install".
+	Command string
+	// Progress, Waiting and Step are told of what goes on, if not nil. Step is told a sentence at the beginning of each
+	// thing that takes time and is no download.
+	Progress func(Progress)
+	Waiting  func(Holder)
+	Step     func(string)
+}
+
+func (c *Client) step(format string, args ...any) {
+	if c.Step != nil {
+		c.Step(fmt.Sprintf(format, args...))
+	}
+}
+
+func (c *Client) transfer() *transfer.Client {
+	if c.Transfer != nil {
+		return c.Transfer
+	}
+	return &transfer.Client{}
+}
+
+// A TrustError is a release that cannot be believed. Nothing of it was installed.
+type TrustError struct {
+	Err  error
+	hint string
+}
+
+func (e *TrustError) Error() string { return e.Err.Error() }
+func (e *TrustError) Unwrap() error { return e.Err }
+
+// Hint says what it may mean.
+func (e *TrustError) Hint() string {
+	var below interface{ Hint() string }
+	if errors.As(e.Err, &below) {
+		return below.Hint()
+	}
+	return e.hint
+}
+
+// An OfflineError is something that is not on this machine, where the network must not be used.
+type OfflineError struct{ What string }
+
+func (e *OfflineError) Error() string {
+	return e.What + " is not on this machine, and the network must not be used"
+}
+
+// Hint says what helps.
+func (e *OfflineError) Hint() string {
+	return "run it once without --offline, or carry a folder of `llcuda-fetch export` here and use install --from DIR"
+}
+
+// A NameError is a name that stands for nothing. Known lists what there is.
+type NameError struct {
+	Kind, Name string
+	Known      []string
+}
+
+func (e *NameError) Error() string {
+	return fmt.Sprintf("there is no %s %q; there is %s", e.Kind, e.Name, strings.Join(e.Known, ", "))
+}
+
+// A Release is a release whose manifest was verified, as far as its Signer goes.
+type Release struct {
+	manifests.Release
+	// Signer made the signature. It is zero where the signature was skipped.
+	Signer Signer
+	// From is the folder that it was read from; empty where it was the store.
+	From      string
+	Documents store.Documents
+}
+
+// maxSignature bounds the signature, in bytes; one has about 10 kB.
+const maxSignature = 1 << 20
+
+// Resolve finds a release by its tag, or, where the tag is empty, the newest that the mirrors offer, and verifies it.
+// Offline it is one that was installed here before.
+func (c *Client) Resolve(ctx context.Context, tag string) (*Release, error) {
+	folders, err := c.folders(tag)
+	if err != nil {
+		return nil, err
+	}
+	if c.Offline && len(folders) == 0 {
+		return c.kept(tag)
+	}
+	var unreachable []error
+	for _, folder := range folders {
+		documents, err := c.documents(ctx, folder)
+		var network *transfer.NetworkError
+		if errors.As(err, &network) {
+			unreachable = append(unreachable, err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r, err := c.believe(documents, tag)
+		if err != nil {
+			return nil, err
+		}
+		r.From = folder
+		return r, nil
+	}
+	what := "the newest release"
+	if tag != "" {
+		what = "release " + tag
+	}
+	return nil, fmt.Errorf("looking for %s: %w", what, errors.Join(unreachable...))
+}
+
+// folders are the addresses to try, each ending in a slash.
+func (c *Client) folders(tag string) ([]string, error) {
+	const placeholder = "{release}"
+	if len(c.Mirrors) == 0 {
+		switch {
+		case c.Offline:
+			return nil, nil
+		case tag == "":
+			return []string{manifests.RepositoryURL + "/releases/latest/download/"}, nil
+		}
+		return []string{manifests.RepositoryURL + "/releases/download/" + url.PathEscape(tag) + "/"}, nil
+	}
+	var list []string
+	for _, mirror := range c.Mirrors {
+		if strings.Contains(mirror, placeholder) && tag == "" {
+			return nil, fmt.Errorf("the mirror %s needs a release: give one with --release", mirror)
+		}
+		address := strings.ReplaceAll(mirror, placeholder, url.PathEscape(tag))
+		if !strings.Contains(address, "://") {
+			path, err := filepath.Abs(address)
+			if err != nil {
+				return nil, err
+			}
+			address = (&url.URL{Scheme: "file", Path: path}).String()
+		}
+		if c.Offline && !strings.HasPrefix(address, "file:") {
+			continue
+		}
+		list = append(list, strings.TrimSuffix(address, "/")+"/")
+	}
+	return list, nil
+}
+
+// documents reads what vouches for a release from one folder.
+func (c *Client) documents(ctx context.Context, folder string) (store.Documents, error) {
+	var d store.Documents
+	var err error
+	get := func(name string, limit int64) []byte {
+		if err != nil {
+			return nil
+		}
+		var data []byte
+		data, _, err = c.transfer().Get(ctx, []string{folder + name}, limit)
+		return data
+	}
+	d.Sums = get(manifests.SumsName, manifests.MaxSize)
+	if !c.SkipSignature {
+		d.Signature = get(manifests.SignatureName, maxSignature)
+		if missing(err) && d.Sums != nil {
+			return d, &TrustError{fmt.Errorf("the release at %s is not signed", folder),
+				"it may not be a release of the farm's, or its publication is under way; --insecure-skip-signature trusts whoever controls that address"}
+		}
+	}
+	d.Manifest = get(manifests.ManifestName, manifests.MaxSize)
+	return d, err
+}
+
+// missing says whether a document is certainly not there, as opposed to not being reached.
+func missing(err error) bool {
+	var status *transfer.StatusError
+	return errors.As(err, &status) && (status.Code == http.StatusNotFound || status.Code == http.StatusGone) || errors.Is(err, fs.ErrNotExist)
+}
+
+// believe verifies the documents in the order of trust, and returns the release that they describe.
+func (c *Client) believe(d store.Documents, tag string) (*Release, error) {
+	r := &Release{Documents: d}
+	if !c.SkipSignature {
+		signer, err := c.Verifier.Verify(d.Sums, d.Signature)
+		if err != nil {
+			return nil, &TrustError{err, ""}
+		}
+		r.Signer = signer
+	}
+	const mixed = "the mirror mixes two releases, or somebody changed its files"
+	sums, err := manifests.DecodeSums(strings.NewReader(string(d.Sums)))
+	if err != nil {
+		return nil, &TrustError{err, mixed}
+	}
+	listed := map[string]string{}
+	for _, sum := range sums {
+		listed[sum.Name] = sum.SHA256
+	}
+	if got := digestOf(d.Manifest); listed[manifests.ManifestName] != got {
+		return nil, &TrustError{&transfer.DigestError{Name: manifests.ManifestName, Want: listed[manifests.ManifestName], Got: got}, mixed}
+	}
+	if r.Release, err = manifests.Decode(strings.NewReader(string(d.Manifest))); err != nil {
+		return nil, err // well signed: it is no lie, but newer than this program, or a mistake of the farm's
+	}
+	for _, a := range r.Assets {
+		if listed[a.Name] != a.SHA256 {
+			return nil, &TrustError{fmt.Errorf("%s and %s do not agree on %s", manifests.SumsName, manifests.ManifestName, a.Name), mixed}
+		}
+	}
+	if tag != "" && r.Release.Release != tag {
+		return nil, &TrustError{fmt.Errorf("release %s was asked for, and the manifest is that of %s", tag, r.Release.Release),
+			"the mirror has another release; --release names the one wanted"}
+	}
+	if r.Signer.Tag != "" && r.Signer.Tag != r.Release.Release {
+		return nil, &TrustError{fmt.Errorf("it was signed for tag %s, and the manifest is that of %s", r.Signer.Tag, r.Release.Release),
+			"somebody passes one release off as another"}
+	}
+	return r, nil
+}
+
+// kept is a release that was installed here, verified again.
+func (c *Client) kept(tag string) (*Release, error) {
+	if tag == "" {
+		current, err := c.Store.Current()
+		if err != nil {
+			return nil, &OfflineError{"a release"}
+		}
+		tag = current.Release
+	}
+	documents, err := c.Store.Documents(tag)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &OfflineError{"release " + tag}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if documents.Signature == nil && !c.SkipSignature {
+		return nil, &TrustError{fmt.Errorf("release %s was installed without its signature", tag), "--insecure-skip-signature does without it again"}
+	}
+	return c.believe(documents, tag)
+}
+
+// urls are the addresses of an asset: first where the release was read, then the other mirrors.
+func (c *Client) urls(r *Release, a manifests.Artifact) ([]string, error) {
+	folders, err := c.folders(r.Release.Release)
+	if err != nil {
+		return nil, err
+	}
+	if r.From != "" {
+		folders = slices.DeleteFunc(folders, func(folder string) bool { return folder == r.From })
+		folders = append([]string{r.From}, folders...)
+	}
+	for i := range folders {
+		folders[i] += a.URL
+	}
+	return folders, nil
+}

@@ -1,0 +1,37 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+)
+
+// fetchFile brings bytes of a known digest to a file, which is there whole or not at all.
+func (c *Client) fetchFile(ctx context.Context, name string, size int64, sha256 string, urls []string, target string) error {
+	partial := target + ".partial"
+	blob := transfer.Blob{Name: name, Size: size, SHA256: sha256, URLs: urls}
+	if err := c.transfer().Fetch(ctx, blob, partial, nil, c.Progress); err != nil {
+		return err
+	}
+	return os.Rename(partial, target)
+}
+
+// replaceFile writes a file that is there as it was, or as it shall be.
+func replaceFile(target string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(target), "."+filepath.Base(target)+"-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), target)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}

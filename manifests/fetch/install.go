@@ -1,0 +1,521 @@
+package fetch
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+func digestOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// Options are what the user asks of a plan or an installation. The zero value is: whatever is best here.
+type Options struct {
+	// Release is a tag; empty is the one installed, else the newest.
+	Release string
+	// SM allows that bundle alone, and AllowCPU one that serves no GPU.
+	SM       matrix.SM
+	AllowCPU bool
+	// Update looks for the newest release although one is installed.
+	Update bool
+	// Force downloads and unpacks anew what is installed.
+	Force bool
+	// AllowOlder takes a release that is older than the one installed, without its having been asked for by its tag.
+	AllowOlder bool
+}
+
+// A Download is an archive that an installation needs.
+type Download struct {
+	Asset string `json:"asset"`
+	Size  int64  `json:"size"`
+	// Have is how many bytes of it are here already: all of them, or those of an interrupted run.
+	Have int64    `json:"have"`
+	URLs []string `json:"urls"`
+}
+
+// A Plan is what Install would do.
+type Plan struct {
+	Release  string             `json:"release"`
+	SignedBy string             `json:"signed_by"`
+	From     string             `json:"from"`
+	Decision manifests.Decision `json:"decision"`
+	// Libraries are the CUDA libraries found on this machine that the bundle would be linked to.
+	Libraries []manifests.CUDALibrary `json:"libraries"`
+	Downloads []Download              `json:"downloads"`
+}
+
+// Detect says what the machine is: this one, or the one that the client answers for.
+func (c *Client) Detect(ctx context.Context) (manifests.Host, []Source, error) {
+	if c.Host != nil {
+		return *c.Host, []Source{{Name: "the file given", Gave: "everything"}}, nil
+	}
+	report, err := c.Detector.Detect(ctx)
+	return report.Host, report.Sources, err
+}
+
+// Plan says what Install would do, and changes nothing. Where no bundle fits, the error is a *manifests.NoBundleError,
+// and the plan has its trace.
+func (c *Client) Plan(ctx context.Context, o Options) (Plan, error) {
+	host, _, err := c.Detect(ctx)
+	if err != nil {
+		return Plan{}, err
+	}
+	r, err := c.Resolve(ctx, o.Release)
+	if err != nil {
+		return Plan{}, err
+	}
+	plan, _, err := c.plan(r, host, o)
+	return plan, err
+}
+
+// parts are the archives that a plan is about.
+type parts struct {
+	bundle  manifests.Artifact
+	runtime manifests.Artifact // the one of the release, needed or not
+	fetch   bool               // it is needed
+}
+
+func (c *Client) plan(r *Release, host manifests.Host, o Options) (Plan, parts, error) {
+	plan := Plan{Release: r.Release.Release, SignedBy: r.Signer.By, From: r.From, Downloads: []Download{}, Libraries: []manifests.CUDALibrary{}}
+	var err error
+	plan.Decision, err = manifests.Pick(r.Release, host, manifests.PickOptions{SM: o.SM, AllowCPU: o.AllowCPU})
+	if err != nil {
+		return plan, parts{}, err
+	}
+	p := parts{bundle: asset(r, plan.Decision.Asset), runtime: runtimeOf(r)}
+	p.fetch = plan.Decision.Runtime != ""
+	need := []manifests.Artifact{p.bundle}
+	if p.fetch {
+		need = append(need, p.runtime)
+	} else if plan.Decision.Through != manifests.ThroughCPU {
+		plan.Libraries = whole(host.CUDALibraries, runtimeNames(p.runtime))
+	}
+	for _, a := range need {
+		urls, err := c.urls(r, a)
+		if err != nil {
+			return plan, p, err
+		}
+		d := Download{Asset: a.Name, Size: a.Size, URLs: urls}
+		if _, there := c.Store.Folder(a); there && !o.Force {
+			d.Have = a.Size
+		} else if info, err := os.Stat(c.Store.Partial(a.SHA256)); err == nil {
+			d.Have = min(info.Size(), a.Size)
+		}
+		plan.Downloads = append(plan.Downloads, d)
+	}
+	return plan, p, nil
+}
+
+func asset(r *Release, name string) manifests.Artifact {
+	for _, a := range r.Assets {
+		if a.Name == name {
+			return a
+		}
+	}
+	return manifests.Artifact{}
+}
+
+// runtimeOf is the smaller archive of the release's CUDA runtime. manifests.Check makes sure of one.
+func runtimeOf(r *Release) manifests.Artifact {
+	var best manifests.Artifact
+	for _, a := range r.Assets {
+		if a.Kind == manifests.KindCUDART && (best.Name == "" || a.Size < best.Size) {
+			best = a
+		}
+	}
+	return best
+}
+
+// runtimeNames are the libraries in a CUDA runtime.
+func runtimeNames(a manifests.Artifact) []string {
+	var names []string
+	for _, file := range a.Libraries {
+		if name := path.Base(file.Path); strings.Contains(name, ".so") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// whole are the libraries of the first source that has all of them: of two sources, they may not load together.
+func whole(found []manifests.CUDALibrary, names []string) []manifests.CUDALibrary {
+	bySource := map[string][]manifests.CUDALibrary{}
+	for _, library := range found {
+		bySource[library.Source] = append(bySource[library.Source], library)
+		if len(bySource[library.Source]) == len(names) {
+			return bySource[library.Source]
+		}
+	}
+	return nil
+}
+
+// An Outcome is what Install did.
+type Outcome struct {
+	Install Install
+	// Already says that it was there, and nothing was done.
+	Already bool
+	// Decision says why, and Probe what the programs said. Both are empty where Already is set.
+	Decision manifests.Decision
+	Probe    store.Probe
+}
+
+// An OlderError is a release older than the one installed.
+type OlderError struct{ Installed, Offered string }
+
+func (e *OlderError) Error() string {
+	return fmt.Sprintf("the mirror offers release %s, which is older than %s, the one installed", e.Offered, e.Installed)
+}
+
+// Hint says what it may mean.
+func (e *OlderError) Hint() string {
+	return "somebody may be holding you at an old release; --release " + e.Offered + " asks for it, --allow-older takes whatever is offered"
+}
+
+// Install has a bundle installed and current. The second time it answers from the store, without network and lock.
+func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
+	if current, ok := c.installed(o); ok {
+		return Outcome{Install: current, Already: true}, nil
+	}
+	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
+	if err != nil {
+		return Outcome{}, err
+	}
+	outcome, err := c.install(ctx, l, o)
+	return outcome, errors.Join(err, l.Close())
+}
+
+// installed is the current installation, if it is what the options ask for and the machine is as it was.
+func (c *Client) installed(o Options) (Install, bool) {
+	current, err := c.Store.Current()
+	if err != nil || o.Update || o.Force {
+		return Install{}, false
+	}
+	asked := store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}
+	switch {
+	case o.Release != "" && o.Release != current.Release,
+		// Who asked for an SM before and asks for nothing now is content with what is there. The CPU alone is
+		// not, once there is a GPU; the fingerprint tells.
+		asked.SM != 0 && asked.SM != current.SM,
+		!o.AllowCPU && current.Through == manifests.ThroughCPU && !current.Asked.AllowCPU,
+		!c.SkipSignature && current.SignedBy == "",
+		c.fingerprint() != current.Fingerprint,
+		c.Store.Sound(current) != nil:
+		return Install{}, false
+	}
+	return current, true
+}
+
+// fingerprint is that of the machine that the client answers for.
+func (c *Client) fingerprint() string {
+	if c.Host == nil {
+		return c.Detector.Fingerprint()
+	}
+	data, err := c.Host.Encode()
+	if err != nil {
+		return ""
+	}
+	return "as-host " + digestOf(data)
+}
+
+func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outcome, error) {
+	// Whoever had the lock may have installed the very thing.
+	if current, ok := c.installed(o); ok {
+		return Outcome{Install: current, Already: true}, nil
+	}
+	c.step("looking at this machine")
+	host, _, err := c.Detect(ctx)
+	if err != nil {
+		return Outcome{}, err
+	}
+	tag := o.Release
+	current, err := c.Store.Current()
+	have := err == nil
+	if tag == "" && have && !o.Update && len(c.Mirrors) == 0 {
+		tag = current.Release // repair, or another GPU: no new release by the way
+	}
+	r, err := c.Resolve(ctx, tag)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if have && o.Release == "" && !o.AllowOlder && older(r.Release, current) {
+		return Outcome{}, &TrustError{&OlderError{current.Release, r.Release.Release}, ""}
+	}
+	plan, p, err := c.plan(r, host, o)
+	if err != nil {
+		return Outcome{Decision: plan.Decision}, err
+	}
+	if have && !o.Force && c.same(current, r, plan, o) {
+		return Outcome{Install: current, Already: true}, nil
+	}
+	bundle, err := c.adopt(ctx, l, r, p.bundle, o.Force)
+	if err != nil {
+		return Outcome{}, err
+	}
+	i := Install{
+		Release: r.Release.Release, SourceDateEpoch: r.SourceDateEpoch, Bundle: plan.Decision.Bundle, SM: plan.Decision.SM,
+		Through: plan.Decision.Through, Folder: relative(c.Store, bundle), RuntimeNames: runtimeNames(p.runtime),
+		Libraries: plan.Libraries, VisibleDevices: plan.Decision.VisibleDevices, GPUMemory: []int{},
+		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: r.Signer.By, Fingerprint: c.fingerprint(),
+	}
+	for _, gpu := range plan.Decision.GPUs {
+		if gpu.Served {
+			i.GPUMemory = append(i.GPUMemory, gpu.MemoryMiB)
+		}
+	}
+	probe, err := c.prepare(ctx, l, r, &i, p, o.Force)
+	if err != nil {
+		if have && current.Folder == i.Folder { // the links of the one that stays
+			err = errors.Join(err, l.Link(l.Dir(current), current.Libraries, current.RuntimeNames))
+		}
+		return Outcome{}, err
+	}
+	if err := l.Keep(r.Release.Release, r.Documents); err != nil {
+		return Outcome{}, err
+	}
+	if i, err = l.Activate(i); err != nil {
+		return Outcome{}, err
+	}
+	return Outcome{Install: i, Decision: plan.Decision, Probe: probe}, nil
+}
+
+// same says whether an installation is what a plan leads to.
+func (c *Client) same(current Install, r *Release, plan Plan, o Options) bool {
+	dir, _ := c.Store.Folder(asset(r, plan.Decision.Asset))
+	return current.Release == r.Release.Release && current.Folder == relative(c.Store, dir) && current.Through == plan.Decision.Through &&
+		current.SignedBy == r.Signer.By && current.Fingerprint == c.fingerprint() &&
+		current.Asked == store.Asked{SM: o.SM, AllowCPU: o.AllowCPU} && c.Store.Sound(current) == nil
+}
+
+func relative(s *store.Store, dir string) string {
+	return strings.TrimPrefix(dir, s.Home+string(os.PathSeparator))
+}
+
+// prepare links the bundle to CUDA libraries and tries its programs. Libraries that were found on the machine and do not
+// do are given up for the farm's own: they may be of a CUDA 12 that is too old, or lack what they need themselves.
+func (c *Client) prepare(ctx context.Context, l *store.Locked, r *Release, i *Install, p parts, force bool) (store.Probe, error) {
+	onGPU := i.Through != manifests.ThroughCPU
+	if p.fetch {
+		if err := c.useRuntime(ctx, l, r, i, p.runtime, force); err != nil {
+			return store.Probe{}, err
+		}
+	}
+	if err := l.Link(l.Dir(*i), i.Libraries, i.RuntimeNames); err != nil {
+		return store.Probe{}, err
+	}
+	c.step("trying the programs")
+	try := func() (store.Probe, error) {
+		return store.TryPrograms(ctx, l.Dir(*i), l.Environ(*i, os.Environ()), onGPU && c.Host == nil)
+	}
+	probe, err := try()
+	var failed *store.ProbeError
+	if !errors.As(err, &failed) || p.fetch || !onGPU {
+		return probe, err
+	}
+	c.step("the CUDA libraries from %s do not do (%s): fetching the farm's", i.Libraries[0].Source, failed.Problem)
+	if err := c.useRuntime(ctx, l, r, i, p.runtime, force); err != nil {
+		return store.Probe{}, err
+	}
+	if err := l.Link(l.Dir(*i), i.Libraries, i.RuntimeNames); err != nil {
+		return store.Probe{}, err
+	}
+	return try()
+}
+
+// useRuntime has the farm's CUDA libraries in the store, and the installation use them.
+func (c *Client) useRuntime(ctx context.Context, l *store.Locked, r *Release, i *Install, runtime manifests.Artifact, force bool) error {
+	dir, err := c.adopt(ctx, l, r, runtime, force)
+	if err != nil {
+		return err
+	}
+	i.Runtime, i.Libraries = relative(c.Store, dir), nil
+	for _, name := range i.RuntimeNames {
+		i.Libraries = append(i.Libraries, manifests.CUDALibrary{Name: name, Path: dir + "/" + store.LibrariesDir + "/" + name, Source: "store"})
+	}
+	return nil
+}
+
+// adopt has an archive unpacked in the store. It is unpacked while it is downloaded, and counts when the digest of its
+// bytes and every file in it are right.
+func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manifests.Artifact, force bool) (string, error) {
+	if dir, there := l.Folder(a); there && !force {
+		return dir, nil
+	}
+	urls, err := c.urls(r, a)
+	if err != nil {
+		return "", err
+	}
+	if len(urls) == 0 {
+		return "", &OfflineError{a.Name}
+	}
+	stage, err := l.Stage(a)
+	if err != nil {
+		return "", err
+	}
+	partial := l.Partial(a.SHA256)
+	var refused error
+	follow := func(stream io.Reader) error {
+		err := stage.Unpack(stream)
+		if refused = nil; is[*store.ArchiveError](err) {
+			// The bytes may turn out to be no archive of ours at all: the digest is heard first, and speaks for itself.
+			refused = err
+			_, err = io.Copy(io.Discard, stream)
+		}
+		return err
+	}
+	blob := transfer.Blob{Name: a.Name, Size: a.Size, SHA256: a.SHA256, URLs: urls}
+	if err := c.transfer().Fetch(ctx, blob, partial, follow, c.Progress); err != nil {
+		return "", errors.Join(err, stage.Close())
+	}
+	if refused != nil {
+		return "", errors.Join(refused, stage.Close(), os.Remove(partial))
+	}
+	c.step("writing %s to disk", a.Stem())
+	dir, err := stage.Adopt()
+	if err != nil {
+		return "", errors.Join(err, stage.Close())
+	}
+	return dir, os.Remove(partial)
+}
+
+// older says whether a release is older than an installed one: by the numbers of its tag, else by the time of its source.
+func older(r manifests.Release, installed Install) bool {
+	a, okA := tagNumbers(r.Release)
+	b, okB := tagNumbers(installed.Release)
+	if okA && okB && a != b {
+		return matrix.CompareVersions(a, b) < 0
+	}
+	return r.SourceDateEpoch < installed.SourceDateEpoch
+}
+
+// tagNumbers are the numbers of "v1.1.0-runtime".
+func tagNumbers(tag string) (string, bool) {
+	numbers, _, _ := strings.Cut(strings.TrimPrefix(tag, "v"), "-")
+	return numbers, matrix.IsVersion(numbers)
+}
+
+// Rollback makes the installation before the current one the current one.
+func (c *Client) Rollback(ctx context.Context) (Install, error) {
+	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
+	if err != nil {
+		return Install{}, err
+	}
+	i, err := l.Rollback()
+	return i, errors.Join(err, l.Close())
+}
+
+// Prune removes what neither the current installation nor the one before it needs.
+func (c *Client) Prune(ctx context.Context) ([]Item, error) {
+	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
+	if err != nil {
+		return nil, err
+	}
+	items, err := l.Prune()
+	return items, errors.Join(err, l.Close())
+}
+
+// A DamageError is an installation whose files are not those that were installed.
+type DamageError struct {
+	Install  Install
+	Findings []Finding
+}
+
+func (e *DamageError) Error() string {
+	return fmt.Sprintf("verifying %s of release %s: %d files are not as they were signed", e.Install.Bundle, e.Install.Release, len(e.Findings))
+}
+
+// Hint says what helps.
+func (e *DamageError) Hint() string {
+	return "llcuda-fetch install --force puts it right; if nobody changed them, the disk may be failing"
+}
+
+// Verify checks the current installation from the signature to the last byte. It uses no network. A *DamageError lists
+// what is wrong.
+func (c *Client) Verify() (Install, *Release, error) {
+	i, err := c.Store.Current()
+	if err != nil {
+		return Install{}, nil, err
+	}
+	kept := *c
+	kept.SkipSignature = c.SkipSignature || i.SignedBy == ""
+	r, err := kept.kept(i.Release)
+	if err != nil {
+		return i, nil, err
+	}
+	damage := &DamageError{Install: i}
+	check := func(prefix string, a manifests.Artifact) error {
+		findings, err := c.Store.Verify(a, i.RuntimeNames)
+		for _, f := range findings {
+			damage.Findings = append(damage.Findings, Finding{Path: prefix + "/" + f.Path, What: f.What})
+		}
+		return err
+	}
+	for _, a := range r.Assets {
+		if a.Kind != manifests.KindBundle && a.Kind != manifests.KindCUDART || a.Format != manifests.FormatTarZst {
+			continue // the twins hold the same
+		}
+		if dir, _ := c.Store.Folder(a); relative(c.Store, dir) == i.Folder || relative(c.Store, dir) == i.Runtime {
+			if err := check(relative(c.Store, dir), a); err != nil {
+				return i, r, err
+			}
+		}
+	}
+	if err := c.Store.Sound(i); err != nil && len(damage.Findings) == 0 {
+		damage.Findings = append(damage.Findings, Finding{Path: i.Folder, What: err.Error()})
+	}
+	if len(damage.Findings) > 0 {
+		return i, r, damage
+	}
+	return i, r, nil
+}
+
+// Environment are the variables that other programs find an installation by. LLAMA_SERVER_PATH and LLAMA_CPP_DIR are
+// those of the Python package llcuda.
+func (c *Client) Environment(i Install) [][2]string {
+	dir := c.Store.Dir(i)
+	list := [][2]string{
+		{"LLAMA_CPP_DIR", dir},
+		{"LLAMA_SERVER_PATH", path.Join(dir, store.ProgramsDir, "llama-server")},
+		{"LLCUDA_BIN_DIR", path.Join(dir, store.ProgramsDir)},
+		{"LLCUDA_LIB_DIR", path.Join(dir, store.LibrariesDir)},
+		{"LLCUDA_RELEASE", i.Release},
+		{"LLCUDA_SM", strconv.Itoa(int(i.SM))},
+	}
+	if len(i.VisibleDevices) > 0 {
+		list = append(list, [2]string{"CUDA_VISIBLE_DEVICES", strings.Join(i.VisibleDevices, ",")})
+	}
+	return list
+}
+
+// Program is the path of one of an installation's programs.
+func (c *Client) Program(i Install, name string) (string, error) {
+	dir := path.Join(c.Store.Dir(i), store.ProgramsDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	var known []string
+	for _, entry := range entries {
+		if !entry.Type().IsRegular() {
+			continue // the links to backends
+		}
+		if entry.Name() == name {
+			return path.Join(dir, name), nil
+		}
+		known = append(known, entry.Name())
+	}
+	return "", &NameError{Kind: "program", Name: name, Known: known}
+}
