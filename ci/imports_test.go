@@ -46,7 +46,7 @@ var allowed = map[string][]string{
 	"manifests/fetch/transfer":   {},
 	"manifests/fetch/fetchcli":   {"manifests/fetch", "manifests", "matrix"},
 	"manifests/sigverify":        {},
-	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchcli", "manifests/sigverify"},
+	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchcli", "manifests/fetch", "manifests/sigverify", "manifests"},
 }
 
 // inTests are the edges that tests have beyond those of their package.

@@ -45,6 +45,9 @@ type (
 	Source = detect.Source
 )
 
+// ErrNotInstalled is a store in which nothing is installed yet.
+var ErrNotInstalled = store.ErrNotInstalled
+
 // A Signer is who signed a release.
 type Signer struct {
 	// By is for a person: the identity, or that it was a key.

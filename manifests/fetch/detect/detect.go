@@ -59,22 +59,14 @@ const DefaultLimit = 10 * time.Second
 
 // Detect looks at the machine. It fails only with the context's error: what cannot be learnt is a Source's Problem.
 func (d Detector) Detect(ctx context.Context) (Report, error) {
-	if d.Root == "" {
-		d.Root = "/"
-	}
-	if d.Getenv == nil {
-		d.Getenv = os.Getenv
-	}
-	if d.Limit == 0 {
-		d.Limit = DefaultLimit
-	}
+	d = d.withDefaults()
 	// What is slow runs side by side; each part has the Host's fields of its own.
 	smi, cuda := background(ctx, d.Limit, d.nvidiaSMI), background(ctx, d.Limit, d.cudaLibraries)
 	var r Report
 	h := &r.Host
 	h.OS, h.Arch = runtime.GOOS, runtime.GOARCH
 	h.Kernel = d.text("proc/sys/kernel/osrelease")
-	h.Platform = d.platform()
+	h.Platform = d.Platform()
 	h.CPU = d.cpu()
 	h.DiskFree = freeBytes(d.Disk)
 	r.add(d.cLibraries(h))
@@ -113,9 +105,7 @@ func (d Detector) Detect(ctx context.Context) (Report, error) {
 // Fingerprint changes when the machine's GPUs or their driver do. It costs a few reads of /proc and /sys, so that a
 // second run can know without nvidia-smi that nothing changed. It is empty where the kernel shows neither, as on WSL.
 func (d Detector) Fingerprint() string {
-	if d.Root == "" {
-		d.Root = "/"
-	}
+	d = d.withDefaults()
 	parts := []string{}
 	if version := d.text("sys/module/nvidia/version"); version != "" {
 		parts = append(parts, version)
@@ -124,6 +114,19 @@ func (d Detector) Fingerprint() string {
 		parts = append(parts, fmt.Sprintf("%s=%04x", device.address, device.id))
 	}
 	return strings.Join(parts, " ")
+}
+
+func (d Detector) withDefaults() Detector {
+	if d.Root == "" {
+		d.Root = "/"
+	}
+	if d.Getenv == nil {
+		d.Getenv = os.Getenv
+	}
+	if d.Limit == 0 {
+		d.Limit = DefaultLimit
+	}
+	return d
 }
 
 func (r *Report) add(sources ...Source) { r.Sources = append(r.Sources, sources...) }

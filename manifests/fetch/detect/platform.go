@@ -8,9 +8,10 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// platform asks where the machine runs. Kaggle's image is made from Colab's, and keeps its variables and folders, so
+// Platform asks where the machine runs. Kaggle's image is made from Colab's, and keeps its variables and folders, so
 // Kaggle is asked first; and both are containers.
-func (d Detector) platform() string {
+func (d Detector) Platform() string {
+	d = d.withDefaults()
 	set := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool { return d.Getenv(name) != "" })
 	}

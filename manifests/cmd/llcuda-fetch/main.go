@@ -1,0 +1,10 @@
+// Llcuda-fetch takes a bare machine to a verified, running llama.cpp on its NVIDIA GPU.
+package main
+
+import (
+	"os"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli"
+)
+
+func main() { os.Exit(fetchcli.Main(os.Args[1:], newVerifier)) }

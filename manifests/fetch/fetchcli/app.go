@@ -1,0 +1,172 @@
+package fetchcli
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+)
+
+// app is what the commands share: the terminal and the global flags.
+type app struct {
+	term        *terminal
+	newVerifier NewVerifier
+
+	release, home, asHost              string
+	mirrors                            []string
+	offline, allowCPU, json            bool
+	issuer, identity, trustedRoot, key string
+	skipSignature                      bool
+}
+
+// version is what the program was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
+// client is the Client that the flags and the environment ask for.
+func (a *app) client(command string) (*fetch.Client, error) {
+	c, err := fetch.New(cmp.Or(a.home, os.Getenv("LLCUDA_HOME")), os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	c.Command = "llcuda-fetch " + command
+	c.Offline = c.Offline || a.offline
+	if c.Mirrors = a.mirrors; len(c.Mirrors) == 0 {
+		c.Mirrors = strings.Fields(os.Getenv("LLCUDA_MIRROR"))
+	}
+	c.SkipSignature = a.skipSignature
+	c.Verifier = &lazyVerifier{app: a}
+	if a.asHost != "" {
+		if c.Host, err = a.readHost(); err != nil {
+			return nil, err
+		}
+	}
+	if a.skipSignature {
+		if a.key != "" || a.identity != "" || a.issuer != "" || a.trustedRoot != "" {
+			return nil, &usageError{errors.New("--insecure-skip-signature leaves nothing for --key, --identity, --issuer and --trusted-root to do"), "give one or the others"}
+		}
+		a.term.warnf("SIGNATURES ARE NOT VERIFIED: whoever controls the mirror decides what runs on this machine")
+	}
+	c.Waiting = func(h fetch.Holder) {
+		if h.PID == 0 {
+			a.term.notef("waiting for another llcuda-fetch")
+			return
+		}
+		a.term.notef("waiting for process %d (%s), which has used the store since %s", h.PID, h.Command, h.Since.Local().Format("15:04:05"))
+	}
+	c.Step = func(what string) { a.term.notef("%s", what) }
+	c.Progress = a.term.progress
+	return c, nil
+}
+
+func (a *app) readHost() (*manifests.Host, error) {
+	var r io.Reader = os.Stdin
+	if a.asHost != "-" {
+		f, err := os.Open(a.asHost)
+		if err != nil {
+			return nil, &usageError{err, "llcuda-fetch detect --json prints such a file"}
+		}
+		defer f.Close()
+		r = f
+	}
+	host, err := manifests.DecodeHost(r)
+	if err != nil {
+		return nil, &usageError{err, "llcuda-fetch detect --json prints such a file"}
+	}
+	return &host, nil
+}
+
+// lazyVerifier makes the verifier when the first signature comes.
+type lazyVerifier struct {
+	app  *app
+	made fetch.Verifier
+}
+
+func (v *lazyVerifier) Verify(sums, signed []byte) (fetch.Signer, error) {
+	if v.made == nil {
+		trust, err := v.app.trust()
+		if err != nil {
+			return fetch.Signer{}, err
+		}
+		if v.made, err = v.app.newVerifier(trust); err != nil {
+			return fetch.Signer{}, &usageError{err, ""}
+		}
+	}
+	return v.made.Verify(sums, signed)
+}
+
+// trust is whose signature counts: the farm's own, unless the flags say otherwise.
+func (a *app) trust() (Trust, error) {
+	read := func(path string) ([]byte, error) {
+		if path == "" {
+			return nil, nil
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, &usageError{err, ""}
+		}
+		return data, nil
+	}
+	key, err := read(a.key)
+	if err != nil {
+		return Trust{}, err
+	}
+	root, err := read(a.trustedRoot)
+	if err != nil {
+		return Trust{}, err
+	}
+	if key != nil {
+		return Trust{PublicKey: key, TrustedRoot: root, Issuer: a.issuer, Identity: a.identity}, nil
+	}
+	return Trust{Issuer: cmp.Or(a.issuer, manifests.SignerIssuer), Identity: cmp.Or(a.identity, manifests.SignerIdentity), TrustedRoot: root}, nil
+}
+
+// print prints a result as JSON.
+func (a *app) print(result any) error {
+	data, err := json.MarshalIndent(result, "", "  ")
+	if err != nil {
+		return err
+	}
+	a.term.printf("%s", data)
+	return nil
+}
+
+// bytesText is a size for people: 812 B, 29.6 MB, 1.2 GB.
+func bytesText(n int64) string {
+	const step = 1000
+	if n < step {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n), ""
+	for _, unit = range []string{"kB", "MB", "GB", "TB"} {
+		if value /= step; value < step {
+			break
+		}
+	}
+	return fmt.Sprintf("%.1f %s", value, unit)
+}
+
+// shortPath is a path for people: below the home folder with a tilde.
+func shortPath(path string) string {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return path
+	}
+	if inside, ok := strings.CutPrefix(path, home+string(filepath.Separator)); ok {
+		return "~/" + inside
+	}
+	return path
+}

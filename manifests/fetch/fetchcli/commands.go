@@ -1,0 +1,756 @@
+package fetchcli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+func (a *app) detectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "detect",
+		Short: "Say what this machine is, and how that was learnt",
+		Long:  "Say what this machine is, and how that was learnt.\n\nWith --json it is a file for --as-host.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client("detect")
+			if err != nil {
+				return err
+			}
+			host, sources, err := c.Detect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if a.json {
+				data, err := host.Encode()
+				if err == nil {
+					a.term.printf("%s", strings.TrimSuffix(string(data), "\n"))
+				}
+				return err
+			}
+			a.showHost(host, sources)
+			return nil
+		},
+	}
+}
+
+// showHost is the machine for a person.
+func (a *app) showHost(h manifests.Host, sources []fetch.Source) {
+	unknown := func(s string) string { return cmp.Or(s, "unknown") }
+	for _, gpu := range h.GPUs {
+		a.term.printf("GPU %-6d %s", gpu.Index, gpuText(gpu))
+	}
+	if len(h.GPUs) == 0 {
+		a.term.printf("GPU        none of NVIDIA's was found")
+	}
+	driver := "none is loaded"
+	if h.Driver.Version != "" {
+		driver = h.Driver.Version
+		if h.Driver.CUDA != "" {
+			driver += ", for CUDA up to " + h.Driver.CUDA
+		}
+	}
+	a.term.printf("driver     %s", driver)
+	a.term.printf("platform   %s, %s/%s, kernel %s", h.Platform, h.OS, h.Arch, unknown(h.Kernel))
+	a.term.printf("libraries  glibc %s, GLIBCXX %s", unknown(h.Glibc), unknown(h.GLIBCXX))
+	a.term.printf("CPU        %s", unknown(h.CPU.Model))
+	disk := "unknown"
+	if h.DiskFree >= 0 {
+		disk = bytesText(h.DiskFree) + " free"
+	}
+	a.term.printf("disk       %s", disk)
+	for _, library := range h.CUDALibraries {
+		a.term.printf("CUDA       %s from %s: %s", library.Name, library.Source, library.Path)
+	}
+	if len(h.CUDALibraries) == 0 {
+		a.term.printf("CUDA       no CUDA 12 libraries: an installation brings them")
+	}
+	for _, s := range sources {
+		switch {
+		case s.Problem != "" && s.Gave != "":
+			a.term.notef("asked      %s: %s; %s", s.Name, s.Gave, s.Problem)
+		default:
+			a.term.notef("asked      %s: %s", s.Name, cmp.Or(s.Problem, s.Gave))
+		}
+	}
+}
+
+func gpuText(gpu manifests.GPU) string {
+	text := cmp.Or(gpu.Name, "a GPU without a name")
+	if gpu.SM != 0 {
+		text += ", compute capability " + gpu.SM.Capability()
+	}
+	if gpu.MemoryMiB > 0 {
+		text += fmt.Sprintf(", %d MiB", gpu.MemoryMiB)
+	}
+	if gpu.MIG {
+		text += ", split by MIG"
+	}
+	if gpu.UUID != "" {
+		text += ", " + gpu.UUID
+	}
+	return text
+}
+
+func (a *app) options(sm string) (fetch.Options, error) {
+	o := fetch.Options{Release: a.release, AllowCPU: a.allowCPU}
+	if sm != "" {
+		var err error
+		if o.SM, err = matrix.ParseSM(sm); err != nil {
+			return o, &usageError{err, "llcuda-fetch plan lists the bundles"}
+		}
+	}
+	return o, nil
+}
+
+func (a *app) planCommand() *cobra.Command {
+	var sm string
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Say which bundle would be installed, why, and why no other",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client("plan")
+			if err != nil {
+				return err
+			}
+			o, err := a.options(sm)
+			if err != nil {
+				return err
+			}
+			plan, err := c.Plan(cmd.Context(), o)
+			var none *manifests.NoBundleError
+			if err != nil && !errors.As(err, &none) {
+				return err
+			}
+			if a.json {
+				return errors.Join(a.print(plan), err)
+			}
+			a.showPlan(plan)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5")
+	return cmd
+}
+
+func (a *app) showPlan(p fetch.Plan) {
+	d := p.Decision
+	a.term.printf("release    %s, %s", p.Release, signedText(p.SignedBy))
+	if d.Bundle != "" {
+		a.term.printf("bundle     %s, by %s", d.Bundle, d.Through)
+	}
+	for _, gpu := range d.GPUs {
+		verdict := "not served"
+		if gpu.Served {
+			verdict = "served"
+		}
+		a.term.printf("GPU %-6d %s: %s: %s", gpu.Index, cmp.Or(gpu.Name, "a GPU"), verdict, gpu.Reason)
+	}
+	for _, b := range d.Bundles {
+		mark := " "
+		if b.Chosen {
+			mark = "*"
+		}
+		a.term.printf("%s %-18s %s", mark, b.Bundle, b.Reason)
+	}
+	for _, library := range p.Libraries {
+		a.term.printf("CUDA       %s from %s: %s", library.Name, library.Source, library.Path)
+	}
+	for _, download := range p.Downloads {
+		how := bytesText(download.Size)
+		switch {
+		case download.Have >= download.Size:
+			how += ", here already"
+		case download.Have > 0:
+			how += fmt.Sprintf(", %s of it here already", bytesText(download.Have))
+		}
+		from := "nowhere: offline"
+		if len(download.URLs) > 0 {
+			from = strings.Join(download.URLs, ", ")
+		}
+		a.term.printf("download   %s, %s, from %s", download.Asset, how, from)
+	}
+}
+
+func signedText(by string) string {
+	if by == "" {
+		return "its signature was not verified"
+	}
+	return "signed by " + by
+}
+
+type installFlags struct {
+	sm, from             string
+	models               []string
+	update, force, older bool
+}
+
+func (a *app) installCommand() *cobra.Command {
+	var f installFlags
+	cmd := &cobra.Command{
+		Use:   "install",
+		Short: "Install the bundle for this machine's GPU",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), f) },
+	}
+	cmd.Flags().StringVar(&f.sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5")
+	cmd.Flags().StringVar(&f.from, "from", "", "a folder that export made, or the address of one")
+	cmd.Flags().StringArrayVar(&f.models, "model", nil, "a model to have as well, as for pull; repeatable")
+	cmd.Flags().BoolVar(&f.update, "update", false, "look for the newest release, although one is installed")
+	cmd.Flags().BoolVar(&f.force, "force", false, "download and install anew what is installed")
+	cmd.Flags().BoolVar(&f.older, "allow-older", false, "take a release older than the one installed, if that is what the mirror offers")
+	return cmd
+}
+
+// An installed is what install prints as JSON.
+type installed struct {
+	Install  fetch.Install      `json:"install"`
+	Already  bool               `json:"already"`
+	Folder   string             `json:"folder"`
+	Programs string             `json:"programs"`
+	Version  string             `json:"llama_cpp"`
+	Devices  []string           `json:"devices"`
+	Decision manifests.Decision `json:"decision"`
+	Models   []fetch.Model      `json:"models"`
+}
+
+func (a *app) install(ctx context.Context, f installFlags) error {
+	c, err := a.client("install")
+	if err != nil {
+		return err
+	}
+	o, err := a.options(f.sm)
+	if err != nil {
+		return err
+	}
+	o.Update, o.Force, o.AllowOlder = f.update, f.force, f.older
+	if f.from != "" {
+		if len(a.mirrors) > 0 {
+			return &usageError{errors.New("--from and --mirror are two ways to say the same"), "give one of them"}
+		}
+		c.Mirrors, o.Update = []string{f.from}, true
+	}
+	outcome, err := c.Install(ctx, o)
+	if err != nil {
+		return err
+	}
+	models := []fetch.Model{}
+	for _, name := range f.models {
+		m, err := c.Pull(ctx, a.release, name)
+		if err != nil {
+			return fmt.Errorf("%s is installed; %s is not: %w", outcome.Install.Bundle, name, err)
+		}
+		models = append(models, m)
+	}
+	if a.json {
+		i := outcome.Install
+		programs, _ := c.Program(i, "llama-server")
+		return a.print(installed{i, outcome.Already, c.Store.Dir(i), filepath.Dir(programs), outcome.Probe.Version, nonNil(outcome.Probe.Devices), outcome.Decision, models})
+	}
+	a.showInstalled(c, outcome)
+	for _, m := range models {
+		a.showModel(m)
+	}
+	model := "gemma-3-1b-it-Q4_K_M"
+	if len(models) > 0 {
+		model = cmp.Or(models[0].Name, models[0].Path)
+	}
+	a.term.printf("run it:    llcuda-fetch run llama-server -m %s", model)
+	return nil
+}
+
+func nonNil(list []string) []string { return append([]string{}, list...) }
+
+// showInstalled says what is there now.
+func (a *app) showInstalled(c *fetch.Client, o fetch.Outcome) {
+	i := o.Install
+	how := "installed"
+	if o.Already {
+		how = "is installed"
+	}
+	a.term.printf("%s of release %s %s in %s", i.Bundle, i.Release, how, shortPath(c.Store.Dir(i)))
+	if o.Already {
+		return
+	}
+	a.term.printf("llama.cpp  %s, %s", cmp.Or(o.Probe.Version, "of unknown version"), signedText(i.SignedBy))
+	for _, device := range o.Probe.Devices {
+		a.term.printf("GPU        %s", device)
+	}
+	if i.Through == manifests.ThroughCPU {
+		a.term.printf("GPU        none: it runs on the processor")
+	}
+	if i.Through == manifests.ThroughPTX {
+		a.term.notef("the first start takes minutes: the driver compiles the bundle's PTX for this GPU, once")
+	}
+	for _, gpu := range o.Decision.GPUs {
+		if !gpu.Served && i.Through != manifests.ThroughCPU {
+			a.term.warnf("%s is left out: %s", cmp.Or(gpu.Name, "a GPU"), gpu.Reason)
+		}
+	}
+}
+
+func (a *app) modelsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "models",
+		Short: "List the models known by name",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client("models")
+			if err != nil {
+				return err
+			}
+			models, err := c.Models(cmd.Context(), a.release)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.print(append([]matrix.Model{}, models...))
+			}
+			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "MODEL\tSIZE\tGPU MEMORY\tLICENCE\tHERE\tFROM")
+			for _, m := range models {
+				size, memory, here := "?", "?", "no"
+				if m.Size > 0 {
+					size = bytesText(m.Size)
+				}
+				if m.VRAM > 0 {
+					memory = fmt.Sprintf("%d MiB", m.VRAM)
+				}
+				if cached, ok := c.Cached(cmd.Context(), m); ok {
+					size, here = bytesText(cached.Size), "yes"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, size, memory, m.Licence, here, m.Repo)
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func (a *app) pullCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "pull NAME | org/repo:file.gguf[@revision]",
+		Short: "Download a model into the cache that huggingface_hub uses",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client("pull")
+			if err != nil {
+				return err
+			}
+			m, err := c.Pull(cmd.Context(), a.release, args[0])
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.print(m)
+			}
+			a.showModel(m)
+			return nil
+		},
+	}
+}
+
+func (a *app) showModel(m fetch.Model) {
+	a.term.printf("%s", m.Path)
+	if m.Unasked != "" {
+		a.term.warnf("the Hub did not answer, and the cache did: %s", m.Unasked)
+	}
+	if m.Layers >= 0 {
+		a.term.notef("run it with -ngl %d: %s", m.Layers, m.Why)
+	}
+}
+
+func (a *app) runCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run PROGRAM [argument...]",
+		Short: "Run one of llama.cpp's programs",
+		Long: `Run one of llama.cpp's programs: llama-server, llama-cli, llama-bench, llama-quantize.
+
+The arguments are the program's own; only a model that is named as for pull is
+replaced by its file. What is not installed yet is installed first.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client("run")
+			if err != nil {
+				return err
+			}
+			current, err := c.Store.Current()
+			if err != nil {
+				o, err := a.options("")
+				if err != nil {
+					return err
+				}
+				outcome, err := c.Install(cmd.Context(), o)
+				if err != nil {
+					return err
+				}
+				current = outcome.Install
+			}
+			program, err := c.Program(current, args[0])
+			if err != nil {
+				return err
+			}
+			arguments, err := modelArguments(cmd.Context(), c, args[1:])
+			if err != nil {
+				return err
+			}
+			// The point of no return: from here on this process is the program.
+			err = syscall.Exec(program, append([]string{args[0]}, arguments...), c.Store.Environ(current, os.Environ()))
+			return fmt.Errorf("starting %s: %w", program, err)
+		},
+	}
+	cmd.Flags().SetInterspersed(false) // what follows the program is its own
+	return cmd
+}
+
+// modelFlags are llama.cpp's flags that name a model's file.
+var modelFlags = []string{"-m", "--model", "-md", "--model-draft"}
+
+// modelArguments replaces the names of models by their files.
+func modelArguments(ctx context.Context, c *fetch.Client, args []string) ([]string, error) {
+	args = slices.Clone(args)
+	for i := 0; i+1 < len(args); i++ {
+		if !slices.Contains(modelFlags, args[i]) {
+			continue
+		}
+		path, err := c.ModelPath(ctx, args[i+1])
+		if err != nil {
+			return nil, err
+		}
+		i++
+		args[i] = path
+	}
+	return args, nil
+}
+
+func (a *app) envCommand() *cobra.Command {
+	var shell string
+	cmd := &cobra.Command{
+		Use:   "env",
+		Short: "Print the variables that lead other programs to the installation",
+		Long:  "Print the variables that lead other programs to the installation:\n\n  eval \"$(llcuda-fetch env)\"",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if a.json {
+				shell = "json"
+			}
+			formats := map[string]string{"sh": "export %s=%s", "fish": "set -gx %s %s", "json": ""}
+			format, ok := formats[shell]
+			if !ok {
+				return &usageError{fmt.Errorf("there is no shell %q", shell), "sh, fish or json"}
+			}
+			c, err := a.client("env")
+			if err != nil {
+				return err
+			}
+			current, err := c.Store.Current()
+			if err != nil {
+				return notInstalled(err)
+			}
+			variables := c.Environment(current)
+			if format == "" {
+				object := map[string]string{}
+				for _, v := range variables {
+					object[v[0]] = v[1]
+				}
+				return a.print(object)
+			}
+			for _, v := range variables {
+				a.term.printf(format, v[0], quoted(v[1], shell))
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&shell, "shell", "sh", "sh, fish or json")
+	return cmd
+}
+
+// quoted is a value that a shell takes as it is.
+func quoted(value, shell string) string {
+	if shell == "fish" {
+		return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
+	}
+	return "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
+}
+
+// A hinted error has a way out.
+type hinted struct {
+	error
+	hint string
+}
+
+func (e *hinted) Unwrap() error { return e.error }
+func (e *hinted) Hint() string  { return e.hint }
+
+func notInstalled(err error) error {
+	return &hinted{err, "llcuda-fetch installs"}
+}
+
+func (a *app) verifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify",
+		Short: "Verify what is installed, from the signature to the last byte",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			c, err := a.client("verify")
+			if err != nil {
+				return err
+			}
+			current, _, err := c.Verify()
+			var damage *fetch.DamageError
+			if errors.As(err, &damage) {
+				if a.json {
+					return errors.Join(a.print(damage.Findings), err)
+				}
+				for _, f := range damage.Findings {
+					a.term.printf("%s: %s", f.Path, f.What)
+				}
+				return err
+			}
+			if errors.Is(err, fetch.ErrNotInstalled) {
+				return notInstalled(err)
+			}
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.print([]fetch.Finding{})
+			}
+			a.term.printf("%s of release %s is as it was published, %s", current.Bundle, current.Release, signedText(current.SignedBy))
+			return nil
+		},
+	}
+}
+
+// A listed is an installation as list prints it.
+type listed struct {
+	fetch.Install
+	Current bool   `json:"current"`
+	Folder  string `json:"path"`
+	Size    int64  `json:"size"`
+}
+
+func (a *app) listCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the installations",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			c, err := a.client("list")
+			if err != nil {
+				return err
+			}
+			installs, err := c.Store.List()
+			if err != nil {
+				return err
+			}
+			current, err := c.Store.Current()
+			if err != nil && !errors.Is(err, fetch.ErrNotInstalled) {
+				return err
+			}
+			list := []listed{}
+			for _, i := range installs {
+				list = append(list, listed{i, i.ID == current.ID, c.Store.Dir(i), c.Store.Size(i)})
+			}
+			if a.json {
+				return a.print(list)
+			}
+			if len(list) == 0 {
+				a.term.notef("nothing is installed in %s", shortPath(c.Store.Home))
+				return nil
+			}
+			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tSIGNED BY")
+			for _, l := range list {
+				mark := ""
+				if l.Current {
+					mark = "*"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), cmp.Or(l.SignedBy, "nobody"))
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func (a *app) rollbackCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rollback",
+		Short: "Go back to the installation before the current one",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client("rollback")
+			if err != nil {
+				return err
+			}
+			i, err := c.Rollback(cmd.Context())
+			if errors.Is(err, fetch.ErrNotInstalled) {
+				return notInstalled(err)
+			}
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.print(i)
+			}
+			a.term.printf("%s of release %s is current again", i.Bundle, i.Release)
+			return nil
+		},
+	}
+}
+
+func (a *app) pruneCommand() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove what neither the current installation nor the one before it needs",
+		Long:  "Remove what neither the current installation nor the one before it needs.\n\nWithout --yes it says what that is, and removes nothing.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client("prune")
+			if err != nil {
+				return err
+			}
+			var items []fetch.Item
+			if yes {
+				items, err = c.Prune(cmd.Context())
+			} else {
+				items, err = c.Store.Prunable()
+			}
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.print(append([]fetch.Item{}, items...))
+			}
+			var total int64
+			for _, item := range items {
+				a.term.printf("%10s  %s", bytesText(item.Size), item.Path)
+				total += item.Size
+			}
+			switch {
+			case len(items) == 0:
+				a.term.notef("there is nothing to remove")
+			case yes:
+				a.term.notef("removed %s", bytesText(total))
+			default:
+				a.term.notef("nothing was removed; llcuda-fetch prune --yes removes these %s", bytesText(total))
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "remove it")
+	return cmd
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Look at everything that an installation needs, and say what is wrong",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client("doctor")
+			if err != nil {
+				return err
+			}
+			checks, err := c.Doctor(cmd.Context())
+			if err != nil {
+				return err
+			}
+			failed := 0
+			for _, check := range checks {
+				if check.Status == fetch.StatusFail {
+					failed++
+				}
+				if a.json {
+					continue
+				}
+				a.term.printf("%-4s  %-10s %s", check.Status, check.Name, check.Said)
+				if check.Hint != "" {
+					a.term.printf("      %-10s hint: %s", "", check.Hint)
+				}
+			}
+			if a.json {
+				if err := a.print(checks); err != nil {
+					return err
+				}
+			}
+			if failed > 0 {
+				return fmt.Errorf("%d of %d checks failed", failed, len(checks))
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) exportCommand() *cobra.Command {
+	var sms, models []string
+	var to string
+	cmd := &cobra.Command{
+		Use:   "export --to DIR",
+		Short: "Make a folder to install from where there is no network",
+		Long: `Make a folder to install from where there is no network.
+
+  llcuda-fetch export --sm 75,86 --model gemma-3-1b-it-Q4_K_M --to DIR
+  llcuda-fetch install --from DIR --offline
+
+The folder is a mirror itself: any web server can serve it for --mirror.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if to == "" {
+				return &usageError{errors.New("no folder to export to"), "llcuda-fetch export --to DIR"}
+			}
+			c, err := a.client("export")
+			if err != nil {
+				return err
+			}
+			o := fetch.ExportOptions{Release: a.release, Models: models}
+			for _, text := range sms {
+				if text == "all" {
+					o.SMs = nil
+					break
+				}
+				sm, err := matrix.ParseSM(text)
+				if err != nil {
+					return &usageError{err, "llcuda-fetch plan lists the bundles"}
+				}
+				o.SMs = append(o.SMs, sm)
+			}
+			files, err := c.Export(cmd.Context(), to, o)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.print(files)
+			}
+			var total int64
+			for _, f := range files {
+				total += f.Size
+				note := ""
+				if f.Already {
+					note = ", was there"
+				}
+				a.term.printf("%10s  %s%s", bytesText(f.Size), f.Name, note)
+			}
+			a.term.notef("%s in %s; there: llcuda-fetch install --from DIR", bytesText(total), to)
+			return nil
+		},
+	}
+	cmd.Flags().StringSliceVar(&sms, "sm", nil, "the bundles to take, separated by commas, or all (default all)")
+	cmd.Flags().StringArrayVar(&models, "model", nil, "a model to take, as for pull; repeatable")
+	cmd.Flags().StringVar(&to, "to", "", "the folder")
+	return cmd
+}

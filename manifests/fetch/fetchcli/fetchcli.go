@@ -1,0 +1,160 @@
+// Package fetchcli is the llcuda-fetch command: flags, messages and exit codes around package fetch.
+//
+// main calls Main with the arguments and a constructor of the verifier, and exits with its result. Results go to standard
+// output, everything else to standard error; nothing is ever asked. Among the client's packages only this one prints,
+// and only its one switch chooses exit codes.
+package fetchcli
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+)
+
+// Trust is whose signature the user wants to count.
+type Trust struct {
+	// Issuer and Identity are a keyless signer's. An Identity without "@" is a workflow, which may run for any tag.
+	Issuer, Identity string
+	// TrustedRoot is a Sigstore trusted root, and PublicKey a key in PEM, which stands alone. Both are file contents.
+	TrustedRoot, PublicKey []byte
+}
+
+// NewVerifier makes a verifier. It is called only when something has to be verified: making one takes milliseconds.
+type NewVerifier func(Trust) (fetch.Verifier, error)
+
+// The exit codes.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUntrusted   = 3
+	exitNoGPU       = 4
+	exitNoBundle    = 5
+	exitNetwork     = 6
+	exitNotOffline  = 7
+	exitDisk        = 8
+	exitInterrupted = 130
+)
+
+// Main runs llcuda-fetch with the given arguments. The first interrupt ends the command in order, the second at once.
+func Main(args []string, verifier NewVerifier) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // gives the next signal its usual effect
+	a := &app{term: newTerminal(os.Stdout, os.Stderr), newVerifier: verifier}
+	root := a.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	a.term.report(err)
+	if ctx.Err() != nil && err != nil {
+		return exitInterrupted
+	}
+	return exitCode(err)
+}
+
+// exitCode is the one place where an error becomes a number.
+func exitCode(err error) int {
+	var usage *usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &usage):
+		return exitUsage
+	}
+	switch fetch.Classify(err) {
+	case fetch.Usage:
+		return exitUsage
+	case fetch.Untrusted:
+		return exitUntrusted
+	case fetch.NoGPU:
+		return exitNoGPU
+	case fetch.NoBundle:
+		return exitNoBundle
+	case fetch.Network:
+		return exitNetwork
+	case fetch.NotOffline:
+		return exitNotOffline
+	case fetch.Disk:
+		return exitDisk
+	case fetch.Interrupted:
+		return exitInterrupted
+	}
+	return exitFailed
+}
+
+// A usageError is a command that was given wrongly.
+type usageError struct {
+	err  error
+	hint string
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+func (e *usageError) Hint() string  { return e.hint }
+
+const rootHelp = `Run llama.cpp on the NVIDIA GPU of this machine: no CUDA installation, no compiler.
+
+Without a command it detects the GPU, picks the bundle made for it, downloads and
+verifies it, installs it, and says how to run it.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 signature or checksum refused,
+4 no GPU or driver, 5 no bundle fits this machine, 6 network,
+7 not available offline, 8 disk, 130 interrupted.`
+
+// root is the command line.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "llcuda-fetch",
+		Short:         "Run llama.cpp on the NVIDIA GPU of this machine",
+		Long:          rootHelp,
+		Version:       version(),
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), installFlags{}) },
+	}
+	root.SetOut(a.term.out)
+	root.SetErr(a.term.err)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{err, cmd.CommandPath() + " --help"}
+	})
+	f := root.PersistentFlags()
+	f.StringVar(&a.release, "release", "", "the release's tag (default: the one installed, else the newest)")
+	f.StringArrayVar(&a.mirrors, "mirror", nil, "address of a folder with the release; {release} in it stands for the tag; several are tried in turn (LLCUDA_MIRROR, separated by blanks)")
+	f.StringVar(&a.home, "home", "", "the store's folder (LLCUDA_HOME)")
+	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE, HF_HUB_OFFLINE)")
+	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served")
+	f.BoolVar(&a.json, "json", false, "print the result as JSON")
+	f.BoolVar(&a.term.quiet, "quiet", false, "print results and errors only")
+	f.StringVar(&a.asHost, "as-host", "", "answer for the machine that a file of detect --json describes; - is standard input")
+	f.StringVar(&a.issuer, "issuer", "", "who must vouch for the signer")
+	f.StringVar(&a.identity, "identity", "", "who must have signed: a workflow's address, or a whole identity with its @")
+	f.StringVar(&a.trustedRoot, "trusted-root", "", "file with the Sigstore trusted root to verify against")
+	f.StringVar(&a.key, "key", "", "file with the public key of a private farm, in PEM")
+	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "believe whoever controls the mirror; checksums are still verified")
+	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.pullCommand(), a.runCommand(), a.envCommand(),
+		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.doctorCommand(), a.exportCommand())
+	usageArgs(root)
+	return root
+}
+
+// usageArgs makes wrong positional arguments, and unknown commands, usage errors.
+func usageArgs(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return &usageError{err, cmd.CommandPath() + " --help"}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		usageArgs(sub)
+	}
+}

@@ -1,0 +1,177 @@
+package fetchcli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+)
+
+// terminal is where the command talks: printf (results, to standard output), notef (what is going on), warnf (what the
+// user should know) and report (why the command failed), and the progress of one download at a time.
+type terminal struct {
+	out, err io.Writer
+	live     bool // err is a screen on which a line can be redrawn
+	quiet    bool
+	columns  func() int
+
+	mu       sync.Mutex
+	drawn    bool // a live line is on the screen
+	download download
+}
+
+// A download is the one that is shown.
+type download struct {
+	name  string
+	began time.Time
+	from  int64 // bytes that an earlier run had brought
+	said  time.Time
+}
+
+func newTerminal(out, err *os.File) *terminal {
+	fd := int(err.Fd())
+	return &terminal{
+		out: out, err: err,
+		live: term.IsTerminal(fd) && os.Getenv("TERM") != "dumb",
+		columns: func() int {
+			columns, _, err := term.GetSize(fd)
+			if err != nil || columns <= 0 {
+				return defaultColumns
+			}
+			return columns
+		},
+	}
+}
+
+const (
+	// defaultColumns is the width of a terminal that does not tell its own.
+	defaultColumns = 80
+	// plainEvery is how often a download speaks where lines cannot be redrawn: logs are read by people.
+	plainEvery = 10 * time.Second
+)
+
+func (t *terminal) printf(format string, args ...any) {
+	t.above(func() { fmt.Fprintf(t.out, format+"\n", args...) })
+}
+
+func (t *terminal) notef(format string, args ...any) {
+	if !t.quiet {
+		t.above(func() { fmt.Fprintf(t.err, format+"\n", args...) })
+	}
+}
+
+func (t *terminal) warnf(format string, args ...any) {
+	t.above(func() { fmt.Fprintf(t.err, "llcuda-fetch: warning: "+format+"\n", args...) })
+}
+
+// report says why the command failed and, where it is known, the way out.
+func (t *terminal) report(err error) {
+	if err == nil {
+		return
+	}
+	t.above(func() {
+		message := strings.TrimSpace(err.Error())
+		if fetch.Classify(err) == fetch.Interrupted {
+			message = "interrupted; the next run goes on from here"
+		}
+		fmt.Fprintf(t.err, "llcuda-fetch: %s\n", strings.ReplaceAll(message, "\n", "\n    "))
+		var hinted interface{ Hint() string }
+		if errors.As(err, &hinted) && hinted.Hint() != "" {
+			fmt.Fprintf(t.err, "hint: %s\n", hinted.Hint())
+		}
+	})
+}
+
+// above prints while the live line is out of the way.
+func (t *terminal) above(print func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.erase()
+	print()
+}
+
+func (t *terminal) erase() {
+	if t.drawn {
+		fmt.Fprint(t.err, "\r\x1b[K")
+		t.drawn = false
+	}
+}
+
+// progress shows how far a download is: on a screen in one line, elsewhere in a line every 10 seconds, and one at its end.
+func (t *terminal) progress(p fetch.Progress) {
+	if t.quiet {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	d := &t.download
+	if d.name != p.Name {
+		*d = download{name: p.Name, began: now, from: p.Done, said: now}
+		if !t.live && p.Done < p.Total {
+			fmt.Fprintf(t.err, "downloading %s, %s%s\n", p.Name, bytesText(p.Total), resumed(p.Done))
+		}
+	}
+	whole := p.Total >= 0 && p.Done >= p.Total
+	switch {
+	case whole && d.from < p.Total:
+		t.erase()
+		fmt.Fprintf(t.err, "downloaded %s, %s in %s\n", p.Name, bytesText(p.Total), timeText(now.Sub(d.began)))
+		d.name = ""
+	case whole:
+		d.name = ""
+	case t.live:
+		t.erase()
+		line := d.line(p, now)
+		if width := t.columns() - 1; len(line) > width {
+			line = line[:max(width, 0)]
+		}
+		fmt.Fprint(t.err, line)
+		t.drawn = true
+	case now.Sub(d.said) >= plainEvery:
+		d.said = now
+		fmt.Fprintln(t.err, d.line(p, now))
+	}
+}
+
+func resumed(done int64) string {
+	if done == 0 {
+		return ""
+	}
+	return ", going on at " + bytesText(done)
+}
+
+// line is bytes, rate and time left.
+func (d *download) line(p fetch.Progress, now time.Time) string {
+	if p.Total <= 0 {
+		return fmt.Sprintf("%s  %s", p.Name, bytesText(p.Done))
+	}
+	line := fmt.Sprintf("%s  %s of %s  %d%%", p.Name, bytesText(p.Done), bytesText(p.Total), 100*p.Done/p.Total)
+	elapsed, brought := now.Sub(d.began), p.Done-d.from
+	if elapsed < time.Second || brought <= 0 {
+		return line
+	}
+	rate := float64(brought) / elapsed.Seconds()
+	left := time.Duration(float64(p.Total-p.Done) / rate * float64(time.Second))
+	return fmt.Sprintf("%s  %s/s  %s left", line, bytesText(int64(rate)), timeText(left))
+}
+
+// timeText is a time for people: 4.2s, 48s, 3m07s, 1h02m.
+func timeText(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.0fs", d.Seconds())
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	}
+	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+}
