@@ -91,8 +91,7 @@ func hintOf(err error) string {
 // doctorRelease asks the mirrors for a release, and whether it has a bundle for the machine.
 func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add addCheck) {
 	r, err := c.Resolve(ctx, "")
-	switch Classify(err) {
-	case NotOffline:
+	if Classify(err) == NotOffline {
 		add("release", StatusWarn, hintOf(err), "%v", err)
 		return
 	}
@@ -106,6 +105,9 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 	}
 	add("release", StatusOK, "", "%s, %s", r.Release.Release, by)
 	plan, p, err := c.plan(r, host, Options{})
+	if Classify(err) == NoGPU {
+		return // said above
+	}
 	if err != nil {
 		add("bundle", StatusFail, "llcuda-fetch plan has the reason for each bundle", "%v", err)
 		return

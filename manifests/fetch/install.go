@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -271,6 +272,9 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 		Libraries: plan.Libraries, VisibleDevices: plan.Decision.VisibleDevices, GPUMemory: []int{},
 		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: r.Signer.By, Fingerprint: c.fingerprint(),
 	}
+	if c.Host != nil {
+		i.Libraries = here(i.Libraries)
+	}
 	for _, gpu := range plan.Decision.GPUs {
 		if gpu.Served {
 			i.GPUMemory = append(i.GPUMemory, gpu.MemoryMiB)
@@ -290,6 +294,14 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 		return Outcome{}, err
 	}
 	return Outcome{Install: i, Decision: plan.Decision, Probe: probe}, nil
+}
+
+// here are the libraries of another machine that this one has as well.
+func here(libraries []manifests.CUDALibrary) []manifests.CUDALibrary {
+	return slices.DeleteFunc(slices.Clone(libraries), func(library manifests.CUDALibrary) bool {
+		_, err := os.Stat(library.Path)
+		return err != nil
+	})
 }
 
 // same says whether an installation is what a plan leads to.

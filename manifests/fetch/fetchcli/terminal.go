@@ -33,6 +33,7 @@ type download struct {
 	began time.Time
 	from  int64 // bytes that an earlier run had brought
 	said  time.Time
+	whole bool // and that was said
 }
 
 func newTerminal(out, err *os.File) *terminal {
@@ -114,19 +115,26 @@ func (t *terminal) progress(p fetch.Progress) {
 	now := time.Now()
 	d := &t.download
 	if d.name != p.Name {
-		*d = download{name: p.Name, began: now, from: p.Done, said: now}
+		*d = download{name: p.Name}
+	}
+	if p.Source == "" && p.Done < p.Total {
+		d.from = p.Done // an earlier run's bytes, being read again
+		return
+	}
+	if d.whole {
+		return
+	}
+	if d.began.IsZero() {
+		d.began, d.said = now, now
 		if !t.live && p.Done < p.Total {
-			fmt.Fprintf(t.err, "downloading %s, %s%s\n", p.Name, bytesText(p.Total), resumed(p.Done))
+			fmt.Fprintf(t.err, "downloading %s, %s%s\n", p.Name, bytesText(p.Total), resumed(d.from))
 		}
 	}
-	whole := p.Total >= 0 && p.Done >= p.Total
+	d.whole = p.Total >= 0 && p.Done >= p.Total
 	switch {
-	case whole && d.from < p.Total:
+	case d.whole:
 		t.erase()
 		fmt.Fprintf(t.err, "downloaded %s, %s in %s\n", p.Name, bytesText(p.Total), timeText(now.Sub(d.began)))
-		d.name = ""
-	case whole:
-		d.name = ""
 	case t.live:
 		t.erase()
 		line := d.line(p, now)

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"llcuda-fetch": main}) }
+
+// The commands of llcuda-fetch, as their users type them. Each script begins with the behaviour that it shows.
+func TestScripts(t *testing.T) {
+	hosts, err := filepath.Abs("../../testdata/hosts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Values["t"] = e.T().(testing.TB)
+			e.Values["releases"] = map[string]*fetchtest.Release{}
+			e.Values["servers"] = map[string]*transfertest.Server{}
+			for name, value := range map[string]string{
+				"HOSTS": hosts, "HOME": e.WorkDir + "/home", "LLCUDA_HOME": e.WorkDir + "/store", "HF_HUB_CACHE": e.WorkDir + "/hub",
+				"PATH": e.WorkDir + "/bin:" + e.Getenv("PATH"), "HF_ENDPOINT": "http://127.0.0.1:1",
+			} {
+				e.Setenv(name, value)
+			}
+			return os.MkdirAll(e.WorkDir+"/home", 0o777)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"release": makeRelease, "serve": serve, "requests": requests, "exits": exits, "holdlock": holdLock,
+		},
+	})
+}
+
+// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [model] [signed-by=OTHER]. Its folder is $NAME, and the
+// public key that its signature is by, $NAME.pub.
+func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
+	t, releases := ts.Value("t").(testing.TB), ts.Value("releases").(map[string]*fetchtest.Release)
+	var o fetchtest.Options
+	signer := ""
+	for _, arg := range args[1:] {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "tag":
+			o.Tag = value
+		case "sm":
+			for text := range strings.SplitSeq(value, ",") {
+				sm, err := matrix.ParseSM(text)
+				ts.Check(err)
+				o.SMs = append(o.SMs, sm)
+			}
+		case "padding":
+			n, err := strconv.Atoi(value)
+			ts.Check(err)
+			o.Padding = n
+		case "model":
+			o.Models = append(o.Models, matrix.Model{Name: "tiny-Q4_K_M", Aliases: []string{"tiny"}, Repo: "org/tiny", File: "tiny.gguf", Source: "org/tiny", Licence: "mit"})
+		case "server":
+			o.Programs = map[string]string{"llama-server": "#!/bin/sh\n" + value + "\n"}
+		case "signed-by":
+			signer = value
+		default:
+			ts.Fatalf("release: what is %q?", arg)
+		}
+	}
+	r := fetchtest.New(t, o)
+	if signer != "" {
+		r.SignWith(t, releases[signer])
+	}
+	releases[args[0]] = r
+	ts.Setenv(args[0], r.Dir)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pub"), r.PublicKey(t), 0o644))
+}
+
+// serve serves a folder: serve VARIABLE FOLDER [fault]. Its address is in the variable.
+func serve(ts *testscript.TestScript, _ bool, args []string) {
+	var fault transfertest.Fault
+	if len(args) > 2 {
+		faults := map[string]transfertest.Fault{
+			"drop": {Drop: 3000, Times: 6}, "stall": {Stall: 3000}, "busy": {Status: 503, Times: 2}, "gone": {Status: 500}, "flip": {Flip: true},
+		}
+		var ok bool
+		if fault, ok = faults[args[2]]; !ok {
+			ts.Fatalf("serve: there is no fault %q", args[2])
+		}
+	}
+	s := transfertest.New(ts.Value("t").(testing.TB), ts.MkAbs(args[1]), fault)
+	ts.Value("servers").(map[string]*transfertest.Server)[args[0]] = s
+	ts.Setenv(args[0], s.URL)
+}
+
+// requests says how many requests a server had: requests VARIABLE N.
+func requests(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	got := len(ts.Value("servers").(map[string]*transfertest.Server)[args[0]].Requests())
+	if (got == want) == neg {
+		ts.Fatalf("%s had %d requests", args[0], got)
+	}
+}
+
+// exits runs a program and wants its exit code: exits CODE PROGRAM [argument...].
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		got = exit.ExitCode()
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// holdLock keeps the store's lock for a while, as another process would: holdlock STORE SECONDS.
+func holdLock(ts *testscript.TestScript, _ bool, args []string) {
+	home := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(home, 0o777))
+	lock := filepath.Join(home, "lock")
+	cmd := exec.Command("flock", lock, "sh", "-c", fmt.Sprintf(`echo '{"pid":4711,"command":"llcuda-fetch install","since":"2026-01-02T03:04:05Z"}' >%s; sleep %s`, lock, args[1]))
+	ts.Check(cmd.Start())
+	ts.Defer(func() { _ = cmd.Wait() })
+	for range 100 {
+		if data, _ := os.ReadFile(lock); len(data) > 0 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("the lock was not taken")
+}
