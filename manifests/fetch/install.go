@@ -262,7 +262,7 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 	if have && !o.Force && c.same(current, r, plan, o) {
 		return Outcome{Install: current, Already: true}, nil
 	}
-	bundle, err := c.adopt(ctx, l, r, p.bundle, o.Force)
+	bundle, err := c.adopt(ctx, l, r, p.bundle, runtimeNames(p.runtime), o.Force)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -283,7 +283,8 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 	probe, err := c.prepare(ctx, l, r, &i, p, o.Force)
 	if err != nil {
 		if have && current.Folder == i.Folder { // the links of the one that stays
-			err = errors.Join(err, l.Link(l.Dir(current), current.Libraries, current.RuntimeNames))
+			_, back := l.Link(l.Dir(current), current.Libraries)
+			err = errors.Join(err, back)
 		}
 		return Outcome{}, err
 	}
@@ -325,23 +326,21 @@ func (c *Client) prepare(ctx context.Context, l *store.Locked, r *Release, i *In
 			return store.Probe{}, err
 		}
 	}
-	if err := l.Link(l.Dir(*i), i.Libraries, i.RuntimeNames); err != nil {
-		return store.Probe{}, err
-	}
-	c.step("trying the programs")
 	try := func() (store.Probe, error) {
+		var err error
+		if i.Links, err = l.Link(l.Dir(*i), i.Libraries); err != nil {
+			return store.Probe{}, err
+		}
+		c.step("trying the programs")
 		return store.TryPrograms(ctx, l.Dir(*i), l.Environ(*i, os.Environ()), onGPU && c.Host == nil)
 	}
 	probe, err := try()
 	var failed *store.ProbeError
-	if !errors.As(err, &failed) || p.fetch || !onGPU {
+	if !errors.As(err, &failed) || p.fetch || !onGPU || len(i.Libraries) == 0 {
 		return probe, err
 	}
 	c.step("the CUDA libraries from %s do not do (%s): fetching the farm's", i.Libraries[0].Source, failed.Problem)
 	if err := c.useRuntime(ctx, l, r, i, p.runtime, force); err != nil {
-		return store.Probe{}, err
-	}
-	if err := l.Link(l.Dir(*i), i.Libraries, i.RuntimeNames); err != nil {
 		return store.Probe{}, err
 	}
 	return try()
@@ -349,7 +348,7 @@ func (c *Client) prepare(ctx context.Context, l *store.Locked, r *Release, i *In
 
 // useRuntime has the farm's CUDA libraries in the store, and the installation use them.
 func (c *Client) useRuntime(ctx context.Context, l *store.Locked, r *Release, i *Install, runtime manifests.Artifact, force bool) error {
-	dir, err := c.adopt(ctx, l, r, runtime, force)
+	dir, err := c.adopt(ctx, l, r, runtime, nil, force)
 	if err != nil {
 		return err
 	}
@@ -362,7 +361,7 @@ func (c *Client) useRuntime(ctx context.Context, l *store.Locked, r *Release, i 
 
 // adopt has an archive unpacked in the store. It is unpacked while it is downloaded, and counts when the digest of its
 // bytes and every file in it are right.
-func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manifests.Artifact, force bool) (string, error) {
+func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manifests.Artifact, runtimeNames []string, force bool) (string, error) {
 	if dir, there := l.Folder(a); there && !force {
 		return dir, nil
 	}
@@ -396,7 +395,7 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 		return "", errors.Join(refused, stage.Close(), os.Remove(partial))
 	}
 	c.step("writing %s to disk", a.Stem())
-	dir, err := stage.Adopt()
+	dir, err := stage.Adopt(runtimeNames)
 	if err != nil {
 		return "", errors.Join(err, stage.Close())
 	}

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,8 +47,10 @@ type Install struct {
 	// Folder is where the bundle lies, relative to the store, and Runtime where the CUDA libraries do, if they were fetched.
 	Folder  string `json:"folder"`
 	Runtime string `json:"runtime"`
-	// Libraries are the CUDA libraries that the bundle was linked to, and RuntimeNames all that may be.
+	// Libraries are the CUDA libraries that the bundle was linked to, by the folder Links, which is relative to the store.
+	// RuntimeNames are all that it looks for.
 	Libraries    []manifests.CUDALibrary `json:"libraries"`
+	Links        string                  `json:"links"`
 	RuntimeNames []string                `json:"runtime_names"`
 	// VisibleDevices are the UUIDs for CUDA_VISIBLE_DEVICES, where GPUs must be hidden.
 	VisibleDevices []string `json:"visible_devices"`
@@ -137,50 +138,14 @@ func (s *Store) Sound(i Install) error {
 			return err
 		}
 	}
+	if i.Links == "" {
+		return nil
+	}
+	if target, err := os.Readlink(filepath.Join(s.Dir(i), cudaLink)); err != nil || target != linkTo(i.Links) {
+		return fmt.Errorf("%s does not lead to the CUDA libraries that it was installed with", filepath.Join(s.Dir(i), cudaLink))
+	}
 	for _, library := range i.Libraries {
 		if _, err := os.Stat(filepath.Join(s.Dir(i), LibrariesDir, library.Name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Link makes the bundle's lib folder lead to CUDA libraries, so that its programs run by themselves. names are all that
-// a runtime has: those that are not among the libraries lead nowhere any more.
-func (l *Locked) Link(bundle string, libraries []manifests.CUDALibrary, names []string) error {
-	lib := filepath.Join(bundle, LibrariesDir)
-	for _, name := range names {
-		at := filepath.Join(lib, name)
-		info, err := os.Lstat(at)
-		if err == nil && info.Mode()&fs.ModeSymlink == 0 {
-			return fmt.Errorf("linking %s: it is a file of the bundle", at)
-		}
-		index := slices.IndexFunc(libraries, func(library manifests.CUDALibrary) bool { return library.Name == name })
-		if index < 0 {
-			if err == nil {
-				err = os.Remove(at)
-			}
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			continue
-		}
-		target := libraries[index].Path
-		// Relative inside the store, so that it can be moved as a whole.
-		if strings.HasPrefix(target, l.Home+string(filepath.Separator)) {
-			if target, err = filepath.Rel(lib, target); err != nil {
-				return err
-			}
-		}
-		stage, err := os.MkdirTemp(l.path(stagingDir), "link-")
-		if err != nil {
-			return err
-		}
-		beside := filepath.Join(stage, name)
-		if err := errors.Join(os.Symlink(target, beside)); err != nil {
-			return err
-		}
-		if err := errors.Join(os.Rename(beside, at), os.Remove(stage)); err != nil {
 			return err
 		}
 	}
@@ -218,10 +183,8 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		return Install{}, err
 	}
 	target := l.path(installsDir, strconv.Itoa(i.ID))
-	if err := l.discard(target); err != nil { // a record that could not be read
-		return Install{}, err
-	}
-	if err := errors.Join(os.Rename(stage, target), syncFolder(l.path(installsDir))); err != nil {
+	// What may be there is a record that could not be read.
+	if err := errors.Join(l.put(stage, target), syncFolder(l.path(installsDir))); err != nil {
 		return Install{}, err
 	}
 	return i, l.flip(i.ID)
@@ -265,7 +228,7 @@ func (l *Locked) Rollback() (Install, error) {
 	if err != nil {
 		return Install{}, err
 	}
-	if err := l.Link(l.Dir(previous), previous.Libraries, previous.RuntimeNames); err != nil {
+	if _, err := l.Link(l.Dir(previous), previous.Libraries); err != nil {
 		return Install{}, err
 	}
 	if err := l.Sound(previous); err != nil {
@@ -291,13 +254,13 @@ func (s *Store) Prunable() ([]Item, error) {
 			}
 			keep[filepath.Join(installsDir, strconv.Itoa(id))] = true
 			keep[filepath.Join(releasesDir, i.Release)] = true
-			keep[i.Folder], keep[i.Runtime] = true, true
+			keep[i.Folder], keep[i.Runtime], keep[i.Links] = true, true, true
 		}
 	} else if !errors.Is(err, ErrNotInstalled) {
 		return nil, err
 	}
 	var items []Item
-	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, releasesDir, installsDir} {
+	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, linksDir, releasesDir, installsDir} {
 		entries, err := os.ReadDir(s.path(dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err

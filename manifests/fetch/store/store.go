@@ -10,12 +10,13 @@
 //	staging/                    what is being made; whatever lies here is nobody's
 //	bundles/NAME-TAR12/         an unpacked bundle, named by the beginning of its tar's sha256
 //	runtimes/NAME/              unpacked CUDA libraries, named by their own digest
+//	links/DIGEST/               links to one set of CUDA libraries, named by what it holds
 //	releases/TAG/               manifest.json, SHA256SUMS and its signature, as they were verified
 //	installs/N/install.json     what was installed, how and why; installs/N/bundle leads to the bundle
 //	current                     a link to one of installs/
 //
-// Every folder under bundles, runtimes and installs came there whole, by one rename, after it was verified and on disk;
-// and `current` changes by one rename. So a process killed at any moment leaves the old installation or the new one,
+// Every folder under bundles, runtimes, links and installs came there whole, by one rename, after it was verified and on
+// disk; `current` changes by one rename, and so does the link `cuda` by which a bundle finds its CUDA libraries. So a process killed at any moment leaves the old installation or the new one,
 // and leftovers only where Clean looks for them. Readers need no lock. The package uses no network and never prints.
 package store
 
@@ -31,6 +32,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
@@ -41,6 +43,7 @@ const (
 	stagingDir   = "staging"
 	bundlesDir   = "bundles"
 	runtimesDir  = "runtimes"
+	linksDir     = "links"
 	releasesDir  = "releases"
 	installsDir  = "installs"
 	currentName  = "current"
@@ -152,7 +155,7 @@ func (l *Locked) Close() error { return l.lock.Close() }
 
 // clean removes what is nobody's: with the lock held, everything under staging.
 func (l *Locked) clean() error {
-	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, releasesDir, installsDir} {
+	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, linksDir, releasesDir, installsDir} {
 		if err := os.MkdirAll(l.path(dir), 0o777); err != nil {
 			return err
 		}
@@ -188,6 +191,23 @@ func (l *Locked) discard(path string) error {
 	return os.RemoveAll(aside)
 }
 
+// put moves a finished folder to its place. Where another one is there already, as in an installation that is done anew,
+// the two change places in one call, so that whoever uses the place always finds a whole one.
+func (l *Locked) put(made, target string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, made, unix.AT_FDCWD, target, unix.RENAME_EXCHANGE)
+	switch {
+	case err == nil:
+		return l.discard(made)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS): // file systems that cannot
+		if err := l.discard(target); err != nil {
+			return err
+		}
+	case !errors.Is(err, unix.ENOENT):
+		return err
+	}
+	return os.Rename(made, target)
+}
+
 // Documents are the files that vouch for a release's archives, byte for byte.
 type Documents struct {
 	Manifest, Sums, Signature []byte
@@ -215,11 +235,7 @@ func (l *Locked) Keep(release string, d Documents) error {
 	if have, err := l.Documents(release); err == nil && string(have.Sums) == string(d.Sums) && string(have.Signature) == string(d.Signature) {
 		return os.RemoveAll(stage)
 	}
-	target := l.path(releasesDir, release)
-	if err := l.discard(target); err != nil {
-		return err
-	}
-	return os.Rename(stage, target)
+	return l.put(stage, l.path(releasesDir, release))
 }
 
 // Documents are what Keep stored. Whoever uses them verifies them again.

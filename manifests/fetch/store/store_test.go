@@ -22,6 +22,9 @@ import (
 
 const zst75 = "llcuda-bins-sm75.tar.zst"
 
+// names are the libraries of the CUDA runtime.
+var names = []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"}
+
 func open(t testing.TB) *Locked {
 	t.Helper()
 	l, err := (&Store{Home: filepath.Join(t.TempDir(), "home")}).Lock(t.Context(), "test", nil)
@@ -42,7 +45,7 @@ func adopt(t testing.TB, l *Locked, r *fetchtest.Release, name string) string {
 	if err := stage.Unpack(bytes.NewReader(r.Read(t, name))); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := stage.Adopt()
+	dir, err := stage.Adopt(names)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +77,7 @@ func TestAdopt(t *testing.T) {
 		if got, there := l.Folder(a); got != dir || !there {
 			t.Errorf("it lies in %s, not in %s", dir, got)
 		}
-		if findings, err := l.Verify(a, nil); err != nil || len(findings) > 0 {
+		if findings, err := l.Verify(a, names); err != nil || len(findings) > 0 {
 			t.Errorf("%v %v", findings, err)
 		}
 		if left := tree(t, l.path(stagingDir)); len(left) > 0 {
@@ -154,7 +157,7 @@ func TestHostileArchives(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err = stage.Unpack(bytes.NewReader(r.Read(t, zst75))); err == nil {
-				_, err = stage.Adopt()
+				_, err = stage.Adopt(names)
 			}
 			var refused *ArchiveError
 			if !errors.As(err, &refused) || !strings.Contains(err.Error(), test.want) {
@@ -168,7 +171,7 @@ func TestHostileArchives(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer again.Close()
-			want := []string{"home", "home/bundles", "home/downloads", "home/installs", "home/lock", "home/releases", "home/runtimes", "home/staging"}
+			want := []string{"home", "home/bundles", "home/downloads", "home/installs", "home/links", "home/lock", "home/releases", "home/runtimes", "home/staging"}
 			if diff := cmp.Diff(want, tree(t, filepath.Dir(l.Home))); diff != "" {
 				t.Error(diff)
 			}
@@ -315,41 +318,71 @@ func TestLink(t *testing.T) {
 		}
 	}
 	dir := adopt(t, l, r, runtime.Name)
-	names := []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"}
 	var libraries []manifests.CUDALibrary
 	for _, name := range names {
 		libraries = append(libraries, manifests.CUDALibrary{Name: name, Path: filepath.Join(dir, "lib", name)})
 	}
-	if err := l.Link(l.Dir(i), libraries, names); err != nil {
-		t.Fatal(err)
+	link := func(libraries []manifests.CUDALibrary) {
+		t.Helper()
+		links, err := l.Link(l.Dir(i), libraries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i.Libraries, i.Links = libraries, links
 	}
-	i.Libraries = libraries
+	link(libraries)
 	if err := l.Sound(i); err != nil {
 		t.Error(err)
 	}
-	if target, err := os.Readlink(filepath.Join(l.Dir(i), "lib/libcudart.so.12")); err != nil || filepath.IsAbs(target) {
-		t.Errorf("the store cannot be moved: %s %v", target, err)
-	}
 	a := r.Asset(t, zst75)
-	if findings, err := l.Verify(a, names); err != nil || len(findings) > 0 {
-		t.Errorf("%v %v", findings, err)
-	}
-	if findings, err := l.Verify(runtime, nil); err != nil || len(findings) > 0 {
-		t.Errorf("%v %v", findings, err)
+	for _, asset := range []manifests.Artifact{a, runtime} {
+		if findings, err := l.Verify(asset, names); err != nil || len(findings) > 0 {
+			t.Errorf("%v %v", findings, err)
+		}
 	}
 	if findings, _ := l.Verify(a, nil); len(findings) != 3 {
 		t.Errorf("links nobody asked for: %v", findings)
 	}
-	if err := l.Link(l.Dir(i), []manifests.CUDALibrary{{Name: names[0], Path: "/usr/lib/" + names[0]}}, names); err != nil {
+
+	// Unpacked anew, the bundle has the libraries that it had.
+	adopt(t, l, r, zst75)
+	if err := l.Sound(i); err != nil {
+		t.Error(err)
+	}
+	// The store can be moved as a whole.
+	moved := &Store{Home: l.Home + "-moved"}
+	if err := os.Rename(l.Home, moved.Home); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := filepath.Glob(filepath.Join(l.Dir(i), "lib", "*.so.12")); len(got) != 1 {
-		t.Errorf("the old links are still there: %q", got)
+	if err := moved.Sound(i); err != nil {
+		t.Error(err)
 	}
+	if err := os.Rename(moved.Home, l.Home); err != nil {
+		t.Fatal(err)
+	}
+
+	before := i
+	link([]manifests.CUDALibrary{{Name: names[0], Path: "/usr/lib/" + names[0]}})
 	if err := l.Sound(i); err == nil {
 		t.Error("a link that leads nowhere is sound")
 	}
-	if err := l.Link(l.Dir(i), libraries, []string{"libllama.so.0"}); err == nil {
+	if err := l.Sound(before); err == nil {
+		t.Error("an installation with other libraries is sound")
+	}
+	link(nil)
+	if err := l.Sound(i); err != nil {
+		t.Error(err)
+	}
+
+	stage, err := l.Stage(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stage.Close()
+	if err := stage.Unpack(bytes.NewReader(r.Read(t, zst75))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stage.Adopt([]string{"libllama.so.0"}); err == nil {
 		t.Error("a file of the bundle was replaced")
 	}
 }
@@ -376,7 +409,7 @@ func TestVerify(t *testing.T) {
 			if err := test.damage(adopt(t, l, r, zst75)); err != nil {
 				t.Fatal(err)
 			}
-			findings, err := l.Verify(r.Asset(t, zst75), nil)
+			findings, err := l.Verify(r.Asset(t, zst75), names)
 			if err != nil || len(findings) != 1 || findings[0].Path != test.want {
 				t.Errorf("%v %v", findings, err)
 			}

@@ -318,14 +318,22 @@ type onlyWriter struct{ io.Writer }
 type onlyReader struct{ io.Reader }
 
 // Adopt verifies that the unpacked files are those that the manifest and the bundle's own metadata.json list, and moves
-// them to their place in the store. It returns that place. Whoever calls it has verified the digest of the archive.
-func (s *Stage) Adopt() (string, error) {
+// them to their place in the store. It returns that place. Whoever calls it has verified the digest of the archive. A
+// bundle gets the links by which it finds the libraries of these names, once Link says where they are.
+func (s *Stage) Adopt(runtimeNames []string) (string, error) {
 	want, err := s.listed()
 	if err != nil {
 		return "", err
 	}
 	if findings := compareFiles(want, s.found, nil); len(findings) > 0 {
 		return "", s.bad(findings[0].Path, "%s", findings[0].What)
+	}
+	target := s.locked.path(folder(s.asset))
+	made := filepath.Join(s.dir, s.top)
+	if s.asset.Kind == manifests.KindBundle {
+		if err := linkRuntime(made, target, runtimeNames); err != nil {
+			return "", fmt.Errorf("linking %s: %w", s.asset.Name, err)
+		}
 	}
 	// One call writes all of the file system's dirty pages: much faster than one fsync for each of the files.
 	dir, err := s.root.Open(".")
@@ -335,11 +343,7 @@ func (s *Stage) Adopt() (string, error) {
 	if err := errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()); err != nil {
 		return "", fmt.Errorf("writing %s to disk: %w", s.asset.Name, err)
 	}
-	target := s.locked.path(folder(s.asset))
-	if err := s.locked.discard(target); err != nil { // an installation that is done anew
-		return "", err
-	}
-	if err := os.Rename(filepath.Join(s.dir, s.top), target); err != nil {
+	if err := s.locked.put(made, target); err != nil {
 		return "", err
 	}
 	return target, s.Close()

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -39,9 +38,7 @@ func (s *Store) Verify(a manifests.Artifact, runtimeNames []string) ([]Finding, 
 		return []Finding{{manifests.MetadataName, err.Error()}}, nil
 	}
 	delete(found, manifests.MetadataName)
-	return compareFiles(meta.Files, found, func(f manifests.File) bool {
-		return f.Link != "" && filepath.Dir(f.Path) == LibrariesDir && slices.Contains(runtimeNames, filepath.Base(f.Path))
-	}), nil
+	return compareFiles(meta.Files, found, func(f manifests.File) bool { return isOurs(f, runtimeNames) }), nil
 }
 
 // readTree describes the files and links of a folder.

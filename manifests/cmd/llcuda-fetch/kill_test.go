@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
+)
+
+// A machine is a store and two signed releases, as processes of llcuda-fetch see them.
+type machine struct {
+	t        *testing.T
+	home     string
+	key      string
+	one, two *transfertest.Server
+}
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	dir := t.TempDir()
+	one := fetchtest.New(t, fetchtest.Options{Tag: "v1.0.0-runtime", Padding: 200_000})
+	two := fetchtest.New(t, fetchtest.Options{Tag: "v1.1.0-runtime", Padding: 200_000})
+	two.SignWith(t, one)
+	m := &machine{t: t, home: filepath.Join(dir, "store"), key: filepath.Join(dir, "key.pub"),
+		one: transfertest.New(t, one.Dir, transfertest.Fault{}), two: transfertest.New(t, two.Dir, transfertest.Fault{})}
+	if err := os.WriteFile(m.key, one.PublicKey(t), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// command is one run of the program, which testscript.Main put into PATH.
+func (m *machine) command(args ...string) *exec.Cmd {
+	cmd := exec.Command("llcuda-fetch", append(args, "--home", m.home, "--key", m.key, "--as-host", "../../testdata/hosts/colab-t4.json")...)
+	cmd.Env = append(os.Environ(), "HF_HUB_CACHE="+filepath.Dir(m.home))
+	return cmd
+}
+
+// sound checks what must be true of a store at every moment: either nothing is installed, or all of one installation.
+// It returns the installed release.
+func (m *machine) sound() string {
+	m.t.Helper()
+	c, err := fetch.New(m.home, os.Getenv)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	c.SkipSignature = true
+	current, err := c.Store.Current()
+	if errors.Is(err, fetch.ErrNotInstalled) {
+		return ""
+	}
+	if err != nil {
+		m.t.Fatalf("the store is broken: %v", err)
+	}
+	if _, _, err := c.Verify(); err != nil {
+		var damage *fetch.DamageError
+		if errors.As(err, &damage) {
+			m.t.Fatalf("the store is broken: %v: %v", err, damage.Findings)
+		}
+		m.t.Fatalf("the store is broken: %v", err)
+	}
+	return current.Release
+}
+
+// Killed at any moment, llcuda-fetch leaves the old installation or the new one, whole; and the next run goes on.
+func TestKilledAtAnyMoment(t *testing.T) {
+	const kills = 200
+	m := newMachine(t)
+	// How long a run takes says over which time to spread the kills; nothing is asserted of it.
+	began := time.Now()
+	if out, err := m.command("install", "--mirror", m.one.URL).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	span := time.Since(began) * 3 / 2
+	if err := os.RemoveAll(m.home); err != nil {
+		t.Fatal(err)
+	}
+
+	random := rand.New(rand.NewPCG(1, 2))
+	installed := "" // the release that was seen last
+	killed, finished := 0, 0
+	for run := 0; killed < kills; run++ {
+		if run > 10*kills {
+			t.Fatalf("only %d of %d runs were killed", killed, run)
+		}
+		args, wanted := []string{"install", "--release", "v1.1.0-runtime", "--mirror", m.two.URL}, "v1.1.0-runtime"
+		if installed == wanted {
+			args, wanted = []string{"install", "--release", "v1.0.0-runtime", "--mirror", m.one.URL}, "v1.0.0-runtime"
+		}
+		switch run % 5 {
+		case 3: // so that there is something to unpack again
+			args, wanted = []string{"prune", "--yes"}, installed
+		case 4:
+			args = append(args, "--force")
+		}
+		cmd := m.command(args...)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		timer := time.AfterFunc(time.Duration(random.Int64N(int64(span))), func() { _ = cmd.Process.Kill() })
+		err := cmd.Wait()
+		timer.Stop()
+		now := m.sound()
+		var exit *exec.ExitError
+		switch {
+		case err == nil:
+			finished++
+			if now != wanted {
+				t.Fatalf("%q ended well and left %q", args, now)
+			}
+		case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL:
+			killed++
+			if now != installed && now != wanted {
+				t.Fatalf("%q was killed; before it was %q, and now it is %q", args, installed, now)
+			}
+		default:
+			t.Fatalf("%q after a kill: %v\n%s", args, err, out.String())
+		}
+		installed = now
+	}
+	t.Logf("%d runs were killed and %d ended by themselves", killed, finished)
+
+	// The next ones find all in order, and leave nothing lying about.
+	for _, args := range [][]string{{"install", "--release", "v1.1.0-runtime", "--mirror", m.two.URL}, {"prune", "--yes"}} {
+		if out, err := m.command(args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	for _, dir := range []string{"staging", "downloads"} {
+		if left, err := os.ReadDir(filepath.Join(m.home, dir)); err != nil || len(left) > 0 {
+			t.Errorf("%s: %v %v", dir, left, err)
+		}
+	}
+}
+
+// Two hundred at once install once: one downloads, the others wait for it and find it done.
+func TestTwoHundredAtOnce(t *testing.T) {
+	const processes = 200
+	m := newMachine(t)
+	var group sync.WaitGroup
+	failures := make([]string, processes)
+	for i := range processes {
+		group.Go(func() {
+			out, err := m.command("install", "--mirror", m.one.URL).CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "llcuda-bins-sm75 of release v1.0.0-runtime ") {
+				failures[i] = strings.TrimSpace(string(out))
+			}
+		})
+	}
+	group.Wait()
+	for _, failure := range failures {
+		if failure != "" {
+			t.Fatal(failure)
+		}
+	}
+	paths := map[string]int{}
+	for _, r := range m.one.Requests() {
+		paths[r.URL.Path]++
+	}
+	for path, count := range paths {
+		if count != 1 {
+			t.Errorf("%s was asked for %d times", path, count)
+		}
+	}
+	if got := m.sound(); got != "v1.0.0-runtime" {
+		t.Errorf("installed is %q", got)
+	}
+}
