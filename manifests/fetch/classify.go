@@ -37,7 +37,7 @@ func Classify(err error) Class {
 		return Interrupted
 	case is[*NameError](err):
 		return Usage
-	case is[*TrustError](err), is[*transfer.DigestError](err), is[*store.ArchiveError](err), is[*hub.MismatchError](err), is[*DamageError](err):
+	case is[*TrustError](err), is[*transfer.DigestError](err), is[*transfer.SizeError](err), is[*store.ArchiveError](err), is[*hub.MismatchError](err), is[*DamageError](err):
 		return Untrusted
 	case errors.As(err, &none):
 		switch none.Lack {

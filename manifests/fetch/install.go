@@ -391,15 +391,15 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 	if err := c.transfer().Fetch(ctx, blob, partial, follow, c.Progress); err != nil {
 		return "", errors.Join(err, stage.Close())
 	}
-	if refused != nil {
-		return "", errors.Join(refused, stage.Close(), os.Remove(partial))
-	}
 	c.step("writing %s to disk", a.Stem())
-	dir, err := stage.Adopt(runtimeNames)
-	if err != nil {
-		return "", errors.Join(err, stage.Close())
+	dir, err := "", refused
+	if refused == nil {
+		dir, err = stage.Adopt(runtimeNames)
 	}
-	return dir, os.Remove(partial)
+	if err == nil || is[*store.ArchiveError](err) { // of no use any more, or never
+		err = errors.Join(err, os.Remove(partial))
+	}
+	return dir, errors.Join(err, stage.Close())
 }
 
 // older says whether a release is older than an installed one: by the numbers of its tag, else by the time of its source.

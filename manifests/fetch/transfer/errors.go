@@ -52,6 +52,19 @@ type StatusError struct {
 
 func (e *StatusError) Error() string { return e.URL + ": " + e.Status }
 
+// A SizeError says that a server has another file under the blob's address: one of another size.
+type SizeError struct {
+	URL       string // without its password
+	Want, Got int64  // bytes; Got is negative where it is more than was wanted
+}
+
+func (e *SizeError) Error() string {
+	if e.Got < 0 {
+		return fmt.Sprintf("%s: has more than %d bytes", e.URL, e.Want)
+	}
+	return fmt.Sprintf("%s: has %d bytes, not %d", e.URL, e.Got, e.Want)
+}
+
 // A RangeError says that a server gave other bytes than it was asked for. Its bytes are not used.
 type RangeError struct{ URL, Asked, Got string }
 

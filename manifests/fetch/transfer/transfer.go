@@ -377,7 +377,7 @@ func (t *transfer) write(b []byte, source string) error {
 		return nil
 	}
 	if t.blob.Size >= 0 && t.have+int64(len(b)) > t.blob.Size {
-		return fmt.Errorf("%s: has more than %d bytes", source, t.blob.Size)
+		return &SizeError{URL: source, Want: t.blob.Size, Got: -1}
 	}
 	if _, err := t.file.WriteAt(b, t.have); err != nil {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
@@ -578,8 +578,13 @@ func checkRange(r *http.Response, shown string, from, to, size int64) (last, tot
 		total, err3 = strconv.ParseInt(all, 10, 64)
 	}
 	if !strings.HasPrefix(text, "bytes ") || !ok || !ok2 || cmp.Or(err1, err2, err3) != nil || begin != from || last < begin ||
-		to >= 0 && last != to || total >= 0 && last >= total || size >= 0 && total >= 0 && total != size || size >= 0 && last >= size ||
-		r.ContentLength >= 0 && r.ContentLength != last-begin+1 {
+		to >= 0 && last != to || total >= 0 && last >= total || r.ContentLength >= 0 && r.ContentLength != last-begin+1 {
+		return 0, 0, refused
+	}
+	if size >= 0 && total >= 0 && total != size {
+		return 0, 0, &SizeError{URL: shown, Want: size, Got: total}
+	}
+	if size >= 0 && last >= size {
 		return 0, 0, refused
 	}
 	return last, total, nil
@@ -613,7 +618,7 @@ func (t *transfer) attempt(ctx context.Context, address, shown string, etag *str
 		*etag = strong(response.Header)
 		length := response.ContentLength
 		if length >= 0 && t.blob.Size >= 0 && length != t.blob.Size {
-			return fmt.Errorf("%s: has %d bytes, not %d", shown, length, t.blob.Size)
+			return &SizeError{URL: shown, Want: t.blob.Size, Got: length}
 		}
 		if t.blob.Size < 0 {
 			t.total = length
@@ -798,7 +803,7 @@ func (t *transfer) fromFile(ctx context.Context, address, shown string) error {
 	}
 	defer f.Close()
 	if t.blob.Size >= 0 && size != t.blob.Size {
-		return fmt.Errorf("%s: has %d bytes, not %d", shown, size, t.blob.Size)
+		return &SizeError{URL: shown, Want: t.blob.Size, Got: size}
 	}
 	t.total = size
 	return t.stream(&cancelReader{ctx, io.NewSectionReader(f, t.have, size-t.have)}, shown, size)

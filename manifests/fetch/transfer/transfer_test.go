@@ -83,7 +83,8 @@ func TestFetch(t *testing.T) {
 		"wrong bytes, other down":     {mirrors: mirrors{{Flip: true}, {Status: 404}}, check: digest},
 		"changes":                     {mirrors: mirrors{{Change: true}}, check: func(err error) bool { return network(err) || digest(err) }, left: true},
 		"changes, next":               {mirrors: mirrors{{Change: true}, {}}},
-		"shorter":                     {mirrors: mirrors{{Truncate: 1}}, streams: 1, check: network, left: true},
+		"shorter":                     {mirrors: mirrors{{Truncate: 1}}, streams: 1, check: is[*SizeError], left: true},
+		"shorter, in ranges":          {mirrors: mirrors{{Truncate: 1}}, check: is[*SizeError], left: true},
 		"always down":                 {mirrors: mirrors{{Status: 500}, {Status: 404}}, check: network, left: true},
 		"none":                        {check: network, left: true},
 	} {
