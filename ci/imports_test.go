@@ -60,7 +60,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/fetchcli":   {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
-	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
+	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "matrix"},
 }
 
 // testOnly are packages that nothing but tests imports.
