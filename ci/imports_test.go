@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"docker/cuda12/lock": {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/sbom", "manifests/fetch", "manifests/sigverify"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
 	"ci/internal/engine/builtin": {},
 	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
@@ -37,7 +37,8 @@ var allowed = map[string][]string{
 	"publisher":           {"manifests"},
 	"publisher/ghrelease": {"publisher", "manifests"},
 	"publisher/hfhub":     {"publisher", "manifests"},
-	"publisher/cosign":    {"publisher", "manifests"},
+	"publisher/cosign":    {"publisher", "manifests", "manifests/sigverify"},
+	"publisher/sbom":      {"manifests"},
 
 	"manifests/fetch":            {"manifests/fetch/detect", "manifests/fetch/hub", "manifests/fetch/store", "manifests/fetch/transfer", "manifests", "matrix"},
 	"manifests/fetch/detect":     {"manifests", "matrix"},

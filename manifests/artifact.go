@@ -22,6 +22,8 @@ const (
 	KindClient Kind = "client"
 	// KindSBOM is a bill of materials.
 	KindSBOM Kind = "sbom"
+	// KindProvenance is a signed statement of how the bundles were built.
+	KindProvenance Kind = "provenance"
 )
 
 // The formats of an archive. FormatTarZst is half the bytes of FormatTarGz, and the one to prefer.
@@ -91,10 +93,10 @@ func (a Artifact) check() error {
 		p.Addf("url", "%q does not lead to %q below the release", shorten(a.URL), shorten(a.Name))
 	}
 	switch a.Kind {
-	case KindBundle, KindCUDART, KindClient, KindSBOM:
+	case KindBundle, KindCUDART, KindClient, KindSBOM, KindProvenance:
 		a.checkFields(&p)
 	default:
-		p.Addf("kind", "%q is none of %s, %s, %s, %s", shorten(string(a.Kind)), KindBundle, KindCUDART, KindClient, KindSBOM)
+		p.Addf("kind", "%q is none of %s, %s, %s, %s, %s", shorten(string(a.Kind)), KindBundle, KindCUDART, KindClient, KindSBOM, KindProvenance)
 	}
 	if len(p) > 0 {
 		return p // what follows takes for granted that the fields of the kind are there

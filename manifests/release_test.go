@@ -125,7 +125,7 @@ func TestCheckRefuses(t *testing.T) {
 		"size":           {func(r *manifests.Release) { r.Assets[7].Size = 0 }, "assets[7].size: 0 is not between 1 and 1099511627776"},
 		"size too large": {func(r *manifests.Release) { r.Assets[7].Size = 1 << 62 }, "assets[7].size: 4611686018427387904 is not between 1 and 1099511627776"},
 		"upper-case hex": {func(r *manifests.Release) { r.Assets[7].SHA256 = hash("A") }, `assets[7].sha256: "` + hash("A") + `" is not 64 lower-case hex digits`},
-		"kind":           {func(r *manifests.Release) { r.Assets[7].Kind = "firmware" }, `assets[7].kind: "firmware" is none of bundle, cudart, client, sbom`},
+		"kind":           {func(r *manifests.Release) { r.Assets[7].Kind = "firmware" }, `assets[7].kind: "firmware" is none of bundle, cudart, client, sbom, provenance`},
 		"no fields": {func(r *manifests.Release) { r.Assets[7].Kind = "cudart" }, "assets[7].format: missing from an asset of kind cudart\nassets[7].tar: missing from an asset of kind cudart\nassets[7].toolkit: missing from an asset of kind cudart\nassets[7].libraries: missing from an asset of kind cudart\n" +
 			"assets[7]: \"sbom.spdx.json\" stands alone: every archive is there as tar.gz and tar.zst\nassets: 2 CUDA runtimes, want one"},
 		"other's fields": {func(r *manifests.Release) { r.Assets[7].SM = 75 }, "assets[7].sm: has no meaning in an asset of kind sbom"},

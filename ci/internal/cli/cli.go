@@ -20,15 +20,17 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// The exit codes. 5 is kept for a remote side that refuses.
+// The exit codes.
 const (
 	exitDone        = 0
 	exitFailed      = 1
 	exitUsage       = 2
 	exitRefused     = 3 // by the audit or by verify
 	exitEngine      = 4 // no engine, or none left
+	exitRemote      = 5 // a remote side says no: authentication, conflict, immutable release
 	exitInterrupted = 130
 )
 
@@ -65,6 +67,8 @@ func exitCode(ctx context.Context, err error) int {
 		return exitEngine
 	case isAs[*refusal](err):
 		return exitRefused
+	case isAs[*publisher.RefusedError](err):
+		return exitRemote
 	default:
 		return exitFailed
 	}
@@ -149,4 +153,4 @@ func usageArgs(cmd *cobra.Command) {
 const rootHelp = `Build, check and describe the releases of llcuda.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 audit or verification refused,
-4 engine unavailable, 130 interrupted.`
+4 engine unavailable, 5 remote side refused, 130 interrupted.`

@@ -52,8 +52,46 @@ func (d releaseDir) path(name string) string { return filepath.Join(string(d), n
 
 // isArchive says whether a name is that of a bundle or of the CUDA runtime.
 func isArchive(name string) bool {
-	return strings.HasPrefix(name, "llcuda-") &&
+	return strings.HasPrefix(name, "llcuda-") && !strings.HasPrefix(name, clientPrefix) &&
 		(strings.HasSuffix(name, "."+manifests.FormatTarGz) || strings.HasSuffix(name, "."+manifests.FormatTarZst))
+}
+
+// What is in a release beside its archives.
+const (
+	// clientPrefix is what the names of llcuda-fetch's archives begin with: llcuda-fetch-linux-amd64.tar.gz.
+	clientPrefix = "llcuda-fetch-"
+	// installerName is the script that brings llcuda-fetch.
+	installerName = "install.sh"
+	// sbomSuffix ends the names of bills of materials: that of the archive's stem stands before it.
+	sbomSuffix = ".spdx.json"
+	// provenanceName is the signed statement of how the bundles were built.
+	provenanceName = "llcuda-provenance.sigstore.json"
+)
+
+// besideKind is the kind of a file that is no archive of the bundler's; empty for what is no part of a release.
+func besideKind(name string) manifests.Kind {
+	switch {
+	case name == provenanceName:
+		return manifests.KindProvenance
+	case strings.HasSuffix(name, sbomSuffix):
+		return manifests.KindSBOM
+	case name == installerName, strings.HasPrefix(name, clientPrefix) && strings.HasSuffix(name, "."+manifests.FormatTarGz):
+		return manifests.KindClient
+	}
+	return ""
+}
+
+// beside describes a file that is no archive of the bundler's.
+func (d releaseDir) beside(name string) (manifests.Artifact, error) {
+	info, err := os.Stat(d.path(name))
+	if err != nil {
+		return manifests.Artifact{}, err
+	}
+	sum, err := sumOf(d.path(name))
+	if err != nil {
+		return manifests.Artifact{}, err
+	}
+	return manifests.Artifact{Name: name, Kind: besideKind(name), Size: info.Size(), SHA256: sum, URL: name}, nil
 }
 
 // isOwn says whether a name is one of the release's own documents.
@@ -89,11 +127,13 @@ func (d releaseDir) describe(ctx context.Context) (manifests.Release, manifests.
 	if err != nil {
 		return fail(err)
 	}
-	var archives, strange []string
+	var archives, beside, strange []string
 	for _, name := range names {
 		switch {
 		case isArchive(name):
 			archives = append(archives, name)
+		case besideKind(name) != "":
+			beside = append(beside, name)
 		case !isOwn(name):
 			strange = append(strange, name)
 		}
@@ -123,6 +163,13 @@ func (d releaseDir) describe(ctx context.Context) (manifests.Release, manifests.
 	if err := strangers(assets, mine); err != nil {
 		return fail(&refusal{fmt.Errorf("describing %s: not all of it is one release. %s is of release %s and llama.cpp %s, commit %s, but\n%w",
 			d, assets[first].Name, mine.release, mine.llamaCPP.Version, mine.llamaCPP.Commit, err), oneRelease})
+	}
+	for _, name := range beside {
+		asset, err := d.beside(name)
+		if err != nil {
+			return fail(err)
+		}
+		assets = append(assets, asset)
 	}
 	release, err := manifests.New(mine.release, assets, models)
 	if err != nil {
