@@ -46,7 +46,7 @@ var allowed = map[string][]string{
 	"manifests/fetch/store":      {"manifests", "matrix"},
 	"manifests/fetch/transfer":   {},
 	"manifests/fetch/fetchcli":   {"manifests/fetch", "manifests", "matrix"},
-	"manifests/sigverify":        {},
+	"manifests/sigverify":        {"manifests"},
 	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchcli", "manifests/fetch", "manifests/sigverify", "manifests"},
 }
 

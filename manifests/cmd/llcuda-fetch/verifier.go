@@ -3,7 +3,6 @@ package main
 import (
 	"strings"
 
-	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
@@ -12,18 +11,9 @@ import (
 // verifier is sigverify's as package fetch wants it.
 type verifier struct{ *sigverify.Verifier }
 
-// newVerifier makes the verifier for what the user trusts. Of the farm's own workflow it also wants the repository and
-// the kind of runner; of another signer only what the flags say.
+// newVerifier makes the verifier for what the user trusts.
 func newVerifier(t fetchcli.Trust) (fetch.Verifier, error) {
-	policy := sigverify.Policy{Issuer: t.Issuer, Identity: t.Identity, TrustedRoot: t.TrustedRoot, PublicKey: t.PublicKey}
-	if t.Identity != "" && !strings.Contains(t.Identity, "@") {
-		policy.Refs = sigverify.Tags
-	}
-	if t.Identity == manifests.SignerIdentity {
-		policy.Repository, policy.RepositoryID, policy.OwnerID = manifests.RepositoryURL, manifests.RepositoryID, manifests.OwnerID
-		policy.Runner = "github-hosted"
-	}
-	v, err := sigverify.New(policy)
+	v, err := sigverify.New(sigverify.Release(t.Issuer, t.Identity, t.TrustedRoot, t.PublicKey))
 	if err != nil {
 		return nil, err
 	}

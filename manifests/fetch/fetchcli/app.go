@@ -108,7 +108,7 @@ func (v *lazyVerifier) Verify(sums, signed []byte) (fetch.Signer, error) {
 	return v.made.Verify(sums, signed)
 }
 
-// trust is whose signature counts: the farm's own, unless the flags say otherwise.
+// trust is whose signature counts, as far as the flags say.
 func (a *app) trust() (Trust, error) {
 	read := func(path string) ([]byte, error) {
 		if path == "" {
@@ -128,10 +128,7 @@ func (a *app) trust() (Trust, error) {
 	if err != nil {
 		return Trust{}, err
 	}
-	if key != nil {
-		return Trust{PublicKey: key, TrustedRoot: root, Issuer: a.issuer, Identity: a.identity}, nil
-	}
-	return Trust{Issuer: cmp.Or(a.issuer, manifests.SignerIssuer), Identity: cmp.Or(a.identity, manifests.SignerIdentity), TrustedRoot: root}, nil
+	return Trust{PublicKey: key, TrustedRoot: root, Issuer: a.issuer, Identity: a.identity}, nil
 }
 
 // print prints a result as JSON.

@@ -17,7 +17,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 )
 
-// Trust is whose signature the user wants to count.
+// Trust is whose signature the user wants to count. What is empty is left to the farm's own.
 type Trust struct {
 	// Issuer and Identity are a keyless signer's. An Identity without "@" is a workflow, which may run for any tag.
 	Issuer, Identity string

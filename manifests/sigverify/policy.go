@@ -1,0 +1,28 @@
+package sigverify
+
+import (
+	"cmp"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+)
+
+// Release is the policy for the signature over a release's SHA256SUMS. Its arguments are what a person trusts instead of
+// the farm's own workflow, each of which may be empty: an issuer, an identity, a trusted root, or a public key, which
+// stands alone. An identity without "@" is a workflow, which may run for any tag. Of the farm's own workflow the policy
+// also wants the repository and the kind of runner; of another signer only what was given.
+func Release(issuer, identity string, trustedRoot, publicKey []byte) Policy {
+	policy := Policy{Issuer: issuer, Identity: identity, TrustedRoot: trustedRoot, PublicKey: publicKey}
+	if len(publicKey) > 0 {
+		return policy
+	}
+	policy.Issuer, policy.Identity = cmp.Or(issuer, manifests.SignerIssuer), cmp.Or(identity, manifests.SignerIdentity)
+	if !strings.Contains(policy.Identity, "@") {
+		policy.Refs = Tags
+	}
+	if policy.Identity == manifests.SignerIdentity {
+		policy.Repository, policy.RepositoryID, policy.OwnerID = manifests.RepositoryURL, manifests.RepositoryID, manifests.OwnerID
+		policy.Runner = "github-hosted"
+	}
+	return policy
+}
