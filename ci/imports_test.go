@@ -40,12 +40,13 @@ var allowed = map[string][]string{
 	"publisher/cosign":    {"publisher", "manifests", "manifests/sigverify"},
 	"publisher/sbom":      {"manifests"},
 
-	"manifests/fetch":            {"manifests/fetch/detect", "manifests/fetch/hub", "manifests/fetch/store", "manifests/fetch/transfer", "manifests", "matrix"},
+	"manifests/fetch":            {"manifests/fetch/detect", "manifests/fetch/hub", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
 	"manifests/fetch/detect":     {"manifests", "matrix"},
-	"manifests/fetch/hub":        {"manifests/fetch/transfer", "matrix"},
+	"manifests/fetch/hub":        {"manifests/fetch/transfer", "manifests/gguf", "matrix"},
 	"manifests/fetch/store":      {"manifests", "matrix"},
 	"manifests/fetch/transfer":   {},
 	"manifests/fetch/fetchcli":   {"manifests/fetch", "manifests", "matrix"},
+	"manifests/gguf":             {},
 	"manifests/sigverify":        {"manifests"},
 	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchcli", "manifests/fetch", "manifests/sigverify", "manifests"},
 }

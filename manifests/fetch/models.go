@@ -17,6 +17,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
+	"github.com/waqasm86/llcuda-farm/manifests/gguf"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -118,7 +119,7 @@ func (c *Client) advise(m *Model) {
 	if err != nil || current.Through == manifests.ThroughCPU || slices.Contains(current.GPUMemory, 0) || len(current.GPUMemory) == 0 {
 		return
 	}
-	header, err := hub.ReadGGUF(m.Path)
+	header, err := gguf.Read(m.Path)
 	if err != nil {
 		m.Why = err.Error() // llama.cpp may still know better
 		return

@@ -13,8 +13,7 @@
 // or the client is offline. Otherwise the Hub is asked once; where it does not
 // answer, the cache does, and Result.Unasked says why.
 //
-// The package also reads the header of a GGUF file (ReadGGUF) and says how many
-// of the model's layers a machine's GPUs hold (Layers).
+// The package also says how many of a model's layers a machine's GPUs hold (Layers).
 //
 // It never sends the token to another host than the Hub's, never follows a
 // redirect of the Hub's that leads elsewhere (package transfer does, without the

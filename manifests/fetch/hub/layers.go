@@ -3,6 +3,8 @@ package hub
 import (
 	"fmt"
 	"slices"
+
+	"github.com/waqasm86/llcuda-farm/manifests/gguf"
 )
 
 // AllLayers is the value of llama.cpp's -ngl that everybody writes for "all of them".
@@ -30,7 +32,7 @@ const (
 // whole layers to each of several GPUs, in proportion to their memory, so with more than one the largest layer is kept free
 // on each. The weights after the last layer count for any number of layers, because
 // versions of llama.cpp differ in when they go to the GPU.
-func Layers(g *GGUF, memoryMiB []int) (ngl int, why string) {
+func Layers(g *gguf.Header, memoryMiB []int) (ngl int, why string) {
 	var found, room int64
 	gpus := 0
 	for _, mib := range memoryMiB {

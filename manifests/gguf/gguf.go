@@ -1,4 +1,10 @@
-package hub
+// Package gguf reads the header of a model's file: what the model is, and how its weights are spread over its layers.
+//
+// The client calls it to say how many layers a GPU holds, ci to describe what it publishes. A file goes in, a Header
+// comes out; a hostile file costs neither memory nor time. It reads no weights and never writes.
+//
+// Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+package gguf
 
 import (
 	"bufio"
@@ -26,13 +32,16 @@ const (
 	maxDepth   = 4       // of arrays in arrays
 )
 
-// A GGUF is what the header of a model's file says of the model.
-//
-// Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-type GGUF struct {
+// A Header is what a file says of its model.
+type Header struct {
 	Architecture string
-	// FileType is the number of the quantisation that most tensors have, llama.cpp's LLAMA_FTYPE.
+	// Name is what the model's maker calls it; empty where the file does not say.
+	Name string
+	// FileType is the number of the quantisation that most tensors have, llama.cpp's LLAMA_FTYPE; -1 where the file does
+	// not say.
 	FileType int
+	// Parameters is the number of weights.
+	Parameters int64
 	// Layers has each repeating layer's weights, in bytes.
 	Layers []int64
 	// Output is the weights after the last layer, in bytes. Where the model has none of its own, they
@@ -50,8 +59,8 @@ type GGUF struct {
 	Vocabulary int64
 }
 
-// ReadGGUF reads the header of a file.
-func ReadGGUF(path string) (*GGUF, error) {
+// Read reads the header of a file.
+func Read(path string) (*Header, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -61,15 +70,15 @@ func ReadGGUF(path string) (*GGUF, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := DecodeGGUF(f, info.Size())
+	g, err := Decode(f, info.Size())
 	if err != nil {
 		return nil, fmt.Errorf("reading the header of %s: %w", path, err)
 	}
 	return g, nil
 }
 
-// DecodeGGUF reads the header of a file of so many bytes from its start.
-func DecodeGGUF(r io.Reader, size int64) (*GGUF, error) {
+// Decode reads the header of a file of so many bytes from its start.
+func Decode(r io.Reader, size int64) (*Header, error) {
 	d := &decoder{r: bufio.NewReaderSize(r, 1<<16), left: min(size, maxHeader), numbers: map[string]uint64{}, lists: map[string][]int64{}}
 	d.header()
 	if d.err != nil {
@@ -86,6 +95,7 @@ type decoder struct {
 	err  error
 
 	architecture string
+	title        string // the model's
 	numbers      map[string]uint64
 	lists        map[string][]int64
 	tensors      []tensor
@@ -95,6 +105,19 @@ type tensor struct {
 	name   string
 	dims   []uint64
 	offset uint64
+}
+
+// elements is how many numbers the tensor has, 0 where that is more than any model's.
+func (t tensor) elements() int64 {
+	const limit = 1 << 46
+	n := uint64(1)
+	for _, dim := range t.dims {
+		if dim > 0 && n > limit/dim {
+			return 0
+		}
+		n *= dim
+	}
+	return int64(n)
 }
 
 func (d *decoder) fail(format string, args ...any) {
@@ -234,8 +257,11 @@ func (d *decoder) header() {
 func (d *decoder) value(key string, kind uint64) {
 	switch {
 	case kind == typeString:
-		if s := d.text(maxKept); key == "general.architecture" {
+		switch s := d.text(maxKept); key {
+		case "general.architecture":
 			d.architecture = s
+		case "general.name":
+			d.title = s
 		}
 	case kind == typeArray:
 		d.array(key, 1)
@@ -317,14 +343,17 @@ func (d *decoder) number(key string, limit, otherwise int64) int64 {
 	return int64(n)
 }
 
-func (d *decoder) model(size int64) (*GGUF, error) {
+func (d *decoder) model(size int64) (*Header, error) {
 	if d.architecture == "" {
 		return nil, errors.New("it names no architecture")
 	}
 	if parts := d.numbers["split.count"]; parts > 1 {
 		return nil, fmt.Errorf("the model lies in %d files, and this is one of them", parts)
 	}
-	g := &GGUF{Architecture: d.architecture, FileType: int(min(d.numbers["general.file_type"], 1<<30))}
+	g := &Header{Architecture: d.architecture, Name: d.title, FileType: -1}
+	if kind, ok := d.numbers["general.file_type"]; ok {
+		g.FileType = int(min(kind, 1<<30))
+	}
 	layers := d.number("block_count", maxLayers, 0)
 	if layers == 0 {
 		d.fail("it names no number of layers (block_count)")
@@ -344,7 +373,7 @@ func (d *decoder) model(size int64) (*GGUF, error) {
 
 // heads reads what the size of the KV cache comes from. The defaults are llama.cpp's: as many
 // key and value heads as heads, and heads that share the embedding.
-func (d *decoder) heads(g *GGUF) {
+func (d *decoder) heads(g *Header) {
 	count := d.number("attention.head_count", maxNumber, 0)
 	length := int64(0)
 	if count > 0 {
@@ -364,7 +393,7 @@ func (d *decoder) heads(g *GGUF) {
 
 // weights adds up the tensors. A tensor reaches to the next one's offset, which needs no table of
 // types and is true of types that this program does not know.
-func (d *decoder) weights(g *GGUF, size int64) {
+func (d *decoder) weights(g *Header, size int64) {
 	alignment := uint64(32)
 	if n, ok := d.numbers["general.alignment"]; ok {
 		alignment = n
@@ -390,6 +419,7 @@ func (d *decoder) weights(g *GGUF, size int64) {
 	var embeddings int64
 	output := false
 	for i, t := range d.tensors {
+		g.Parameters += t.elements()
 		end := data
 		if i+1 < len(d.tensors) {
 			end = d.tensors[i+1].offset

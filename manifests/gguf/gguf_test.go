@@ -1,11 +1,10 @@
-package hub
+package gguf
 
 import (
 	"bytes"
 	"encoding/binary"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -67,6 +66,7 @@ func encode(version uint32, pairs []pair, weights []weight) []byte {
 func sample() ([]pair, []weight) {
 	return []pair{
 			{"general.architecture", 8, []any{"llama"}},
+			{"general.name", 8, []any{"Sample"}},
 			u32("general.file_type", 15),
 			u32("llama.block_count", 2),
 			{"llama.context_length", 10, []any{uint64(2048)}},
@@ -87,16 +87,16 @@ func sample() ([]pair, []weight) {
 		}
 }
 
-func TestDecodeGGUF(t *testing.T) {
+func TestDecode(t *testing.T) {
 	pairs, weights := sample()
-	want := &GGUF{Architecture: "llama", FileType: 15, Layers: []int64{64, 96}, Output: 32 + 320, Context: 2048, Embedding: 64,
+	want := &Header{Architecture: "llama", Name: "Sample", FileType: 15, Parameters: 64*500 + 8*3 + 8 + 8 + 64, Layers: []int64{64, 96}, Output: 32 + 320, Context: 2048, Embedding: 64,
 		HeadsKV: []int64{2, 1}, KeyLength: 16, ValueLength: 16, Vocabulary: 500}
 	for _, version := range []uint32{2, 3} {
 		path := filepath.Join(t.TempDir(), "model.gguf")
 		if err := os.WriteFile(path, encode(version, pairs, weights), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		got, err := ReadGGUF(path)
+		got, err := Read(path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,8 +106,9 @@ func TestDecodeGGUF(t *testing.T) {
 	}
 	// With an output of its own, the embeddings stay where they are.
 	want.Output = 32 + 640
+	want.Parameters += 64 * 500
 	data := encode(3, pairs, append(weights, weight{"output.weight", []uint64{64, 500}, 640}))
-	got, err := DecodeGGUF(bytes.NewReader(data), int64(len(data)))
+	got, err := Decode(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +117,7 @@ func TestDecodeGGUF(t *testing.T) {
 	}
 }
 
-func TestHostileGGUF(t *testing.T) {
+func TestHostile(t *testing.T) {
 	pairs, weights := sample()
 	whole := encode(3, pairs, weights)
 	with := func(p ...pair) []byte { return encode(3, append(p, pairs...), weights) }
@@ -145,7 +146,7 @@ func TestHostileGGUF(t *testing.T) {
 		"nesting":           {with(deep), "nested"},
 		"same key":          {with(u32("llama.block_count", 2)), "twice"},
 		"no architecture":   {encode(3, pairs[1:], weights), "architecture"},
-		"no layers":         {encode(3, pairs[:2], weights), "block_count"},
+		"no layers":         {encode(3, pairs[:3], weights), "block_count"},
 		"no tensors":        {encode(3, pairs, nil), "no tensors"},
 		"same tensor":       {encode(3, pairs, append(weights, weights[0])), "twice"},
 		"five dimensions":   {encode(3, pairs, []weight{{"x", make([]uint64, 5), 32}}), "dimensions"},
@@ -156,11 +157,11 @@ func TestHostileGGUF(t *testing.T) {
 		"too many layers":   {encode(3, []pair{pairs[0], u32("llama.block_count", 1<<30)}, weights), "limit"},
 		"too many heads":    {with(u32("llama.attention.key_length", 1<<31)), "limit"},
 		"one part":          {with(u32("split.count", 4)), "4 files"},
-		"heads of a layer":  {encode(3, []pair{pairs[0], pairs[2], {"llama.attention.head_count_kv", 9, []any{uint32(4), uint64(1), uint32(8)}}}, weights), "1 numbers for 2"},
-		"negative heads":    {encode(3, []pair{pairs[0], pairs[2], {"llama.attention.head_count_kv", 9, []any{uint32(5), uint64(1), int32(-8)}}}, weights), "out of range"},
+		"heads of a layer":  {encode(3, []pair{pairs[0], pairs[3], {"llama.attention.head_count_kv", 9, []any{uint32(4), uint64(1), uint32(8)}}}, weights), "1 numbers for 2"},
+		"negative heads":    {encode(3, []pair{pairs[0], pairs[3], {"llama.attention.head_count_kv", 9, []any{uint32(5), uint64(1), int32(-8)}}}, weights), "out of range"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := DecodeGGUF(bytes.NewReader(test.data), int64(len(test.data)))
+			got, err := Decode(bytes.NewReader(test.data), int64(len(test.data)))
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %+v, %v, want an error with %q", got, err, test.want)
 			}
@@ -168,14 +169,14 @@ func TestHostileGGUF(t *testing.T) {
 	}
 }
 
-func FuzzDecodeGGUF(f *testing.F) {
+func FuzzDecode(f *testing.F) {
 	pairs, weights := sample()
 	whole := encode(3, pairs, weights)
 	f.Add(whole)
 	f.Add(encode(2, pairs, append(weights, weight{"output.weight", nil, 64})))
 	f.Add(whole[:300])
 	f.Fuzz(func(t *testing.T, data []byte) {
-		g, err := DecodeGGUF(bytes.NewReader(data), int64(len(data)))
+		g, err := Decode(bytes.NewReader(data), int64(len(data)))
 		if err != nil {
 			return
 		}
@@ -189,48 +190,13 @@ func FuzzDecodeGGUF(f *testing.F) {
 		if sum > int64(len(data)) || g.Output < 0 {
 			t.Errorf("%d bytes of weights in a file of %d", sum, len(data))
 		}
-		last := 0
-		for _, mib := range []int{0, 1, 1000, 100000, 1 << 40} {
-			ngl, why := Layers(g, []int{mib})
-			if ngl < last || why == "" {
-				t.Errorf("%d MiB: %d layers, with less %d", mib, ngl, last)
-			}
-			last = ngl
-		}
 	})
 }
 
-func TestLayers(t *testing.T) {
-	// Of the shape of gemma-3-1b-it Q4_K_M: 26 layers, one key and value head of 256, 262144 tokens.
-	gemma := &GGUF{Layers: slices.Repeat([]int64{17 << 20}, 26), Output: 302 << 20, Context: 32768, HeadsKV: slices.Repeat([]int64{1}, 26), KeyLength: 256, ValueLength: 256, Vocabulary: 262144}
-	// Of the shape of Llama 3 70B Q4_K_M.
-	large := &GGUF{Layers: slices.Repeat([]int64{500 << 20}, 80), Output: 822 << 20, Context: 8192, HeadsKV: slices.Repeat([]int64{8}, 80), KeyLength: 128, ValueLength: 128, Vocabulary: 128256}
-	deep := &GGUF{Layers: make([]int64, 126), HeadsKV: make([]int64, 126)}
-	tests := []struct {
-		name   string
-		model  *GGUF
-		memory []int
-		want   int
-		why    string
-	}{
-		{"T4", gemma, []int{15360}, AllLayers, "all 26 layers fit: 744 MiB of weights, 104 MiB of KV cache for 4096 tokens and 512 MiB to compute in; 15360 MiB of memory, 768 MiB of it kept free"},
-		{"2 GiB", gemma, []int{2048}, 22, "22 of 26 layers fit: 744 MiB of weights, 104 MiB of KV cache for 4096 tokens and 512 MiB to compute in; 2048 MiB of memory, 768 MiB of it kept free"},
-		{"940M", gemma, []int{1024}, 0, "not one of 26 layers fits: 744 MiB of weights, 104 MiB of KV cache for 4096 tokens and 512 MiB to compute in; 1024 MiB of memory, 768 MiB of it kept free"},
-		{"nothing", gemma, nil, 0, "no GPU memory was found"},
-		{"not known", gemma, []int{0, -1}, 0, "no GPU memory was found"},
-		{"4090", large, []int{24564}, 44, "44 of 80 layers fit: 40822 MiB of weights, 1280 MiB of KV cache for 4096 tokens and 250 MiB to compute in; 24564 MiB of memory, 768 MiB of it kept free"},
-		{"two of them", large, []int{24564, 24564}, AllLayers, "all 80 layers fit: 40822 MiB of weights, 1280 MiB of KV cache for 4096 tokens and 250 MiB to compute in; 49128 MiB of memory, 1536 MiB of it kept free"},
-		{"more than 99", deep, []int{8192}, 127, "all 126 layers fit: 0 MiB of weights, 0 MiB of KV cache for 4096 tokens and 0 MiB to compute in; 8192 MiB of memory, 768 MiB of it kept free"},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			got, why := Layers(test.model, test.memory)
-			if got != test.want {
-				t.Errorf("%d layers, want %d", got, test.want)
-			}
-			if diff := cmp.Diff(test.why, why); diff != "" {
-				t.Error(diff)
-			}
-		})
+func TestQuantisation(t *testing.T) {
+	for kind, want := range map[int]string{-1: "", 0: "F32", 1: "F16", 15: "Q4_K_M", 17: "Q5_K_M", 32: "BF16", 5: "type 5", 1 << 20: "type 1048576"} {
+		if got := (&Header{FileType: kind}).Quantisation(); got != want {
+			t.Errorf("file type %d is %q, want %q", kind, got, want)
+		}
 	}
 }

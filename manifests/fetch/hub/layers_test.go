@@ -1,0 +1,58 @@
+package hub
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests/gguf"
+)
+
+// More memory never holds fewer layers.
+func TestLayersGrow(t *testing.T) {
+	model := &gguf.Header{Layers: []int64{64 << 20, 96 << 20, 0}, Output: 300 << 20, HeadsKV: []int64{2, 1, 0}, KeyLength: 64, ValueLength: 64, Vocabulary: 32000}
+	last := 0
+	for _, mib := range []int{0, 1, 1000, 1300, 100000, 1 << 40} {
+		ngl, why := Layers(model, []int{mib})
+		if ngl < last || why == "" {
+			t.Errorf("%d MiB: %d layers, with less %d", mib, ngl, last)
+		}
+		last = ngl
+	}
+}
+
+func TestLayers(t *testing.T) {
+	// Of the shape of gemma-3-1b-it Q4_K_M: 26 layers, one key and value head of 256, 262144 tokens.
+	gemma := &gguf.Header{Layers: slices.Repeat([]int64{17 << 20}, 26), Output: 302 << 20, Context: 32768, HeadsKV: slices.Repeat([]int64{1}, 26), KeyLength: 256, ValueLength: 256, Vocabulary: 262144}
+	// Of the shape of Llama 3 70B Q4_K_M.
+	large := &gguf.Header{Layers: slices.Repeat([]int64{500 << 20}, 80), Output: 822 << 20, Context: 8192, HeadsKV: slices.Repeat([]int64{8}, 80), KeyLength: 128, ValueLength: 128, Vocabulary: 128256}
+	deep := &gguf.Header{Layers: make([]int64, 126), HeadsKV: make([]int64, 126)}
+	tests := []struct {
+		name   string
+		model  *gguf.Header
+		memory []int
+		want   int
+		why    string
+	}{
+		{"T4", gemma, []int{15360}, AllLayers, "all 26 layers fit: 744 MiB of weights, 104 MiB of KV cache for 4096 tokens and 512 MiB to compute in; 15360 MiB of memory, 768 MiB of it kept free"},
+		{"2 GiB", gemma, []int{2048}, 22, "22 of 26 layers fit: 744 MiB of weights, 104 MiB of KV cache for 4096 tokens and 512 MiB to compute in; 2048 MiB of memory, 768 MiB of it kept free"},
+		{"940M", gemma, []int{1024}, 0, "not one of 26 layers fits: 744 MiB of weights, 104 MiB of KV cache for 4096 tokens and 512 MiB to compute in; 1024 MiB of memory, 768 MiB of it kept free"},
+		{"nothing", gemma, nil, 0, "no GPU memory was found"},
+		{"not known", gemma, []int{0, -1}, 0, "no GPU memory was found"},
+		{"4090", large, []int{24564}, 44, "44 of 80 layers fit: 40822 MiB of weights, 1280 MiB of KV cache for 4096 tokens and 250 MiB to compute in; 24564 MiB of memory, 768 MiB of it kept free"},
+		{"two of them", large, []int{24564, 24564}, AllLayers, "all 80 layers fit: 40822 MiB of weights, 1280 MiB of KV cache for 4096 tokens and 250 MiB to compute in; 49128 MiB of memory, 1536 MiB of it kept free"},
+		{"more than 99", deep, []int{8192}, 127, "all 126 layers fit: 0 MiB of weights, 0 MiB of KV cache for 4096 tokens and 0 MiB to compute in; 8192 MiB of memory, 768 MiB of it kept free"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got, why := Layers(test.model, test.memory)
+			if got != test.want {
+				t.Errorf("%d layers, want %d", got, test.want)
+			}
+			if diff := cmp.Diff(test.why, why); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
