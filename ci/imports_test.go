@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"docker/cuda12/lock": {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/sbom", "manifests/fetch", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/sbom", "manifests/fetch", "manifests/fetch/transfer", "manifests/sigverify"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
 	"ci/internal/engine/builtin": {},
 	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},

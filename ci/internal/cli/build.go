@@ -244,10 +244,12 @@ type failedBuild struct{ said, cause error }
 func (e *failedBuild) Error() string { return e.said.Error() }
 func (e *failedBuild) Unwrap() error { return e.cause }
 
-// cacheDir is where sources, packages and unfinished trees live.
-func (s *selection) cacheDir() string {
-	if s.cache != "" {
-		return s.cache
+func (s *selection) cacheDir() string { return cacheDir(s.cache) }
+
+// cacheDir is where sources, packages, downloads and unfinished trees live: the folder given, if any.
+func cacheDir(given string) string {
+	if given != "" {
+		return given
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {

@@ -24,7 +24,11 @@ type selection struct {
 func (s *selection) flags(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&s.sms, "sm", nil, `what to build: "all", or SMs like 75, sm75, 7.5, comma-separated`)
 	cmd.Flags().StringVar(&s.llama, "llama", "", "llama.cpp: a git URL, folder, tarball or git bundle file, with @tag-or-commit; default is the pin of matrix.yaml")
-	cmd.Flags().StringVar(&s.cache, "cache", "", "folder for sources and packages (default: llcuda-farm in the user cache)")
+	cacheFlag(cmd, &s.cache)
+}
+
+func cacheFlag(cmd *cobra.Command, cache *string) {
+	cmd.Flags().StringVar(cache, "cache", "", "folder for sources, packages and downloads (default: llcuda in the user cache)")
 }
 
 // targets reads the matrix and selects its rows.

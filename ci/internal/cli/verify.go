@@ -32,22 +32,33 @@ const (
 type finding struct{ name, rule, detail string }
 
 func verifyCommand(term *terminal, backend Backend) *cobra.Command {
-	return &cobra.Command{
-		Use:   "verify DIR",
+	var public published
+	var cache string
+	cmd := &cobra.Command{
+		Use:   "verify DIR | --release TAG",
 		Short: "Recompute everything that a release claims",
 		Long: `Recompute everything that a release claims: every file against SHA256SUMS,
 manifest.json against the archives, every archive's files against its own
 metadata, and the audit's rules over the files again. All findings are printed;
-the exit code is 3 if there are any.`,
-		Args: cobra.ExactArgs(1),
+the exit code is 3 if there are any.
+
+With --release it is a published one: everything that the public can download is
+downloaded, without a token, and its signature verified first.`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dir, err := existingDir(args[0])
-			if err != nil {
-				return err
+			if (len(args) == 0) == (public.tag == "") {
+				return &usageError{errors.New("give either a folder or --release"), "go run ./ci verify dist, or go run ./ci verify --release v1.1.0-runtime"}
 			}
 			m, err := spec.Default()
 			if err != nil {
 				return fmt.Errorf("reading the matrix: %w", err)
+			}
+			if public.tag != "" {
+				return public.verify(cmd.Context(), term, cacheDir(cache), rulesIn(m, backend.BuildPaths()))
+			}
+			dir, err := existingDir(args[0])
+			if err != nil {
+				return err
 			}
 			v := verification{dir: dir, rulesFor: rulesIn(m, backend.BuildPaths())}
 			if err := v.run(cmd.Context()); err != nil {
@@ -56,10 +67,16 @@ the exit code is 3 if there are any.`,
 			return v.report(term)
 		},
 	}
+	public.flags(cmd)
+	cacheFlag(cmd, &cache)
+	return cmd
 }
 
+// rulesFor gives the rules of an SM.
+type rulesFor = func(matrix.SM) (bundler.Rules, error)
+
 // rulesIn finds an SM's rules in the matrix.
-func rulesIn(m matrix.Matrix, buildPaths []string) func(matrix.SM) (bundler.Rules, error) {
+func rulesIn(m matrix.Matrix, buildPaths []string) rulesFor {
 	return func(sm matrix.SM) (bundler.Rules, error) {
 		for _, target := range m.Targets {
 			if target.SM == sm {
@@ -73,7 +90,7 @@ func rulesIn(m matrix.Matrix, buildPaths []string) func(matrix.SM) (bundler.Rule
 // verification is one verify of one folder.
 type verification struct {
 	dir      releaseDir
-	rulesFor func(matrix.SM) (bundler.Rules, error)
+	rulesFor rulesFor
 
 	mu       sync.Mutex
 	findings []finding

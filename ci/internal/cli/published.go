@@ -1,0 +1,166 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
+	"github.com/waqasm86/llcuda-farm/publisher"
+)
+
+// A published is a release as the public sees it: addresses below one folder, no API and no token.
+type published struct {
+	repo, server, tag string
+	signedBy          trust
+}
+
+func (p *published) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.tag, "release", "", "the published release's `tag`: v1.1.0-runtime")
+	cmd.Flags().StringVar(&p.repo, "repo", manifests.Repository, "the GitHub `repository` that has the release")
+	cmd.Flags().StringVar(&p.server, "server", cmp.Or(os.Getenv("GITHUB_SERVER_URL"), "https://github.com"), "`address` of the GitHub that has the repository (GITHUB_SERVER_URL)")
+	p.signedBy.flags(cmd)
+}
+
+// repoForm is an owner and a repository's name, as GitHub allows them.
+var repoForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+$`)
+
+func (p *published) check() error {
+	switch server, err := url.Parse(p.server); {
+	case p.tag == "":
+		return &usageError{errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime"}
+	case !releaseName.MatchString(p.tag):
+		return &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", p.tag), "like --release v1.1.0-runtime"}
+	case !repoForm.MatchString(p.repo):
+		return &usageError{fmt.Errorf("--repo %q is no owner/name", p.repo), "like --repo " + manifests.Repository}
+	case err != nil || server.Host == "" || server.Scheme != "https" && server.Scheme != "http":
+		return &usageError{fmt.Errorf("--server %q is no address", p.server), "like --server https://github.com"}
+	}
+	return nil
+}
+
+// folder is where the release's assets are downloaded from.
+func (p *published) folder() string {
+	return strings.TrimSuffix(p.server, "/") + "/" + p.repo + "/releases/download/" + url.PathEscape(p.tag) + "/"
+}
+
+// resolve reads what vouches for the release and believes it as a client does: signature, sums, manifest.
+func (p *published) resolve(ctx context.Context) (*fetch.Release, error) {
+	verifier, err := p.signedBy.verifier()
+	if err != nil {
+		return nil, err
+	}
+	client := fetch.Client{Mirrors: []string{p.folder()}, Verifier: releaseVerifier{verifier}}
+	release, err := client.Resolve(ctx, p.tag)
+	if isAs[*fetch.TrustError](err) {
+		return nil, &refusal{err, hintFor(err)}
+	}
+	return release, err
+}
+
+// releaseVerifier is sigverify's verifier as package fetch wants it.
+type releaseVerifier struct{ *sigverify.Verifier }
+
+func (v releaseVerifier) Verify(sums, signed []byte) (fetch.Signer, error) {
+	signer, err := v.Verifier.Verify(sums, signed)
+	return fetch.Signer{By: signedBy(signer), Tag: strings.TrimPrefix(signer.Ref, sigverify.Tags)}, err
+}
+
+// signedBy is a signer for a person.
+func signedBy(s sigverify.Signer) string {
+	if s.Key {
+		return "the key given"
+	}
+	return s.Identity
+}
+
+// downloadLimit is how many assets are downloaded at once: more would not be faster, and each is several connections.
+const downloadLimit = 3
+
+// download has the whole release in a folder: what is there already with the right digest stays, what an interrupted
+// run began goes on.
+func (p *published) download(ctx context.Context, release *fetch.Release, dir releaseDir, progress func(publisher.Progress)) error {
+	if err := os.MkdirAll(string(dir), 0o755); err != nil {
+		return err
+	}
+	for _, document := range []struct {
+		name string
+		data []byte
+	}{
+		{manifests.ManifestName, release.Documents.Manifest},
+		{manifests.SumsName, release.Documents.Sums},
+		{manifests.SignatureName, release.Documents.Signature},
+	} {
+		if err := writeFile(dir.path(document.name), document.data); err != nil {
+			return err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(downloadLimit)
+	for _, asset := range release.Assets {
+		group.Go(func() error { return p.asset(ctx, asset, dir, progress) })
+	}
+	return group.Wait()
+}
+
+func (p *published) asset(ctx context.Context, asset manifests.Artifact, dir releaseDir, progress func(publisher.Progress)) error {
+	name := dir.path(asset.Name)
+	switch sum, err := sumOf(name); {
+	case err == nil && sum == asset.SHA256:
+		return nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	blob := transfer.Blob{Name: asset.Name, Size: asset.Size, SHA256: asset.SHA256, URLs: []string{p.folder() + asset.URL}}
+	err := new(transfer.Client).Fetch(ctx, blob, name+".partial", nil, func(at transfer.Progress) {
+		progress(publisher.Progress{Name: at.Name, Done: at.Done, Total: at.Total})
+	})
+	if isAs[*transfer.DigestError](err) || isAs[*transfer.SizeError](err) {
+		return &refusal{err, "what is public is not what was signed: look at the release's assets, and publish again"}
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(name+".partial", name)
+}
+
+// verify downloads all that is public and holds it to everything that it claims.
+func (p *published) verify(ctx context.Context, term *terminal, cache string, rulesFor rulesFor) error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	fail := func(err error) error { return fmt.Errorf("verifying %s: %w", p.folder(), err) }
+	release, err := p.resolve(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	term.notef("release   %s, signed by %s", release.Release.Release, release.Signer.By)
+	dir := releaseDir(filepath.Join(cache, "published", strings.ReplaceAll(p.repo, "/", "-"), p.tag))
+	show, closeView := term.transfers("download")
+	err = p.download(ctx, release, dir, show)
+	closeView()
+	if err != nil {
+		return fail(err)
+	}
+	v := verification{dir: dir, rulesFor: rulesFor}
+	if err := v.run(ctx); err != nil {
+		return fail(err)
+	}
+	if err := v.report(term); err != nil {
+		return err // the files stay, to be looked at
+	}
+	return os.RemoveAll(string(dir))
+}
