@@ -65,7 +65,7 @@ type Digest struct {
 }
 
 // reserved are names that mean something else in a release.
-var reserved = []string{ManifestName, SumsName, SignatureName}
+var reserved = []string{ManifestName, SumsName, SignatureName, PointerName}
 
 // runtimeForm is a CUDA runtime's name: the toolkit's major version, and the beginning of the tar's sha256.
 var runtimeForm = regexp.MustCompile(`^llcuda-cudart-cu([0-9]+)-([0-9a-f]{12})$`)

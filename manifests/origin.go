@@ -1,5 +1,7 @@
 package manifests
 
+import "strings"
+
 // Where releases come from, and who may sign them: what somebody who forks the project changes, and nothing else.
 const (
 	// Repository is the GitHub repository that has the releases, and whose workflow makes them.
@@ -11,6 +13,23 @@ const (
 	RepositoryID, OwnerID = "", ""
 	// SignerIdentity is the workflow that signs releases, by its address without the ref. The ref is the release's tag.
 	SignerIdentity = RepositoryURL + "/.github/workflows/release.yml"
-	// SignerIssuer vouches for that identity.
+	// PointerWorkflow is the workflow of the same repository that signs the release pointer, with its ref: it runs on the
+	// default branch alone, after a release and by the clock.
+	PointerWorkflow = ".github/workflows/pointer.yml@refs/heads/main"
+	// PointerBranch is the branch that has the release pointer, and nothing else.
+	PointerBranch = "pointer"
+	// SignerIssuer vouches for these identities.
 	SignerIssuer = "https://token.actions.githubusercontent.com"
 )
+
+// PointerURLs are where the release pointer is, without an API: the branch as GitHub's servers for raw files give it, and
+// as GitHub Pages does, where the repository publishes that branch. The former are asked first, for they are always there,
+// and the latter where they refuse: they count an address's requests, and notebooks share addresses.
+// https://github.blog/changelog/2025-05-08-updated-rate-limits-for-unauthenticated-requests/
+func PointerURLs() []string {
+	owner, name, _ := strings.Cut(Repository, "/")
+	return []string{
+		"https://raw.githubusercontent.com/" + Repository + "/" + PointerBranch + "/" + PointerName,
+		"https://" + strings.ToLower(owner) + ".github.io/" + name + "/" + PointerName,
+	}
+}

@@ -21,6 +21,8 @@ type Statement struct {
 	Subjects []Subject
 	// Predicate is a JSON object, byte for byte as it was signed.
 	Predicate json.RawMessage
+	// Payload is the whole statement, as it was signed, for readers of their own.
+	Payload []byte
 }
 
 // A Subject is a file by its name and digest.
@@ -93,6 +95,6 @@ func decodeStatement(envelope verify.EnvelopeContent) (Statement, error) {
 	if err := json.Unmarshal(payload, &raw); err != nil {
 		return Statement{}, err
 	}
-	statement.Predicate = raw.Predicate
+	statement.Predicate, statement.Payload = raw.Predicate, payload
 	return statement, nil
 }

@@ -22,6 +22,7 @@ var (
 		PredicateType: "https://example.com/pointer/v1",
 		Subjects:      []Subject{{"manifest.json", strings.Repeat("a", 64)}},
 		Predicate:     []byte(`{"number":9007199254740993}`),
+		Payload:       []byte(statement),
 	}
 )
 

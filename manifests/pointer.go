@@ -1,0 +1,265 @@
+package manifests
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+const (
+	// PointerName is the file with the signed release pointer: a Sigstore bundle with a DSSE envelope, so that the
+	// pointer and its signature change at once.
+	PointerName = "current.sigstore.json"
+	// MaxPointerSize bounds that file, in bytes. One with two log entries and a timestamp has about 15 kB.
+	MaxPointerSize = 64 << 10
+	// MaxPointerLife bounds how long a pointer counts, so that whoever got hold of a signing key for a day cannot hold
+	// machines at a release for ever.
+	MaxPointerLife = 366 * 24 * time.Hour
+	// MaxClockLag is how much later than a machine's clock says a pointer may have been issued. A clock that is further
+	// behind would take a pointer that expired long ago.
+	MaxClockLag = 24 * time.Hour
+)
+
+const (
+	// statementType and pointerType are names, not addresses: a fork keeps them, as it keeps schema_version.
+	statementType     = "https://in-toto.io/Statement/v1"
+	pointerTypePrefix = "https://github.com/waqasm86/llcuda-farm/release-pointer/v"
+	pointerType       = pointerTypePrefix + "1"
+	pointerVersion    = 1
+
+	// pointerTime is the one way to write a time in it: UTC, whole seconds.
+	pointerTime = "2006-01-02T15:04:05Z"
+	// maxPointerNumber is the largest integer that every reader of JSON keeps exactly.
+	maxPointerNumber = 1<<53 - 1
+)
+
+// A Pointer says which release is the current one. It is made anew for every release, and again before it expires.
+type Pointer struct {
+	// Release is the tag of the current release, and Manifest the sha256 of its manifest.json.
+	Release, Manifest string
+	// Number is greater in each pointer than in the one before, also in one that goes back to an older release.
+	Number int64
+	// Issued and Expires are in UTC, in whole seconds. The pointer counts between them.
+	Issued, Expires time.Time
+}
+
+// A pointerStatement is a pointer as it is signed: an in-toto statement about a manifest.json.
+type pointerStatement struct {
+	Type          string           `json:"_type"`
+	Subject       []pointerSubject `json:"subject"`
+	PredicateType string           `json:"predicateType"`
+	Predicate     pointerPredicate `json:"predicate"`
+}
+
+type pointerSubject struct {
+	Name   string        `json:"name"`
+	Digest pointerDigest `json:"digest"`
+}
+
+type pointerDigest struct {
+	SHA256 string `json:"sha256"`
+}
+
+type pointerPredicate struct {
+	Release string `json:"release"`
+	Number  int64  `json:"number"`
+	Issued  string `json:"issued"`
+	Expires string `json:"expires"`
+}
+
+// Check reports everything wrong with a pointer, as matrix.Problems. It looks at no clock.
+func (p Pointer) Check() error {
+	var problems matrix.Problems
+	checkName(&problems, "release", p.Release)
+	checkSHA256(&problems, "manifest", p.Manifest)
+	if p.Number < 1 || p.Number > maxPointerNumber {
+		problems.Addf("number", "%d is not between 1 and %d", p.Number, int64(maxPointerNumber))
+	}
+	for _, t := range []struct {
+		at   string
+		time time.Time
+	}{{"issued", p.Issued}, {"expires", p.Expires}} {
+		if t.time.Location() != time.UTC || t.time.Nanosecond() != 0 || t.time.Year() < 1970 || t.time.Year() > 9999 {
+			problems.Addf(t.at, "%s is not in UTC and whole seconds", t.time)
+		}
+	}
+	if life := p.Expires.Sub(p.Issued); life <= 0 || life > MaxPointerLife {
+		problems.Addf("expires", "%s after it was issued; want more than nothing, and at most %s", life, MaxPointerLife)
+	}
+	return problems.Err()
+}
+
+// EncodePointer gives the statement to sign. It refuses a pointer that Check refuses.
+func EncodePointer(p Pointer) ([]byte, error) {
+	if err := p.Check(); err != nil {
+		return nil, fmt.Errorf("writing %s: %w", PointerName, err)
+	}
+	return encode(pointerStatement{
+		Type:          statementType,
+		Subject:       []pointerSubject{{Name: ManifestName, Digest: pointerDigest{SHA256: p.Manifest}}},
+		PredicateType: pointerType,
+		Predicate:     pointerPredicate{Release: p.Release, Number: p.Number, Issued: p.Issued.Format(pointerTime), Expires: p.Expires.Format(pointerTime)},
+	})
+}
+
+// DecodePointer reads a statement whose signature was verified, and checks it. It looks at no clock.
+func DecodePointer(statement []byte) (Pointer, error) {
+	p, err := decodePointer(statement)
+	var newer *VersionError
+	if err == nil || errors.As(err, &newer) {
+		return p, err
+	}
+	return Pointer{}, fmt.Errorf("reading %s: %w", PointerName, err)
+}
+
+func decodePointer(statement []byte) (Pointer, error) {
+	if len(statement) > MaxPointerSize {
+		return Pointer{}, fmt.Errorf("larger than %d bytes", MaxPointerSize)
+	}
+	root, err := parse(statement)
+	if err != nil {
+		return Pointer{}, err
+	}
+	for i, field := range root.fields {
+		if field == "predicateType" {
+			if err := checkPointerType(root.items[i].text); err != nil {
+				return Pointer{}, err
+			}
+		}
+	}
+	var s pointerStatement
+	var problems matrix.Problems
+	bind(root, reflect.ValueOf(&s).Elem(), "", &problems)
+	if s.Type != statementType {
+		problems.Addf("_type", "%q, want %s", shorten(s.Type), statementType)
+	}
+	if len(s.Subject) != 1 || s.Subject[0].Name != ManifestName {
+		problems.Addf("subject", "want %s alone", ManifestName)
+	}
+	if err := problems.Err(); err != nil {
+		return Pointer{}, err
+	}
+	p := Pointer{Release: s.Predicate.Release, Manifest: s.Subject[0].Digest.SHA256, Number: s.Predicate.Number}
+	for _, t := range []struct {
+		at, text string
+		time     *time.Time
+	}{{"predicate.issued", s.Predicate.Issued, &p.Issued}, {"predicate.expires", s.Predicate.Expires, &p.Expires}} {
+		parsed, err := time.Parse(pointerTime, t.text)
+		if err != nil || parsed.Format(pointerTime) != t.text { // Parse takes fractions of a second that nobody asked for
+			problems.Addf(t.at, "%q is not a time like %s", shorten(t.text), pointerTime)
+		}
+		*t.time = parsed
+	}
+	if err := problems.Err(); err != nil {
+		return Pointer{}, err
+	}
+	return p, p.Check()
+}
+
+// checkPointerType tells another kind of statement from a pointer of a version that this program is too old for.
+func checkPointerType(text string) error {
+	if version, ok := strings.CutPrefix(text, pointerTypePrefix); ok {
+		if got, err := strconv.Atoi(version); err == nil && got > pointerVersion {
+			return &VersionError{Document: PointerName, Got: got, Known: pointerVersion}
+		}
+	}
+	if text != pointerType {
+		return fmt.Errorf("it is a statement of type %q, not %s", shorten(text), pointerType)
+	}
+	return nil
+}
+
+// A PointerTimeError is a pointer that does not count at this time: it expired, or was issued after it.
+type PointerTimeError struct {
+	Pointer Pointer
+	Now     time.Time
+}
+
+func (e *PointerTimeError) Error() string {
+	now := e.Now.UTC().Format(pointerTime)
+	if e.Expired() {
+		return fmt.Sprintf("release pointer %d expired at %s; the clock of this machine says %s", e.Pointer.Number, e.Pointer.Expires.Format(pointerTime), now)
+	}
+	return fmt.Sprintf("release pointer %d was issued at %s; the clock of this machine says %s, which is before", e.Pointer.Number, e.Pointer.Issued.Format(pointerTime), now)
+}
+
+// Expired says that it was the pointer's end that was missed, not its beginning.
+func (e *PointerTimeError) Expired() bool { return !e.Now.Before(e.Pointer.Expires) }
+
+// Hint says what it may mean.
+func (e *PointerTimeError) Hint() string {
+	way := "; --release " + e.Pointer.Release + " takes the release that it names, at any time"
+	if e.Expired() {
+		return "somebody or a stale mirror holds back newer ones, the farm is late to renew it, or the clock is wrong" + way
+	}
+	return "set the clock right: by one that is behind, a pointer that expired long ago would still count" + way
+}
+
+// CheckTime says whether the pointer counts now. Its error is a *PointerTimeError.
+func (p Pointer) CheckTime(now time.Time) error {
+	if !now.Before(p.Expires) || now.Add(MaxClockLag).Before(p.Issued) {
+		return &PointerTimeError{Pointer: p, Now: now}
+	}
+	return nil
+}
+
+// A PointerBackError is a pointer older than one that was seen before, or another one of the same number.
+type PointerBackError struct{ Seen, Offered Pointer }
+
+func (e *PointerBackError) Error() string {
+	if e.Seen.Number == e.Offered.Number {
+		return fmt.Sprintf("two release pointers have the number %d: the one seen before names %s, this one %s", e.Seen.Number, e.Seen.named(), e.Offered.named())
+	}
+	return fmt.Sprintf("release pointer %d names %s, and pointer %d, which names %s, was seen before", e.Offered.Number, e.Offered.named(), e.Seen.Number, e.Seen.named())
+}
+
+// Hint says what it may mean.
+func (e *PointerBackError) Hint() string {
+	if e.Seen.Number == e.Offered.Number {
+		return "the farm signed both, which it never should: do not trust it before its maintainers explain"
+	}
+	return "somebody may be holding you at an old release; a cache that is minutes behind does so, too: then it passes by itself"
+}
+
+// named is the release of a pointer, as exactly as a person may want it.
+func (p Pointer) named() string {
+	const digits = 12
+	return fmt.Sprintf("%s (manifest %.*s)", p.Release, digits, p.Manifest)
+}
+
+// CheckAfter says whether the pointer may follow one that was seen before: one of a lower number, or itself. Its error
+// is a *PointerBackError. A pointer that is only made anew has another number.
+func (p Pointer) CheckAfter(seen Pointer) error {
+	if p.Number < seen.Number || p.Number == seen.Number && (p.Release != seen.Release || p.Manifest != seen.Manifest) {
+		return &PointerBackError{Seen: seen, Offered: p}
+	}
+	return nil
+}
+
+// CheckRelease says whether a release is the one that the pointer names, by its manifest.json.
+func (p Pointer) CheckRelease(manifestSHA256 string) error {
+	if p.Manifest != manifestSHA256 {
+		return fmt.Errorf("release pointer %d names %s with sha256 %s for its %s, and here is one with %s", p.Number, p.Release, p.Manifest, ManifestName, manifestSHA256)
+	}
+	return nil
+}
+
+// CompareTags orders the tags of releases by their numbers: "v1.2.0-runtime" comes after "v1.1.9-runtime". ok says whether
+// both have numbers, and different ones.
+func CompareTags(a, b string) (order int, ok bool) {
+	x, okX := tagNumbers(a)
+	y, okY := tagNumbers(b)
+	order = matrix.CompareVersions(x, y)
+	return order, okX && okY && order != 0
+}
+
+// tagNumbers are the numbers of "v1.1.0-runtime".
+func tagNumbers(tag string) (string, bool) {
+	numbers, _, _ := strings.Cut(strings.TrimPrefix(tag, "v"), "-")
+	return numbers, matrix.IsVersion(numbers)
+}
