@@ -21,11 +21,12 @@ test: gcc lint
 gcc:
 	@command -v gcc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
 
-## lint: formatting, vet, and the engine's own module
+## lint: formatting, vet, and the modules of their own
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
 	$(GO) vet ./...
 	cd docker/engine && $(GO) mod verify >/dev/null
+	cd publisher/hftest/server && $(GO) mod verify >/dev/null && $(GO) vet ./...
 
 ## bench: CPU seconds and wall time of each stage, and the farm beside full builds
 bench:

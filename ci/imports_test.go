@@ -60,6 +60,7 @@ var inTests = map[string][]string{
 	"manifests":                  {"matrix/spec"},
 	"manifests/fetch":            {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
 	"manifests/fetch/fetchcli":   {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
+	"manifests/fetch/hub":        {"publisher/hftest"},
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
 	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "matrix"},
@@ -70,6 +71,7 @@ var testOnly = map[string][]string{
 	"ci/internal/engine/image/imagetest":    {},
 	"manifests/fetch/fetchtest":             {"manifests", "matrix"},
 	"manifests/fetch/transfer/transfertest": {},
+	"publisher/hftest":                      {},
 }
 
 // confined are modules that one package alone may import: what they do is behind

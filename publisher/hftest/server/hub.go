@@ -1,0 +1,669 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go/aws"
+	"github.com/aws/aws-sdk-go/aws/credentials"
+	"github.com/aws/aws-sdk-go/aws/session"
+	"github.com/aws/aws-sdk-go/service/s3"
+	"github.com/matrixhub-ai/hfd/pkg/authenticate"
+	backendhf "github.com/matrixhub-ai/hfd/pkg/backend/hf"
+	backendlfs "github.com/matrixhub-ai/hfd/pkg/backend/lfs"
+	"github.com/matrixhub-ai/hfd/pkg/lfs"
+	hfdstorage "github.com/matrixhub-ai/hfd/pkg/storage"
+)
+
+const (
+	bucket = "hub"
+	secret = "test"
+)
+
+// A hub is hfd with what it lacks.
+type hub struct {
+	world *world
+	hfd   http.Handler
+	lfs   lfs.Storage
+	// inside reaches the storage past its gate, outside signs addresses for the world.
+	inside, outside *s3.S3
+
+	mu      sync.Mutex
+	uploads map[string]string // id of an upload in parts → oid
+	sound   map[string]bool   // oids whose bytes were read and have the digest
+	commits sync.Mutex        // one at a time: hfd's check of the parent is not atomic
+}
+
+func newHub(folder string, world *world, inside, outside string) *hub {
+	client := func(endpoint string) *s3.S3 {
+		return s3.New(session.Must(session.NewSession(&aws.Config{
+			Endpoint: &endpoint, Region: aws.String("us-east-1"), Credentials: credentials.NewStaticCredentials(secret, secret, ""), S3ForcePathStyle: aws.Bool(true),
+		})))
+	}
+	h := &hub{
+		world: world, inside: client(inside), outside: client(outside),
+		lfs:     lfs.NewS3("lfs", inside, secret, secret, bucket, true, outside),
+		uploads: map[string]string{}, sound: map[string]bool{},
+	}
+	disk := hfdstorage.NewStorage(hfdstorage.WithRootDir(folder))
+	var handler http.Handler = backendhf.NewHandler(backendhf.WithStorage(disk), backendhf.WithLFSStorage(h.lfs))
+	handler = backendlfs.NewHandler(backendlfs.WithStorage(disk), backendlfs.WithLFSStorage(h.lfs), backendlfs.WithNext(handler))
+	h.hfd = authenticate.AnonymousAuthenticateHandler(handler)
+	return h
+}
+
+// hubStage names the kind of a request to the Hub.
+func hubStage(r *http.Request) string {
+	p := r.URL.Path
+	switch {
+	case p == "/api/repos/create":
+		return "create"
+	case p == "/api/validate-yaml":
+		return "validate"
+	case p == "/oauth/token":
+		return "exchange"
+	case p == "/api/complete_multipart":
+		return "complete"
+	case strings.HasSuffix(p, "/info/lfs/objects/batch"):
+		return "batch"
+	case strings.HasSuffix(p, "/info/lfs/objects/verify"):
+		return "verify"
+	case strings.Contains(p, "/resolve/"):
+		return "resolve"
+	}
+	if parts := strings.Split(p, "/"); len(parts) > 5 && parts[1] == "api" {
+		return parts[5] // preupload, commit, paths-info, revision, tree
+	}
+	return "info"
+}
+
+// repoOf is "org/name" of a request, empty where it is about none.
+func repoOf(r *http.Request) string {
+	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	switch {
+	case len(parts) > 3 && parts[0] == "api" && parts[1] == "models":
+		return parts[2] + "/" + parts[3]
+	case len(parts) > 2 && parts[0] != "api":
+		return parts[0] + "/" + strings.TrimSuffix(parts[1], ".git")
+	}
+	return ""
+}
+
+func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	id := make([]byte, 8)
+	rand.Read(id)
+	w.Header().Set("X-Request-Id", hex.EncodeToString(id))
+	stage := hubStage(r)
+	if !h.admit(w, r, stage) {
+		return
+	}
+	switch stage {
+	case "create":
+		h.create(w, r)
+	case "validate":
+		validate(w, r)
+	case "exchange":
+		h.exchange(w, r)
+	case "preupload":
+		h.preupload(w, r)
+	case "batch":
+		h.batch(w, r)
+	case "complete":
+		h.complete(w, r)
+	case "verify":
+		h.verify(w, r)
+	case "commit":
+		h.commit(w, r)
+	case "paths-info":
+		h.pathsInfo(w, r)
+	default:
+		h.explain(w, r)
+	}
+}
+
+// admit holds the rules of who may do what, in the words of the real Hub.
+func (h *hub) admit(w http.ResponseWriter, r *http.Request, stage string) bool {
+	if stage == "exchange" || stage == "complete" { // these carry their right in themselves
+		return true
+	}
+	token, anonymous, known := h.world.token(r)
+	if !known {
+		say(w, http.StatusUnauthorized, "", "Invalid credentials in Authorization header")
+		return false
+	}
+	repo, settings := repoOf(r), h.world.get()
+	elsewhere := token.Repo != "" && repo != "" && token.Repo != repo
+	if slices.Contains([]string{"create", "preupload", "batch", "verify", "commit"}, stage) {
+		switch {
+		case anonymous:
+			say(w, http.StatusUnauthorized, "", "Invalid username or password.")
+			return false
+		case !token.Write || elsewhere || token.Repo != "" && stage == "create":
+			say(w, http.StatusForbidden, "", "You don't have the rights to do this on "+repo)
+			return false
+		}
+		return true
+	}
+	if slices.Contains(settings.Private, repo) && (anonymous || elsewhere || !token.Write && !token.Gated) {
+		status := http.StatusNotFound
+		if anonymous {
+			status = http.StatusUnauthorized
+		}
+		say(w, status, "RepoNotFound", "Repository not found")
+		return false
+	}
+	if stage == "resolve" && slices.Contains(settings.Gated, repo) && !token.Gated {
+		status := http.StatusForbidden
+		if anonymous {
+			status = http.StatusUnauthorized
+		}
+		say(w, status, "GatedRepo", "Access to model "+repo+" is restricted.")
+		return false
+	}
+	return true
+}
+
+// ask has hfd answer a question of the wrapper's own.
+func (h *hub) ask(method, path string, body io.Reader) *httptest.ResponseRecorder {
+	request := httptest.NewRequest(method, path, body)
+	answer := httptest.NewRecorder()
+	h.hfd.ServeHTTP(answer, request)
+	return answer
+}
+
+// head is the commit that a revision stands for; empty where there is none.
+func (h *hub) head(repo, revision string) string {
+	var info struct{ SHA string }
+	answer := h.ask(http.MethodGet, "/api/models/"+repo+"/revision/"+url.PathEscape(revision), nil)
+	if answer.Code != http.StatusOK || json.Unmarshal(answer.Body.Bytes(), &info) != nil {
+		return ""
+	}
+	return info.SHA
+}
+
+func (h *hub) exists(repo string) bool {
+	return h.ask(http.MethodGet, "/api/models/"+repo, nil).Code == http.StatusOK
+}
+
+// explain lets hfd answer and adds the Hub's headers to what it refuses.
+func (h *hub) explain(w http.ResponseWriter, r *http.Request) {
+	refused := &refusal{ResponseWriter: w}
+	h.hfd.ServeHTTP(refused, r)
+	if refused.status == 0 {
+		return
+	}
+	var message struct{ Error string }
+	json.Unmarshal(refused.body.Bytes(), &message)
+	status, code := refused.status, ""
+	switch repo, stage := repoOf(r), hubStage(r); {
+	case repo == "":
+	case !h.exists(repo):
+		status, code = http.StatusNotFound, "RepoNotFound"
+	case stage == "resolve":
+		parts := strings.Split(strings.TrimPrefix(r.URL.EscapedPath(), "/"+repo+"/resolve/"), "/")
+		revision, _ := url.PathUnescape(parts[0])
+		status, code = http.StatusNotFound, "EntryNotFound"
+		if commit := h.head(repo, revision); commit == "" {
+			code = "RevisionNotFound"
+		} else {
+			w.Header().Set("X-Repo-Commit", commit)
+		}
+	case stage == "revision" || stage == "tree":
+		status, code = http.StatusNotFound, "RevisionNotFound"
+	}
+	say(w, status, code, message.Error)
+}
+
+// A refusal holds an error of hfd's back.
+type refusal struct {
+	http.ResponseWriter
+	status int
+	body   bytes.Buffer
+}
+
+func (r *refusal) WriteHeader(status int) {
+	if status >= http.StatusBadRequest {
+		r.status = status
+		return
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *refusal) Write(p []byte) (int, error) {
+	if r.status != 0 {
+		return r.body.Write(p)
+	}
+	return r.ResponseWriter.Write(p)
+}
+
+func (h *hub) create(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	var wanted struct {
+		Name, Organization, Visibility string
+		Private                        bool
+	}
+	if err := json.Unmarshal(body, &wanted); err != nil {
+		say(w, http.StatusBadRequest, "", err.Error())
+		return
+	}
+	repo := wanted.Organization + "/" + wanted.Name
+	h.commits.Lock()
+	defer h.commits.Unlock()
+	if h.exists(repo) {
+		say(w, http.StatusConflict, "", "You already created this model repo: "+repo)
+		return
+	}
+	if wanted.Private || wanted.Visibility == "private" {
+		h.world.mu.Lock()
+		h.world.settings.Private = append(h.world.settings.Private, repo)
+		h.world.mu.Unlock()
+	}
+	pass(w, h.ask(http.MethodPost, r.URL.Path, bytes.NewReader(body)))
+}
+
+// preupload adds to hfd's answer: large files go to LFS, what is there is named, and what is ignored.
+func (h *hub) preupload(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	type file struct {
+		Path   string `json:"path"`
+		Size   int64  `json:"size"`
+		Sample []byte `json:"sample"`
+	}
+	var asked struct{ Files []file }
+	if err := json.Unmarshal(body, &asked); err != nil || len(asked.Files) > 256 {
+		say(w, http.StatusBadRequest, "", fmt.Sprintf("%d files, at most 256: %v", len(asked.Files), err))
+		return
+	}
+	parts := strings.Split(r.URL.Path, "/")
+	repo, revision := repoOf(r), parts[len(parts)-1]
+	answer := h.ask(http.MethodPost, r.URL.EscapedPath(), bytes.NewReader(body))
+	var said struct {
+		Files []struct {
+			Path         string `json:"path"`
+			UploadMode   string `json:"uploadMode"`
+			ShouldIgnore bool   `json:"shouldIgnore"`
+			OID          string `json:"oid,omitempty"`
+		} `json:"files"`
+	}
+	if answer.Code != http.StatusOK || json.Unmarshal(answer.Body.Bytes(), &said) != nil {
+		h.refused(w, repo, answer)
+		return
+	}
+	settings, there := h.world.get(), h.tree(repo, revision)
+	for i := range said.Files {
+		if len(asked.Files[i].Sample) != int(min(asked.Files[i].Size, 512)) {
+			say(w, http.StatusBadRequest, "", "the sample is not the first 512 bytes")
+			return
+		}
+		if asked.Files[i].Size >= settings.LargeFrom {
+			said.Files[i].UploadMode = "lfs"
+		}
+		said.Files[i].ShouldIgnore = slices.Contains(settings.Ignored, said.Files[i].Path)
+		if entry, ok := there[said.Files[i].Path]; ok {
+			said.Files[i].OID = entry.oid()
+		}
+	}
+	sayJSON(w, http.StatusOK, said)
+}
+
+func (h *hub) refused(w http.ResponseWriter, repo string, answer *httptest.ResponseRecorder) {
+	var message struct{ Error string }
+	json.Unmarshal(answer.Body.Bytes(), &message)
+	if !h.exists(repo) {
+		say(w, http.StatusNotFound, "RepoNotFound", "Repository not found")
+		return
+	}
+	say(w, answer.Code, "", message.Error)
+}
+
+// An entry is a file of a tree.
+type entry struct {
+	Type string `json:"type"`
+	OID  string `json:"oid"`
+	Size int64  `json:"size"`
+	Path string `json:"path"`
+	LFS  *struct {
+		OID         string `json:"oid"`
+		Size        int64  `json:"size"`
+		PointerSize int64  `json:"pointerSize"`
+	} `json:"lfs,omitempty"`
+	LastCommit json.RawMessage `json:"lastCommit,omitempty"`
+}
+
+func (e entry) oid() string {
+	if e.LFS != nil {
+		return e.LFS.OID
+	}
+	return e.OID
+}
+
+func (h *hub) tree(repo, revision string) map[string]entry {
+	var list []entry
+	answer := h.ask(http.MethodGet, "/api/models/"+repo+"/tree/"+url.PathEscape(revision)+"?recursive=true&expand=true", nil)
+	json.Unmarshal(answer.Body.Bytes(), &list)
+	entries := map[string]entry{}
+	for _, e := range list {
+		entries[e.Path] = e
+	}
+	return entries
+}
+
+func (h *hub) pathsInfo(w http.ResponseWriter, r *http.Request) {
+	var asked struct {
+		Paths  []string
+		Expand bool
+	}
+	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
+		say(w, http.StatusBadRequest, "", err.Error())
+		return
+	}
+	parts := strings.Split(r.URL.Path, "/")
+	repo, revision := repoOf(r), parts[len(parts)-1]
+	switch {
+	case !h.exists(repo):
+		say(w, http.StatusNotFound, "RepoNotFound", "Repository not found")
+		return
+	case h.head(repo, revision) == "":
+		say(w, http.StatusNotFound, "RevisionNotFound", "Invalid rev id: "+revision)
+		return
+	}
+	there, found := h.tree(repo, revision), []entry{}
+	for _, name := range asked.Paths {
+		e, ok := there[name]
+		if !ok {
+			continue
+		}
+		if !asked.Expand {
+			e.LastCommit = nil
+		}
+		found = append(found, e)
+	}
+	sayJSON(w, http.StatusOK, found)
+}
+
+type object struct {
+	OID     string             `json:"oid"`
+	Size    int64              `json:"size"`
+	Actions map[string]*action `json:"actions,omitempty"`
+}
+
+type action struct {
+	Href   string            `json:"href"`
+	Header map[string]string `json:"header,omitempty"`
+}
+
+func (h *hub) batch(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	var asked struct {
+		Operation string
+		Transfers []string
+		Objects   []object
+	}
+	if err := json.Unmarshal(body, &asked); err != nil {
+		say(w, http.StatusBadRequest, "", err.Error())
+		return
+	}
+	if asked.Operation != "upload" {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		h.explain(w, r)
+		return
+	}
+	if !h.exists(repoOf(r)) {
+		say(w, http.StatusNotFound, "RepoNotFound", "Repository not found")
+		return
+	}
+	settings := h.world.get()
+	transfer := "basic"
+	for i := range asked.Objects {
+		o := &asked.Objects[i]
+		if info, err := h.lfs.Info(o.OID); err == nil && info.Size() == o.Size {
+			continue
+		}
+		parts := slices.Contains(asked.Transfers, "multipart") && o.Size >= settings.PartsFrom
+		upload, err := h.sign(r, o, parts, settings)
+		if err != nil {
+			say(w, http.StatusInternalServerError, "", err.Error())
+			return
+		}
+		if parts {
+			transfer = "multipart"
+		}
+		o.Actions = map[string]*action{
+			"upload": upload,
+			"verify": {Href: "http://" + r.Host + "/" + repoOf(r) + ".git/info/lfs/objects/verify"},
+		}
+	}
+	w.Header().Set("Content-Type", "application/vnd.git-lfs+json")
+	sayJSON(w, http.StatusOK, map[string]any{"transfer": transfer, "objects": asked.Objects})
+}
+
+// key is where hfd keeps an object.
+func key(oid string) *string { return aws.String(path.Join("lfs", oid[:2], oid[2:4], oid[4:])) }
+
+func (h *hub) sign(r *http.Request, o *object, parts bool, settings Settings) (*action, error) {
+	lifetime := time.Duration(settings.URLSeconds) * time.Second
+	if !parts {
+		request, _ := h.outside.PutObjectRequest(&s3.PutObjectInput{Bucket: aws.String(bucket), Key: key(o.OID)})
+		href, err := request.Presign(lifetime)
+		return &action{Href: href}, err
+	}
+	upload, err := h.inside.CreateMultipartUpload(&s3.CreateMultipartUploadInput{Bucket: aws.String(bucket), Key: key(o.OID)})
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	h.uploads[*upload.UploadId] = o.OID
+	h.mu.Unlock()
+	header := map[string]string{"chunk_size": strconv.FormatInt(settings.PartSize, 10)}
+	for n := int64(1); (n-1)*settings.PartSize < o.Size; n++ {
+		request, _ := h.outside.UploadPartRequest(&s3.UploadPartInput{Bucket: aws.String(bucket), Key: key(o.OID), UploadId: upload.UploadId, PartNumber: &n})
+		if header[fmt.Sprintf("%05d", n)], err = request.Presign(lifetime); err != nil {
+			return nil, err
+		}
+	}
+	return &action{Href: "http://" + r.Host + "/api/complete_multipart?uploadId=" + url.QueryEscape(*upload.UploadId), Header: header}, nil
+}
+
+func (h *hub) complete(w http.ResponseWriter, r *http.Request) {
+	var asked struct {
+		OID   string
+		Parts []struct {
+			PartNumber int64
+			ETag       string
+		}
+	}
+	id := r.URL.Query().Get("uploadId")
+	err := json.NewDecoder(r.Body).Decode(&asked)
+	h.mu.Lock()
+	oid, ok := h.uploads[id]
+	h.mu.Unlock()
+	if err != nil || !ok || oid != asked.OID {
+		say(w, http.StatusBadRequest, "", "no such upload")
+		return
+	}
+	done := &s3.CompletedMultipartUpload{}
+	for _, p := range asked.Parts {
+		if !strings.HasPrefix(p.ETag, `"`) || !strings.HasSuffix(p.ETag, `"`) {
+			say(w, http.StatusBadRequest, "", "an ETag without its quotes")
+			return
+		}
+		done.Parts = append(done.Parts, &s3.CompletedPart{PartNumber: aws.Int64(p.PartNumber), ETag: aws.String(p.ETag)})
+	}
+	if _, err := h.inside.CompleteMultipartUpload(&s3.CompleteMultipartUploadInput{Bucket: aws.String(bucket), Key: key(oid), UploadId: &id, MultipartUpload: done}); err != nil {
+		say(w, http.StatusBadRequest, "", err.Error())
+		return
+	}
+	h.mu.Lock()
+	delete(h.uploads, id)
+	h.mu.Unlock()
+	if !h.isSound(oid) {
+		say(w, http.StatusBadRequest, "", "the parts are not the object "+oid)
+		return
+	}
+	sayJSON(w, http.StatusOK, map[string]any{"success": true})
+}
+
+// isSound reads an object and removes it if it is not what its name says.
+func (h *hub) isSound(oid string) bool {
+	h.mu.Lock()
+	known := h.sound[oid]
+	h.mu.Unlock()
+	if known {
+		return true
+	}
+	got, err := h.inside.GetObject(&s3.GetObjectInput{Bucket: aws.String(bucket), Key: key(oid)})
+	if err != nil {
+		return false
+	}
+	defer got.Body.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, got.Body); err != nil {
+		return false
+	}
+	if hex.EncodeToString(sum.Sum(nil)) != oid {
+		h.inside.DeleteObject(&s3.DeleteObjectInput{Bucket: aws.String(bucket), Key: key(oid)})
+		return false
+	}
+	h.mu.Lock()
+	h.sound[oid] = true
+	h.mu.Unlock()
+	return true
+}
+
+func (h *hub) verify(w http.ResponseWriter, r *http.Request) {
+	var asked object
+	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil || len(asked.OID) != 2*sha256.Size {
+		say(w, http.StatusBadRequest, "", "no object named")
+		return
+	}
+	info, err := h.lfs.Info(asked.OID)
+	if err != nil || info.Size() != asked.Size || !h.isSound(asked.OID) {
+		say(w, http.StatusNotFound, "", "the object is not there, or not whole")
+		return
+	}
+	sayJSON(w, http.StatusOK, struct{}{})
+}
+
+// commit refuses what the Hub refuses: a stale parent, and pointers to nothing.
+func (h *hub) commit(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		say(w, http.StatusBadRequest, "", err.Error())
+		return
+	}
+	if got := r.Header.Get("Content-Type"); got != "application/x-ndjson" {
+		say(w, http.StatusBadRequest, "", "the content type is "+got)
+		return
+	}
+	parts := strings.Split(r.URL.Path, "/")
+	repo, revision, parent := repoOf(r), parts[len(parts)-1], ""
+	for line := range bytes.Lines(body) {
+		var op struct {
+			Key   string
+			Value struct {
+				ParentCommit, Path, OID string
+				Size                    int64
+			}
+		}
+		if err := json.Unmarshal(line, &op); err != nil {
+			say(w, http.StatusBadRequest, "", "invalid line: "+err.Error())
+			return
+		}
+		switch op.Key {
+		case "header":
+			parent = op.Value.ParentCommit
+		case "lfsFile":
+			if info, err := h.lfs.Info(op.Value.OID); err != nil || info.Size() != op.Value.Size || !h.isSound(op.Value.OID) {
+				say(w, http.StatusBadRequest, "", "LFS pointer pointed to a file that does not exist: "+op.Value.Path)
+				return
+			}
+		}
+	}
+	h.commits.Lock()
+	defer h.commits.Unlock()
+	if head := h.head(repo, revision); parent != "" && head != "" && head != parent {
+		say(w, http.StatusPreconditionFailed, "", "A commit has happened since. Please refresh and try again.")
+		return
+	}
+	answer := h.ask(http.MethodPost, r.URL.EscapedPath(), bytes.NewReader(body))
+	if answer.Code != http.StatusOK {
+		h.refused(w, repo, answer)
+		return
+	}
+	pass(w, answer)
+}
+
+// overtake commits before somebody's commit does.
+func (h *hub) overtake(r *http.Request) {
+	h.commits.Lock()
+	defer h.commits.Unlock()
+	h.ask(http.MethodPost, r.URL.EscapedPath(), strings.NewReader(
+		`{"key":"header","value":{"summary":"Overtake"}}`+"\n"+`{"key":"file","value":{"path":"OTHER.md","content":"b3RoZXI=","encoding":"base64"}}`))
+}
+
+// exchange gives a token of an hour for an id token that a repository trusts.
+func (h *hub) exchange(w http.ResponseWriter, r *http.Request) {
+	var asked struct {
+		GrantType        string `json:"grant_type"`
+		SubjectTokenType string `json:"subject_token_type"`
+		SubjectToken     string `json:"subject_token"`
+		Resource         string `json:"resource"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil || r.Header.Get("Content-Type") != "application/json" ||
+		asked.GrantType != "urn:ietf:params:oauth:grant-type:token-exchange" || asked.SubjectTokenType != "urn:ietf:params:oauth:token-type:id_token" {
+		sayJSON(w, http.StatusBadRequest, map[string]string{"error": "invalid_request", "error_description": "Missing or malformed parameter"})
+		return
+	}
+	if repo, ok := h.world.get().Publishers[asked.SubjectToken]; !ok || repo != asked.Resource {
+		sayJSON(w, http.StatusBadRequest, map[string]string{"error": "invalid_grant", "error_description": "No trusted publisher matches"})
+		return
+	}
+	token := make([]byte, 16)
+	rand.Read(token)
+	name := "hf_jwt_" + hex.EncodeToString(token)
+	h.world.grant(name, Token{Write: true, Repo: asked.Resource}, time.Hour)
+	sayJSON(w, http.StatusOK, map[string]any{"access_token": name, "token_type": "bearer", "expires_in": 3600,
+		"issued_token_type": "urn:ietf:params:oauth:token-type:access_token"})
+}
+
+// say refuses in the Hub's way: in headers and in JSON.
+func say(w http.ResponseWriter, status int, code, message string) {
+	if code != "" {
+		w.Header().Set("X-Error-Code", code)
+	}
+	if message != "" {
+		w.Header().Set("X-Error-Message", strings.Join(strings.Fields(message), " "))
+	}
+	sayJSON(w, status, map[string]string{"error": message})
+}
+
+func sayJSON(w http.ResponseWriter, status int, value any) {
+	if w.Header().Get("Content-Type") == "" {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	}
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(value)
+}
+
+// pass hands on what hfd said.
+func pass(w http.ResponseWriter, answer *httptest.ResponseRecorder) {
+	for name, values := range answer.Header() {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(answer.Code)
+	w.Write(answer.Body.Bytes())
+}
