@@ -1,0 +1,228 @@
+package main
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync"
+	"time"
+)
+
+// workflowIssuer has the tokens of GitHub's workflows.
+const workflowIssuer = "https://token.actions.githubusercontent.com"
+
+// audience is whom Sigstore's tokens are for.
+const audience = "sigstore"
+
+// tokenLife is how long a token holds. GitHub's hold ten minutes.
+const tokenLife = 10 * time.Minute
+
+// An issuer signs tokens: those of workflows, under GitHub's name, and those of people, under its own.
+type issuer struct {
+	key *rsa.PrivateKey
+	own string // its address, and its name as the issuer of people's tokens
+
+	mu    sync.Mutex
+	asked map[string]int               // device codes: how often the token was asked for
+	codes map[string]map[string]string // authorization codes: what was asked for
+}
+
+func newIssuer() (*issuer, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, err
+	}
+	return &issuer{key: key, asked: map[string]int{}, codes: map[string]map[string]string{}}, nil
+}
+
+func (i *issuer) listen() (string, error) {
+	mux := http.NewServeMux()
+	url, err := listen(mux)
+	if err != nil {
+		return "", err
+	}
+	i.own = url
+	mux.Handle("/", i.handler(url))
+	mux.HandleFunc("POST /mint", i.mint)
+	mux.HandleFunc("GET /actions", i.actions)
+	mux.HandleFunc("GET /auth", i.authorize)
+	mux.HandleFunc("POST /device/code", i.deviceCode)
+	mux.HandleFunc("POST /token", i.token)
+	return url, nil
+}
+
+// handler answers for an issuer of that name: where its things are, and its key.
+func (i *issuer) handler(name string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, map[string]any{
+			"issuer": name, "jwks_uri": name + "/.well-known/jwks",
+			"authorization_endpoint": name + "/auth", "token_endpoint": name + "/token", "device_authorization_endpoint": name + "/device/code",
+			"id_token_signing_alg_values_supported": []string{"RS256"}, "code_challenge_methods_supported": []string{"S256"},
+			"response_types_supported": []string{"code", "id_token"}, "subject_types_supported": []string{"public"},
+		})
+	})
+	mux.HandleFunc("GET /.well-known/jwks", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, map[string]any{"keys": []any{map[string]any{
+			"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "1",
+			"n": base64.RawURLEncoding.EncodeToString(i.key.N.Bytes()),
+			"e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(i.key.E)).Bytes()),
+		}}})
+	})
+	return mux
+}
+
+// sign makes a token of claims; what every token has is added where it is missing.
+func (i *issuer) sign(claims map[string]any) (string, error) {
+	now := time.Now()
+	all := map[string]any{"aud": audience, "iat": now.Unix(), "nbf": now.Add(-5 * time.Second).Unix(), "exp": now.Add(tokenLife).Unix()}
+	maps.Copy(all, claims)
+	body, err := json.Marshal(all)
+	if err != nil {
+		return "", err
+	}
+	text := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256","kid":"1","typ":"JWT"}`)) + "." + base64.RawURLEncoding.EncodeToString(body)
+	digest := sha256.Sum256([]byte(text))
+	signature, err := rsa.SignPKCS1v15(rand.Reader, i.key, crypto.SHA256, digest[:])
+	if err != nil {
+		return "", err
+	}
+	return text + "." + base64.RawURLEncoding.EncodeToString(signature), nil
+}
+
+// mint signs the claims that the test sends.
+func (i *issuer) mint(w http.ResponseWriter, r *http.Request) {
+	var claims map[string]any
+	if err := json.NewDecoder(r.Body).Decode(&claims); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	token, err := i.sign(claims)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	fmt.Fprint(w, token)
+}
+
+// actions is the token service of a GitHub runner. What the runner knows of the workflow comes with its URL.
+func (i *issuer) actions(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") != "Bearer runner" {
+		http.Error(w, "no such runner", http.StatusUnauthorized)
+		return
+	}
+	claims := map[string]any{}
+	if err := json.Unmarshal([]byte(r.FormValue("claims")), &claims); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	claims["aud"] = r.FormValue("audience")
+	token, err := i.sign(claims)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	writeJSON(w, map[string]string{"value": token})
+}
+
+// somebody is who signs in, always.
+const somebody = "maintainer@example.org"
+
+func (i *issuer) person(nonce string) (string, error) {
+	claims := map[string]any{"iss": i.own, "sub": "1", "email": somebody, "email_verified": true}
+	if nonce != "" {
+		claims["nonce"] = nonce
+	}
+	return i.sign(claims)
+}
+
+// authorize signs the person in at once and sends the browser back.
+func (i *issuer) authorize(w http.ResponseWriter, r *http.Request) {
+	code := rand.Text()
+	i.mu.Lock()
+	i.codes[code] = map[string]string{"nonce": r.FormValue("nonce"), "challenge": r.FormValue("code_challenge")}
+	i.mu.Unlock()
+	back, err := url.Parse(r.FormValue("redirect_uri"))
+	if err != nil || back.Hostname() != "localhost" {
+		http.Error(w, "no way back", http.StatusBadRequest)
+		return
+	}
+	back.RawQuery = url.Values{"code": {code}, "state": {r.FormValue("state")}}.Encode()
+	http.Redirect(w, r, back.String(), http.StatusFound)
+}
+
+func (i *issuer) deviceCode(w http.ResponseWriter, r *http.Request) {
+	code := rand.Text()
+	i.mu.Lock()
+	i.asked[code] = 0
+	i.codes[code] = map[string]string{"challenge": r.FormValue("code_challenge")}
+	i.mu.Unlock()
+	writeJSON(w, map[string]any{"device_code": code, "user_code": "ABCD-EFGH", "verification_uri": i.own + "/device", "interval": 0, "expires_in": 300})
+}
+
+// token gives a token for a code, to who asked for the code. A device has to ask twice.
+func (i *issuer) token(w http.ResponseWriter, r *http.Request) {
+	code := r.FormValue("code")
+	device := code == ""
+	if device {
+		code = r.FormValue("device_code")
+	}
+	i.mu.Lock()
+	of, known := i.codes[code]
+	i.asked[code]++
+	pending := device && i.asked[code] < 2
+	i.mu.Unlock()
+	proof := sha256.Sum256([]byte(r.FormValue("code_verifier")))
+	var refused string
+	switch {
+	case !known, base64.RawURLEncoding.EncodeToString(proof[:]) != of["challenge"]:
+		refused = "access_denied"
+	case pending:
+		refused = "authorization_pending"
+	}
+	if refused != "" {
+		w.WriteHeader(http.StatusBadRequest)
+		writeJSON(w, map[string]string{"error": refused})
+		return
+	}
+	token, err := i.person(of["nonce"])
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	writeJSON(w, map[string]any{"id_token": token, "access_token": "none", "token_type": "Bearer", "expires_in": 300})
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v) // an error is the client's, who went away
+}
+
+// A loopback transport answers for workflowIssuer, and lets no other request leave the machine.
+type loopback struct {
+	issuer http.Handler
+	next   http.RoundTripper
+}
+
+func (l *loopback) RoundTrip(r *http.Request) (*http.Response, error) {
+	if "https://"+r.URL.Host == workflowIssuer {
+		answer := httptest.NewRecorder()
+		answer.Body = &bytes.Buffer{}
+		l.issuer.ServeHTTP(answer, r)
+		return answer.Result(), nil
+	}
+	if host := r.URL.Hostname(); host != "127.0.0.1" {
+		return nil, fmt.Errorf("asking %s: the stack talks to itself only", host)
+	}
+	return l.next.RoundTrip(r)
+}
