@@ -64,6 +64,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
 	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "matrix"},
+	"publisher/cosign":           {"publisher/cosigntest"},
 }
 
 // testOnly are packages that nothing but tests imports.
@@ -72,6 +73,7 @@ var testOnly = map[string][]string{
 	"manifests/fetch/fetchtest":             {"manifests", "matrix"},
 	"manifests/fetch/transfer/transfertest": {},
 	"publisher/hftest":                      {},
+	"publisher/cosigntest":                  {"manifests"},
 }
 
 // confined are modules that one package alone may import: what they do is behind

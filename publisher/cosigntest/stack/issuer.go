@@ -13,7 +13,6 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"sync"
 	"time"
 )
@@ -32,9 +31,8 @@ type issuer struct {
 	key *rsa.PrivateKey
 	own string // its address, and its name as the issuer of people's tokens
 
-	mu    sync.Mutex
-	asked map[string]int               // device codes: how often the token was asked for
-	codes map[string]map[string]string // authorization codes: what was asked for
+	mu      sync.Mutex
+	devices map[string]*device // by their codes
 }
 
 func newIssuer() (*issuer, error) {
@@ -42,7 +40,13 @@ func newIssuer() (*issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &issuer{key: key, asked: map[string]int{}, codes: map[string]map[string]string{}}, nil
+	return &issuer{key: key, devices: map[string]*device{}}, nil
+}
+
+// A device is one that somebody signs in on.
+type device struct {
+	challenge string // what it will prove to know
+	asked     int    // how often it asked for its token
 }
 
 func (i *issuer) listen() (string, error) {
@@ -55,7 +59,6 @@ func (i *issuer) listen() (string, error) {
 	mux.Handle("/", i.handler(url))
 	mux.HandleFunc("POST /mint", i.mint)
 	mux.HandleFunc("GET /actions", i.actions)
-	mux.HandleFunc("GET /auth", i.authorize)
 	mux.HandleFunc("POST /device/code", i.deviceCode)
 	mux.HandleFunc("POST /token", i.token)
 	return url, nil
@@ -135,72 +138,46 @@ func (i *issuer) actions(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, map[string]string{"value": token})
 }
 
-// somebody is who signs in, always.
+// somebody is who signs in, always and at once.
 const somebody = "maintainer@example.org"
-
-func (i *issuer) person(nonce string) (string, error) {
-	claims := map[string]any{"iss": i.own, "sub": "1", "email": somebody, "email_verified": true}
-	if nonce != "" {
-		claims["nonce"] = nonce
-	}
-	return i.sign(claims)
-}
-
-// authorize signs the person in at once and sends the browser back.
-func (i *issuer) authorize(w http.ResponseWriter, r *http.Request) {
-	code := rand.Text()
-	i.mu.Lock()
-	i.codes[code] = map[string]string{"nonce": r.FormValue("nonce"), "challenge": r.FormValue("code_challenge")}
-	i.mu.Unlock()
-	back, err := url.Parse(r.FormValue("redirect_uri"))
-	if err != nil || back.Hostname() != "localhost" {
-		http.Error(w, "no way back", http.StatusBadRequest)
-		return
-	}
-	back.RawQuery = url.Values{"code": {code}, "state": {r.FormValue("state")}}.Encode()
-	http.Redirect(w, r, back.String(), http.StatusFound)
-}
 
 func (i *issuer) deviceCode(w http.ResponseWriter, r *http.Request) {
 	code := rand.Text()
 	i.mu.Lock()
-	i.asked[code] = 0
-	i.codes[code] = map[string]string{"challenge": r.FormValue("code_challenge")}
+	i.devices[code] = &device{challenge: r.FormValue("code_challenge")}
 	i.mu.Unlock()
 	writeJSON(w, map[string]any{"device_code": code, "user_code": "ABCD-EFGH", "verification_uri": i.own + "/device", "interval": 0, "expires_in": 300})
 }
 
-// token gives a token for a code, to who asked for the code. A device has to ask twice.
+// token gives a device its token, the second time that it asks.
 func (i *issuer) token(w http.ResponseWriter, r *http.Request) {
-	code := r.FormValue("code")
-	device := code == ""
-	if device {
-		code = r.FormValue("device_code")
-	}
-	i.mu.Lock()
-	of, known := i.codes[code]
-	i.asked[code]++
-	pending := device && i.asked[code] < 2
-	i.mu.Unlock()
-	proof := sha256.Sum256([]byte(r.FormValue("code_verifier")))
-	var refused string
-	switch {
-	case !known, base64.RawURLEncoding.EncodeToString(proof[:]) != of["challenge"]:
-		refused = "access_denied"
-	case pending:
-		refused = "authorization_pending"
-	}
+	refused := i.ask(r.FormValue("device_code"), r.FormValue("code_verifier"))
 	if refused != "" {
 		w.WriteHeader(http.StatusBadRequest)
 		writeJSON(w, map[string]string{"error": refused})
 		return
 	}
-	token, err := i.person(of["nonce"])
+	token, err := i.sign(map[string]any{"iss": i.own, "sub": "1", "email": somebody, "email_verified": true})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	writeJSON(w, map[string]any{"id_token": token, "access_token": "none", "token_type": "Bearer", "expires_in": 300})
+}
+
+// ask says why a device gets no token, in the words of RFC 8628.
+func (i *issuer) ask(code, verifier string) string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	d, known := i.devices[code]
+	proof := sha256.Sum256([]byte(verifier))
+	if !known || base64.RawURLEncoding.EncodeToString(proof[:]) != d.challenge {
+		return "access_denied"
+	}
+	if d.asked++; d.asked < 2 {
+		return "authorization_pending"
+	}
+	return ""
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

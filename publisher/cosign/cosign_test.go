@@ -1,0 +1,453 @@
+package cosign_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
+	"github.com/waqasm86/llcuda-farm/publisher"
+	"github.com/waqasm86/llcuda-farm/publisher/cosign"
+	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
+)
+
+var sums = []byte(strings.Repeat("a", 64) + "  manifest.json\n")
+
+// production is the policy of llcuda-fetch, with the stack's trusted root.
+func production(t *testing.T, stack *cosigntest.Stack) sigverify.Policy {
+	t.Helper()
+	return sigverify.Policy{
+		Issuer: manifests.SignerIssuer, Identity: manifests.SignerIdentity, Refs: sigverify.Tags,
+		Repository: manifests.RepositoryURL, RepositoryID: manifests.RepositoryID, OwnerID: manifests.OwnerID,
+		Runner: "github-hosted", TrustedRoot: cosigntest.Read(t, stack.TrustedRoot),
+	}
+}
+
+func verify(t *testing.T, policy sigverify.Policy, content, bundle []byte) (sigverify.Signer, error) {
+	t.Helper()
+	verifier, err := sigverify.New(policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return verifier.Verify(content, bundle)
+}
+
+func services(t *testing.T, config string) cosign.Services {
+	t.Helper()
+	found, err := cosign.ReadServices(cosigntest.Read(t, config), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func parse(t *testing.T, text string) cosign.Token {
+	t.Helper()
+	token, err := cosign.ParseToken(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// signed is a release's sums signed by a workflow.
+func signed(t *testing.T, stack *cosigntest.Stack, config string, workflow cosigntest.Workflow) cosign.Signature {
+	t.Helper()
+	signature, err := cosign.Keyless(parse(t, stack.Token(t, workflow)), services(t, config)).SignFile(t.Context(), sums)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signature
+}
+
+func TestWorkflow(t *testing.T) {
+	stack := cosigntest.Start(t)
+	policy := production(t, stack)
+	for _, test := range []struct {
+		name     string
+		workflow cosigntest.Workflow
+		change   func(*sigverify.Policy)
+		want     sigverify.Problem
+	}{
+		{name: "the release workflow"},
+		{name: "its tag named", change: func(p *sigverify.Policy) { p.Identity, p.Refs = p.Identity+"@refs/tags/"+cosigntest.Tag, "" }},
+		{name: "another workflow", workflow: cosigntest.Workflow{Path: ".github/workflows/ci.yml"}, want: sigverify.OtherSigner},
+		{name: "another repository", workflow: cosigntest.Workflow{Repository: "evil/llcuda-farm"}, want: sigverify.OtherSigner},
+		{name: "a repository that ends like it", workflow: cosigntest.Workflow{Repository: "evil-" + manifests.Repository}, want: sigverify.OtherSigner},
+		{name: "a branch", workflow: cosigntest.Workflow{Ref: "refs/heads/main"}, want: sigverify.OtherSigner},
+		{name: "another tag than the one named", workflow: cosigntest.Workflow{Ref: "refs/tags/v9"},
+			change: func(p *sigverify.Policy) { p.Identity, p.Refs = p.Identity+"@refs/tags/"+cosigntest.Tag, "" }, want: sigverify.OtherSigner},
+		{name: "another issuer", change: func(p *sigverify.Policy) { p.Issuer = "https://gitlab.com" }, want: sigverify.OtherSigner},
+		{name: "a runner of somebody's own", workflow: cosigntest.Workflow{Runner: "self-hosted"}, want: sigverify.OtherSigner},
+		{name: "a later repository of that name", workflow: cosigntest.Workflow{RepositoryID: "7"},
+			change: func(p *sigverify.Policy) { p.RepositoryID = "1001" }, want: sigverify.OtherSigner},
+		{name: "a later owner of that name", workflow: cosigntest.Workflow{OwnerID: "7"},
+			change: func(p *sigverify.Policy) { p.OwnerID = "2002" }, want: sigverify.OtherSigner},
+		{name: "the public Sigstore's root", change: func(p *sigverify.Policy) { p.TrustedRoot = nil }, want: sigverify.Invalid},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			signature := signed(t, stack, stack.SigningConfig, test.workflow)
+			if diff := cmp.Diff([]string{stack.RekorV1, stack.RekorV2}, signature.Logs); diff != "" || len(signature.Missed) > 0 {
+				t.Errorf("logs (-want +got):\n%s%v", diff, signature.Missed)
+			}
+			policy := policy
+			if test.change != nil {
+				test.change(&policy)
+			}
+			signer, err := verify(t, policy, sums, signature.Bundle)
+			wantProblem(t, err, test.want)
+			if test.want == "" && (signer.Issuer != manifests.SignerIssuer || signer.Identity != manifests.SignerIdentity+"@refs/tags/"+cosigntest.Tag) {
+				t.Errorf("signed by %+v", signer)
+			}
+		})
+	}
+	t.Run("another Sigstore", func(t *testing.T) {
+		t.Parallel()
+		policy := policy
+		policy.TrustedRoot = cosigntest.Read(t, cosigntest.Start(t).TrustedRoot)
+		_, err := verify(t, policy, sums, signed(t, stack, stack.SigningConfig, cosigntest.Workflow{}).Bundle)
+		wantProblem(t, err, sigverify.Invalid)
+	})
+	t.Run("another file", func(t *testing.T) {
+		t.Parallel()
+		_, err := verify(t, policy, append(sums, 'x'), signed(t, stack, stack.SigningConfig, cosigntest.Workflow{}).Bundle)
+		wantProblem(t, err, sigverify.OtherFile)
+	})
+}
+
+func wantProblem(t *testing.T, err error, want sigverify.Problem) {
+	t.Helper()
+	var refused *sigverify.SignatureError
+	switch {
+	case want == "" && err != nil:
+		t.Errorf("refused: %v", err)
+	case want != "" && (!errors.As(err, &refused) || refused.Problem != want):
+		t.Errorf("got %v, want a signature error of kind %q", err, want)
+	}
+}
+
+// nowhere is an address where nothing listens.
+const nowhere = "http://127.0.0.1:1"
+
+func TestServices(t *testing.T) {
+	stack := cosigntest.Start(t)
+	for _, test := range []struct {
+		name   string
+		other  map[string]string
+		logs   []string
+		missed int
+		want   string // the error
+	}{
+		{"the first log alone", map[string]string{stack.RekorV2: ""}, []string{stack.RekorV1}, 0, ""},
+		{"the second log alone", map[string]string{stack.RekorV1: ""}, []string{stack.RekorV2}, 0, ""},
+		{"the first log without timestamps", map[string]string{stack.RekorV2: "", stack.TSA: ""}, []string{stack.RekorV1}, 0, ""},
+		{"one log down", map[string]string{stack.RekorV1: nowhere}, []string{stack.RekorV2}, 1, ""},
+		{"both logs down", map[string]string{stack.RekorV1: nowhere, stack.RekorV2: nowhere}, nil, 0, "asking the transparency log: "},
+		{"Fulcio down", map[string]string{stack.Fulcio: nowhere}, nil, 0, "asking the certificate authority: "},
+		{"timestamps down", map[string]string{stack.TSA: nowhere}, nil, 0, "asking the timestamp authority: "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			signer := cosign.Keyless(parse(t, stack.Token(t, cosigntest.Workflow{})), services(t, stack.Config(t, test.other)))
+			signature, err := signer.SignFile(t.Context(), sums)
+			if test.want != "" {
+				var failed *cosign.ServiceError
+				if !errors.As(err, &failed) || !strings.Contains(err.Error(), test.want) || len(signature.Bundle) > 0 {
+					t.Errorf("got %q, %v", signature.Bundle, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.logs, signature.Logs); diff != "" || len(signature.Missed) != test.missed {
+				t.Errorf("logs (-want +got):\n%smissed: %v", diff, signature.Missed)
+			}
+			_, err = verify(t, production(t, stack), sums, signature.Bundle)
+			wantProblem(t, err, "")
+		})
+	}
+	for name, other := range map[string]map[string]string{
+		"no log":                         {stack.RekorV1: "", stack.RekorV2: ""},
+		"the second log without its TSA": {stack.TSA: ""},
+		"no certificate authority":       {stack.Fulcio: ""},
+	} {
+		if found, err := cosign.ReadServices(cosigntest.Read(t, stack.Config(t, other)), time.Now()); err == nil {
+			t.Errorf("%s: got %+v", name, found)
+		}
+	}
+	if _, err := cosign.ReadServices(cosigntest.Read(t, stack.SigningConfig), time.Now().Add(-time.Hour)); err == nil {
+		t.Error("services were found before they were in service")
+	}
+}
+
+// The services of the public Sigstore are those that clients know: each stands in the trusted root of sigverify.
+func TestPublicServices(t *testing.T) {
+	if _, err := cosign.ReadServices(nil, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	root := string(cosigntest.Read(t, "../../manifests/sigverify/trusted_root.json"))
+	var config map[string]any
+	if err := json.Unmarshal(cosigntest.Read(t, "signing_config.json"), &config); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"caUrls", "rekorTlogUrls", "tsaUrls"} {
+		for _, service := range config[kind].([]any) {
+			if url := service.(map[string]any)["url"].(string); !strings.Contains(root, `"`+url+`"`) {
+				t.Errorf("%s: %s is not in the trusted root", kind, url)
+			}
+		}
+	}
+}
+
+func TestRefusedToken(t *testing.T) {
+	stack := cosigntest.Start(t)
+	for name, text := range map[string]string{
+		"for somebody else":    stack.Token(t, cosigntest.Workflow{Audience: "https://huggingface.co"}),
+		"of an unknown issuer": stack.Token(t, cosigntest.Workflow{Issuer: "https://evil.example"}),
+		"of another Sigstore":  cosigntest.Start(t).Token(t, cosigntest.Workflow{}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			signature, err := cosign.Keyless(parse(t, text), services(t, stack.SigningConfig)).SignFile(t.Context(), sums)
+			var refused *publisher.RefusedError
+			if !errors.As(err, &refused) || refused.Hint() == "" || len(signature.Bundle) > 0 {
+				t.Errorf("got %q, %v", signature.Bundle, err)
+			}
+			if strings.Contains(err.Error(), text) {
+				t.Errorf("the error has the token in it: %v", err)
+			}
+		})
+	}
+	_, err := cosign.ParseToken(stack.Token(t, cosigntest.Workflow{Expires: time.Now().Add(-time.Minute)}))
+	var refused *publisher.RefusedError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "expired at") {
+		t.Errorf("an expired token: got %v", err)
+	}
+	for _, text := range []string{"", "a.b", "a.b.c", "a.!.c"} {
+		if _, err := cosign.ParseToken(text); err == nil {
+			t.Errorf("%q was taken for a token", text)
+		}
+	}
+}
+
+func TestAmbient(t *testing.T) {
+	stack := cosigntest.Start(t)
+	env := stack.Runner(t, cosigntest.Workflow{})
+	runner := cosign.Runner{RequestURL: env["ACTIONS_ID_TOKEN_REQUEST_URL"], RequestToken: env["ACTIONS_ID_TOKEN_REQUEST_TOKEN"]}
+	token, err := cosign.Ambient(t.Context(), runner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, identity := token.Identity()
+	if issuer != manifests.SignerIssuer || identity != manifests.SignerIdentity+"@refs/tags/"+cosigntest.Tag {
+		t.Errorf("the token is of %s, %s", issuer, identity)
+	}
+	signature, err := cosign.Keyless(token, services(t, stack.SigningConfig)).SignFile(t.Context(), sums)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = verify(t, production(t, stack), sums, signature.Bundle)
+	wantProblem(t, err, "")
+
+	runner.RequestToken = "another"
+	_, err = cosign.Ambient(t.Context(), runner)
+	var refused *publisher.RefusedError
+	if !errors.As(err, &refused) || strings.Contains(err.Error(), "claims") {
+		t.Errorf("a runner without permission: got %v", err)
+	}
+}
+
+func TestInteractive(t *testing.T) {
+	stack := cosigntest.Start(t)
+	var shown []string
+	token, err := cosign.Interactive(t.Context(), services(t, stack.SigningConfig), func(line string) { shown = append(shown, line) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(strings.Join(shown, "\n"), "ABCD-EFGH") {
+		t.Errorf("the code was not shown: %q", shown)
+	}
+	signature, err := cosign.Keyless(token, services(t, stack.SigningConfig)).SignFile(t.Context(), sums)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := verify(t, sigverify.Policy{Issuer: stack.Issuer, Identity: cosigntest.Email, TrustedRoot: cosigntest.Read(t, stack.TrustedRoot)}, sums, signature.Bundle)
+	if err != nil || signer.Identity != cosigntest.Email {
+		t.Errorf("signed by %+v, %v", signer, err)
+	}
+	_, err = verify(t, production(t, stack), sums, signature.Bundle)
+	wantProblem(t, err, sigverify.OtherSigner)
+}
+
+// front is a way to a service on which something goes wrong, some times.
+func front(t *testing.T, to string, wrong func(n int32, w http.ResponseWriter, r *http.Request, proxy http.Handler)) (string, *atomic.Int32) {
+	t.Helper()
+	target, err := url.Parse(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		wrong(asked.Add(1), w, r, proxy)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, &asked
+}
+
+func TestTrouble(t *testing.T) {
+	stack := cosigntest.Start(t)
+	// The first time the answer is lost, after the service did its part.
+	lose := func(n int32, w http.ResponseWriter, r *http.Request, proxy http.Handler) {
+		if n == 1 {
+			proxy.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		}
+		proxy.ServeHTTP(w, r)
+	}
+	busy := func(n int32, w http.ResponseWriter, r *http.Request, proxy http.Handler) {
+		switch n {
+		case 1:
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+		case 2:
+			w.WriteHeader(http.StatusBadGateway)
+		default:
+			proxy.ServeHTTP(w, r)
+		}
+	}
+	for _, test := range []struct {
+		name, service string
+		wrong         func(int32, http.ResponseWriter, *http.Request, http.Handler)
+		asked         int32
+	}{
+		{"Fulcio's answer is lost", stack.Fulcio, lose, 2},
+		{"Fulcio is busy", stack.Fulcio, busy, 3},
+		{"the timestamp is lost", stack.TSA, lose, 2},
+		{"timestamps are busy", stack.TSA, busy, 3},
+		{"the first log's answer is lost", stack.RekorV1, lose, 3}, // the entry is there, and is fetched
+		{"the first log is busy", stack.RekorV1, busy, 3},
+		{"the second log's answer is lost", stack.RekorV2, lose, 3}, // the entry is there: another signature
+		{"the second log is busy", stack.RekorV2, busy, 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			url, asked := front(t, test.service, test.wrong)
+			signature := signed(t, stack, stack.Config(t, map[string]string{test.service: url}), cosigntest.Workflow{})
+			if asked.Load() != test.asked || len(signature.Logs) != 2 {
+				t.Errorf("asked %d times, want %d; in the logs %q", asked.Load(), test.asked, signature.Logs)
+			}
+			_, err := verify(t, production(t, stack), sums, signature.Bundle)
+			wantProblem(t, err, "")
+		})
+	}
+	t.Run("a service that stalls is left when the user says so", func(t *testing.T) {
+		t.Parallel()
+		url, _ := front(t, stack.Fulcio, func(_ int32, _ http.ResponseWriter, r *http.Request, _ http.Handler) {
+			io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		signer := cosign.Keyless(parse(t, stack.Token(t, cosigntest.Workflow{})), services(t, stack.Config(t, map[string]string{stack.Fulcio: url})))
+		if _, err := signer.SignFile(ctx, sums); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestKey(t *testing.T) {
+	pkcs8 := func(key any, err error) []byte {
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	}
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sec1, err := x509.MarshalECPrivateKey(ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The form that cosign generate-key-pair writes, by the library that it uses.
+	locked, _, err := cryptoutils.GeneratePEMEncodedECDSAKeyPair(elliptic.P256(), func(bool) ([]byte, error) { return []byte("secret"), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, edKey, edErr := ed25519.GenerateKey(rand.Reader)
+	for _, test := range []struct {
+		name       string
+		key        []byte
+		passphrase []byte
+		want       string // the hint, where there is an error
+	}{
+		{"P-256", pkcs8(ec, nil), nil, ""},
+		{"P-256 in SEC 1", pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: sec1}), nil, ""},
+		{"P-384", pkcs8(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)), nil, ""},
+		{"Ed25519", pkcs8(edKey, edErr), nil, ""},
+		{"RSA", pkcs8(rsa.GenerateKey(rand.Reader, 2048)), nil, ""},
+		{"cosign's", locked, []byte("secret"), ""},
+		{"cosign's, no passphrase", locked, nil, "COSIGN_PASSWORD"},
+		{"cosign's, another passphrase", locked, []byte("guess"), "COSIGN_PASSWORD"},
+		{"no PEM", []byte("key"), nil, "openssl"},
+		{"a public key", bytes.ReplaceAll(pkcs8(ec, nil), []byte("PRIVATE"), []byte("PUBLIC")), nil, "openssl"},
+		{"nothing of a key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}), nil, "openssl"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			signer, err := cosign.WithKey(test.key, test.passphrase)
+			if test.want != "" {
+				var refused *cosign.KeyError
+				if !errors.As(err, &refused) || !strings.Contains(refused.Hint(), test.want) {
+					t.Errorf("got %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			public, err := signer.PublicKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			signature, err := signer.SignFile(t.Context(), sums)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if by, err := verify(t, sigverify.Policy{PublicKey: public}, sums, signature.Bundle); err != nil || !by.Key {
+				t.Errorf("signed by %+v, %v", by, err)
+			}
+			_, err = verify(t, sigverify.Policy{PublicKey: public}, append(sums, 'x'), signature.Bundle)
+			if err == nil {
+				t.Error("it signs another file as well")
+			}
+		})
+	}
+}
