@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
@@ -78,6 +79,9 @@ func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return checks, ctx.Err()
 }
 
+// soon is when a release pointer should have been renewed: the farm does so every week.
+const soon = 7 * 24 * time.Hour
+
 type addCheck = func(name string, status Status, hint, format string, args ...any)
 
 func hintOf(err error) string {
@@ -104,6 +108,16 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 		by = "signed by " + r.Signer.By
 	}
 	add("release", StatusOK, "", "%s, %s", r.Release.Release, by)
+	if p := r.Pointer; p != nil {
+		status, hint := StatusOK, ""
+		if time.Until(p.Expires) < soon {
+			status, hint = StatusWarn, "the farm is late to renew it; from then on --release TAG is needed"
+		}
+		add("pointer", status, hint, "number %d of %s names it, until %s", p.Number, p.Issued.Format(time.DateOnly), p.Expires.Format(time.DateOnly))
+		if current, err := c.Store.Current(); err == nil && current.Release != r.Release.Release {
+			add("newer", StatusWarn, "llcuda-fetch install --update", "%s is installed; the current release is %s", current.Release, r.Release.Release)
+		}
+	}
 	plan, p, err := c.plan(r, host, Options{})
 	if Classify(err) == NoGPU {
 		return // said above

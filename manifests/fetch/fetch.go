@@ -3,7 +3,7 @@
 // fetchcli calls it. In go a Client (the store, mirrors, whose signature counts) and what the user asked for; out come
 // plans, installations and models, and errors that say by Classify what kind of trouble they are:
 //
-//	Resolve: signature ──▶ SHA256SUMS ──▶ manifest.json      Plan: detect ──▶ manifests.Pick
+//	Resolve: release pointer ──▶ signature ──▶ SHA256SUMS ──▶ manifest.json      Plan: detect ──▶ manifests.Pick
 //	Install: download ──▶ verify ──▶ unpack ──▶ link the CUDA libraries ──▶ try the programs ──▶ flip `current`
 //
 // Nothing is used before what vouches for it was verified, in the order that package manifests gives. What is installed
@@ -52,6 +52,8 @@ var ErrNotInstalled = store.ErrNotInstalled
 type Signer struct {
 	// By is for a person: the identity, or that it was a key.
 	By string
+	// ID tells signers apart for certain, which By may not. The numbers of release pointers are kept by it.
+	ID string
 	// Tag is the tag that the signing workflow ran for; empty where a signature does not tell.
 	Tag string
 }
@@ -60,6 +62,13 @@ type Signer struct {
 type Verifier interface {
 	// Verify returns who made the signature, given as a Sigstore bundle, or why it does not count.
 	Verify(sums, signed []byte) (Signer, error)
+}
+
+// A PointerVerifier says whose release pointer counts.
+type PointerVerifier interface {
+	// VerifyPointer returns the statement in a release pointer, given as a Sigstore bundle, and who signed it, or why that
+	// does not count.
+	VerifyPointer(signed []byte) (statement []byte, by Signer, err error)
 }
 
 // A Client fetches. Its fields are not changed while it is used.
@@ -72,8 +81,11 @@ type Client struct {
 	// Verifier is required, unless SkipSignature is set: then whoever controls the mirrors decides what is installed.
 	Verifier      Verifier
 	SkipSignature bool
+	// Pointers is required to look for the current release; not for one that is named.
+	Pointers PointerVerifier
 	// Mirrors are the addresses of folders with a release, tried in turn: http, https, file, or a path. "{release}" in one
-	// stands for the release's tag. Without any, it is the releases of manifests.Repository on GitHub.
+	// stands for the release's tag, and for "current" where the release pointer is. Without any, it is the releases of
+	// manifests.Repository on GitHub.
 	Mirrors []string
 	// Offline keeps the client from using the network. Mirrors on this machine are used all the same.
 	Offline bool
@@ -148,6 +160,8 @@ type Release struct {
 	manifests.Release
 	// Signer made the signature. It is zero where the signature was skipped.
 	Signer Signer
+	// Pointer named it as the current one; nil where the user named it, or a folder that has no pointer.
+	Pointer *Pointer
 	// From is the folder that it was read from; empty where it was the store.
 	From      string
 	Documents store.Documents
@@ -156,70 +170,135 @@ type Release struct {
 // maxSignature bounds the signature, in bytes; one has about 10 kB.
 const maxSignature = 1 << 20
 
-// Resolve finds a release by its tag, or, where the tag is empty, the newest that the mirrors offer, and verifies it.
-// Offline it is one that was installed here before.
+// Resolve finds a release by its tag, or, where the tag is empty, the current one, and verifies it. Offline it is one that
+// was installed here before.
 func (c *Client) Resolve(ctx context.Context, tag string) (*Release, error) {
-	folders, err := c.folders(tag)
-	if err != nil {
-		return nil, err
-	}
-	if c.Offline && len(folders) == 0 {
+	return c.resolve(ctx, tag, func(*Pointer) error { return nil })
+}
+
+// resolve is Resolve. see is told of a release pointer as soon as it counts, before anything that it names is looked at.
+func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) error) (*Release, error) {
+	sources := c.sources()
+	if c.Offline && len(sources) == 0 {
 		return c.kept(tag)
-	}
-	var unreachable []error
-	for _, folder := range folders {
-		documents, err := c.documents(ctx, folder)
-		var network *transfer.NetworkError
-		if errors.As(err, &network) {
-			unreachable = append(unreachable, err)
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		r, err := c.believe(documents, tag)
-		if err != nil {
-			return nil, err
-		}
-		r.From = folder
-		return r, nil
 	}
 	what := "the newest release"
 	if tag != "" {
 		what = "release " + tag
 	}
-	return nil, fmt.Errorf("looking for %s: %w", what, errors.Join(unreachable...))
+	var failed []error
+	for _, s := range sources {
+		r, err := c.from(ctx, s, tag, see)
+		if err == nil {
+			return r, nil
+		}
+		if !passes(err) {
+			return nil, err
+		}
+		failed = append(failed, err)
+	}
+	return nil, fmt.Errorf("looking for %s: %w", what, errors.Join(failed...))
 }
 
-// folders are the addresses to try, each ending in a slash.
-func (c *Client) folders(tag string) ([]string, error) {
-	const placeholder = "{release}"
-	if len(c.Mirrors) == 0 {
-		switch {
-		case c.Offline:
-			return nil, nil
-		case tag == "":
-			return []string{manifests.RepositoryURL + "/releases/latest/download/"}, nil
+// passes says whether an error is of one source alone: one that does not answer, or is behind. The next one may do.
+func passes(err error) bool {
+	return is[*transfer.NetworkError](err) || is[*NoPointerError](err) || is[*manifests.PointerTimeError](err) || is[*manifests.PointerBackError](err)
+}
+
+// from finds a release in one source.
+func (c *Client) from(ctx context.Context, s source, tag string, see func(*Pointer) error) (*Release, error) {
+	var p *Pointer
+	if tag == "" {
+		var err error
+		if p, err = c.pointer(ctx, s); err != nil {
+			return nil, err
 		}
-		return []string{manifests.RepositoryURL + "/releases/download/" + url.PathEscape(tag) + "/"}, nil
 	}
-	var list []string
+	if p != nil {
+		if err := see(p); err != nil {
+			return nil, err
+		}
+		tag = p.Release
+	}
+	folder, err := s.folder(tag)
+	if err != nil {
+		return nil, err
+	}
+	documents, err := c.documents(ctx, folder)
+	if err != nil {
+		return nil, err
+	}
+	if p != nil {
+		if err := p.CheckRelease(digestOf(documents.Manifest)); err != nil {
+			return nil, &TrustError{err, "somebody replaced the release or keeps the one named from you, or the mirror is half way to it; --release names one"}
+		}
+	}
+	r, err := c.believe(documents, tag)
+	if err != nil {
+		return nil, err
+	}
+	r.From, r.Pointer = folder, p
+	return r, nil
+}
+
+// placeholder stands for a release's tag in the address of a mirror.
+const placeholder = "{release}"
+
+// A source is where releases are: a mirror as the user gave it, or the farm's own releases.
+type source struct {
+	address string // without a slash at the end
+	own     bool
+}
+
+// sources are those to try, in turn.
+func (c *Client) sources() []source {
+	if len(c.Mirrors) == 0 {
+		if c.Offline {
+			return nil
+		}
+		return []source{{address: manifests.RepositoryURL + "/releases/download/" + placeholder, own: true}}
+	}
+	var list []source
 	for _, mirror := range c.Mirrors {
-		if strings.Contains(mirror, placeholder) && tag == "" {
-			return nil, fmt.Errorf("the mirror %s needs a release: give one with --release", mirror)
+		s := source{address: strings.TrimSuffix(mirror, "/")}
+		if !c.Offline || s.isLocal() {
+			list = append(list, s)
 		}
-		address := strings.ReplaceAll(mirror, placeholder, url.PathEscape(tag))
-		if !strings.Contains(address, "://") {
-			path, err := filepath.Abs(address)
-			if err != nil {
-				return nil, err
-			}
-			address = (&url.URL{Scheme: "file", Path: path}).String()
+	}
+	return list
+}
+
+func (s source) isLocal() bool {
+	return strings.HasPrefix(s.address, "file:") || !strings.Contains(s.address, "://")
+}
+
+// byTag says whether the source has a folder for each release.
+func (s source) byTag() bool { return strings.Contains(s.address, placeholder) }
+
+// folder is the address of a release's folder, ending in a slash.
+func (s source) folder(tag string) (string, error) {
+	if s.byTag() && tag == "" {
+		return "", fmt.Errorf("the mirror %s needs a release: give one with --release", s.address)
+	}
+	if strings.Contains(s.address, "://") {
+		return strings.ReplaceAll(s.address, placeholder, url.PathEscape(tag)) + "/", nil
+	}
+	path, err := filepath.Abs(strings.ReplaceAll(s.address, placeholder, url.PathEscape(tag)))
+	if err != nil {
+		return "", err
+	}
+	return (&url.URL{Scheme: "file", Path: path}).String() + "/", nil
+}
+
+// folders are the addresses of a release's folder in all sources.
+func (c *Client) folders(tag string) ([]string, error) {
+	var list []string
+	for _, s := range c.sources() {
+		folder, err := s.folder(tag)
+		if err != nil {
+			return nil, err
 		}
-		if c.Offline && !strings.HasPrefix(address, "file:") {
-			continue
-		}
-		list = append(list, strings.TrimSuffix(address, "/")+"/")
+		list = append(list, folder)
 	}
 	return list, nil
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
@@ -50,13 +51,24 @@ type Download struct {
 
 // A Plan is what Install would do.
 type Plan struct {
-	Release  string             `json:"release"`
-	SignedBy string             `json:"signed_by"`
-	From     string             `json:"from"`
+	Release  string `json:"release"`
+	SignedBy string `json:"signed_by"`
+	From     string `json:"from"`
+	// Pointer named the release as the current one; nil where the user named it, or a folder that has no pointer.
+	Pointer  *PlanPointer       `json:"pointer,omitempty"`
 	Decision manifests.Decision `json:"decision"`
 	// Libraries are the CUDA libraries found on this machine that the bundle would be linked to.
 	Libraries []manifests.CUDALibrary `json:"libraries"`
 	Downloads []Download              `json:"downloads"`
+}
+
+// A PlanPointer is the release pointer that a plan goes by.
+type PlanPointer struct {
+	Number   int64     `json:"number"`
+	Issued   time.Time `json:"issued"`
+	Expires  time.Time `json:"expires"`
+	SignedBy string    `json:"signed_by"`
+	From     string    `json:"from"`
 }
 
 // Detect says what the machine is: this one, or the one that the client answers for.
@@ -92,6 +104,9 @@ type parts struct {
 
 func (c *Client) plan(r *Release, host manifests.Host, o Options) (Plan, parts, error) {
 	plan := Plan{Release: r.Release.Release, SignedBy: r.Signer.By, From: r.From, Downloads: []Download{}, Libraries: []manifests.CUDALibrary{}}
+	if p := r.Pointer; p != nil {
+		plan.Pointer = &PlanPointer{p.Number, p.Issued, p.Expires, p.Signer.By, p.From}
+	}
 	var err error
 	plan.Decision, err = manifests.Pick(r.Release, host, manifests.PickOptions{SM: o.SM, AllowCPU: o.AllowCPU})
 	if err != nil {
@@ -248,11 +263,17 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 	if tag == "" && have && !o.Update && len(c.Mirrors) == 0 {
 		tag = current.Release // repair, or another GPU: no new release by the way
 	}
-	r, err := c.Resolve(ctx, tag)
+	r, err := c.resolve(ctx, tag, func(p *Pointer) error {
+		c.step("release pointer %d names %s, until %s", p.Number, p.Release, p.Expires.Format(time.DateOnly))
+		if err := l.SeePointer(p.Signer.ID, p.Pointer); err != nil {
+			return &TrustError{err, ""}
+		}
+		return nil
+	})
 	if err != nil {
 		return Outcome{}, err
 	}
-	if have && o.Release == "" && !o.AllowOlder && older(r.Release, current) {
+	if have && o.Release == "" && !o.AllowOlder && older(r.Release, current) && !withdrawn(current, r.Pointer) {
 		return Outcome{}, &TrustError{&OlderError{current.Release, r.Release.Release}, ""}
 	}
 	plan, p, err := c.plan(r, host, o)
@@ -271,6 +292,12 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 		Through: plan.Decision.Through, Folder: relative(c.Store, bundle), RuntimeNames: runtimeNames(p.runtime),
 		Libraries: plan.Libraries, VisibleDevices: plan.Decision.VisibleDevices, GPUMemory: []int{},
 		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: r.Signer.By, Fingerprint: c.fingerprint(),
+	}
+	switch {
+	case r.Pointer != nil:
+		i.Pointer, i.PointerBy = r.Pointer.Number, r.Pointer.Signer.ID
+	case have && current.Release == i.Release: // the same once more
+		i.Pointer, i.PointerBy = current.Pointer, current.PointerBy
 	}
 	if c.Host != nil {
 		i.Libraries = here(i.Libraries)
@@ -404,18 +431,16 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 
 // older says whether a release is older than an installed one: by the numbers of its tag, else by the time of its source.
 func older(r manifests.Release, installed Install) bool {
-	a, okA := tagNumbers(r.Release)
-	b, okB := tagNumbers(installed.Release)
-	if okA && okB && a != b {
-		return matrix.CompareVersions(a, b) < 0
+	if order, ok := manifests.CompareTags(r.Release, installed.Release); ok {
+		return order < 0
 	}
 	return r.SourceDateEpoch < installed.SourceDateEpoch
 }
 
-// tagNumbers are the numbers of "v1.1.0-runtime".
-func tagNumbers(tag string) (string, bool) {
-	numbers, _, _ := strings.Cut(strings.TrimPrefix(tag, "v"), "-")
-	return numbers, matrix.IsVersion(numbers)
+// withdrawn says whether the farm took an installed release back: a pointer named it, and a later one of the same signer
+// names another. What the user chose himself is not taken from him so.
+func withdrawn(installed Install, p *Pointer) bool {
+	return p != nil && installed.Pointer > 0 && installed.PointerBy == p.Signer.ID && installed.Pointer < p.Number
 }
 
 // Rollback makes the installation before the current one the current one.

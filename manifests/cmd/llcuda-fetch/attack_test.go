@@ -107,31 +107,37 @@ func TestAttacks(t *testing.T) {
 				test.edit(t, r, other)
 			}
 			cmd := exec.Command("llcuda-fetch", "--home", home, "--key", key, "--mirror", r.Dir, "--as-host", "../../testdata/hosts/rtx-2080-ti.json")
-			out, _ := cmd.CombinedOutput()
-			if code := cmd.ProcessState.ExitCode(); code != exitUntrusted || !strings.Contains(string(out), test.want) {
-				t.Errorf("exit code %d, want %d with %q:\n%s", code, exitUntrusted, test.want, out)
-			}
-			var left []string
-			for _, dir := range []string{"current", "bundles/*", "runtimes/*", "installs/*", "releases/*", "downloads/*", "staging/*"} {
-				found, err := filepath.Glob(filepath.Join(home, dir))
-				if err != nil {
-					t.Fatal(err)
-				}
-				left = append(left, found...)
-			}
-			// A good archive may be there beside a bad one: it was verified, and is not installed.
-			for _, path := range left {
-				if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
-					continue // a download of which nothing came
-				}
-				if base := filepath.Base(filepath.Dir(path)); base != "bundles" && base != "runtimes" || strings.Contains(string(out), filepath.Base(path)) {
-					t.Errorf("left behind: %s", path)
-				}
-			}
-			if _, err := os.Lstat("/tmp/llcuda-evil"); err == nil {
-				t.Error("what the attacker sent was run or written")
-			}
+			wantRefused(t, cmd, home, test.want)
 		})
+	}
+}
+
+// wantRefused runs a command that must be refused, with a word of the reason, and leave nothing installed in the store.
+func wantRefused(t *testing.T, cmd *exec.Cmd, home, want string) {
+	t.Helper()
+	out, _ := cmd.CombinedOutput()
+	if code := cmd.ProcessState.ExitCode(); code != exitUntrusted || !strings.Contains(string(out), want) {
+		t.Errorf("exit code %d, want %d with %q:\n%s", code, exitUntrusted, want, out)
+	}
+	var left []string
+	for _, dir := range []string{"current", "bundles/*", "runtimes/*", "installs/*", "releases/*", "downloads/*", "staging/*"} {
+		found, err := filepath.Glob(filepath.Join(home, dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, found...)
+	}
+	// A good archive may be there beside a bad one: it was verified, and is not installed.
+	for _, path := range left {
+		if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+			continue // a download of which nothing came
+		}
+		if base := filepath.Base(filepath.Dir(path)); base != "bundles" && base != "runtimes" || strings.Contains(string(out), filepath.Base(path)) {
+			t.Errorf("left behind: %s", path)
+		}
+	}
+	if _, err := os.Lstat("/tmp/llcuda-evil"); err == nil {
+		t.Error("what the attacker sent was run or written")
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -42,7 +43,7 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(e.WorkDir+"/home", 0o777)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"release": makeRelease, "serve": serve, "requests": requests, "exits": exits, "holdlock": holdLock,
+			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock,
 		},
 	})
 }
@@ -85,6 +86,37 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 	releases[args[0]] = r
 	ts.Setenv(args[0], r.Dir)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pub"), r.PublicKey(t), 0o644))
+}
+
+// point writes a release pointer: point FOLDER RELEASE NUMBER [signed-by=OTHER] [issued=-1h] [expires=1h]. The times are
+// from now.
+func point(ts *testscript.TestScript, _ bool, args []string) {
+	t, releases := ts.Value("t").(testing.TB), ts.Value("releases").(map[string]*fetchtest.Release)
+	number, err := strconv.ParseInt(args[2], 10, 64)
+	ts.Check(err)
+	r := releases[args[1]]
+	signer, p := r, r.Pointer(t, number)
+	for _, arg := range args[3:] {
+		key, value, _ := strings.Cut(arg, "=")
+		if key == "signed-by" {
+			signer = releases[value]
+			continue
+		}
+		after, err := time.ParseDuration(value)
+		ts.Check(err)
+		at := time.Now().UTC().Truncate(time.Second).Add(after)
+		switch key {
+		case "issued":
+			p.Issued = at
+		case "expires":
+			p.Expires = at
+		default:
+			ts.Fatalf("point: what is %q?", arg)
+		}
+	}
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o777))
+	ts.Check(os.WriteFile(filepath.Join(dir, manifests.PointerName), signer.SignPointer(t, p), 0o644))
 }
 
 // serve serves a folder: serve VARIABLE FOLDER [fault]. Its address is in the variable.

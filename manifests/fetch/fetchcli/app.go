@@ -48,7 +48,8 @@ func (a *app) client(command string) (*fetch.Client, error) {
 		c.Mirrors = strings.Fields(os.Getenv("LLCUDA_MIRROR"))
 	}
 	c.SkipSignature = a.skipSignature
-	c.Verifier = &lazyVerifier{app: a}
+	verifier := &lazyVerifier{app: a}
+	c.Verifier, c.Pointers = verifier, verifier
 	if a.asHost != "" {
 		if c.Host, err = a.readHost(); err != nil {
 			return nil, err
@@ -92,20 +93,36 @@ func (a *app) readHost() (*manifests.Host, error) {
 // lazyVerifier makes the verifier when the first signature comes.
 type lazyVerifier struct {
 	app  *app
-	made fetch.Verifier
+	made Verifier
 }
 
-func (v *lazyVerifier) Verify(sums, signed []byte) (fetch.Signer, error) {
+func (v *lazyVerifier) verifier() (Verifier, error) {
 	if v.made == nil {
 		trust, err := v.app.trust()
 		if err != nil {
-			return fetch.Signer{}, err
+			return nil, err
 		}
 		if v.made, err = v.app.newVerifier(trust); err != nil {
-			return fetch.Signer{}, &usageError{err, ""}
+			return nil, &usageError{err, ""}
 		}
 	}
-	return v.made.Verify(sums, signed)
+	return v.made, nil
+}
+
+func (v *lazyVerifier) Verify(sums, signed []byte) (fetch.Signer, error) {
+	made, err := v.verifier()
+	if err != nil {
+		return fetch.Signer{}, err
+	}
+	return made.Verify(sums, signed)
+}
+
+func (v *lazyVerifier) VerifyPointer(signed []byte) ([]byte, fetch.Signer, error) {
+	made, err := v.verifier()
+	if err != nil {
+		return nil, fetch.Signer{}, err
+	}
+	return made.VerifyPointer(signed)
 }
 
 // trust is whose signature counts, as far as the flags say.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -150,6 +151,9 @@ func (a *app) planCommand() *cobra.Command {
 func (a *app) showPlan(p fetch.Plan) {
 	d := p.Decision
 	a.term.printf("release    %s, %s", p.Release, signedText(p.SignedBy))
+	if at := p.Pointer; at != nil {
+		a.term.printf("pointer    number %d, until %s, %s, from %s", at.Number, at.Expires.Format(time.RFC3339), signedText(at.SignedBy), at.From)
+	}
 	if d.Bundle != "" {
 		a.term.printf("bundle     %s, by %s", d.Bundle, d.Through)
 	}
@@ -571,6 +575,13 @@ func (a *app) listCommand() *cobra.Command {
 			if len(list) == 0 {
 				a.term.notef("nothing is installed in %s", shortPath(c.Store.Home))
 				return nil
+			}
+			seen, err := c.Store.SeenPointers()
+			if err != nil {
+				return err
+			}
+			for _, s := range seen {
+				a.term.notef("the newest release pointer seen is number %d, for %s, until %s, signed by %s", s.Pointer.Number, s.Pointer.Release, s.Pointer.Expires.Format(time.DateOnly), s.Signer)
 			}
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tSIGNED BY")

@@ -19,14 +19,21 @@ import (
 
 // Trust is whose signature the user wants to count. What is empty is left to the farm's own.
 type Trust struct {
-	// Issuer and Identity are a keyless signer's. An Identity without "@" is a workflow, which may run for any tag.
+	// Issuer and Identity are a keyless signer's. An Identity without "@" is a workflow, which may run for any tag. The
+	// release pointer is then that of the same repository.
 	Issuer, Identity string
 	// TrustedRoot is a Sigstore trusted root, and PublicKey a key in PEM, which stands alone. Both are file contents.
 	TrustedRoot, PublicKey []byte
 }
 
+// A Verifier says whose signatures count, on releases and on the release pointer.
+type Verifier interface {
+	fetch.Verifier
+	fetch.PointerVerifier
+}
+
 // NewVerifier makes a verifier. It is called only when something has to be verified: making one takes milliseconds.
-type NewVerifier func(Trust) (fetch.Verifier, error)
+type NewVerifier func(Trust) (Verifier, error)
 
 // The exit codes.
 const (
@@ -126,7 +133,7 @@ func (a *app) root() *cobra.Command {
 	})
 	f := root.PersistentFlags()
 	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the newest)")
-	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag; repeatable, tried in turn (LLCUDA_MIRROR, separated by blanks)")
+	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag, or for current where the release pointer is; repeatable, tried in turn (LLCUDA_MIRROR, separated by blanks)")
 	f.StringVar(&a.home, "home", "", "the store's `folder` (LLCUDA_HOME)")
 	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE, HF_HUB_OFFLINE)")
 	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served")
@@ -134,7 +141,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.term.quiet, "quiet", false, "print results and errors only")
 	f.StringVar(&a.asHost, "as-host", "", "answer for the machine that a `file` of detect --json describes; - is standard input")
 	f.StringVar(&a.issuer, "issuer", "", "who must vouch for the signer: an `address`")
-	f.StringVar(&a.identity, "identity", "", "who must have signed: a workflow's `address`, or a whole identity with its @")
+	f.StringVar(&a.identity, "identity", "", "who must have signed: a workflow's `address`, or a whole identity with its @; the release pointer is by pointer.yml of the same repository")
 	f.StringVar(&a.trustedRoot, "trusted-root", "", "`file` with the Sigstore trusted root to verify against")
 	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM")
 	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "believe whoever controls the mirror; checksums are still verified")

@@ -1,5 +1,5 @@
 // Package fetchtest makes releases for the client's tests: real archives, a real manifest, SHA256SUMS and a signature
-// over it by a key of the test's own.
+// over it by a key of the test's own; release pointers by the same key.
 //
 // The tests of store, fetch, fetchcli and llcuda-fetch call it. In goes what the release shall have; out comes a folder
 // that any web server serves. The programs in its bundles are shell scripts that answer what llama.cpp's answer; the
@@ -346,22 +346,61 @@ func (r *Release) Read(t testing.TB, name string) []byte {
 func (r *Release) Sign(t testing.TB) {
 	t.Helper()
 	digest := sha256.Sum256(r.Read(t, manifests.SumsName))
+	r.write(t, manifests.SignatureName, r.bundleOf(t, "messageSignature", map[string]any{
+		"messageDigest": map[string]any{"algorithm": "SHA2_256", "digest": digest[:]},
+		"signature":     r.sign(t, digest),
+	}))
+}
+
+func (r *Release) sign(t testing.TB, digest [sha256.Size]byte) []byte {
+	t.Helper()
 	signature, err := ecdsa.SignASN1(rand.Reader, r.key, digest[:])
 	if err != nil {
 		t.Fatal(err)
 	}
+	return signature
+}
+
+func (r *Release) bundleOf(t testing.TB, kind string, content any) []byte {
+	t.Helper()
 	data, err := json.Marshal(map[string]any{
 		"mediaType":            "application/vnd.dev.sigstore.bundle.v0.3+json",
 		"verificationMaterial": map[string]any{"publicKey": map[string]any{"hint": "test"}},
-		"messageSignature": map[string]any{
-			"messageDigest": map[string]any{"algorithm": "SHA2_256", "digest": digest[:]},
-			"signature":     signature,
-		},
+		kind:                   content,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.write(t, manifests.SignatureName, data)
+	return data
+}
+
+// SignStatement gives the Sigstore bundle with a statement in a DSSE envelope, by the release's key:
+// https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
+func (r *Release) SignStatement(t testing.TB, statement []byte) []byte {
+	t.Helper()
+	const payloadType = "application/vnd.in-toto+json"
+	digest := sha256.Sum256(fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(payloadType), payloadType, len(statement), statement))
+	return r.bundleOf(t, "dsseEnvelope", map[string]any{
+		"payload": statement, "payloadType": payloadType, "signatures": []any{map[string]any{"sig": r.sign(t, digest)}},
+	})
+}
+
+// Pointer is a release pointer of a number that names the release, for a month from now. Its fields may be changed before
+// it is signed.
+func (r *Release) Pointer(t testing.TB, number int64) manifests.Pointer {
+	t.Helper()
+	now := time.Now().UTC().Truncate(time.Second)
+	return manifests.Pointer{Release: r.Manifest.Release, Manifest: SHA256(r.Read(t, manifests.ManifestName)), Number: number, Issued: now, Expires: now.AddDate(0, 1, 0)}
+}
+
+// SignPointer gives a signed release pointer.
+func (r *Release) SignPointer(t testing.TB, p manifests.Pointer) []byte {
+	t.Helper()
+	statement, err := manifests.EncodePointer(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.SignStatement(t, statement)
 }
 
 // SignWith makes another release's key that of this one.

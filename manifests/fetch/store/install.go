@@ -60,6 +60,10 @@ type Install struct {
 	Asked Asked `json:"asked"`
 	// SignedBy is who signed the release; empty where the user did without a signature.
 	SignedBy string `json:"signed_by"`
+	// Pointer is the number of the release pointer that named the release, and PointerBy whose number it is; 0 where the
+	// user named it.
+	Pointer   int64  `json:"pointer"`
+	PointerBy string `json:"pointer_by"`
 	// Fingerprint is detect's, at the time.
 	Fingerprint string    `json:"fingerprint"`
 	Time        time.Time `json:"time"`

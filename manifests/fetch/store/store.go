@@ -12,6 +12,7 @@
 //	runtimes/NAME/              unpacked CUDA libraries, named by their own digest
 //	links/DIGEST/               links to one set of CUDA libraries, named by what it holds
 //	releases/TAG/               manifest.json, SHA256SUMS and its signature, as they were verified
+//	pointers/SIGNER.json        the newest release pointer seen of each signer
 //	installs/N/install.json     what was installed, how and why; installs/N/bundle leads to the bundle
 //	current                     a link to one of installs/
 //
@@ -45,6 +46,7 @@ const (
 	runtimesDir  = "runtimes"
 	linksDir     = "links"
 	releasesDir  = "releases"
+	pointersDir  = "pointers"
 	installsDir  = "installs"
 	currentName  = "current"
 )
@@ -155,7 +157,7 @@ func (l *Locked) Close() error { return l.lock.Close() }
 
 // clean removes what is nobody's: with the lock held, everything under staging.
 func (l *Locked) clean() error {
-	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, linksDir, releasesDir, installsDir} {
+	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, linksDir, releasesDir, pointersDir, installsDir} {
 		if err := os.MkdirAll(l.path(dir), 0o777); err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ type StatusError struct {
 
 func (e *StatusError) Error() string { return e.URL + ": " + e.Status }
 
-// A SizeError says that a server has another file under the blob's address: one of another size.
+// A SizeError says that a server has another file under an address than was asked for: one of another size.
 type SizeError struct {
 	URL       string // without its password
 	Want, Got int64  // bytes; Got is negative where it is more than was wanted

@@ -923,7 +923,7 @@ func (c *Client) get(ctx context.Context, client *http.Client, address, shown st
 		return nil, err
 	}
 	if int64(len(document)) > limit {
-		return nil, fmt.Errorf("%s: has more than %d bytes", shown, limit)
+		return nil, &SizeError{URL: shown, Want: limit, Got: -1}
 	}
 	return document, nil
 }

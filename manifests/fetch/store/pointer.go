@@ -1,0 +1,107 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+)
+
+// A SeenPointer is the release pointer of the highest number that was seen of one signer.
+type SeenPointer struct {
+	Signer  string
+	Pointer manifests.Pointer
+}
+
+// seenRecord is how it lies in the store. Statement is what manifests.EncodePointer writes.
+type seenRecord struct {
+	Signer    string          `json:"signer"`
+	Statement json.RawMessage `json:"statement"`
+}
+
+// pointerFile is where the pointer of a signer lies. Names of signers are addresses, or worse.
+func pointerFile(signer string) string {
+	sum := sha256.Sum256([]byte(signer))
+	return filepath.Join(pointersDir, hex.EncodeToString(sum[:16])+".json")
+}
+
+// SeenPointer is the release pointer of the highest number that SeePointer was given of a signer; false if there is none.
+func (s *Store) SeenPointer(signer string) (manifests.Pointer, bool, error) {
+	seen, err := readPointer(s.path(pointerFile(signer)))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return manifests.Pointer{}, false, nil
+	case err == nil && seen.Signer != signer:
+		err = fmt.Errorf("reading %s: it is of another signer", s.path(pointerFile(signer)))
+	}
+	return seen.Pointer, err == nil, err
+}
+
+// SeenPointers are those of all signers.
+func (s *Store) SeenPointers() ([]SeenPointer, error) {
+	files, _ := filepath.Glob(s.path(pointersDir, "*.json")) // the pattern is good
+	var list []SeenPointer
+	for _, file := range files {
+		seen, err := readPointer(file)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, seen)
+	}
+	return list, nil
+}
+
+func readPointer(path string) (SeenPointer, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return SeenPointer{}, err
+	}
+	var record seenRecord
+	if err := json.Unmarshal(data, &record); err != nil {
+		return SeenPointer{}, fmt.Errorf("reading %s: %w", path, err)
+	}
+	p, err := manifests.DecodePointer(record.Statement)
+	if err != nil {
+		return SeenPointer{}, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return SeenPointer{record.Signer, p}, nil
+}
+
+// SeePointer remembers a release pointer of a signer, so that no older one is followed any more. It refuses one that may
+// not follow the one seen before, with a *manifests.PointerBackError.
+func (l *Locked) SeePointer(signer string, p manifests.Pointer) error {
+	seen, any, err := l.SeenPointer(signer)
+	switch {
+	case err != nil:
+		return err
+	case any && seen == p:
+		return nil
+	case any:
+		if err := p.CheckAfter(seen); err != nil {
+			return err
+		}
+	}
+	statement, err := manifests.EncodePointer(p)
+	if err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(seenRecord{signer, statement}, "", "  ")
+	if err != nil {
+		return err
+	}
+	stage, err := os.MkdirTemp(l.path(stagingDir), "pointer-")
+	if err != nil {
+		return err
+	}
+	beside := filepath.Join(stage, "it")
+	if err := writeFile(beside, append(data, '\n')); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(beside, l.path(pointerFile(signer))), syncFolder(l.path(pointersDir)), os.Remove(stage))
+}
