@@ -58,7 +58,7 @@ var inTests = map[string][]string{
 	"ci/internal/engine/image":   {"ci/internal/engine/image/imagetest"},
 	"bundler":                    {"matrix/spec"},
 	"manifests":                  {"matrix/spec"},
-	"manifests/fetch":            {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
+	"manifests/fetch":            {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "manifests/sigverify"},
 	"manifests/fetch/fetchcli":   {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
 	"manifests/fetch/hub":        {"publisher/hftest"},
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},

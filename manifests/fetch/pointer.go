@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
 // A Pointer is a release pointer that counts: well signed, not expired, and not older than one seen before.
@@ -43,28 +44,41 @@ func (c *Client) pointer(ctx context.Context, s source) (*Pointer, error) {
 		}
 		return nil, nil
 	}
-	var failed []error
-	absent := 0
-	for i, address := range addresses {
-		p, err := c.pointerAt(ctx, address, i == len(addresses)-1)
-		switch {
-		case err == nil:
-			return p, nil
-		case missing(err):
-			absent++
-		case !passes(err):
-			return nil, err
-		default:
-			failed = append(failed, err)
-		}
+	p, unreached, err := c.firstPointer(ctx, addresses, len(addresses) == 1)
+	if len(unreached) > 0 && len(addresses) > 1 {
+		p, _, err = c.firstPointer(ctx, unreached, true)
 	}
-	switch {
-	case absent == len(addresses) && required:
-		return nil, &TrustError{&NoPointerError{addresses}, ""}
-	case absent == len(addresses):
+	if !required && is[*NoPointerError](err) {
 		return nil, nil
 	}
-	return nil, errors.Join(failed...)
+	return p, err
+}
+
+// firstPointer is the first release pointer that counts. Where there is none, for no other reason than that servers did not
+// answer, unreached are the addresses to be asked with more patience.
+func (c *Client) firstPointer(ctx context.Context, addresses []string, patient bool) (p *Pointer, unreached []string, err error) {
+	var failed []error
+	for _, address := range addresses {
+		p, err := c.pointerAt(ctx, address, patient)
+		switch {
+		case err == nil:
+			return p, nil, nil
+		case missing(err):
+			continue
+		case !passes(err):
+			return nil, nil, err
+		case is[*transfer.NetworkError](err):
+			unreached = append(unreached, address)
+		}
+		failed = append(failed, err)
+	}
+	if len(failed) == 0 {
+		return nil, nil, &TrustError{&NoPointerError{addresses}, ""}
+	}
+	if len(unreached) < len(failed) { // one is behind, or expired: no patience mends that
+		unreached = nil
+	}
+	return nil, unreached, errors.Join(failed...)
 }
 
 // pointers are the addresses of a source's release pointer, and whether there must be one.
@@ -84,9 +98,9 @@ func (s source) pointers() (addresses []string, required bool, err error) {
 }
 
 // pointerAt reads the release pointer at one address and holds it to everything that it can be held to by itself.
-func (c *Client) pointerAt(ctx context.Context, address string, last bool) (*Pointer, error) {
+func (c *Client) pointerAt(ctx context.Context, address string, patient bool) (*Pointer, error) {
 	t := c.transfer()
-	if !last { // the other address is nearer than a server that wants to be left alone for minutes
+	if !patient { // another address is nearer than a server that wants to be left alone for minutes
 		impatient := *t
 		impatient.Tries, impatient.MaxRetryAfter = 2, 5*time.Second
 		t = &impatient
