@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -450,4 +451,39 @@ func TestKey(t *testing.T) {
 			}
 		})
 	}
+}
+
+const statement = `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"a","digest":{"sha256":"` +
+	"0000000000000000000000000000000000000000000000000000000000000000" +
+	`"}}],"predicateType":"https://slsa.dev/provenance/v1","predicate":{}}`
+
+func TestStatement(t *testing.T) {
+	stack := cosigntest.Start(t)
+	signature, err := cosign.Keyless(parse(t, stack.Token(t, cosigntest.Workflow{})), services(t, stack.SigningConfig)).SignStatement(t.Context(), []byte(statement))
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifier, err := sigverify.New(production(t, stack))
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, signer, err := verifier.VerifyStatement(signature.Bundle)
+	if err != nil || string(read.Payload) != statement || signer.Ref != "refs/tags/"+cosigntest.Tag {
+		t.Errorf("read %+v of %+v, %v", read, signer, err)
+	}
+	_, err = verifier.Verify([]byte(statement), signature.Bundle)
+	wantProblem(t, err, sigverify.Malformed)
+
+	var bundle map[string]any
+	if err := json.Unmarshal(signature.Bundle, &bundle); err != nil {
+		t.Fatal(err)
+	}
+	envelope := bundle["dsseEnvelope"].(map[string]any)
+	envelope["payload"] = base64.StdEncoding.EncodeToString([]byte(strings.Replace(statement, `"a"`, `"b"`, 1)))
+	tampered, err := json.Marshal(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = verifier.VerifyStatement(tampered)
+	wantProblem(t, err, sigverify.Invalid)
 }
