@@ -64,6 +64,23 @@ func ReadArtifact(ctx context.Context, name string) (manifests.Artifact, error) 
 	return artifact, nil
 }
 
+// Unpack unpacks a bundle's archive into root, its top folder becoming root itself, and returns its metadata. Like
+// ReadArtifact it compares every file with the metadata's list; an *AuditError names what does not agree.
+func Unpack(ctx context.Context, name string, root *os.Root) (manifests.Metadata, error) {
+	a, err := readArchive(ctx, name, root)
+	if err != nil {
+		return manifests.Metadata{}, fmt.Errorf("unpacking %s: %w", name, err)
+	}
+	_, meta := a.describe()
+	if meta == nil && len(a.findings) == 0 {
+		return manifests.Metadata{}, fmt.Errorf("unpacking %s: it is no bundle", name)
+	}
+	if len(a.findings) > 0 {
+		return manifests.Metadata{}, fmt.Errorf("unpacking %s: %w", name, &AuditError{Name: a.name, Findings: a.findings})
+	}
+	return *meta, nil
+}
+
 // VerifyArchive unpacks an archive into a temporary folder and makes everything that is said of it again: its digests,
 // the layout, metadata.json from the files, the audit under the rules of its SM, and the manifest's entry, which it
 // compares with want. It returns all that does not agree; its error means that it could not look.

@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"docker/cuda12/lock": {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/sbom", "manifests/fetch", "manifests/fetch/transfer", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/provenance", "publisher/sbom", "manifests/fetch", "manifests/fetch/transfer", "manifests/sigverify"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
 	"ci/internal/engine/builtin": {},
 	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
@@ -34,11 +34,12 @@ var allowed = map[string][]string{
 	"ci/internal/tinygguf":       {},
 	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix"},
 
-	"publisher":           {"manifests"},
-	"publisher/ghrelease": {"publisher", "manifests"},
-	"publisher/hfhub":     {"publisher", "manifests"},
-	"publisher/cosign":    {"publisher", "manifests", "manifests/sigverify"},
-	"publisher/sbom":      {"manifests"},
+	"publisher":            {"manifests"},
+	"publisher/ghrelease":  {"publisher", "manifests"},
+	"publisher/hfhub":      {"publisher", "manifests"},
+	"publisher/cosign":     {"publisher", "manifests", "manifests/sigverify"},
+	"publisher/sbom":       {"manifests"},
+	"publisher/provenance": {"manifests"},
 
 	"manifests/fetch":            {"manifests/fetch/detect", "manifests/fetch/hub", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
 	"manifests/fetch/detect":     {"manifests", "matrix"},
@@ -53,7 +54,7 @@ var allowed = map[string][]string{
 
 // inTests are the edges that tests have beyond those of their package.
 var inTests = map[string][]string{
-	"ci":                         {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "ci/internal/tinygguf", "bundler", "manifests", "matrix", "matrix/spec"},
+	"ci":                         {"publisher/cosigntest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "ci/internal/tinygguf", "bundler", "manifests", "matrix", "matrix/spec"},
 	"ci/internal/engine":         {"ci/internal/tinygguf", "bundler", "manifests", "matrix/spec"},
 	"ci/internal/engine/image":   {"ci/internal/engine/image/imagetest"},
 	"bundler":                    {"matrix/spec"},
@@ -65,6 +66,8 @@ var inTests = map[string][]string{
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
 	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "matrix"},
 	"publisher/cosign":           {"publisher/cosigntest"},
+	"publisher/provenance":       {"matrix"},
+	"ci/internal/cli":            {"publisher/cosigntest"},
 }
 
 // testOnly are packages that nothing but tests imports.

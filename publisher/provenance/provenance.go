@@ -45,7 +45,7 @@ type Facts struct {
 	Archives []manifests.Artifact
 	// Bundles are the metadata of the bundles.
 	Bundles []manifests.Metadata
-	// Repository is where llama.cpp comes from. It may be empty.
+	// Repository is where llama.cpp comes from. Where it is empty a statement may name any, and none need be named.
 	Repository string
 }
 
@@ -202,6 +202,10 @@ func Check(statement []byte, facts Facts, signer string) []string {
 	}
 	if err := predicate.Validate(); err != nil {
 		return fail("its predicate is not SLSA's: %v", err)
+	}
+	if facts.Repository == "" {
+		// The archives know the commit, and not where it was fetched from.
+		facts.Repository = predicate.BuildDefinition.ExternalParameters.GetFields()["llama_cpp"].GetStructValue().GetFields()["repository"].GetStringValue()
 	}
 	definition, subjects, err := facts.definition()
 	if err != nil {

@@ -53,6 +53,11 @@ func TestStatement(t *testing.T) {
 			t.Errorf("%s is not in\n%s", want, text)
 		}
 	}
+	unknown := facts()
+	unknown.Repository = ""
+	if problems := provenance.Check(text, unknown, workflow); len(problems) > 0 {
+		t.Errorf("by who does not know the repository the check finds %q", problems)
+	}
 	local, err := provenance.Statement(facts(), provenance.Run{})
 	if err != nil {
 		t.Fatal(err)
@@ -90,6 +95,7 @@ func TestCheck(t *testing.T) {
 		{name: "an archive less", facts: func(f *provenance.Facts) { f.Archives = f.Archives[:2] }, want: "it names llcuda-cudart-cu12-0.tar.gz"},
 		{name: "another release", facts: func(f *provenance.Facts) { f.Bundles[1].Release = "v2" }, want: "externalParameters"},
 		{name: "another source", facts: func(f *provenance.Facts) { f.Bundles[1].LlamaCPP.Commit = strings.Repeat("0", 40) }, want: "resolvedDependencies"},
+		{name: "another repository", facts: func(f *provenance.Facts) { f.Repository = "https://example.org/llama" }, want: "externalParameters"},
 		{name: "another builder image", facts: func(f *provenance.Facts) { f.Bundles[0].Build.BuilderImage = "sha256:" + strings.Repeat("0", 64) }, want: "resolvedDependencies"},
 		{name: "other arguments", facts: func(f *provenance.Facts) { f.Bundles[0].Build.CUDACMake = nil }, want: "internalParameters"},
 		{name: "another workflow", signer: manifests.SignerIdentity + "@refs/tags/v2", want: "signed by"},
