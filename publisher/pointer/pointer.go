@@ -1,0 +1,217 @@
+// Package pointer publishes the release pointer: the small signed file by which clients find the current release.
+//
+// ci's command calls it. In go a Place that has the pointer (a branch of a git repository, or a file that a web server
+// serves), what the pointer shall say, and functions that sign and verify; out comes the pointer that is public now:
+//
+//	read the present one ──▶ verify it ──▶ its number + 1 ──▶ sign ──▶ verify as a client ──▶ change it, if it is still the one read
+//
+// The number grows with every pointer, whatever it names, for clients never go back. So no two pointers may have one
+// number: a Place changes only from the state that was read, and whoever comes second reads again. The package looks at no
+// release: whether there is one, and what its manifest is, Options.Manifest answers.
+package pointer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
+)
+
+// A State is what a Place had when it was read.
+type State struct {
+	// Signed is the pointer's file; nil if there is none.
+	Signed []byte
+	// Version tells this state from any other of the Place's.
+	Version string
+}
+
+// ErrMoved is a Place that changed since it was read.
+var ErrMoved = errors.New("somebody else published a release pointer meanwhile")
+
+// A Place has a release pointer.
+type Place interface {
+	Read(ctx context.Context) (State, error)
+	// Write replaces the pointer, if the Place is still as it was read. Its error is ErrMoved if it is not: then nothing was
+	// written. What for is a line for people.
+	Write(ctx context.Context, read State, signed []byte, what string) error
+}
+
+// A Verifier is a client's, with the policy for release pointers.
+type Verifier interface {
+	VerifyStatement(signed []byte) (sigverify.Statement, sigverify.Signer, error)
+}
+
+// Options say what to publish.
+type Options struct {
+	// Release is the tag to name; empty is the one that the present pointer names, which is made anew then.
+	Release string
+	// Manifest is required: the sha256 of a release's manifest.json, once the release was found and verified.
+	Manifest func(ctx context.Context, release string) (sha256 string, err error)
+	// Life is how long the pointer counts: 30 days.
+	Life time.Duration
+	// Back allows to name an older release than the present pointer does, or another one of the same tag.
+	Back bool
+	// Number is the pointer's; 0 is that of the present pointer and 1. With a number, a present pointer that cannot be
+	// verified does not matter.
+	Number int64
+	// Sign is required: the Sigstore bundle with a statement.
+	Sign func(ctx context.Context, statement []byte) ([]byte, error)
+	// Verifier is required.
+	Verifier Verifier
+}
+
+// DefaultLife is how long a pointer counts if nothing else is said. The farm makes it anew every week, so four weeks in a
+// row must fail before a client notices.
+const DefaultLife = 30 * 24 * time.Hour
+
+// A PresentError is a pointer that is public and cannot be read as one of the farm's, so that its number is not known.
+type PresentError struct{ Err error }
+
+func (e *PresentError) Error() string { return "reading the present release pointer: " + e.Err.Error() }
+func (e *PresentError) Unwrap() error { return e.Err }
+
+// Hint says the way out.
+func (e *PresentError) Hint() string {
+	return "look who put it there; --number N replaces it by a pointer of that number, which must be greater than any that clients have seen"
+}
+
+// A BackError is a pointer that would go back.
+type BackError struct{ Present, Next manifests.Pointer }
+
+func (e *BackError) Error() string {
+	if e.Present.Release == e.Next.Release {
+		return fmt.Sprintf("release %s has another %s than the present release pointer says: sha256 %s, not %s", e.Next.Release, manifests.ManifestName, e.Next.Manifest, e.Present.Manifest)
+	}
+	return fmt.Sprintf("release %s is older than %s, which the present release pointer names", e.Next.Release, e.Present.Release)
+}
+
+// Hint says the way out.
+func (e *BackError) Hint() string {
+	return "--back names it all the same: so a bad release is taken back, and clients follow"
+}
+
+// A NumberError is a number that clients would refuse.
+type NumberError struct {
+	Present manifests.Pointer
+	Number  int64
+}
+
+func (e *NumberError) Error() string {
+	return fmt.Sprintf("number %d does not come after %d, the present release pointer's", e.Number, e.Present.Number)
+}
+
+// Hint says the way out.
+func (e *NumberError) Hint() string { return "leave --number out, and it is the next one" }
+
+// ErrNoPresent is a pointer that shall be made anew, and is not there.
+var ErrNoPresent = errors.New("there is no release pointer yet")
+
+const (
+	// publishTries bounds how often somebody else may be faster.
+	publishTries = 10
+	// shortly is how long those who met wait at most, so that they do not meet again.
+	shortly = 500 * time.Millisecond
+)
+
+// Publish makes the pointer and puts it into its place. It returns the pointer that is public then, and the one before,
+// which is zero if there was none.
+func Publish(ctx context.Context, place Place, o Options) (now, before manifests.Pointer, err error) {
+	for range publishTries {
+		now, before, err = publish(ctx, place, o)
+		if !errors.Is(err, ErrMoved) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return manifests.Pointer{}, before, ctx.Err()
+		case <-time.After(rand.N(shortly)):
+		}
+	}
+	if err != nil {
+		return manifests.Pointer{}, before, fmt.Errorf("publishing the release pointer: %w", err)
+	}
+	return now, before, nil
+}
+
+func publish(ctx context.Context, place Place, o Options) (next, present manifests.Pointer, err error) {
+	state, err := place.Read(ctx)
+	if err != nil {
+		return next, present, err
+	}
+	known := state.Signed != nil
+	if known {
+		if present, err = read(o.Verifier, state.Signed); err != nil && o.Number == 0 {
+			return next, present, &PresentError{err}
+		}
+		known = err == nil
+	}
+	if next, err = o.next(ctx, present, known); err != nil {
+		return next, present, err
+	}
+	statement, err := manifests.EncodePointer(next)
+	if err != nil {
+		return next, present, err
+	}
+	signed, err := o.Sign(ctx, statement)
+	if err != nil {
+		return next, present, err
+	}
+	switch again, err := read(o.Verifier, signed); {
+	case err != nil:
+		return next, present, fmt.Errorf("verifying what was signed just now, as clients will: %w", err)
+	case again != next:
+		return next, present, fmt.Errorf("verifying what was signed just now: it says %+v, not %+v", again, next)
+	}
+	if len(signed) > manifests.MaxPointerSize {
+		return next, present, fmt.Errorf("the signed pointer has %d bytes; clients read at most %d", len(signed), manifests.MaxPointerSize)
+	}
+	// The point of no return: from here on clients may have seen the number.
+	return next, present, place.Write(ctx, state, signed, fmt.Sprintf("Pointer %d: %s, until %s", next.Number, next.Release, next.Expires.Format(time.RFC3339)))
+}
+
+// next is the pointer to publish after the present one, if that is known.
+func (o Options) next(ctx context.Context, present manifests.Pointer, known bool) (manifests.Pointer, error) {
+	next := manifests.Pointer{Release: o.Release, Number: o.Number}
+	if next.Release == "" {
+		if !known {
+			return next, ErrNoPresent
+		}
+		next.Release = present.Release
+	}
+	var err error
+	if next.Manifest, err = o.Manifest(ctx, next.Release); err != nil {
+		return next, err
+	}
+	if known && !o.Back {
+		order, ok := manifests.CompareTags(next.Release, present.Release)
+		if ok && order < 0 || next.Release == present.Release && next.Manifest != present.Manifest {
+			return next, &BackError{present, next}
+		}
+	}
+	switch {
+	case next.Number == 0:
+		next.Number = present.Number + 1
+	case known && next.Number <= present.Number:
+		return next, &NumberError{present, next.Number}
+	}
+	life := o.Life
+	if life == 0 {
+		life = DefaultLife
+	}
+	next.Issued = time.Now().UTC().Truncate(time.Second)
+	next.Expires = next.Issued.Add(life).Truncate(time.Second)
+	return next, next.Check()
+}
+
+// read verifies a pointer as clients do. It looks at no clock: one that expired has a number all the same.
+func read(v Verifier, signed []byte) (manifests.Pointer, error) {
+	statement, _, err := v.VerifyStatement(signed)
+	if err != nil {
+		return manifests.Pointer{}, err
+	}
+	return manifests.DecodePointer(statement.Payload)
+}
