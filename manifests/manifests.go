@@ -9,7 +9,9 @@
 //	llcuda-bins-sm75.tar.gz          a bundle: llama.cpp for one SM (KindBundle)
 //	llcuda-bins-sm75.tar.zst         the very same tar at half the size
 //	llcuda-cudart-cu12-….tar.gz/.zst the CUDA libraries, named by the first 12 hex digits of the tar's sha256 (KindCUDART)
-//	…                                the client, bills of materials
+//	llcuda-fetch-linux-amd64.tar.gz  the client, for each architecture, and install.sh, which brings it (KindClient)
+//	llcuda-bins-sm75.spdx.json       the bill of materials of each bundle and of each client, by its stem (KindSBOM)
+//	llcuda-provenance.sigstore.json  a signed statement of how the archives were built, all of them (KindProvenance)
 //	manifest.json                    a Release: every asset, what it needs, and the models offered with it
 //	SHA256SUMS                       the sha256 of every file above, manifest.json included, in GNU's format
 //	SHA256SUMS.sigstore.json         the signature over SHA256SUMS
@@ -29,6 +31,29 @@
 // of the folder and needs no trust of its own. Decoding is no substitute for any of this: it only makes sure that what
 // was signed is well-formed, and that no reader and no writer can disagree on what it says.
 //
+// Whoever asked for a release by its tag also compares the tag: with the manifest's, and with the one that the signing
+// workflow ran for. Bills of materials and the provenance are for people and for their tools: a reader who installs needs
+// neither. The provenance has a signature of its own, over the digests of the archives, so that it can be judged without
+// the release.
+//
+// # The current release
+//
+// Nothing in a release says that it is the newest. That is what the release pointer is for, one small file beside all
+// releases: on the branch "pointer" of the farm's repository, and on a mirror with a folder for each release at
+// current/current.sigstore.json. A folder with one release alone may have one, too, on a web server.
+//
+//	current.sigstore.json            a Sigstore bundle: a DSSE envelope with an in-toto statement, and its signature
+//	  subject                        manifest.json, by its sha256
+//	  predicate                      a Pointer: release, number, issued, expires
+//
+// A reader who was told no tag verifies the pointer's signature, whose signer is not that of releases: a pointer is made
+// anew by the clock, from the default branch, while a release is signed once, from its tag. Then it holds the pointer to
+// its clock (issued, expires) and to the greatest number that it ever saw of this signer, which it keeps; then it resolves
+// exactly the release named, and its manifest.json must have the sha256 named. So nobody can lead it back to an older
+// release, and nobody can hold it where it is for longer than a pointer lives; what is missing or late is an error, never
+// a reason to believe something else. A farm takes a bad release back by a pointer of a greater number that names an older
+// release. Whoever names a tag needs no pointer.
+//
 // # Strictness
 //
 // Documents are JSON in UTF-8 with exactly the fields of the Go types. Unknown, missing, duplicate and null fields,
@@ -39,7 +64,7 @@
 //
 // # Versions
 //
-// Readers are strict, so every change of the fields or of what may be in them, an added field and an added Kind included,
+// The release pointer's version is at the end of its predicate's type. Readers are strict, so every change of the fields or of what may be in them, an added field and an added Kind included,
 // is a new SchemaVersion. schema_version is looked at first: a reader that meets a newer one than its own returns a
 // *VersionError, which means "get a newer client", and looks no further. Farms move to a new version only when
 // clients that read it have been released; readers keep reading every version that a release still has.
