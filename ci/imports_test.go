@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"docker/cuda12/lock": {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/provenance", "publisher/sbom", "manifests/fetch", "manifests/fetch/transfer", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "manifests/fetch", "manifests/fetch/transfer", "manifests/sigverify"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
 	"ci/internal/engine/builtin": {},
 	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
@@ -40,6 +40,7 @@ var allowed = map[string][]string{
 	"publisher/cosign":     {"publisher", "manifests", "manifests/sigverify"},
 	"publisher/sbom":       {"manifests"},
 	"publisher/provenance": {"manifests"},
+	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
 
 	"manifests/fetch":            {"manifests/fetch/detect", "manifests/fetch/hub", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
 	"manifests/fetch/detect":     {"manifests", "matrix"},
@@ -66,6 +67,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
 	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "matrix"},
 	"publisher/cosign":           {"publisher/cosigntest"},
+	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
 	"ci/internal/cli":            {"publisher/cosigntest"},
 }
