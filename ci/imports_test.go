@@ -34,7 +34,7 @@ var allowed = map[string][]string{
 	"ci/internal/tinygguf":       {},
 	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix"},
 
-	"publisher":            {"manifests"},
+	"publisher":            {"manifests", "matrix"},
 	"publisher/ghrelease":  {"publisher", "manifests"},
 	"publisher/hfhub":      {"publisher", "manifests"},
 	"publisher/cosign":     {"publisher", "manifests", "manifests/sigverify"},
@@ -69,7 +69,9 @@ var inTests = map[string][]string{
 	"publisher/cosign":           {"publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
-	"ci/internal/cli":            {"publisher/cosigntest"},
+	"ci/internal/cli":            {"publisher/cosigntest", "publisher/ghtest", "manifests/fetch/fetchtest"},
+	"publisher":                  {"manifests/fetch/fetchtest", "matrix/spec"},
+	"publisher/ghrelease":        {"publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
 }
 
 // testOnly are packages that nothing but tests imports.
@@ -79,6 +81,8 @@ var testOnly = map[string][]string{
 	"manifests/fetch/transfer/transfertest": {},
 	"publisher/hftest":                      {},
 	"publisher/cosigntest":                  {"manifests"},
+	"publisher/ghtest":                      {},
+	"publisher/publishertest":               {"publisher"},
 }
 
 // confined are modules that one package alone may import: what they do is behind
@@ -87,6 +91,7 @@ var confined = map[string][]string{
 	"dagger.io/dagger":                       {"ci/internal/engine"},
 	"go.yaml.in/yaml":                        {"matrix/spec"},
 	"github.com/google/go-github":            {"publisher/ghrelease"},
+	"github.com/getkin/kin-openapi":          {"publisher/ghtest"},
 	"github.com/sigstore/sigstore-go":        {"publisher/cosign", "manifests/sigverify"},
 	"github.com/spf13/cobra":                 {"ci/internal/cli", "manifests/fetch/fetchcli"},
 	"golang.org/x/term":                      {"ci/internal/cli", "manifests/fetch/fetchcli"},

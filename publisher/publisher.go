@@ -8,7 +8,24 @@
 //
 // The remote side is behind small interfaces: ghrelease has GitHub Releases, hfhub the Hugging Face Hub, cosign the
 // signatures. The package never builds, never packs, and never deletes what is whole and right on the other side.
+//
+// # Whatever fails on the way
+//
+// No answer of the other side is taken for the truth about it but that of a read. After any error the release is read
+// again: what is there by name, size and digest is done, whoever sent it and whether or not its answer arrived; what was
+// begun and never finished is deleted; the rest is sent again. So a run that was killed at any moment, or ran beside
+// another one, leaves a draft that the next run completes, and a release that is published is whole.
+//
+// The other side has no locks. Two runs, or a run whose answer was lost, may make two drafts of one tag. Before the
+// first upload each run therefore waits until its draft is listed, and takes the oldest listed; empty ones beside that,
+// which carry the mark of this package in their notes, are discarded. Drafts that have anything in them are never
+// discarded: where two of them share a tag, a person has to decide.
 package publisher
+
+import (
+	"errors"
+	"time"
+)
 
 // Progress says how far the transfer of one file is. Done and Total are bytes.
 type Progress struct {
@@ -29,3 +46,27 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 
 // Hint says the way out.
 func (e *RefusedError) Hint() string { return e.Way }
+
+// A TemporaryError is one that may be gone the next time: a lost connection, a server that is overloaded, a limit of
+// requests.
+type TemporaryError struct {
+	Err error
+	// After is how long the other side asks to wait; 0 if it does not say.
+	After time.Duration
+}
+
+func (e *TemporaryError) Error() string { return e.Err.Error() }
+func (e *TemporaryError) Unwrap() error { return e.Err }
+
+// Hint says the way out.
+func (e *TemporaryError) Hint() string {
+	return "the same command again goes on from here: what has arrived is not sent twice"
+}
+
+// What a Store says of its things, beside RefusedError and TemporaryError.
+var (
+	// ErrExists is a name or tag that is taken.
+	ErrExists = errors.New("it exists already")
+	// ErrGone is something that was there and is no longer.
+	ErrGone = errors.New("it is not there any more")
+)

@@ -1,0 +1,159 @@
+package ghrelease
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/go-github/v66/github"
+
+	"github.com/waqasm86/llcuda-farm/publisher"
+)
+
+// errStalled ends a request whose connection does not move.
+var errStalled = errors.New("the connection does not move")
+
+// secondaryWait is what GitHub asks to wait after a secondary limit where it does not say how long:
+// https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api
+const secondaryWait = time.Minute
+
+// missingError is a 404. It is a matter of rights or of what was asked for: the caller knows.
+type missingError struct{ err error }
+
+func (e *missingError) Error() string { return e.err.Error() }
+func (e *missingError) Unwrap() error { return e.err }
+
+// explain turns what go-github returns into what the publisher acts on. ctx is the request's own.
+func (s *Store) explain(ctx context.Context, err error) error {
+	var primary *github.RateLimitError
+	var secondary *github.AbuseRateLimitError
+	var answer *github.ErrorResponse
+	var accepted *github.AcceptedError
+	var redirect *redirectError
+	var changed *publisher.ChangedError
+	var local *fs.PathError
+	var certificate *tls.CertificateVerificationError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(context.Cause(ctx), errStalled):
+		return &publisher.TemporaryError{Err: errStalled}
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.As(err, &changed), errors.As(err, &local), errors.As(err, &certificate):
+		return err // of this machine: trying again mends nothing
+	case errors.As(err, &redirect):
+		return &publisher.RefusedError{Err: redirect, Way: "if the repository has moved, give its new name with --repo"}
+	case errors.As(err, &primary):
+		return &publisher.TemporaryError{Err: brief(primary.Response, primary.Message), After: untilReset(primary.Response, primary.Rate.Reset.Time)}
+	case errors.As(err, &secondary):
+		after := secondaryWait
+		if secondary.RetryAfter != nil {
+			after = *secondary.RetryAfter
+		}
+		return &publisher.TemporaryError{Err: brief(secondary.Response, secondary.Message), After: max(after, time.Second)}
+	case errors.As(err, &answer):
+		return s.explainAnswer(answer)
+	case errors.As(err, &accepted):
+		return &publisher.TemporaryError{Err: errors.New("GitHub is not ready")}
+	}
+	return &publisher.TemporaryError{Err: err} // of the connection, or an answer that broke off
+}
+
+// explainAnswer sorts the answers that say no.
+func (s *Store) explainAnswer(answer *github.ErrorResponse) error {
+	status := answer.Response.StatusCode
+	err := brief(answer.Response, message(answer))
+	refused := func(way string) error { return &publisher.RefusedError{Err: err, Way: way} }
+	if after, limited := limit(answer); limited {
+		return &publisher.TemporaryError{Err: err, After: after}
+	}
+	switch {
+	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusConflict, status == http.StatusTooEarly:
+		return &publisher.TemporaryError{Err: err}
+	case status == http.StatusUnauthorized && s.token == "":
+		return refused("set GITHUB_TOKEN to a token that may write the contents of " + s.owner + "/" + s.repo)
+	case status == http.StatusUnauthorized:
+		return refused("the token in GITHUB_TOKEN (or GH_TOKEN) is wrong or has expired: set another one and run this again; what has arrived stays")
+	case status == http.StatusForbidden:
+		return refused("the token may not do this: a fine-grained token needs \"Contents: read and write\" for " + s.owner + "/" + s.repo +
+			", a classic one the scope repo, a workflow \"permissions: contents: write\"")
+	case status == http.StatusNotFound:
+		return &missingError{err}
+	case status == http.StatusUnprocessableEntity && strings.Contains(strings.ToLower(err.Error()), "immutable"):
+		return refused("what was published as immutable cannot be changed, nor its tag used again: publish under a new tag")
+	case status == http.StatusUnprocessableEntity && exists(answer):
+		return fmt.Errorf("%w: %w", publisher.ErrExists, err)
+	}
+	return refused("GitHub does not take this, and would not the next time: what it says above is all that it tells")
+}
+
+// exists says whether all that is wrong is that something is there.
+func exists(answer *github.ErrorResponse) bool {
+	for _, e := range answer.Errors {
+		if e.Code != "already_exists" {
+			return false
+		}
+	}
+	return len(answer.Errors) > 0
+}
+
+// limit says whether an answer asks for a pause, and how long. go-github knows this of 403, and not of 429.
+func limit(answer *github.ErrorResponse) (after time.Duration, limited bool) {
+	header := answer.Response.Header
+	if seconds, err := strconv.Atoi(header.Get("Retry-After")); err == nil && seconds >= 0 {
+		after = max(time.Duration(seconds)*time.Second, time.Second)
+	}
+	switch status := answer.Response.StatusCode; {
+	case status != http.StatusTooManyRequests && status != http.StatusForbidden:
+		return after, after > 0 && status >= 500
+	case after > 0:
+		return after, true
+	case header.Get("X-RateLimit-Remaining") == "0":
+		seconds, _ := strconv.ParseInt(header.Get("X-RateLimit-Reset"), 10, 64)
+		return untilReset(answer.Response, time.Unix(seconds, 0)), true
+	case status == http.StatusTooManyRequests, strings.Contains(strings.ToLower(answer.Message), "rate limit"):
+		return secondaryWait, true
+	}
+	return 0, false
+}
+
+// untilReset is how long a limit lasts. The time is GitHub's, so it is held against GitHub's clock where that is told.
+func untilReset(response *http.Response, reset time.Time) time.Duration {
+	now := time.Now()
+	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
+		now = date
+	}
+	return max(reset.Sub(now), 0) + time.Second
+}
+
+// message is what GitHub says in an answer that says no.
+func message(answer *github.ErrorResponse) string {
+	said := []string{answer.Message}
+	for _, e := range answer.Errors {
+		switch {
+		case e.Message != "":
+			said = append(said, e.Message)
+		case e.Code != "":
+			said = append(said, strings.TrimSpace(e.Resource+" "+e.Field+" "+e.Code))
+		}
+	}
+	return strings.Join(said, "; ")
+}
+
+// brief is an answer in one line: GitHub's words and the request, without its query.
+func brief(response *http.Response, said string) error {
+	if said == "" {
+		said = http.StatusText(response.StatusCode)
+	}
+	if response.Request == nil {
+		return fmt.Errorf("GitHub answers %d: %s", response.StatusCode, said)
+	}
+	return fmt.Errorf("GitHub answers %d to %s %s: %s", response.StatusCode, response.Request.Method, response.Request.URL.Path, said)
+}

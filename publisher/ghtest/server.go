@@ -1,0 +1,463 @@
+// Package ghtest is a GitHub server for tests: releases, their assets and tags, as GitHub Enterprise serves them.
+//
+// The tests of ghrelease, and those of the commands above it, call it. In goes what GitHub shall do wrong; out come an
+// address that any client of GitHub's takes, and at the end what is there. API and uploads are on one host, downloads
+// are redirected to another one, as on GitHub.
+//
+// Every request and every answer is held to GitHub's own description of the API (testdata), and one that breaks it
+// fails the test. Beyond the description the server does what GitHub is known to do: drafts are not found by tag, share
+// tags, and are listed late; uploads that break off leave assets in state "starter", which block their name, and are
+// listed or not; a name that is taken is 422; the tag is made when a release is published; immutable releases take
+// nothing more. That it behaves as GitHub's own client expects is vouched for by that client, and that its answers have
+// the form of GitHub's by recorded ones.
+package ghtest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Options are what kind of GitHub it is. The zero value is github.com of today, without delays.
+type Options struct {
+	// Token is the one that may write: "ghp_test" if empty.
+	Token string
+	// Repositories are those there are: Repository if none is given.
+	Repositories []string
+	// ListLag is how long it takes until a release that was made is listed.
+	ListLag time.Duration
+	// NoDigests is an older server, which does not know the digests of assets.
+	NoDigests bool
+	// Immutable makes every release immutable when it is published.
+	Immutable bool
+	// PerPage bounds the length of a page, below GitHub's 100.
+	PerPage int
+	// Discard keeps no bytes, for benchmarks.
+	Discard bool
+}
+
+// Repository is the repository that there is where Options name none, and Commit the head of its default branch.
+const (
+	Repository = "octo/llcuda"
+	Commit     = "00000000000000000000000000000000000000aa"
+)
+
+// Server is a GitHub server.
+type Server struct {
+	// URL is the server's address, APIURL that of its API, and Token the one that may write.
+	URL, APIURL, Token string
+
+	t       testing.TB
+	o       Options
+	schema  *schema
+	storage *httptest.Server
+	ended   chan struct{}
+
+	mu       sync.Mutex
+	token    string
+	lastID   int64
+	repos    map[string]*repository
+	faults   []*Fault
+	requests []string
+}
+
+type repository struct {
+	name     string
+	releases []*release
+	tags     map[string]tag
+	latest   int64
+}
+
+// A tag is what a tag's ref leads to: a commit, or a tag object and through it a commit.
+type tag struct{ commit, object string }
+
+type release struct {
+	id                 int64
+	tag, commit        string
+	name, body         string
+	draft, pre, frozen bool
+	created, published time.Time
+	assets             []*asset
+}
+
+type asset struct {
+	id       int64
+	name     string
+	label    *string
+	kind     string
+	state    string
+	hidden   bool      // in no list
+	forget   time.Time // when it is gone; never if zero
+	size     int64
+	sha256   string
+	data     []byte
+	created  time.Time
+	download int
+}
+
+// New starts a server, which ends with the test.
+func New(t testing.TB, o Options) *Server {
+	t.Helper()
+	if o.Token == "" {
+		o.Token = "ghp_test"
+	}
+	if len(o.Repositories) == 0 {
+		o.Repositories = []string{Repository}
+	}
+	if o.PerPage == 0 {
+		o.PerPage = 100
+	}
+	s := &Server{t: t, o: o, Token: o.Token, token: o.Token, schema: loadSchema(t), repos: map[string]*repository{}, lastID: 1000, ended: make(chan struct{})}
+	for _, name := range o.Repositories {
+		s.AddRepository(name)
+	}
+	s.storage = listen(t, "127.0.0.2:0", http.HandlerFunc(s.serveStorage))
+	api := listen(t, "127.0.0.1:0", http.HandlerFunc(s.serve))
+	t.Cleanup(func() { close(s.ended) }) // before the servers wait for what still runs
+	s.URL = api.URL
+	s.APIURL = api.URL + apiPrefix
+	return s
+}
+
+const (
+	apiPrefix    = "/api/v3"
+	uploadPrefix = "/api/uploads"
+)
+
+func listen(t testing.TB, address string, handler http.Handler) *httptest.Server {
+	t.Helper()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: handler}}
+	server.Start()
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return server
+}
+
+// AddRepository makes an empty repository.
+func (s *Server) AddRepository(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.repos[name] = &repository{name: name, tags: map[string]tag{}}
+}
+
+// SetToken changes the token that may write.
+func (s *Server) SetToken(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.token = token
+}
+
+// SetTag makes a tag, annotated or not.
+func (s *Server) SetTag(repo, name, commit string, annotated bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	made := tag{commit: commit}
+	if annotated {
+		sum := sha256.Sum256([]byte(name + commit))
+		made.object = hex.EncodeToString(sum[:20])
+	}
+	s.repos[repo].tags[name] = made
+}
+
+// TagCommit is the commit that a tag is at, empty where there is no tag.
+func (s *Server) TagCommit(repo, name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.repos[repo].tags[name].commit
+}
+
+// A Release is what the server has.
+type Release struct {
+	ID        int64
+	Tag       string
+	Title     string
+	Notes     string
+	Draft     bool
+	Immutable bool
+	Latest    bool
+	Assets    []Asset // ascending by name
+}
+
+// An Asset is one of a release.
+type Asset struct {
+	ID     int64
+	Name   string
+	State  string
+	Hidden bool
+	Size   int64
+	SHA256 string
+}
+
+// Releases are all that a repository has, drafts included, in the order of their making.
+func (s *Server) Releases(repo string) []Release {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Release
+	for _, r := range s.repos[repo].releases {
+		out := Release{ID: r.id, Tag: r.tag, Title: r.name, Notes: r.body, Draft: r.draft, Immutable: r.frozen, Latest: s.repos[repo].latest == r.id}
+		for _, a := range s.alive(r) {
+			out.Assets = append(out.Assets, Asset{ID: a.id, Name: a.name, State: a.state, Hidden: a.hidden, Size: a.size, SHA256: a.sha256})
+		}
+		slices.SortFunc(out.Assets, func(a, b Asset) int { return strings.Compare(a.Name, b.Name) })
+		all = append(all, out)
+	}
+	return all
+}
+
+// Unhide forgets the assets that are in no list.
+func (s *Server) Unhide() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, repo := range s.repos {
+		for _, r := range repo.releases {
+			r.assets = slices.DeleteFunc(r.assets, func(a *asset) bool { return a.hidden })
+		}
+	}
+}
+
+// Requests are those there were so far, "POST /repos/octo/llcuda/releases" and the like, downloads included.
+func (s *Server) Requests() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.requests)
+}
+
+// alive are the assets that there are, hidden ones included. The caller holds the lock.
+func (s *Server) alive(r *release) []*asset {
+	r.assets = slices.DeleteFunc(r.assets, func(a *asset) bool { return !a.forget.IsZero() && time.Now().After(a.forget) })
+	return r.assets
+}
+
+func (s *Server) id() int64 {
+	s.lastID++
+	return s.lastID
+}
+
+// A request is one that was routed.
+type request struct {
+	*http.Request
+	op     Op
+	repo   *repository
+	params map[string]string
+	body   []byte // of JSON requests
+}
+
+// number is a parameter that is an id.
+func (r *request) number(name string) int64 {
+	n, _ := strconv.ParseInt(r.params[name], 10, 64)
+	return n
+}
+
+// An answer is what is sent, unless a fault comes between.
+type answer struct {
+	status int
+	header http.Header
+	body   any
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Path
+	var api bool
+	for _, prefix := range []string{apiPrefix, uploadPrefix} {
+		if rest, ok := strings.CutPrefix(path, prefix); ok {
+			path, api = rest, true
+		}
+	}
+	s.mu.Lock()
+	s.requests = append(s.requests, r.Method+" "+path)
+	s.mu.Unlock()
+	if !api {
+		s.serveWeb(w, r)
+		return
+	}
+	route, params := match(r.Method, path, strings.HasPrefix(r.URL.Path, uploadPrefix))
+	if route == nil {
+		s.t.Errorf("ghtest: %s %s is no request that GitHub knows", r.Method, r.URL.Path)
+		http.NotFound(w, r)
+		return
+	}
+	req := &request{Request: r, op: route.op, params: params}
+	if route.op != Upload {
+		var err error
+		if req.body, err = io.ReadAll(r.Body); err != nil {
+			return // the client is gone
+		}
+		r.Body = io.NopCloser(bytes.NewReader(req.body))
+	}
+	s.schema.request(s.t, route, req)
+	fault := s.fault(req)
+	if fault != nil && fault.At == Before {
+		s.refuse(w, req, fault)
+		return
+	}
+	out := s.answer(route, req, fault)
+	if out == nil {
+		return // it broke off
+	}
+	s.schema.answer(s.t, route, req, *out)
+	if fault != nil && fault.At == After {
+		s.broken(w, req, fault)
+		return
+	}
+	s.write(w, *out)
+}
+
+// answer lets the route's handler work, if the request may do that.
+func (s *Server) answer(route *route, req *request, fault *Fault) *answer {
+	s.mu.Lock()
+	repo := s.repos[req.params["owner"]+"/"+req.params["repo"]]
+	given, authorized := strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer "), false
+	if given == req.Header.Get("Authorization") { // the older form
+		given = strings.TrimPrefix(given, "token ")
+	}
+	authorized = given == s.token
+	s.mu.Unlock()
+	switch {
+	case given != "" && !authorized:
+		return problem(http.StatusUnauthorized, "Bad credentials")
+	case repo == nil, !authorized && req.Method != http.MethodGet:
+		return problem(http.StatusNotFound, "Not Found")
+	}
+	req.repo = repo
+	if route.op == Upload {
+		return s.upload(req, fault)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := route.handle(s, req, authorized)
+	return &out
+}
+
+func (s *Server) write(w http.ResponseWriter, a answer) {
+	for name, values := range a.header {
+		w.Header()[name] = values
+	}
+	w.Header().Set("X-RateLimit-Limit", "5000")
+	if w.Header().Get("X-RateLimit-Remaining") == "" {
+		w.Header().Set("X-RateLimit-Remaining", "4999")
+		w.Header().Set("X-RateLimit-Reset", strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10))
+	}
+	if a.body == nil {
+		w.WriteHeader(a.status)
+		return
+	}
+	data, err := json.Marshal(a.body)
+	if err != nil {
+		s.t.Errorf("ghtest: %v", err)
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	w.WriteHeader(a.status)
+	_, _ = w.Write(data)
+}
+
+const docs = "https://docs.github.com/rest"
+
+// problem is an answer that says no.
+func problem(status int, message string) *answer {
+	return &answer{status: status, body: map[string]any{"message": message, "documentation_url": docs, "status": strconv.Itoa(status)}}
+}
+
+// invalid is a 422 about one field.
+func invalid(resource, field, code string) answer {
+	return answer{status: http.StatusUnprocessableEntity, body: map[string]any{
+		"message": "Validation Failed", "documentation_url": docs,
+		"errors": []any{map[string]any{"resource": resource, "code": code, "field": field}},
+	}}
+}
+
+// serveWeb is the part for browsers and downloads, which knows no token.
+func (s *Server) serveWeb(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") != "" {
+		s.t.Errorf("ghtest: a token was sent to %s", r.URL.Path)
+	}
+	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(parts) != 6 || parts[2] != "releases" || (r.Method != http.MethodGet && r.Method != http.MethodHead) {
+		http.NotFound(w, r)
+		return
+	}
+	repo := s.repos[parts[0]+"/"+parts[1]]
+	if repo == nil {
+		http.NotFound(w, r)
+		return
+	}
+	latest := parts[3] == "latest" && parts[4] == "download"
+	for _, release := range repo.releases {
+		switch {
+		case release.draft:
+		case latest && release.id == repo.latest:
+			http.Redirect(w, r, fmt.Sprintf("/%s/releases/download/%s/%s", repo.name, release.tag, parts[5]), http.StatusFound)
+			return
+		case !latest && parts[3] == "download" && release.tag == parts[4]:
+			for _, a := range release.assets {
+				if a.name == parts[5] && a.state == uploaded {
+					http.Redirect(w, r, s.blob(a), http.StatusFound)
+					return
+				}
+			}
+		}
+	}
+	http.NotFound(w, r)
+}
+
+// blob is where an asset's bytes are: on another host, by a signed address.
+func (s *Server) blob(a *asset) string {
+	return fmt.Sprintf("%s/blob/%d?sig=signed", s.storage.URL, a.id)
+}
+
+// serveStorage is the other host.
+func (s *Server) serveStorage(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") != "" {
+		s.t.Errorf("ghtest: a token was sent to another host")
+	}
+	id, _ := strconv.ParseInt(strings.TrimPrefix(r.URL.Path, "/blob/"), 10, 64)
+	s.mu.Lock()
+	var found *asset
+	for _, repo := range s.repos {
+		for _, release := range repo.releases {
+			for _, a := range release.assets {
+				if a.id == id && r.URL.Query().Get("sig") == "signed" {
+					found = a
+					a.download++
+				}
+			}
+		}
+	}
+	s.mu.Unlock()
+	if found == nil {
+		http.NotFound(w, r)
+		return
+	}
+	if fault := s.fault(&request{Request: r, op: Storage, params: map[string]string{"name": found.name}}); fault != nil {
+		if fault.At == Middle {
+			w.Header().Set("Content-Length", strconv.Itoa(len(found.data)))
+			_, _ = w.Write(found.data[:len(found.data)/2])
+			w.(http.Flusher).Flush()
+		}
+		s.broken(w, &request{Request: r}, fault)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("ETag", `"`+found.sha256+`"`)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(found.data))
+}
