@@ -32,7 +32,8 @@ type Options struct {
 	FirstWait time.Duration
 	// MaxPause bounds how long, in all, one step waits where the other side asks for it: 15 minutes.
 	MaxPause time.Duration
-	// Settle is how long a new draft may take to be listed: 1 minute.
+	// Settle is how long a new draft may take to be listed: 1 minute. After a sixth of it one whose answer was lost is
+	// taken for not made; if it is listed later, it is discarded.
 	Settle time.Duration
 	// Grace is how long an asset that is not whole is taken for one that is on its way, sent by another run; and how
 	// long a name may be taken by an asset that is not listed: 2 minutes.
@@ -67,6 +68,9 @@ type publication struct {
 	folder *Folder
 	draft  Draft
 	gate   gate
+	// made counts the drafts that this run made or may have made; until unsure, one of them may be listed that was not yet.
+	made   int
+	unsure time.Time
 
 	mu     sync.Mutex
 	sent   map[string]bool
@@ -138,7 +142,7 @@ func (p *publication) run(ctx context.Context) (release Release, promoted bool, 
 		return Release{}, false, err
 	}
 	if !plan.Promote {
-		return *plan.Release, false, nil
+		return *plan.Release, false, p.sweep(ctx)
 	}
 	if err := p.promote(ctx, *plan.Release); err != nil {
 		return Release{}, false, err
@@ -149,7 +153,32 @@ func (p *publication) run(ctx context.Context) (release Release, promoted bool, 
 	if plan, err = p.compare(release); err == nil && !plan.Done() {
 		err = fmt.Errorf("reading %s after publishing it: it is not what was published, but has %d files less", p.draft.Tag, len(plan.Upload))
 	}
-	return release, true, err
+	return release, true, errors.Join(err, p.sweep(ctx))
+}
+
+// sweep discards a draft that this run may have made without knowing it, and that was not listed when it looked.
+func (p *publication) sweep(ctx context.Context) error {
+	for time.Now().Before(p.unsure) {
+		p.note("making sure that no second draft of %s is left", p.draft.Tag)
+		if err := sleep(ctx, min(time.Until(p.unsure), p.Settle/6)); err != nil {
+			return err
+		}
+		found, err := p.find(ctx)
+		if err != nil {
+			return err
+		}
+		_, twins, err := choose(found)
+		if err != nil {
+			return err
+		}
+		if err := p.discard(ctx, twins); err != nil {
+			return err
+		}
+		if len(found) >= p.made {
+			return nil
+		}
+	}
+	return nil
 }
 
 // open finds the release to go on with, or makes a draft.
@@ -168,11 +197,15 @@ func (p *publication) open(ctx context.Context) (int64, error) {
 			return 0, err
 		}
 		if release != nil {
+			if len(found) >= p.made {
+				p.unsure = time.Time{}
+			}
 			return release.ID, nil
 		}
 		if err := p.gate.wait(ctx); err != nil {
 			return 0, err
 		}
+		p.made++
 		made, err := p.store.Create(ctx, p.draft)
 		if err == nil {
 			err = p.listed(ctx, func(r Release) bool { return r.ID == made.ID }, made.ID)
@@ -187,6 +220,7 @@ func (p *publication) open(ctx context.Context) (int64, error) {
 		if err := step.again(ctx, err); err != nil {
 			return 0, err
 		}
+		p.unsure = time.Now().Add(p.Settle)
 		// The draft may have been made, and only the answer lost. Lists lag, so one look is not enough.
 		if err := p.listed(ctx, func(Release) bool { return true }, 0); err != nil && !isTemporary(err) {
 			return 0, err

@@ -64,7 +64,7 @@ func newFolder(t testing.TB, o fetchtest.Options) *publisher.Folder {
 // fast are options for a server that is near.
 func fast(t testing.TB) publisher.Options {
 	return publisher.Options{
-		Notes: "Notes.", FirstWait: 4 * time.Millisecond, Grace: 150 * time.Millisecond, Settle: 5 * time.Second, MaxPause: 10 * time.Second,
+		Notes: "Notes.", FirstWait: 4 * time.Millisecond, Grace: 150 * time.Millisecond, Settle: 3 * time.Second, MaxPause: 10 * time.Second,
 		Note: func(line string) { t.Log(line) },
 	}
 }
@@ -290,8 +290,8 @@ func TestFaults(t *testing.T) {
 		{name: "every request dropped, once each", faults: []ghtest.Fault{{On: ghtest.List}, {On: ghtest.Create}, {On: ghtest.Read}, {On: ghtest.ListAssets}, {On: ghtest.Upload}, {On: ghtest.Promote}}},
 		{name: "a lost answer to the making of the draft", faults: []ghtest.Fault{{On: ghtest.Create, At: ghtest.After}}},
 		{name: "the same, and the list lags", server: ghtest.Options{ListLag: 200 * time.Millisecond}, faults: []ghtest.Fault{{On: ghtest.Create, At: ghtest.After}}},
-		{name: "the same twice, with 502", server: ghtest.Options{ListLag: 1200 * time.Millisecond}, faults: []ghtest.Fault{{On: ghtest.Create, At: ghtest.After, Status: 502, Times: 2}}},
-		{name: "the list lags longer than a lost draft is waited for", server: ghtest.Options{ListLag: 1200 * time.Millisecond}, faults: []ghtest.Fault{{On: ghtest.Create, At: ghtest.After}}},
+		{name: "the same twice, with 502", server: ghtest.Options{ListLag: 800 * time.Millisecond}, faults: []ghtest.Fault{{On: ghtest.Create, At: ghtest.After, Status: 502, Times: 2}}},
+		{name: "the list lags longer than a lost draft is waited for", server: ghtest.Options{ListLag: 800 * time.Millisecond}, faults: []ghtest.Fault{{On: ghtest.Create, At: ghtest.After}}},
 		{name: "the list lags", server: ghtest.Options{ListLag: 300 * time.Millisecond}},
 		{name: "a lost answer to publishing", faults: []ghtest.Fault{{On: ghtest.Promote, At: ghtest.After}}},
 		{name: "500 to publishing, though it was done", faults: []ghtest.Fault{{On: ghtest.Promote, At: ghtest.After, Status: 500}}},
