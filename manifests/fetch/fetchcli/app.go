@@ -27,13 +27,25 @@ type app struct {
 	skipSignature                      bool
 }
 
+// release and commit are what a packager stamps with the linker's -X; empty in any other build. They say which release
+// the program came with, which Go's own record of a build cannot: the tag is made after the program.
+var release, commit string
+
 // version is what the program was built from.
 func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
+	version, revision := release, commit
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = cmp.Or(version, info.Main.Version)
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = cmp.Or(revision, s.Value)
+			}
+		}
 	}
-	return info.Main.Version
+	if revision == "" {
+		return cmp.Or(version, "unknown")
+	}
+	return fmt.Sprintf("%s, commit %s", cmp.Or(version, "unknown"), revision)
 }
 
 // client is the Client that the flags and the environment ask for.

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the completions anew")
+
+// The archives of a release carry the completions as files, for systems that look for them in a folder: what
+// `llcuda-fetch completion` prints.
+func TestCompletions(t *testing.T) {
+	for shell, name := range map[string]string{"bash": "llcuda-fetch.bash", "zsh": "_llcuda-fetch", "fish": "llcuda-fetch.fish"} {
+		got, err := exec.Command("llcuda-fetch", "completion", shell).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join("completions", name)
+		if *update {
+			if err := os.WriteFile(path, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), string(got)); diff != "" {
+			t.Errorf("%s is not what llcuda-fetch completion %s prints: go test ./manifests/cmd/llcuda-fetch -run Completions -update\n%s", path, shell, diff)
+		}
+	}
+}
+
+// A shell that loads the completions offers commands and flags.
+func TestCompletionWorks(t *testing.T) {
+	out, err := exec.Command("llcuda-fetch", "__complete", "ro").Output()
+	if err != nil || string(out) != "rollback\tGo back to the installation before the current one\n:4\n" {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := exec.Command("bash", "-n", filepath.Join("completions", "llcuda-fetch.bash")).CombinedOutput(); err != nil {
+		t.Errorf("bash: %v\n%s", err, out)
+	}
+}

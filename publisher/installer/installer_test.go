@@ -1,0 +1,467 @@
+package installer
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+)
+
+const tag = "v1.1.0-runtime"
+
+// A bench is a release folder with install.sh in it, and a machine to install on.
+type bench struct {
+	t       *testing.T
+	release string // the folder
+	script  string
+	home    string
+	path    []string // folders with programs, in order
+	shell   []string
+	mirror  string
+}
+
+// shells are those that the script must run in: Debian's, and that of small systems with nothing but busybox.
+var shells = map[string][]string{
+	"dash":    {"dash"},
+	"busybox": {"busybox", "sh"},
+	"bash":    {"bash", "--posix"},
+}
+
+func newBench(t *testing.T, shell string) *bench {
+	t.Helper()
+	b := &bench{t: t, release: t.TempDir(), home: t.TempDir(), shell: shells[shell]}
+	for _, arch := range Architectures() {
+		b.write(filepath.Join(b.release, Archive(arch)), pack(t, "#!/bin/sh\necho llcuda-fetch version "+tag+" for "+arch+"\n"))
+	}
+	root, err := os.OpenRoot(b.release)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	script, err := Script(tag, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.script = filepath.Join(b.release, Name)
+	b.write(b.script, script)
+	if shell != "busybox" {
+		b.path = filepath.SplitList(os.Getenv("PATH"))
+		return b
+	}
+	b.path = []string{b.tools("busybox", "sh", "tar", "gzip", "mktemp", "cut", "sed", "sha256sum", "wget", "cp", "mkdir", "mv", "rm", "chmod", "cat", "uname")}
+	return b
+}
+
+// tools makes a folder with nothing but these programs in it, which are all links to one, or, where that is empty, to
+// those of the same name.
+func (b *bench) tools(program string, names ...string) string {
+	b.t.Helper()
+	dir := b.t.TempDir()
+	for _, name := range names {
+		from := name
+		if program != "" {
+			from = program
+		}
+		path, err := exec.LookPath(from)
+		if err != nil {
+			b.t.Fatalf("%v: make test installs what the tests need", err)
+		}
+		if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func (b *bench) write(path string, data []byte) {
+	b.t.Helper()
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func pack(t *testing.T, program string) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	z := gzip.NewWriter(&buf)
+	w := tar.NewWriter(z)
+	for _, file := range []struct {
+		name, body string
+		mode       int64
+	}{{"LICENSE", "MIT\n", 0o644}, {"completions/llcuda-fetch.bash", "#\n", 0o644}, {Program, program, 0o755}} {
+		if err := w.WriteHeader(&tar.Header{Name: file.name, Mode: file.mode, Size: int64(len(file.body)), Typeflag: tar.TypeReg}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(file.body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// command is the script as a user runs it, with these arguments and variables.
+func (b *bench) command(args []string, environ ...string) *exec.Cmd {
+	program, err := exec.LookPath(b.shell[0])
+	if err != nil {
+		b.t.Fatalf("%v: make test installs what the tests need", err)
+	}
+	cmd := exec.Command(program, append(append(b.shell[1:len(b.shell):len(b.shell)], b.script), args...)...)
+	cmd.Env = append([]string{"HOME=" + b.home, "PATH=" + strings.Join(b.path, ":"), "LLCUDA_MIRROR=" + b.mirror, "LC_ALL=C"}, environ...)
+	return cmd
+}
+
+// run wants an exit code and a text in what the script says.
+func (b *bench) run(code int, want string, args []string, environ ...string) string {
+	b.t.Helper()
+	out, _ := b.check(b.command(args, environ...), code, want)
+	return out
+}
+
+func (b *bench) check(cmd *exec.Cmd, code int, want string) (string, error) {
+	b.t.Helper()
+	out, err := cmd.CombinedOutput()
+	if got := cmd.ProcessState.ExitCode(); got != code || !strings.Contains(string(out), want) {
+		b.t.Fatalf("exit code %d, want %d with %q:\n%s", got, code, want, out)
+	}
+	return string(out), err
+}
+
+// installed wants the program for an architecture in a folder, or, where that is empty, nothing at all in the home folder.
+func (b *bench) installed(dir, arch string) {
+	b.t.Helper()
+	if arch == "" {
+		_ = filepath.WalkDir(b.home, func(path string, entry os.DirEntry, err error) error {
+			if err != nil || !entry.IsDir() {
+				b.t.Errorf("left behind: %s %v", path, err)
+			}
+			return nil
+		})
+		return
+	}
+	out, err := exec.Command(filepath.Join(dir, Program), "--version").Output()
+	if want := "llcuda-fetch version " + tag + " for " + arch + "\n"; err != nil || string(out) != want {
+		b.t.Errorf("installed is %q, %v; want %q", out, err, want)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		b.t.Errorf("beside it lie %v, %v", entries, err)
+	}
+}
+
+// serve serves the release on the loopback interface and counts the requests.
+func (b *bench) serve() *atomic.Int32 {
+	b.t.Helper()
+	var requests atomic.Int32
+	files := http.FileServer(http.Dir(b.release))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		files.ServeHTTP(w, r)
+	}))
+	b.t.Cleanup(server.Close)
+	b.mirror = server.URL
+	return &requests
+}
+
+func inEachShell(t *testing.T, test func(t *testing.T, b *bench)) {
+	for name := range shells {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, newBench(t, name))
+		})
+	}
+}
+
+func TestInstalls(t *testing.T) {
+	inEachShell(t, func(t *testing.T, b *bench) {
+		requests := b.serve()
+		bin := filepath.Join(b.home, ".local", "bin")
+		out := b.run(0, "installed "+bin+"/llcuda-fetch of release "+tag, nil)
+		b.installed(bin, "amd64")
+		for _, want := range []string{
+			"is not in PATH: export PATH=", "Next: " + bin + "/llcuda-fetch",
+			"cosign verify-blob --bundle SHA256SUMS.sigstore.json --certificate-oidc-issuer " + manifests.SignerIssuer,
+			"--certificate-identity " + manifests.SignerIdentity + "@refs/tags/" + tag + " SHA256SUMS",
+			"curl -fsSLO " + manifests.RepositoryURL + "/releases/download/" + tag + "/$f",
+		} {
+			if !strings.Contains(out, want) {
+				t.Errorf("it does not say %q:\n%s", want, out)
+			}
+		}
+		// The second time there is nothing to do, and nothing is asked for.
+		b.path = append(b.path, bin)
+		if out := b.run(0, "is that of release "+tag+" already", nil); requests.Load() != 1 || !strings.Contains(out, "\nNext: llcuda-fetch\n") {
+			t.Errorf("%d requests:\n%s", requests.Load(), out)
+		}
+		// Another version is replaced.
+		b.write(filepath.Join(bin, Program), []byte("old"))
+		b.run(0, "installed", nil)
+		b.installed(bin, "amd64")
+	})
+}
+
+func TestFolders(t *testing.T) {
+	inEachShell(t, func(t *testing.T, b *bench) {
+		b.mirror = b.release
+		b.run(0, "installed", []string{"--prefix", b.home + "/with blank"})
+		b.installed(b.home+"/with blank/bin", "amd64")
+		b.run(0, "installed", []string{"--prefix=" + b.home + "/a"}, "LLCUDA_BIN="+b.home+"/b")
+		b.installed(b.home+"/a/bin", "amd64")
+		b.run(0, "installed", nil, "LLCUDA_BIN="+b.home+"/b")
+		b.installed(b.home+"/b", "amd64")
+		b.run(2, "there is no home folder", nil, "HOME=")
+		b.run(2, "--prefix needs a folder", []string{"--prefix"})
+		b.run(2, "what is --nothing?", []string{"--nothing"})
+		b.run(0, "usage: sh install.sh", []string{"--help"})
+		b.write(b.home+"/file", nil)
+		b.run(1, "cannot be made", []string{"--prefix", b.home + "/file"})
+	})
+}
+
+func TestMirrors(t *testing.T) {
+	inEachShell(t, func(t *testing.T, b *bench) {
+		b.serve()
+		bin := filepath.Join(b.home, ".local", "bin")
+		parent, name := filepath.Split(b.release)
+		if err := os.Symlink(b.release, filepath.Join(t.TempDir(), tag)); err != nil {
+			t.Fatal(err)
+		}
+		for _, mirror := range []string{
+			"http://127.0.0.1:1 " + b.mirror + "/", "/nowhere file://" + b.release, "ftp://127.0.0.1 " + filepath.Join(parent, name),
+		} {
+			b.mirror = mirror
+			b.run(0, "does not give llcuda-fetch-linux-amd64.tar.gz", nil)
+			b.installed(bin, "amd64")
+			if err := os.RemoveAll(b.home); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Mkdir(b.home, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		byTag := t.TempDir()
+		if err := os.Symlink(b.release, filepath.Join(byTag, tag)); err != nil {
+			t.Fatal(err)
+		}
+		b.mirror = byTag + "/{release}"
+		b.run(0, "downloading "+byTag+"/"+tag+"/llcuda-fetch-linux-amd64.tar.gz", nil)
+		b.installed(bin, "amd64")
+	})
+}
+
+func TestArchitectures(t *testing.T) {
+	inEachShell(t, func(t *testing.T, b *bench) {
+		b.mirror = b.release
+		for machine, arch := range map[string]string{"aarch64": "arm64", "arm64": "arm64", "x86_64": "amd64", "amd64": "amd64"} {
+			b.as(machine, "Linux")
+			b.run(0, "installed", []string{"--prefix", b.home + "/" + machine})
+			b.installed(b.home+"/"+machine+"/bin", arch)
+		}
+		b.as("riscv64", "Linux")
+		b.run(1, "this is riscv64", []string{"--prefix", b.home + "/none"})
+		b.as("x86_64", "Darwin")
+		b.run(1, "this is Darwin", []string{"--prefix", b.home + "/none"})
+		if _, err := os.Stat(b.home + "/none"); err == nil {
+			t.Error("something was made")
+		}
+	})
+}
+
+// as makes uname answer for another machine.
+func (b *bench) as(machine, system string) {
+	dir := b.t.TempDir()
+	b.write(filepath.Join(dir, "uname"), []byte("#!/bin/sh\ncase $1 in -m) echo "+machine+" ;; *) echo "+system+" ;; esac\n"))
+	if err := os.Chmod(filepath.Join(dir, "uname"), 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	b.path = append([]string{dir}, b.path...)
+}
+
+// Whatever is wrong with what comes, nothing is installed, and what was there stays.
+func TestRefuses(t *testing.T) {
+	inEachShell(t, func(t *testing.T, b *bench) {
+		requests := b.serve()
+		good, err := os.ReadFile(filepath.Join(b.release, Archive("amd64")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, archive := range map[string][]byte{
+			"another archive": pack(t, "#!/bin/sh\ntouch "+b.home+"/evil\n"),
+			"half of it":      good[:len(good)/2],
+			"nothing":         nil,
+		} {
+			b.write(filepath.Join(b.release, Archive("amd64")), archive)
+			if out := b.run(3, "nothing was installed", nil); !strings.Contains(out, "hint: ") {
+				t.Errorf("%s:\n%s", name, out)
+			}
+			b.installed("", "")
+		}
+		if err := os.Remove(filepath.Join(b.release, Archive("amd64"))); err != nil {
+			t.Fatal(err)
+		}
+		b.run(6, "no address gave llcuda-fetch-linux-amd64.tar.gz; nothing was installed", nil)
+		b.installed("", "")
+		if requests.Load() < 4 {
+			t.Errorf("%d requests", requests.Load())
+		}
+
+		// Offline.
+		b.mirror = "http://127.0.0.1:1"
+		b.run(6, "LLCUDA_MIRROR", nil)
+		b.installed("", "")
+
+		// A good mirror after a bad one.
+		b.write(filepath.Join(b.release, Archive("amd64")), good)
+		bad := t.TempDir()
+		b.write(filepath.Join(bad, Archive("amd64")), good[1:])
+		b.mirror = bad + " " + b.release
+		b.run(0, "has sha256", nil)
+		b.installed(filepath.Join(b.home, ".local", "bin"), "amd64")
+		b.write(filepath.Join(b.home, ".local", "bin", Program), []byte("#!/bin/sh\necho llcuda-fetch version "+tag+" for old\n"))
+		if err := os.Chmod(filepath.Join(b.home, ".local", "bin", Program), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		b.mirror = bad
+		b.run(3, "nothing was installed", nil)
+		b.installed(filepath.Join(b.home, ".local", "bin"), "old")
+	})
+}
+
+func TestMissingTools(t *testing.T) {
+	b := newBench(t, "dash")
+	b.mirror = b.release
+	all := []string{"tar", "gzip", "mktemp", "cut", "sed", "sha256sum", "cp", "mkdir", "mv", "rm", "chmod", "cat", "uname"}
+	without := func(name string) {
+		var left []string
+		for _, tool := range all {
+			if tool != name {
+				left = append(left, tool)
+			}
+		}
+		b.path = []string{b.tools("", left...)}
+	}
+	for _, tool := range []string{"tar", "gzip", "mktemp", "cut", "sed"} {
+		without(tool)
+		b.run(1, "there is no "+tool, nil)
+		b.installed("", "")
+	}
+	without("sha256sum")
+	b.run(1, "there is no sha256sum, shasum or openssl", nil)
+	b.installed("", "")
+	without("")
+	b.run(1, "there is no curl or wget", nil, "LLCUDA_MIRROR=http://127.0.0.1:1")
+	b.installed("", "")
+
+	// Each of those that do the same will do.
+	b.serve()
+	for _, hasher := range []string{"shasum", "openssl"} {
+		for _, getter := range []string{"curl", "wget"} {
+			without("sha256sum")
+			b.path = append(b.path, b.tools("", hasher, getter, "perl", "env"))
+			b.run(0, "installed", []string{"--prefix", b.home + "/" + hasher + getter})
+			b.installed(b.home+"/"+hasher+getter+"/bin", "amd64")
+		}
+	}
+}
+
+// However much of the script arrives through a pipe, it does all or nothing.
+func TestHalfAScript(t *testing.T) {
+	b := newBench(t, "dash")
+	b.mirror = b.release
+	script, err := os.ReadFile(b.script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := bytes.TrimRight(script, "\n")
+	step := 1
+	for length := len(whole) - 1; length > 0; length -= step {
+		if length < len(whole)-60 {
+			step = 97 // by the letter at its end, where it begins to act
+		}
+		cmd := b.command(nil)
+		cmd.Args = cmd.Args[:1]
+		cmd.Stdin = bytes.NewReader(whole[:length])
+		_ = cmd.Run()
+		b.installed("", "")
+	}
+	cmd := b.command(nil)
+	cmd.Args = cmd.Args[:1]
+	cmd.Stdin = bytes.NewReader(whole)
+	b.check(cmd, 0, "installed")
+	b.installed(filepath.Join(b.home, ".local", "bin"), "amd64")
+}
+
+// An interrupted script leaves nothing, and the next run installs.
+func TestInterrupted(t *testing.T) {
+	inEachShell(t, func(t *testing.T, b *bench) {
+		asked := make(chan struct{}, 1)
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = w.Write([]byte("half"))
+			w.(http.Flusher).Flush()
+			asked <- struct{}{}
+			<-r.Context().Done()
+		}))
+		t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+		b.mirror = server.URL
+		cmd := b.command(nil)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C reaches curl, too
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-asked:
+		case <-time.After(time.Minute):
+			t.Error("it downloads nothing")
+		}
+		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 130 {
+			t.Errorf("exit code %d:\n%s", code, out.String())
+		}
+		b.installed("", "")
+		b.mirror = b.release
+		b.run(0, "installed", nil)
+		b.installed(filepath.Join(b.home, ".local", "bin"), "amd64")
+	})
+}
+
+// What could mean something to a shell never gets into the script.
+func TestScriptRefuses(t *testing.T) {
+	b := newBench(t, "dash")
+	root, err := os.OpenRoot(b.release)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for _, release := range []string{"", "v1'; touch /tmp/evil; '", "v1 v2", "$(id)", "v1\nv2"} {
+		if script, err := Script(release, root); err == nil {
+			t.Errorf("%q gives a script:\n%s", release, script)
+		}
+	}
+	script, err := Script(tag, root)
+	if err != nil || bytes.Contains(script, []byte("='@")) {
+		t.Errorf("%v:\n%s", err, script)
+	}
+	b.write(filepath.Join(b.release, Archive("arm64")), []byte("no archive"))
+	if _, err := Script(tag, root); err == nil || !strings.Contains(err.Error(), "llcuda-fetch-linux-arm64.tar.gz") {
+		t.Errorf("a broken archive gives %v", err)
+	}
+}
