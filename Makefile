@@ -5,27 +5,33 @@ SM      ?= 75
 OUT     ?= dist
 GO      ?= go
 
-.PHONY: build test gcc bench fuzz lint clean
+.PHONY: build client test packages bench fuzz lint clean
 
 ## build: the main job for one SM on the real llama.cpp: make build SM=86
 build:
 	$(GO) run ./ci build --sm $(SM) --release $(RELEASE) --out $(OUT)
 
+## client: llcuda-fetch and install.sh, from the commit that is checked out, into the same folder
+client:
+	$(GO) run ./ci client $(OUT)
+
 ## test: everything, on a real engine and a real nvcc; starts the engine by itself. One package
 ## at a time: some tests look at what is left on the host, which others change meanwhile.
-test: gcc lint
+test: packages lint
 	$(GO) test -p 1 -timeout 60m ./...
 	cd docker/engine && $(GO) test ./...
 
-# The bundler's tests compile small libraries to break.
-gcc:
-	@command -v gcc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
+# What the tests run: gcc makes small libraries to break, busybox tries install.sh, shellcheck reads it.
+packages:
+	@for program in gcc busybox shellcheck; do command -v $$program >/dev/null || missing=1; done; test -z "$$missing" || \
+	    { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev busybox shellcheck; }
 
-## lint: formatting, vet, and the modules of their own
-lint:
+## lint: formatting, vet, scripts, and the modules of their own
+lint: packages
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
 	$(GO) vet ./...
 	cd docker/engine && $(GO) mod verify >/dev/null
+	shellcheck publisher/installer/install.sh
 	cd publisher/hftest/server && $(GO) mod verify >/dev/null && $(GO) vet ./...
 	cd publisher/cosigntest/stack && $(GO) mod verify >/dev/null && $(GO) vet ./...
 

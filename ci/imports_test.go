@@ -25,12 +25,13 @@ var allowed = map[string][]string{
 	"docker/cuda12/lock": {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "manifests/fetch", "manifests/fetch/transfer", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/installer", "ci/internal/goreleaser", "manifests/fetch", "manifests/fetch/transfer", "manifests/sigverify"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
 	"ci/internal/engine/builtin": {},
 	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
 	"ci/internal/engine/npm":     {"ci/internal/download"},
 	"ci/internal/download":       {},
+	"ci/internal/goreleaser":     {},
 	"ci/internal/tinygguf":       {},
 	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix"},
 
@@ -39,6 +40,7 @@ var allowed = map[string][]string{
 	"publisher/hfhub":      {"publisher", "manifests"},
 	"publisher/cosign":     {"publisher", "manifests", "manifests/sigverify"},
 	"publisher/sbom":       {"manifests"},
+	"publisher/installer":  {"manifests"},
 	"publisher/provenance": {"manifests"},
 	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
 

@@ -1,0 +1,205 @@
+// Package goreleaser packages llcuda-fetch: it runs goreleaser, as .goreleaser.yaml says, over a commit of this
+// repository.
+//
+// ci's client command calls it. In go a checkout and a release's name; out comes a folder with one archive for each
+// architecture. goreleaser is built from the module ci/tools, once, and sees a clone of the commit alone: neither what
+// lies about in the working tree nor the clone's folder can change a byte. The package publishes nothing, signs nothing
+// and prints nothing; what is written goes below the work folder it is given.
+package goreleaser
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// ToolsModule is the go.mod, in the repository, of what only packaging and checking need.
+const ToolsModule = "ci/tools/go.mod"
+
+// A Checkout is a working tree of the repository.
+type Checkout struct {
+	Root   string
+	Commit string
+	// Changed are the files that are not as in the commit, as git names them. Ignored files do not count.
+	Changed []string
+}
+
+// Open finds the checkout that a folder lies in.
+func Open(ctx context.Context, dir string) (Checkout, error) {
+	root, err := git(ctx, dir, nil, "rev-parse", "--show-toplevel")
+	if err != nil {
+		return Checkout{}, fmt.Errorf("looking for the repository: %w", err)
+	}
+	c := Checkout{Root: root}
+	if c.Commit, err = git(ctx, root, nil, "rev-parse", "--verify", "HEAD^{commit}"); err != nil {
+		return Checkout{}, fmt.Errorf("reading the commit: %w", err)
+	}
+	status, err := git(ctx, root, nil, "status", "--porcelain", "--untracked-files=all")
+	if err != nil {
+		return Checkout{}, fmt.Errorf("comparing the working tree with its commit: %w", err)
+	}
+	for line := range strings.Lines(status) {
+		c.Changed = append(c.Changed, strings.TrimSpace(line))
+	}
+	return c, nil
+}
+
+// Tagged is the commit that a tag is of; empty where there is no such tag yet.
+func (c Checkout) Tagged(ctx context.Context, tag string) string {
+	commit, err := git(ctx, c.Root, nil, "rev-parse", "--quiet", "--verify", "refs/tags/"+tag+"^{commit}")
+	if err != nil {
+		return "" // git's only way to say no
+	}
+	return commit
+}
+
+// Options say what to package. Release and WorkDir are required.
+type Options struct {
+	Release string
+	// WorkDir is an empty folder; what comes out lies in it.
+	WorkDir string
+	// Snapshot packages the working tree as it is, changes included, and has the program say so.
+	Snapshot bool
+	// Stage is told of each stage when it begins, if not nil; the function it returns, when it ends.
+	Stage func(name string) (done func(error))
+}
+
+// Package makes the archives and returns the folder that they are in.
+func (c Checkout) Package(ctx context.Context, o Options) (dir string, err error) {
+	stage := func(name string, do func() error) {
+		if err != nil {
+			return
+		}
+		done := func(error) {}
+		if o.Stage != nil {
+			done = o.Stage(name)
+		}
+		err = do()
+		done(err)
+	}
+	clone := filepath.Join(o.WorkDir, "source")
+	var program string
+	stage("source", func() error {
+		commit, err := c.Commit, error(nil)
+		if o.Snapshot {
+			commit, err = c.snapshot(ctx, o.WorkDir)
+		}
+		if err == nil {
+			_, err = git(ctx, c.Root, nil, "clone", "--quiet", "--shared", "--no-checkout", c.Root, clone)
+		}
+		if err == nil {
+			_, err = git(ctx, clone, nil, "checkout", "--quiet", "--detach", commit)
+		}
+		if err != nil {
+			return fmt.Errorf("cloning the commit: %w", err)
+		}
+		return nil
+	})
+	stage("goreleaser", func() (err error) {
+		// -n builds it, as a run would, and prints where it is.
+		if program, err = run(ctx, clone, nil, "go", "tool", "-modfile="+ToolsModule, "-n", "goreleaser"); err != nil {
+			return fmt.Errorf("building goreleaser: %w", err)
+		}
+		return nil
+	})
+	stage("package", func() error {
+		arguments := []string{"release", "--clean", "--skip=announce,publish,validate"}
+		if o.Snapshot {
+			arguments = append(arguments, "--snapshot")
+		}
+		// The tokens are nothing to it: it refuses to choose between several, though it publishes nothing.
+		environ := []string{"GORELEASER_CURRENT_TAG=" + o.Release, "GORELEASER_PREVIOUS_TAG=", "GITHUB_TOKEN=", "GITLAB_TOKEN=", "GITEA_TOKEN="}
+		if _, err := run(ctx, clone, environ, program, arguments...); err != nil {
+			return fmt.Errorf("packaging llcuda-fetch: %w", err)
+		}
+		return nil
+	})
+	return filepath.Join(clone, "build", "client"), err
+}
+
+// snapshot makes a commit of the working tree as it is, on no branch, without touching the index. Its date is that of the
+// commit below, so that the same tree gives the same commit.
+func (c Checkout) snapshot(ctx context.Context, work string) (string, error) {
+	date, err := git(ctx, c.Root, nil, "show", "--no-patch", "--format=%ct +0000", c.Commit)
+	if err != nil {
+		return "", err
+	}
+	environ := []string{"GIT_INDEX_FILE=" + filepath.Join(work, "index")}
+	for _, who := range []string{"AUTHOR", "COMMITTER"} {
+		environ = append(environ, "GIT_"+who+"_NAME=snapshot", "GIT_"+who+"_EMAIL=snapshot@localhost", "GIT_"+who+"_DATE="+date)
+	}
+	var tree string
+	for _, arguments := range [][]string{{"read-tree", "HEAD"}, {"add", "--all"}, {"write-tree"}} {
+		var err error
+		if tree, err = git(ctx, c.Root, environ, arguments...); err != nil {
+			return "", err
+		}
+	}
+	return git(ctx, c.Root, environ, "commit-tree", tree, "-p", c.Commit, "-m", "snapshot")
+}
+
+// A CommandError is a program that failed.
+type CommandError struct {
+	Command string
+	Err     error
+	Output  string // its last lines
+}
+
+func (e *CommandError) Error() string {
+	if e.Output == "" {
+		return fmt.Sprintf("%s: %v", e.Command, e.Err)
+	}
+	return fmt.Sprintf("%s: %v\n%s", e.Command, e.Err, e.Output)
+}
+
+func (e *CommandError) Unwrap() error { return e.Err }
+
+func git(ctx context.Context, dir string, environ []string, arguments ...string) (string, error) {
+	return run(ctx, dir, environ, "git", arguments...)
+}
+
+// stopTimeout is what a program gets to end after its context did.
+const stopTimeout = 5 * time.Second
+
+// run runs a program, with these variables beside those of this process, and returns what it printed. Those of git that
+// a hook or another git command set are taken away: they would lead it to another repository.
+func run(ctx context.Context, dir string, environ []string, program string, arguments ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, arguments...)
+	cmd.Dir = dir
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		return slices.Contains([]string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}, name)
+	}), environ...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its compilers end with it
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = stopTimeout
+	var out, problems bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &problems
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	if err != nil {
+		command := strings.Join(append([]string{filepath.Base(program)}, arguments...), " ")
+		if errors.Is(err, exec.ErrNotFound) {
+			return "", fmt.Errorf("%s: it is not installed", program)
+		}
+		return "", &CommandError{Command: command, Err: err, Output: lastLines(out.String() + problems.String())}
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+// lastLines is the end of what a program said: errors stand there.
+func lastLines(text string) string {
+	const keep = 20
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-keep):], "\n")
+}

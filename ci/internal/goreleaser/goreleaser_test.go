@@ -1,0 +1,240 @@
+package goreleaser
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"debug/buildinfo"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// checkout is the repository that the tests are of.
+func checkout(t *testing.T) Checkout {
+	t.Helper()
+	c, err := Open(t.Context(), ".")
+	if err != nil {
+		t.Skipf("this is no git checkout, so there is no commit to package: %v", err)
+	}
+	return c
+}
+
+// The working tree, packaged twice in two folders, gives the same two archives, and they are what people shall get.
+func TestPackage(t *testing.T) {
+	c := checkout(t)
+	var stages []string
+	archives := map[string][]byte{}
+	for range 2 {
+		dir, err := c.Package(t.Context(), Options{
+			Release: "v1.2.3-runtime", WorkDir: t.TempDir(), Snapshot: true,
+			Stage: func(name string) func(error) {
+				return func(err error) { stages = append(stages, fmt.Sprint(name, " ", err)) }
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, arch := range []string{"amd64", "arm64"} {
+			name := "llcuda-fetch-linux-" + arch + ".tar.gz"
+			data, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if before, ok := archives[arch]; ok && !bytes.Equal(before, data) {
+				t.Errorf("%s is not the same the second time", name)
+			}
+			archives[arch] = data
+		}
+	}
+	if want := []string{"source <nil>", "goreleaser <nil>", "package <nil>"}; !cmp.Equal(stages, slices.Concat(want, want)) {
+		t.Errorf("the stages were %q", stages)
+	}
+	commit := ""
+	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
+		t.Run(arch, func(t *testing.T) {
+			program := filepath.Join(t.TempDir(), "llcuda-fetch")
+			unpack(t, archives[arch], program)
+			checkProgram(t, program, machine, arch)
+			if arch != "amd64" {
+				return
+			}
+			out, err := exec.Command(program, "--version").Output()
+			if _, err := fmt.Sscanf(string(out), "llcuda-fetch version v1.2.3-runtime-snapshot, commit %s", &commit); err != nil {
+				t.Errorf("--version prints %q: %v", out, err)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	// What it says it was built from is there, and is this working tree on top of its commit.
+	parent, err := git(t.Context(), c.Root, nil, "rev-parse", commit+"^")
+	if err != nil || parent != c.Commit {
+		t.Errorf("it was built on %s, %v; want %s", parent, err, c.Commit)
+	}
+}
+
+// unpack checks an archive's entries, one for one, and writes the program.
+func unpack(t *testing.T, archive []byte, program string) {
+	t.Helper()
+	z, err := gzip.NewReader(bytes.NewReader(archive))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !z.ModTime.IsZero() || z.Name != "" {
+		t.Errorf("the gzip header has the time %s and the name %q", z.ModTime, z.Name)
+	}
+	var entries []string
+	var times []time.Time
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, fmt.Sprintf("%s %04o %s:%s %d:%d", h.Name, h.Mode, h.Uname, h.Gname, h.Uid, h.Gid))
+		times = append(times, h.ModTime)
+		if h.Name == "llcuda-fetch" {
+			data, err := io.ReadAll(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(program, data, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want := []string{
+		"LICENSE 0644 root:root 0:0",
+		"README.md 0644 root:root 0:0",
+		"completions/_llcuda-fetch 0644 root:root 0:0",
+		"completions/llcuda-fetch.bash 0644 root:root 0:0",
+		"completions/llcuda-fetch.fish 0644 root:root 0:0",
+		"llcuda-fetch 0755 root:root 0:0",
+	}
+	if diff := cmp.Diff(want, entries); diff != "" {
+		t.Error(diff)
+	}
+	if len(slices.CompactFunc(times, time.Time.Equal)) != 1 {
+		t.Errorf("not all entries have the commit's time: %v", times)
+	}
+}
+
+// checkProgram wants a static, stripped program of an architecture that still knows which modules it is made of.
+func checkProgram(t *testing.T, path string, machine elf.Machine, arch string) {
+	t.Helper()
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.Machine != machine {
+		t.Errorf("it is for %s", f.Machine)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+			t.Errorf("it is not static: it has %s", p.Type)
+		}
+	}
+	for _, name := range []string{".symtab", ".debug_info"} {
+		if f.Section(name) != nil {
+			t.Errorf("it is not stripped: it has %s", name)
+		}
+	}
+	info, err := buildinfo.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(info.Deps) < 10 {
+		t.Errorf("it knows of %d modules only", len(info.Deps))
+	}
+	settings := map[string]string{}
+	for _, s := range info.Settings {
+		settings[s.Key] = s.Value
+	}
+	for key, want := range map[string]string{"GOARCH": arch, "GOOS": "linux", "CGO_ENABLED": "0", "-trimpath": "true", "vcs.revision": ""} {
+		if settings[key] != want {
+			t.Errorf("it was built with %s=%q, want %q", key, settings[key], want)
+		}
+	}
+}
+
+// goreleaser finds nothing to object to in its configuration.
+func TestConfiguration(t *testing.T) {
+	c := checkout(t)
+	cmd := exec.CommandContext(t.Context(), "go", "tool", "-modfile="+ToolsModule, "goreleaser", "check")
+	cmd.Dir = c.Root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// repository makes a repository with one commit.
+func repository(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, arguments := range [][]string{
+		{"init", "--quiet"}, {"-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", "one"}, {"tag", "v1"},
+	} {
+		if _, err := git(t.Context(), dir, nil, arguments...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestOpen(t *testing.T) {
+	dir := repository(t)
+	below := filepath.Join(dir, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Open(t.Context(), below)
+	if err != nil || len(c.Changed) > 0 || len(c.Commit) != 40 || c.Root != dir {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if c.Tagged(t.Context(), "v1") != c.Commit || c.Tagged(t.Context(), "v2") != "" {
+		t.Errorf("v1 is %q, v2 is %q", c.Tagged(t.Context(), "v1"), c.Tagged(t.Context(), "v2"))
+	}
+	if err := os.WriteFile(filepath.Join(below, "new"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Open(t.Context(), dir); err != nil || !cmp.Equal(c.Changed, []string{"?? below/new"}) {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := Open(t.Context(), "/"); err == nil || !strings.HasPrefix(err.Error(), "looking for the repository: git rev-parse") {
+		t.Errorf("outside a repository the error is %v", err)
+	}
+}
+
+// A program that fails is shown with the end of what it said; one that is stopped ends.
+func TestPackageFails(t *testing.T) {
+	c, err := Open(t.Context(), repository(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Package(t.Context(), Options{Release: "v1", WorkDir: t.TempDir()})
+	var command *CommandError
+	if !errors.As(err, &command) || !strings.HasPrefix(err.Error(), "building goreleaser: go tool ") {
+		t.Errorf("without ci/tools the error is %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Package(ctx, Options{Release: "v1", WorkDir: t.TempDir()}); !errors.Is(err, context.Canceled) {
+		t.Errorf("stopped, the error is %v", err)
+	}
+}
