@@ -29,10 +29,14 @@ type published struct {
 }
 
 func (p *published) flags(cmd *cobra.Command) {
+	p.addressFlags(cmd)
+	p.signedBy.flags(cmd)
+}
+
+func (p *published) addressFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&p.tag, "release", "", "the published release's `tag`: v1.1.0-runtime")
 	cmd.Flags().StringVar(&p.repo, "repo", manifests.Repository, "the GitHub `repository` that has the release")
 	cmd.Flags().StringVar(&p.server, "server", cmp.Or(os.Getenv("GITHUB_SERVER_URL"), "https://github.com"), "`address` of the GitHub that has the repository (GITHUB_SERVER_URL)")
-	p.signedBy.flags(cmd)
 }
 
 // repoForm is an owner and a repository's name, as GitHub allows them.
@@ -63,8 +67,13 @@ func (p *published) resolve(ctx context.Context) (*fetch.Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := fetch.Client{Mirrors: []string{p.folder()}, Verifier: releaseVerifier{verifier}}
-	release, err := client.Resolve(ctx, p.tag)
+	return resolve(ctx, p.folder(), p.tag, verifier)
+}
+
+// resolve reads what vouches for a release in a folder, here or on the web.
+func resolve(ctx context.Context, folder, tag string, verifier *sigverify.Verifier) (*fetch.Release, error) {
+	client := fetch.Client{Mirrors: []string{folder}, Verifier: releaseVerifier{verifier}}
+	release, err := client.Resolve(ctx, tag)
 	if isAs[*fetch.TrustError](err) {
 		return nil, &refusal{err, hintFor(err)}
 	}

@@ -132,7 +132,7 @@ func (a *app) root() *cobra.Command {
 		return &usageError{err, cmd.CommandPath() + " --help"}
 	})
 	f := root.PersistentFlags()
-	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the newest)")
+	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the one that the release pointer names)")
 	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag, or for current where the release pointer is; repeatable, tried in turn (LLCUDA_MIRROR, separated by blanks)")
 	f.StringVar(&a.home, "home", "", "the store's `folder` (LLCUDA_HOME)")
 	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE, HF_HUB_OFFLINE)")
