@@ -37,7 +37,7 @@ var allowed = map[string][]string{
 
 	"publisher":            {"manifests", "matrix"},
 	"publisher/ghrelease":  {"publisher", "manifests"},
-	"publisher/hfhub":      {"publisher", "manifests"},
+	"publisher/hfhub":      {"publisher", "matrix"},
 	"publisher/cosign":     {"publisher", "manifests", "manifests/sigverify"},
 	"publisher/sbom":       {"manifests"},
 	"publisher/installer":  {"manifests"},
@@ -66,6 +66,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/fetchcli":   {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
 	"manifests/fetch/hub":        {"publisher/hftest"},
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
+	"publisher/hfhub":            {"publisher/hftest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
 	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "matrix"},
 	"publisher/cosign":           {"publisher/cosigntest"},

@@ -279,11 +279,38 @@ func (h *Hub) Files(repo string) (files map[string]Listed, commits int) {
 		}
 		files[entry.Path] = listed
 	}
-	var log []struct{ ID string }
-	if err := json.Unmarshal(h.Get("/api/models/"+repo+"/commits/main?limit=1000"), &log); err != nil {
+	return files, len(h.Commits(repo, 1000))
+}
+
+// A Commit is one of a repository's history.
+type Commit struct{ ID, Title string }
+
+// Commits are the newest so many of a repository, the newest first.
+func (h *Hub) Commits(repo string, limit int) (log []Commit) {
+	h.t.Helper()
+	if err := json.Unmarshal(h.Get(fmt.Sprintf("/api/models/%s/commits/main?limit=%d", repo, limit)), &log); err != nil {
 		h.t.Fatal(err)
 	}
-	return files, len(log)
+	return log
+}
+
+// Large lists the digests of the files of a repository's head that lie in LFS storage. The Hub has read their bytes.
+func (h *Hub) Large(repo string) map[string]string {
+	h.t.Helper()
+	var tree []struct {
+		Path string
+		LFS  *struct{ OID string }
+	}
+	if err := json.Unmarshal(h.Get("/api/models/"+repo+"/tree/main?recursive=true"), &tree); err != nil {
+		h.t.Fatal(err)
+	}
+	large := map[string]string{}
+	for _, entry := range tree {
+		if entry.LFS != nil {
+			large[entry.Path] = entry.LFS.OID
+		}
+	}
+	return large
 }
 
 // Read downloads a file, following the Hub to its storage.

@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,6 +39,7 @@ const (
 // A hub is hfd with what it lacks.
 type hub struct {
 	world *world
+	disk  *hfdstorage.Storage
 	hfd   http.Handler
 	lfs   lfs.Storage
 	// inside reaches the storage past its gate, outside signs addresses for the world.
@@ -45,7 +48,7 @@ type hub struct {
 	mu      sync.Mutex
 	uploads map[string]string // id of an upload in parts → oid
 	sound   map[string]bool   // oids whose bytes were read and have the digest
-	commits sync.Mutex        // one at a time: hfd's check of the parent is not atomic
+	commits sync.RWMutex      // one at a time: hfd's check of the parent is not atomic, nor is its making of a repository
 }
 
 func newHub(folder string, world *world, inside, outside string) *hub {
@@ -55,13 +58,12 @@ func newHub(folder string, world *world, inside, outside string) *hub {
 		})))
 	}
 	h := &hub{
-		world: world, inside: client(inside), outside: client(outside),
+		world: world, disk: hfdstorage.NewStorage(hfdstorage.WithRootDir(folder)), inside: client(inside), outside: client(outside),
 		lfs:     lfs.NewS3("lfs", inside, secret, secret, bucket, true, outside),
 		uploads: map[string]string{}, sound: map[string]bool{},
 	}
-	disk := hfdstorage.NewStorage(hfdstorage.WithRootDir(folder))
-	var handler http.Handler = backendhf.NewHandler(backendhf.WithStorage(disk), backendhf.WithLFSStorage(h.lfs))
-	handler = backendlfs.NewHandler(backendlfs.WithStorage(disk), backendlfs.WithLFSStorage(h.lfs), backendlfs.WithNext(handler))
+	var handler http.Handler = backendhf.NewHandler(backendhf.WithStorage(h.disk), backendhf.WithLFSStorage(h.lfs))
+	handler = backendlfs.NewHandler(backendlfs.WithStorage(h.disk), backendlfs.WithLFSStorage(h.lfs), backendlfs.WithNext(handler))
 	h.hfd = authenticate.AnonymousAuthenticateHandler(handler)
 	return h
 }
@@ -130,7 +132,11 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.commit(w, r)
 	case "paths-info":
 		h.pathsInfo(w, r)
+	case "resolve", "download":
+		h.explain(w, r)
 	default:
+		h.commits.RLock()
+		defer h.commits.RUnlock()
 		h.explain(w, r)
 	}
 }
@@ -185,8 +191,12 @@ func (h *hub) ask(method, path string, body io.Reader) *httptest.ResponseRecorde
 	return answer
 }
 
-// head is the commit that a revision stands for; empty where there is none.
+// head is the commit that a revision stands for; empty where there is none. hfd's own answer measures the whole
+// repository, so the usual revisions are read from git.
 func (h *hub) head(repo, revision string) string {
+	if data, err := os.ReadFile(filepath.Join(h.disk.ResolvePath(repo), "refs", "heads", filepath.Clean("/"+revision))); err == nil {
+		return strings.TrimSpace(string(data))
+	}
 	var info struct{ SHA string }
 	answer := h.ask(http.MethodGet, "/api/models/"+repo+"/revision/"+url.PathEscape(revision), nil)
 	if answer.Code != http.StatusOK || json.Unmarshal(answer.Body.Bytes(), &info) != nil {
@@ -196,7 +206,8 @@ func (h *hub) head(repo, revision string) string {
 }
 
 func (h *hub) exists(repo string) bool {
-	return h.ask(http.MethodGet, "/api/models/"+repo, nil).Code == http.StatusOK
+	_, err := os.Stat(filepath.Join(h.disk.ResolvePath(repo), "HEAD"))
+	return err == nil
 }
 
 // explain lets hfd answer and adds the Hub's headers to what it refuses.
@@ -303,7 +314,7 @@ func (h *hub) preupload(w http.ResponseWriter, r *http.Request) {
 		h.refused(w, repo, answer)
 		return
 	}
-	settings, there := h.world.get(), h.tree(repo, revision)
+	settings, there := h.world.get(), h.tree(repo, revision, false)
 	for i := range said.Files {
 		if len(asked.Files[i].Sample) != int(min(asked.Files[i].Size, 512)) {
 			say(w, http.StatusBadRequest, "", "the sample is not the first 512 bytes")
@@ -351,9 +362,10 @@ func (e entry) oid() string {
 	return e.OID
 }
 
-func (h *hub) tree(repo, revision string) map[string]entry {
+// tree lists the files of a revision. When each was last changed takes a walk through the history for each.
+func (h *hub) tree(repo, revision string, lastCommits bool) map[string]entry {
 	var list []entry
-	answer := h.ask(http.MethodGet, "/api/models/"+repo+"/tree/"+url.PathEscape(revision)+"?recursive=true&expand=true", nil)
+	answer := h.ask(http.MethodGet, "/api/models/"+repo+"/tree/"+url.PathEscape(revision)+"?recursive=true&expand="+strconv.FormatBool(lastCommits), nil)
 	json.Unmarshal(answer.Body.Bytes(), &list)
 	entries := map[string]entry{}
 	for _, e := range list {
@@ -381,14 +393,11 @@ func (h *hub) pathsInfo(w http.ResponseWriter, r *http.Request) {
 		say(w, http.StatusNotFound, "RevisionNotFound", "Invalid rev id: "+revision)
 		return
 	}
-	there, found := h.tree(repo, revision), []entry{}
+	there, found := h.tree(repo, revision, asked.Expand), []entry{}
 	for _, name := range asked.Paths {
 		e, ok := there[name]
 		if !ok {
 			continue
-		}
-		if !asked.Expand {
-			e.LastCommit = nil
 		}
 		found = append(found, e)
 	}
