@@ -1,0 +1,234 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
+	"github.com/waqasm86/llcuda-farm/publisher"
+	"github.com/waqasm86/llcuda-farm/publisher/ghrelease"
+)
+
+// A githubRelease is one release folder on its way to GitHub.
+type githubRelease struct {
+	dir      releaseDir
+	repo     string
+	api      string
+	commit   string
+	latest   string
+	draft    bool
+	replace  bool
+	dryRun   bool
+	signedBy trust
+}
+
+func publishGitHubCommand(term *terminal) *cobra.Command {
+	var g githubRelease
+	cmd := &cobra.Command{
+		Use:   "github DIR",
+		Short: "Publish a signed release folder as a GitHub release",
+		Long: `Publish a signed release folder as a GitHub release: verify the signature, make
+or find the draft, upload what is missing, read everything back and compare, make
+the draft public, and download it all once more as anybody can.
+
+Repeat the command after any failure, or a kill at any moment: it goes on from
+there. A release that is public is never changed, only completed.
+
+The token is GITHUB_TOKEN or GH_TOKEN; it must be allowed to write the contents
+of the repository. It is sent to the API and its upload host only.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if g.dir, err = existingDir(args[0]); err != nil {
+				return err
+			}
+			return g.run(cmd.Context(), term)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&g.repo, "repo", manifests.Repository, "the GitHub `repository`, owner/name")
+	flags.StringVar(&g.api, "api-url", "", "`address` of the API of a GitHub Enterprise (default: GITHUB_API_URL, else that of GITHUB_SERVER_URL)")
+	flags.StringVar(&g.commit, "commit", "", "the `commit` that the tag is at, or is to be made at (default: in GitHub Actions the one that runs, else the default branch's)")
+	flags.StringVar(&g.latest, "latest", string(publisher.LatestTrue), "whether it becomes the latest release: true, false, or legacy for GitHub's own `choice`")
+	flags.BoolVar(&g.draft, "draft", false, "leave it a draft: the same command without this makes it public")
+	flags.BoolVar(&g.replace, "replace", false, "put these files in the place of a draft's that differ")
+	flags.BoolVar(&g.dryRun, "dry-run", false, "say what would be done, and do nothing")
+	g.signedBy.flags(cmd)
+	return cmd
+}
+
+func (g *githubRelease) run(ctx context.Context, term *terminal) error {
+	store, server, err := g.store()
+	if err != nil {
+		return err
+	}
+	folder, err := publisher.OpenFolder(ctx, string(g.dir))
+	if isAs[*publisher.FolderError](err) {
+		return &refusal{err, hintFor(err)}
+	}
+	if err != nil {
+		return err
+	}
+	tag := folder.Release.Release
+	signer, err := g.verify(folder)
+	if err != nil {
+		return err
+	}
+	if err := ghrelease.Check(folder); err != nil {
+		return err
+	}
+	downloads := server + "/" + g.repo + "/releases/download/" + url.PathEscape(tag)
+	opts := publisher.Options{Draft: g.draft, Latest: publisher.Latest(g.latest), Replace: g.replace, Note: func(line string) { term.notef("%s", line) }}
+	if opts.Notes, err = releaseNotes(folder, downloads, signer); err != nil {
+		return err
+	}
+	if g.dryRun {
+		plan, err := publisher.MakePlan(ctx, store, folder, opts)
+		if err != nil {
+			return err
+		}
+		g.printPlan(term, folder, plan)
+		return nil
+	}
+	term.notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), bytesText(folder.Size()), signedBy(signer))
+	show, closeView := term.transfers("upload")
+	opts.Progress = show
+	result, err := publisher.Publish(ctx, store, folder, opts)
+	closeView()
+	if err != nil {
+		return fmt.Errorf("publishing %s to %s: %w", g.dir, g.repo, err)
+	}
+	sent := fmt.Sprintf("%d files, %d of them sent now", len(folder.Files), len(result.Sent))
+	if result.Release.Draft {
+		term.printf("%s: a draft of %s, %s", result.Release.URL, tag, sent)
+		return nil
+	}
+	if err := g.readBack(ctx, term, downloads, folder.Files); err != nil {
+		return err
+	}
+	how := "published"
+	if !result.Promoted && len(result.Sent) == 0 {
+		how = "already published, and the same"
+	}
+	term.printf("%s: %s, %s; all can be downloaded", result.Release.URL, how, sent)
+	return nil
+}
+
+// store is the repository's releases, and the address of the server that has it.
+func (g *githubRelease) store() (store *ghrelease.Store, server string, err error) {
+	if !repoForm.MatchString(g.repo) {
+		return nil, "", &usageError{fmt.Errorf("--repo %q is no owner/name", g.repo), "like --repo " + manifests.Repository}
+	}
+	switch publisher.Latest(g.latest) {
+	case publisher.LatestTrue, publisher.LatestFalse, publisher.LatestLegacy:
+	default:
+		return nil, "", &usageError{fmt.Errorf("--latest %q", g.latest), "true, false or legacy"}
+	}
+	token := cmp.Or(os.Getenv("GITHUB_TOKEN"), os.Getenv("GH_TOKEN"))
+	if token == "" {
+		return nil, "", &usageError{errors.New("there is no token: GITHUB_TOKEN is not set"), "export GITHUB_TOKEN with a token that may write the contents of " + g.repo}
+	}
+	api := cmp.Or(g.api, os.Getenv("GITHUB_API_URL"))
+	if api == "" && os.Getenv("GITHUB_SERVER_URL") != "" {
+		if api, err = ghrelease.APIURLOf(os.Getenv("GITHUB_SERVER_URL")); err != nil {
+			return nil, "", &usageError{err, "GITHUB_SERVER_URL is like https://github.com"}
+		}
+	}
+	if server, err = ghrelease.ServerURLOf(api); err != nil {
+		return nil, "", &usageError{err, "--api-url is like https://HOST/api/v3"}
+	}
+	commit := g.commit
+	if commit == "" && os.Getenv("GITHUB_ACTIONS") == "true" && strings.EqualFold(os.Getenv("GITHUB_REPOSITORY"), g.repo) {
+		commit = os.Getenv("GITHUB_SHA")
+	}
+	store, err = ghrelease.New(g.repo, ghrelease.Options{APIURL: api, Token: token, Commit: commit})
+	if err != nil {
+		return nil, "", &usageError{err, "go run ./ci publish github --help"}
+	}
+	return store, server, nil
+}
+
+// verify holds the folder's signature to the client's own policy, so that nothing is published that no client takes.
+func (g *githubRelease) verify(folder *publisher.Folder) (sigverify.Signer, error) {
+	if !folder.Signed() {
+		return sigverify.Signer{}, &refusal{fmt.Errorf("publishing %s: it is not signed", g.dir), fmt.Sprintf("go run ./ci sign %s", g.dir)}
+	}
+	verifier, err := g.signedBy.verifier()
+	if err != nil {
+		return sigverify.Signer{}, err
+	}
+	signer, err := verifier.Verify(folder.Sums, folder.Signature)
+	if err != nil {
+		return sigverify.Signer{}, &refusal{fmt.Errorf("publishing %s: %w", g.dir, err), hintFor(err)}
+	}
+	if want := sigverify.Tags + folder.Release.Release; signer.Ref != "" && signer.Ref != want {
+		return sigverify.Signer{}, &refusal{
+			fmt.Errorf("publishing %s: it was signed for %s, and its release is %s", g.dir, signer.Ref, folder.Release.Release),
+			"sign it in the workflow's run for the tag " + folder.Release.Release,
+		}
+	}
+	return signer, nil
+}
+
+// releaseNotes are the description of the folder's release.
+func releaseNotes(folder *publisher.Folder, downloads string, signer sigverify.Signer) (string, error) {
+	table, err := spec.Default()
+	if err != nil {
+		return "", fmt.Errorf("reading the matrix: %w", err)
+	}
+	return publisher.Notes(folder.Release, table, publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer}), nil
+}
+
+func (g *githubRelease) printPlan(term *terminal, folder *publisher.Folder, plan publisher.Plan) {
+	where := "a new draft"
+	switch {
+	case plan.Release != nil && plan.Release.Draft:
+		where = "the draft " + plan.Release.URL
+	case plan.Release != nil:
+		where = "the public release " + plan.Release.URL
+	}
+	term.printf("%s to %s: %s", folder.Release.Release, g.repo, where)
+	for _, file := range plan.Keep {
+		term.printf("keep     %-50s %10s", file.Name, bytesText(file.Size))
+	}
+	for _, asset := range plan.Unfinished {
+		term.printf("delete   %-50s %10s  begun and not whole", asset.Name, bytesText(asset.Size))
+	}
+	for _, asset := range plan.Replace {
+		term.printf("replace  %-50s %10s  has other contents", asset.Name, bytesText(asset.Size))
+	}
+	for _, file := range plan.Upload {
+		term.printf("upload   %-50s %10s", file.Name, bytesText(file.Size))
+	}
+	switch {
+	case plan.Done():
+		term.printf("nothing to do")
+	case plan.Promote && !g.draft:
+		term.printf("publish  latest: %s", g.latest)
+	}
+}
+
+// readBack downloads what was published and holds it to the files.
+func (g *githubRelease) readBack(ctx context.Context, term *terminal, downloads string, files []publisher.File) error {
+	show, closeView := term.transfers("download")
+	defer closeView()
+	var mu sync.Mutex
+	err := readPublic(ctx, downloads, files, func(p publisher.Progress) {
+		mu.Lock()
+		defer mu.Unlock()
+		show(p)
+	})
+	if err != nil {
+		return fmt.Errorf("reading what was published: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package publisher
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// NotesOptions are what release notes say beyond what is in the manifest.
+type NotesOptions struct {
+	// Downloads is the address of the folder with the release's files, without a slash at the end.
+	Downloads string
+	// Identity is who signed, with the ref, and Issuer who vouched for that. Both are empty where a key signed.
+	Identity, Issuer string
+}
+
+// Notes describes a release for people, in Markdown: what is in it, how to install it, and how to verify it. The same
+// arguments give the same bytes. A paragraph is one line, because GitHub shows line breaks.
+func Notes(release manifests.Release, table matrix.Matrix, o NotesOptions) string {
+	n := notes{release: release, table: table, NotesOptions: o}
+	n.head()
+	n.install()
+	n.bundles()
+	n.verify()
+	n.models()
+	return n.text.String()
+}
+
+type notes struct {
+	NotesOptions
+	release manifests.Release
+	table   matrix.Matrix
+	text    strings.Builder
+}
+
+func (n *notes) printf(format string, args ...any) { fmt.Fprintf(&n.text, format, args...) }
+
+// has says whether the release has a file.
+func (n *notes) has(name string) bool { return n.find(name) != nil }
+
+func (n *notes) find(name string) *manifests.Artifact {
+	i := slices.IndexFunc(n.release.Assets, func(a manifests.Artifact) bool { return a.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &n.release.Assets[i]
+}
+
+// link leads to a file of the release.
+func (n *notes) link(text, name string) string {
+	return fmt.Sprintf("[%s](%s/%s)", text, n.Downloads, name)
+}
+
+func (n *notes) head() {
+	llama := n.release.LlamaCPP
+	version := "llama.cpp " + llama.Version
+	commit := "`" + llama.Commit + "`"
+	// The commit is GitHub's own name for the source; a tree that had no repository has none.
+	if source := n.table.LlamaCPP.Repository; strings.HasPrefix(source, "https://") && !strings.HasPrefix(llama.Commit, "sha256:") {
+		version = fmt.Sprintf("[%s](%s/tree/%s)", version, source, llama.Commit)
+		commit = fmt.Sprintf("[`%s`](%s/commit/%s)", llama.Commit[:12], source, llama.Commit)
+	}
+	n.printf("%s (commit %s), compiled with CUDA %s for NVIDIA GPUs. Each bundle has the code for one generation of them and ", version, commit, n.release.Toolkit.CUDA)
+	n.printf("nothing else; it needs a driver, and no CUDA installation.\n\n")
+}
+
+func (n *notes) install() {
+	n.printf("## Install\n\n")
+	if n.has("install.sh") {
+		n.printf("```sh\ncurl -fsSL %s/install.sh | sh\nllcuda-fetch\n```\n\n", n.Downloads)
+	}
+	n.printf("`llcuda-fetch` finds the GPU, picks the bundle, verifies its signature, and installs it.")
+	if n.has("install.sh") {
+		n.printf(" `install.sh` brings `llcuda-fetch`.")
+	}
+	n.printf("\nBy hand: unpack a bundle of the table below")
+	if runtime := n.runtime(manifests.FormatTarZst); runtime != nil {
+		n.printf("; where the machine has no CUDA 12 libraries, also %s (%s), whose libraries belong into the bundle's `lib`", n.link(runtime.Stem(), runtime.Name), megabytes(runtime.Size))
+	}
+	n.printf(".\n\n")
+}
+
+// runtime is the CUDA runtime in a format.
+func (n *notes) runtime(format string) *manifests.Artifact {
+	i := slices.IndexFunc(n.release.Assets, func(a manifests.Artifact) bool {
+		return a.Kind == manifests.KindCUDART && a.Format == format
+	})
+	if i < 0 {
+		return nil
+	}
+	return &n.release.Assets[i]
+}
+
+func (n *notes) bundles() {
+	n.printf("## Bundles\n\n")
+	n.printf("| SM | Architecture | GPUs | Where | Download | Driver | glibc |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	var portable []string
+	for _, a := range n.sorted() {
+		var downloads []string
+		for _, format := range []string{manifests.FormatTarZst, manifests.FormatTarGz} {
+			if twin := n.find(a.Stem() + "." + format); twin != nil {
+				downloads = append(downloads, n.link(format, twin.Name)+" "+megabytes(twin.Size))
+			}
+		}
+		n.printf("| %s | %s | %s | %s | %s | %s | %s |\n", a.SM.Capability(), a.Architecture, cell(a.GPUs), cell(n.platforms(a.SM)),
+			strings.Join(downloads, "<br>"), a.Requires.DriverMin.Cubin, a.Requires.Glibc)
+		if len(a.DeviceCode.PTX) > 0 {
+			portable = append(portable, fmt.Sprintf("GPUs newer than these run `%s`, whose PTX a driver from %s compiles for them.\n", a.Stem(), a.Requires.DriverMin.PTX))
+		}
+	}
+	n.printf("\nDriver and glibc are the oldest that will do. Both archives of a bundle hold the very same tar.\n%s\n", strings.Join(portable, ""))
+}
+
+// sorted are the bundles, each once, ascending by SM.
+func (n *notes) sorted() []manifests.Artifact {
+	var list []manifests.Artifact
+	for _, a := range n.release.Assets {
+		if a.Kind == manifests.KindBundle && a.Format == manifests.FormatTarZst {
+			list = append(list, a)
+		}
+	}
+	slices.SortFunc(list, func(a, b manifests.Artifact) int { return int(a.SM - b.SM) })
+	return list
+}
+
+func (n *notes) platforms(sm matrix.SM) []string {
+	for _, target := range n.table.Targets {
+		if target.SM == sm {
+			return target.Platforms
+		}
+	}
+	return nil
+}
+
+func (n *notes) verify() {
+	n.printf("## Verify\n\n")
+	n.printf("`llcuda-fetch` verifies all of this by itself. By hand, with [cosign](https://docs.sigstore.dev/cosign/system_config/installation/) and coreutils:\n\n```sh\n")
+	n.printf("curl -fsSLO %s/SHA256SUMS\ncurl -fsSLO %[1]s/SHA256SUMS.sigstore.json\n", n.Downloads)
+	n.printf("cosign verify-blob --bundle %s", manifests.SignatureName)
+	if n.Identity != "" {
+		n.printf(" \\\n  --certificate-identity %s \\\n  --certificate-oidc-issuer %s \\\n ", n.Identity, n.Issuer)
+	} else {
+		n.printf(" --key farm.pub")
+	}
+	n.printf(" %s\nsha256sum --check --ignore-missing %[1]s\n```\n\n", manifests.SumsName)
+	if n.Identity == "" {
+		n.printf("`farm.pub` is the public key of whoever made this release; get it from them, not from here.\n\n")
+	}
+	if n.has("llcuda-provenance.sigstore.json") {
+		n.printf("%s says how the bundles were built", n.link("llcuda-provenance.sigstore.json", "llcuda-provenance.sigstore.json"))
+		if slices.ContainsFunc(n.release.Assets, func(a manifests.Artifact) bool { return a.Kind == manifests.KindSBOM }) {
+			n.printf(", the `.spdx.json` files what is in them")
+		}
+		n.printf(".\n\n")
+	}
+}
+
+func (n *notes) models() {
+	if len(n.release.Models) == 0 {
+		return
+	}
+	n.printf("## Models\n\nThat `llcuda-fetch pull NAME` knows by name:\n\n| Name | Size | GPU memory | Made from | Licence |\n| --- | --- | --- | --- | --- |\n")
+	for _, m := range n.release.Models {
+		size, memory := "", ""
+		if m.Size > 0 {
+			size = megabytes(m.Size)
+		}
+		if m.VRAM > 0 {
+			memory = fmt.Sprintf("%d MiB", m.VRAM)
+		}
+		n.printf("| `%s` | %s | %s | [%s](https://huggingface.co/%[4]s) | %s |\n", m.Name, size, memory, m.Source, m.Licence)
+	}
+	n.printf("\n")
+}
+
+// cell is a list in one cell of a table.
+func cell(list []string) string { return strings.ReplaceAll(strings.Join(list, ", "), "|", `\|`) }
+
+func megabytes(n int64) string {
+	const mega = 1_000_000
+	return fmt.Sprintf("%.1f MB", float64(n)/mega)
+}
