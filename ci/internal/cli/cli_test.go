@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,7 +41,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	builds, modules, _ := strings.Cut(strings.TrimSpace(string(caches)), "\n")
-	testscript.Run(t, testscript.Params{
+	params := testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
@@ -78,7 +79,9 @@ func TestScripts(t *testing.T) {
 				ts.Check(os.WriteFile(name, data, 0o644))
 			},
 		},
-	})
+	}
+	maps.Copy(params.Cmds, githubCommands(t))
+	testscript.Run(t, params)
 }
 
 func writeTestFile(t *testing.T, name string) {
