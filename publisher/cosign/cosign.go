@@ -90,7 +90,7 @@ func (s *Signer) sign(ctx context.Context, content sign.Content) (signature Sign
 		}
 	}
 	if err != nil {
-		return Signature{}, fmt.Errorf("signing: %w", err)
+		return Signature{}, fmt.Errorf("signing: %w", bare(err))
 	}
 	return signature, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -54,6 +55,14 @@ func (e *ServiceError) Unwrap() error { return e.Err }
 // Hint says the way out.
 func (e *ServiceError) Hint() string {
 	return "nothing was signed; the same command tries again, and --signing-config names other services"
+}
+
+// bare is an error without what http.Client puts around it: a *ServiceError has said it already.
+func bare(err error) error {
+	if around, ok := err.(*url.Error); ok {
+		return around.Err
+	}
+	return err
 }
 
 // patience is a transport that asks again where that may help: no answer, too many requests, and the server's own

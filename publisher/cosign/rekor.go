@@ -64,7 +64,7 @@ func (c *tiles) Add(ctx context.Context, entry any) (*protorekor.TransparencyLog
 	request.Header.Set("Content-Type", "application/json")
 	response, err := c.client.Do(request)
 	if err != nil {
-		return nil, err
+		return nil, bare(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusConflict {

@@ -121,7 +121,7 @@ func (a *anyLog) GetTransparencyLogEntry(ctx context.Context, verifier []byte, b
 		case errors.Is(err, errDuplicate), ctx.Err() != nil:
 			return err
 		default:
-			a.missed = append(a.missed, err)
+			a.missed = append(a.missed, bare(err))
 		}
 	}
 	if len(a.took) == 0 {

@@ -130,7 +130,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		return &usageError{err, "go run ./" + cmd.CommandPath() + " --help"}
 	})
 	root.AddCommand(planCommand(term, backend), buildCommand(term, backend), verifyCommand(term, backend),
-		manifestCommand(term), clientCommand(term), publishCommand(term), engineCommand(term, backend))
+		manifestCommand(term), clientCommand(term), signCommand(term), publishCommand(term), engineCommand(term, backend))
 	usageArgs(root)
 	return root
 }

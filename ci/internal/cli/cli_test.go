@@ -27,6 +27,14 @@ func TestMain(m *testing.M) {
 // The scripts run the command as a user does, on engines that are fake and
 // archives that are real.
 func TestScripts(t *testing.T) {
+	params := scripts(t, "testdata/script")
+	maps.Copy(params.Cmds, githubCommands(t))
+	testscript.Run(t, params)
+}
+
+// scripts are those in a folder, with the commands that all of them have.
+func scripts(t *testing.T, dir string) testscript.Params {
+	t.Helper()
 	data, err := filepath.Abs(filepath.Join("..", "..", "..", "bundler", "testdata", "fatbin"))
 	if err != nil {
 		t.Fatal(err)
@@ -41,8 +49,8 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	builds, modules, _ := strings.Cut(strings.TrimSpace(string(caches)), "\n")
-	params := testscript.Params{
-		Dir:                 "testdata/script",
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("FATBINS", data)
@@ -80,8 +88,6 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	}
-	maps.Copy(params.Cmds, githubCommands(t))
-	testscript.Run(t, params)
 }
 
 func writeTestFile(t *testing.T, name string) {
@@ -89,11 +95,6 @@ func writeTestFile(t *testing.T, name string) {
 	if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func exists(name string) bool {
-	_, err := os.Lstat(name)
-	return err == nil
 }
 
 func listing(t *testing.T, dir string) []string {

@@ -164,7 +164,11 @@ func (p *published) verify(ctx context.Context, term *terminal, cache string, ru
 	if err != nil {
 		return fail(err)
 	}
-	v := verification{dir: dir, rulesFor: rulesFor}
+	verifier, err := p.signedBy.verifier()
+	if err != nil {
+		return err
+	}
+	v := verification{dir: dir, rulesFor: rulesFor, verifier: verifier, mustBeSigned: true}
 	if err := v.run(ctx); err != nil {
 		return fail(err)
 	}

@@ -11,11 +11,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -117,17 +119,13 @@ func (d releaseDir) artifacts(ctx context.Context, names []string) ([]manifests.
 	return found, group.Wait()
 }
 
-// describe makes manifest.json and SHA256SUMS of what lies in the folder. It
-// refuses a folder with anything else in it than one whole release.
-func (d releaseDir) describe(ctx context.Context) (manifests.Release, manifests.Sums, []byte, error) {
-	fail := func(err error) (manifests.Release, manifests.Sums, []byte, error) {
-		return manifests.Release{}, nil, nil, err
-	}
+// contents sorts the names in the folder. It refuses a folder with anything else in it than a release.
+func (d releaseDir) contents() (archives, beside []string, err error) {
 	names, err := d.names()
 	if err != nil {
-		return fail(err)
+		return nil, nil, err
 	}
-	var archives, beside, strange []string
+	var strange []string
 	for _, name := range names {
 		switch {
 		case isArchive(name):
@@ -139,52 +137,89 @@ func (d releaseDir) describe(ctx context.Context) (manifests.Release, manifests.
 		}
 	}
 	if len(strange) > 0 {
-		return fail(&refusal{fmt.Errorf("describing %s: no part of a release: %s", d, strings.Join(strange, ", ")), "move it out of the folder"})
+		return nil, nil, &refusal{fmt.Errorf("describing %s: no part of a release: %s", d, strings.Join(strange, ", ")), "move it out of the folder"}
 	}
 	if len(archives) == 0 {
-		return fail(&usageError{fmt.Errorf("describing %s: it holds no bundle", d), "go run ./ci build makes bundles"})
+		return nil, nil, &usageError{fmt.Errorf("describing %s: it holds no bundle", d), "go run ./ci build makes bundles"}
 	}
-	assets, err := d.artifacts(ctx, archives)
+	return archives, beside, nil
+}
+
+// described is what a folder's documents say of it.
+type described struct {
+	release  manifests.Release
+	manifest []byte // manifest.json
+	sums     []byte // SHA256SUMS
+}
+
+// describe makes manifest.json and SHA256SUMS of what lies in the folder. It
+// refuses a folder with anything else in it than one whole release.
+func (d releaseDir) describe(ctx context.Context) (described, error) {
+	archives, _, err := d.contents()
+	if err != nil {
+		return described{}, err
+	}
+	assets, err := d.readArchives(ctx, archives)
+	if err != nil {
+		return described{}, err
+	}
+	return d.describeWith(assets)
+}
+
+// readArchives reads archives, which must be those of one release.
+func (d releaseDir) readArchives(ctx context.Context, names []string) ([]manifests.Artifact, error) {
+	assets, err := d.artifacts(ctx, names)
 	if isAs[*bundler.AuditError](err) {
-		return fail(&refusal{err, "the archive is damaged: build it again, or take it from where it was built"})
+		return nil, &refusal{err, "the archive is damaged: build it again, or take it from where it was built"}
 	}
 	if err != nil {
-		return fail(err)
-	}
-	models, err := spec.DefaultModels()
-	if err != nil {
-		return fail(fmt.Errorf("reading the models: %w", err))
+		return nil, err
 	}
 	first := slices.IndexFunc(assets, func(a manifests.Artifact) bool { return a.Kind == manifests.KindBundle })
 	if first < 0 {
-		return fail(&usageError{fmt.Errorf("describing %s: it holds no bundle", d), "go run ./ci build makes bundles"})
+		return nil, &usageError{fmt.Errorf("describing %s: it holds no bundle", d), "go run ./ci build makes bundles"}
 	}
 	mine := common{release: assets[first].Release, llamaCPP: *assets[first].LlamaCPP, toolkit: *assets[first].Toolkit, epoch: assets[first].SourceDateEpoch}
 	if err := strangers(assets, mine); err != nil {
-		return fail(&refusal{fmt.Errorf("describing %s: not all of it is one release. %s is of release %s and llama.cpp %s, commit %s, but\n%w",
-			d, assets[first].Name, mine.release, mine.llamaCPP.Version, mine.llamaCPP.Commit, err), oneRelease})
+		return nil, &refusal{fmt.Errorf("describing %s: not all of it is one release. %s is of release %s and llama.cpp %s, commit %s, but\n%w",
+			d, assets[first].Name, mine.release, mine.llamaCPP.Version, mine.llamaCPP.Commit, err), oneRelease}
 	}
+	return assets, nil
+}
+
+// describeWith describes the folder, whose archives have been read, with what lies beside them now.
+func (d releaseDir) describeWith(archives []manifests.Artifact) (described, error) {
+	_, beside, err := d.contents()
+	if err != nil {
+		return described{}, err
+	}
+	models, err := spec.DefaultModels()
+	if err != nil {
+		return described{}, fmt.Errorf("reading the models: %w", err)
+	}
+	assets := slices.Clone(archives)
 	for _, name := range beside {
 		asset, err := d.beside(name)
 		if err != nil {
-			return fail(err)
+			return described{}, err
 		}
 		assets = append(assets, asset)
 	}
-	release, err := manifests.New(mine.release, assets, models)
+	first := slices.IndexFunc(assets, func(a manifests.Artifact) bool { return a.Kind == manifests.KindBundle })
+	release, err := manifests.New(assets[first].Release, assets, models)
 	if err != nil {
-		return fail(&refusal{err, oneRelease})
+		return described{}, &refusal{err, oneRelease}
 	}
 	manifest, err := manifests.Encode(release)
 	if err != nil {
-		return fail(err)
+		return described{}, err
 	}
 	sum := sha256.Sum256(manifest)
 	sums := manifests.Sums{{Name: manifests.ManifestName, SHA256: hex.EncodeToString(sum[:])}}
 	for _, asset := range release.Assets {
 		sums = append(sums, manifests.Sum{Name: asset.Name, SHA256: asset.SHA256})
 	}
-	return release, sums, manifest, nil
+	return described{release, manifest, sums.Encode()}, nil
 }
 
 const oneRelease = "the files of one folder must be one whole release: move away those that belong to another, or build what is missing"
@@ -216,34 +251,87 @@ func strangers(archives []manifests.Artifact, mine common) error {
 	return errors.Join(errs...)
 }
 
-// writeManifest describes the folder and writes manifest.json, then SHA256SUMS,
-// which is what makes the release whole. A signature over other sums than these
-// is removed.
+// writeManifest describes the folder and writes what describes it.
 func (d releaseDir) writeManifest(ctx context.Context, term *terminal) error {
-	release, sums, manifest, err := d.describe(ctx)
+	says, err := d.describe(ctx)
 	if err != nil {
 		return err
 	}
-	if err := writeFile(d.path(manifests.ManifestName), manifest); err != nil {
+	signed, err := d.write(says, term)
+	if err != nil {
 		return err
+	}
+	state := "not signed"
+	if signed {
+		state = "the signature stays"
+	}
+	term.printf("%s: release %s, llama.cpp %s, %d assets; %s", d.path(manifests.ManifestName), says.release.Release, says.release.LlamaCPP.Version, len(says.release.Assets), state)
+	return nil
+}
+
+// write writes manifest.json, then SHA256SUMS, which is what makes the release
+// whole. A signature over other sums than these is removed; signed says whether
+// one is left.
+func (d releaseDir) write(says described, term *terminal) (signed bool, err error) {
+	if err := writeFile(d.path(manifests.ManifestName), says.manifest); err != nil {
+		return false, err
 	}
 	old, err := os.ReadFile(d.path(manifests.SumsName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	if bytes.Equal(old, says.sums) {
+		return exists(d.path(manifests.SignatureName)), nil
+	}
+	switch err := os.Remove(d.path(manifests.SignatureName)); {
+	case err == nil:
+		term.warnf("removed %s: it signed other files than these", d.path(manifests.SignatureName))
+	case !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	}
+	return false, writeFile(d.path(manifests.SumsName), says.sums)
+}
+
+// partialForm is how writeFile calls a file that is not whole yet.
+var partialForm = regexp.MustCompile(`^\.(.+)\.[0-9]+\.partial$`)
+
+// removePartials removes what a killed writeFile left. Nobody else may be writing.
+func (d releaseDir) removePartials() error {
+	names, err := d.names()
+	if err != nil {
 		return err
 	}
-	if !bytes.Equal(old, sums.Encode()) {
-		switch err := os.Remove(d.path(manifests.SignatureName)); {
-		case err == nil:
-			term.warnf("removed %s: it signed other files than these", d.path(manifests.SignatureName))
-		case !errors.Is(err, fs.ErrNotExist):
-			return err
+	for _, name := range names {
+		match := partialForm.FindStringSubmatch(name)
+		if match != nil && (isOwn(match[1]) || besideKind(match[1]) != "") {
+			if err := os.Remove(d.path(name)); err != nil {
+				return err
+			}
 		}
 	}
-	if err := writeFile(d.path(manifests.SumsName), sums.Encode()); err != nil {
-		return err
-	}
-	term.printf("%s: release %s, llama.cpp %s, %d assets; not signed", d.path(manifests.ManifestName), release.Release, release.LlamaCPP.Version, len(release.Assets))
 	return nil
+}
+
+// lock keeps others from signing the same folder until unlock.
+func (d releaseDir) lock() (unlock func(), err error) {
+	f, err := os.Open(string(d))
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s is being signed by another process", d)
+		}
+		return nil, fmt.Errorf("locking %s: %w", d, err)
+	}
+	return func() { f.Close() }, nil // which gives the lock back
+}
+
+// exists says whether there is something of that name.
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
 }
 
 // writeFile writes beside, syncs and renames, so that readers see the old file or

@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
@@ -21,27 +19,24 @@ func (t *trust) flags(cmd *cobra.Command) {
 
 // verifier is the client's own.
 func (t *trust) verifier() (*sigverify.Verifier, error) {
-	read := func(path string) ([]byte, error) {
-		if path == "" {
-			return nil, nil
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return nil, &usageError{err, "give a file that can be read"}
-		}
-		return data, nil
-	}
-	root, err := read(t.trustedRoot)
+	_, verifier, err := t.policy(sigverify.Release)
+	return verifier, err
+}
+
+// policy is what must hold for one kind of signature, and the client's verifier of it.
+func (t *trust) policy(kind policyFor) (sigverify.Policy, *sigverify.Verifier, error) {
+	root, err := readOptional(t.trustedRoot)
 	if err != nil {
-		return nil, err
+		return sigverify.Policy{}, nil, err
 	}
-	key, err := read(t.key)
+	key, err := readOptional(t.key)
 	if err != nil {
-		return nil, err
+		return sigverify.Policy{}, nil, err
 	}
-	verifier, err := sigverify.New(sigverify.Release(t.issuer, t.identity, root, key))
+	policy := kind(t.issuer, t.identity, root, key)
+	verifier, err := sigverify.New(policy)
 	if err != nil {
-		return nil, &usageError{err, ""}
+		return sigverify.Policy{}, nil, &usageError{err, "a public key stands alone, without --issuer, --identity and --trusted-root"}
 	}
-	return verifier, nil
+	return policy, verifier, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
@@ -34,13 +35,15 @@ type finding struct{ name, rule, detail string }
 func verifyCommand(term *terminal, backend Backend) *cobra.Command {
 	var public published
 	var cache string
+	var mustBeSigned bool
 	cmd := &cobra.Command{
 		Use:   "verify DIR | --release TAG",
 		Short: "Recompute everything that a release claims",
 		Long: `Recompute everything that a release claims: every file against SHA256SUMS,
 manifest.json against the archives, every archive's files against its own
-metadata, and the audit's rules over the files again. All findings are printed;
-the exit code is 3 if there are any.
+metadata, and the audit's rules over the files again; if it is signed, the
+signature, the provenance and the bills of materials as well. All findings are
+printed; the exit code is 3 if there are any.
 
 With --release it is a published one: everything that the public can download is
 downloaded, without a token, and its signature verified first.`,
@@ -60,7 +63,11 @@ downloaded, without a token, and its signature verified first.`,
 			if err != nil {
 				return err
 			}
-			v := verification{dir: dir, rulesFor: rulesIn(m, backend.BuildPaths())}
+			verifier, err := public.signedBy.verifier()
+			if err != nil {
+				return err
+			}
+			v := verification{dir: dir, rulesFor: rulesIn(m, backend.BuildPaths()), verifier: verifier, mustBeSigned: mustBeSigned}
 			if err := v.run(cmd.Context()); err != nil {
 				return fmt.Errorf("verifying %s: %w", dir, err)
 			}
@@ -69,6 +76,7 @@ downloaded, without a token, and its signature verified first.`,
 	}
 	public.flags(cmd)
 	cacheFlag(cmd, &cache)
+	cmd.Flags().BoolVar(&mustBeSigned, "signed", false, "make it a finding that the release is not signed")
 	return cmd
 }
 
@@ -91,11 +99,16 @@ func rulesIn(m matrix.Matrix, buildPaths []string) rulesFor {
 type verification struct {
 	dir      releaseDir
 	rulesFor rulesFor
+	// verifier is for whose signature counts.
+	verifier *sigverify.Verifier
+	// mustBeSigned makes it a finding that it is not.
+	mustBeSigned bool
 
 	mu       sync.Mutex
 	findings []finding
 	archives int
 	release  *manifests.Release // nil where manifest.json cannot be read
+	signer   string             // empty where nobody signed whose signature counts
 }
 
 func (v *verification) add(name, rule, format string, args ...any) {
@@ -118,6 +131,9 @@ func (v *verification) run(ctx context.Context) error {
 		return err
 	}
 	if err := v.manifest(sums); err != nil {
+		return err
+	}
+	if err := v.statements(ctx, present); err != nil {
 		return err
 	}
 	return v.contents(ctx, present)
@@ -277,17 +293,22 @@ func (v *verification) unreadable(ctx context.Context, name string, err error) e
 	return nil
 }
 
-// report prints what was found.
-func (v *verification) report(term *terminal) error {
+// sorted are the findings in the order to print them in.
+func (v *verification) sorted() []finding {
 	slices.SortFunc(v.findings, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.rule, b.rule), cmp.Compare(a.detail, b.detail))
 	})
-	for _, f := range v.findings {
+	return v.findings
+}
+
+// report prints what was found.
+func (v *verification) report(term *terminal) error {
+	for _, f := range v.sorted() {
 		term.printf("%s: %s: %s", v.dir.path(f.name), f.rule, f.detail)
 	}
 	signature := "not signed"
-	if _, err := os.Stat(v.dir.path(manifests.SignatureName)); err == nil {
-		signature = "the signature was not checked"
+	if v.signer != "" {
+		signature = "signed by " + v.signer
 	}
 	if n := len(v.findings); n > 0 {
 		found := "1 finding"

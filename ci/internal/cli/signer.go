@@ -1,0 +1,221 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
+	"github.com/waqasm86/llcuda-farm/publisher/cosign"
+)
+
+// signing is as whom to sign: with a key, or as whom a token names.
+type signing struct {
+	key, token, config string
+	signIn             bool
+	signedBy           trust
+}
+
+func (s *signing) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&s.key, "key", "", "`file` with the private key of a private farm, in PEM; $COSIGN_PASSWORD has its passphrase")
+	cmd.Flags().StringVar(&s.token, "oidc-token", "", "`file` with an OIDC token for the audience sigstore, - for standard input (default: $SIGSTORE_ID_TOKEN, or the workflow's own)")
+	cmd.Flags().BoolVar(&s.signIn, "sign-in", false, "sign in as a person, with a code to enter in any browser")
+	cmd.Flags().StringVar(&s.config, "signing-config", "", "`file` with a Sigstore signing config: the services to use (default: the public Sigstore's)")
+	s.signedBy.flags(cmd)
+}
+
+// The variables that a GitHub job with the permission id-token: write has.
+const (
+	runnerURL   = "ACTIONS_ID_TOKEN_REQUEST_URL"
+	runnerToken = "ACTIONS_ID_TOKEN_REQUEST_TOKEN"
+)
+
+const waysToSign = "run it in a workflow with the permission id-token: write, or give --sign-in, --oidc-token FILE or --key FILE"
+
+// A credential is what to sign with, found before anything costs time.
+type credential struct {
+	// signer is made anew for each signature where tokens live shorter than a release takes.
+	signer func(context.Context) (*cosign.Signer, error)
+	// verifier is for the policy that the signatures must satisfy.
+	verifier *sigverify.Verifier
+	policy   sigverify.Policy
+	// issuer and identity are whom the token names; empty for a key.
+	issuer, identity string
+}
+
+// A policyFor makes the policy of one kind of signature from what the user trusts: sigverify.Release is one.
+type policyFor func(issuer, identity string, trustedRoot, publicKey []byte) sigverify.Policy
+
+// open reads the key, or gets a token and reads which services to use.
+func (s *signing) open(ctx context.Context, term *terminal, policy policyFor) (*credential, error) {
+	given := 0
+	for _, is := range []bool{s.key != "", s.token != "", s.signIn} {
+		if is {
+			given++
+		}
+	}
+	switch {
+	case given > 1:
+		return nil, &usageError{errors.New("--key, --oidc-token and --sign-in are three ways to sign"), "give one of them"}
+	case s.key != "" && s.config != "":
+		return nil, &usageError{errors.New("--signing-config has no meaning with --key"), "a key needs no services"}
+	case s.key == "" && s.signedBy.key != "":
+		return nil, &usageError{errors.New("--public-key has no meaning without --key"), "give the private key, too"}
+	}
+	if s.key != "" {
+		return s.openKey(policy)
+	}
+	c := &credential{}
+	var err error
+	if c.policy, c.verifier, err = s.signedBy.policy(policy); err != nil {
+		return nil, err
+	}
+	config, err := readOptional(s.config)
+	if err != nil {
+		return nil, err
+	}
+	services, err := cosign.ReadServices(config, time.Now())
+	if err != nil {
+		return nil, &usageError{err, "--signing-config takes a Sigstore signing config, version 0.2"}
+	}
+	get, err := s.tokens(ctx, term, services)
+	if err != nil {
+		return nil, err
+	}
+	first, err := get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.issuer, c.identity = first.Identity()
+	c.signer = func(ctx context.Context) (*cosign.Signer, error) {
+		token, err := get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return cosign.Keyless(token, services), nil
+	}
+	return c, nil
+}
+
+func (s *signing) openKey(policy policyFor) (*credential, error) {
+	private, err := readOptional(s.key)
+	if err != nil {
+		return nil, err
+	}
+	var passphrase []byte
+	if text, ok := os.LookupEnv("COSIGN_PASSWORD"); ok {
+		passphrase = []byte(text)
+	}
+	signer, err := cosign.WithKey(private, passphrase)
+	if err != nil {
+		return nil, &usageError{err, hintFor(err)}
+	}
+	public, err := signer.PublicKey()
+	if err != nil {
+		return nil, err
+	}
+	c := &credential{signer: func(context.Context) (*cosign.Signer, error) { return signer, nil }}
+	if s.signedBy == (trust{}) {
+		c.policy = policy("", "", nil, public)
+		c.verifier, err = sigverify.New(c.policy)
+		return c, err
+	}
+	if c.policy, c.verifier, err = s.signedBy.policy(policy); err != nil {
+		return nil, err
+	}
+	mine, _ := pem.Decode(public)
+	if theirs, _ := pem.Decode(c.policy.PublicKey); theirs == nil || !bytes.Equal(mine.Bytes, theirs.Bytes) {
+		return nil, &usageError{errors.New("--key is not the private half of what --public-key, --issuer or --identity name"), "give the two of one pair, or --key alone"}
+	}
+	return c, nil
+}
+
+// tokens is where tokens come from. A runner gives one whenever it is asked; a person is asked once.
+func (s *signing) tokens(ctx context.Context, term *terminal, services cosign.Services) (func(context.Context) (cosign.Token, error), error) {
+	once := func(token cosign.Token, err error) (func(context.Context) (cosign.Token, error), error) {
+		return func(context.Context) (cosign.Token, error) { return token, err }, err
+	}
+	text, fromEnv := os.LookupEnv("SIGSTORE_ID_TOKEN")
+	switch {
+	case s.signIn:
+		return once(cosign.Interactive(ctx, services, func(line string) { term.notef("sign in   %s", line) }))
+	case s.token == "-":
+		data, err := io.ReadAll(io.LimitReader(os.Stdin, maxToken))
+		if err != nil {
+			return nil, fmt.Errorf("reading the token: %w", err)
+		}
+		return once(cosign.ParseToken(string(data)))
+	case s.token != "":
+		data, err := readOptional(s.token)
+		if err != nil {
+			return nil, err
+		}
+		return once(cosign.ParseToken(string(data)))
+	case fromEnv:
+		return once(cosign.ParseToken(text))
+	case os.Getenv(runnerURL) != "":
+		runner := cosign.Runner{RequestURL: os.Getenv(runnerURL), RequestToken: os.Getenv(runnerToken)}
+		return func(ctx context.Context) (cosign.Token, error) { return cosign.Ambient(ctx, runner) }, nil
+	}
+	return nil, &usageError{errors.New("nobody to sign as: there is no token and no key"), waysToSign}
+}
+
+// maxToken bounds a token, in bytes.
+const maxToken = 1 << 16
+
+// expects refuses, before anything goes into a public log, a signer whom the policy does not want.
+func (c *credential) expects(tag string) error {
+	want := c.policy.Identity
+	if c.policy.Refs != "" {
+		want += "@" + c.policy.Refs + tag
+	}
+	if c.identity == "" || len(c.policy.PublicKey) > 0 || c.identity == want && c.issuer == c.policy.Issuer {
+		return nil
+	}
+	return &refusal{
+		fmt.Errorf("the token is that of %s, by %s; clients want %s, by %s", c.identity, c.issuer, want, c.policy.Issuer),
+		"releases are signed by the workflow that the tag runs; --identity and --issuer name another signer, whom every client must then name, too",
+	}
+}
+
+// made is a signature that the client's own verifier takes.
+func (c *credential) made(ctx context.Context, term *terminal, sign func(*cosign.Signer) (cosign.Signature, error), verify func(bundle []byte) error) ([]byte, error) {
+	signer, err := c.signer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	signature, err := sign(signer)
+	if err != nil {
+		return nil, err
+	}
+	for _, missed := range signature.Missed {
+		term.warnf("one log does not have the signature, another has: %v", missed)
+	}
+	if err := verify(signature.Bundle); err != nil {
+		return nil, &refusal{fmt.Errorf("what was signed does not verify: %w", err), hintFor(err)}
+	}
+	if len(signature.Logs) > 0 {
+		term.notef("logged    %s", strings.Join(signature.Logs, ", "))
+	}
+	return signature.Bundle, nil
+}
+
+// readOptional reads a file that the user named; none where he named none.
+func readOptional(name string) ([]byte, error) {
+	if name == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, &usageError{err, "give a file that can be read"}
+	}
+	return data, nil
+}
