@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,6 +65,27 @@ func TestDefaultModels(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "models.json", models)
+	// The seed's, and what llcuda 1.x called them.
+	for _, name := range []string{
+		"google_gemma-3-1b-it-Q4_K_M", "llama-3.2-1b-Q4_K_M", "tinyllama-1.1b-Q5_K_M",
+		"gemma-3-1b-Q4_K_M", "gemma-3-1b-Q5_K_M", "gemma-2-2b-Q4_K_M", "phi-3-mini-Q4_K_M", "phi-3-mini-Q5_K_M", "mistral-7b-Q4_K_M",
+		"mistral-7b-Q5_K_M", "llama-3.1-8b-Q4_K_M", "llama-3.1-8b-Q5_K_M", "phi-4-Q4_K_M",
+	} {
+		if !slices.ContainsFunc(models, func(m matrix.Model) bool { return m.Name == name || slices.Contains(m.Aliases, name) }) {
+			t.Errorf("no model is called %s", name)
+		}
+	}
+	for _, m := range models {
+		if _, err := m.Redistribution(); err != nil {
+			t.Error(err)
+		}
+		if m.Repo == "google/gemma-3-1b-it-GGUF" {
+			t.Errorf("%s is of a repository that does not exist", m.Name)
+		}
+		if (m.VRAM > 0) != (m.Size > 0) {
+			t.Errorf("%s: %d MiB for %d bytes", m.Name, m.VRAM, m.Size)
+		}
+	}
 }
 
 // Each case edits the real matrix.yaml and asserts the whole message.
@@ -124,12 +146,12 @@ func TestLoadRefuses(t *testing.T) {
 func TestLoadModelsRefuses(t *testing.T) {
 	text := strings.Replace(string(matrix.ModelsYAML), "licence: llama3.2", "license: llama3.2", 1)
 	_, err := spec.LoadModels(strings.NewReader(text))
-	if want := "line 16: models[1].license: unknown key\nline 12: models[1].licence: missing"; err == nil || err.Error() != want {
+	if want := "line 64: models[5].license: unknown key\nline 57: models[5].licence: missing"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
-	text = strings.Replace(string(matrix.ModelsYAML), "repo: TheBloke/", "repo: ", 1)
+	text = strings.Replace(string(matrix.ModelsYAML), "repo: TheBloke/Tiny", "repo: Tiny", 1)
 	_, err = spec.LoadModels(strings.NewReader(text))
-	if want := `line 19: models[2].repo: "TinyLlama-1.1B-Chat-v1.0-GGUF" is not owner/name`; err == nil || err.Error() != want {
+	if want := `line 113: models[11].repo: "TinyLlama-1.1B-Chat-v1.0-GGUF" is not owner/name`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }

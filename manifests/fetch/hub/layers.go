@@ -24,6 +24,29 @@ const (
 	reserve = 768 << 20
 )
 
+// needs is what the layers take, one after another, and what a GPU takes beside them.
+func needs(g *gguf.Header) (layers []int64, weights, cache, fixed int64) {
+	context := int64(DefaultContext)
+	if g.Context > 0 {
+		context = min(context, g.Context)
+	}
+	layers = make([]int64, len(g.Layers))
+	for i, w := range g.Layers {
+		kv := context * g.HeadsKV[i] * (g.KeyLength + g.ValueLength) * kvBytes
+		layers[i] = w + kv
+		weights += w
+		cache += kv
+	}
+	return layers, weights, cache, g.Output + batch*g.Vocabulary*4
+}
+
+// Memory is how many MiB of one GPU's memory the whole model takes, by the sum that Layers makes.
+func Memory(g *gguf.Header) int {
+	_, weights, cache, fixed := needs(g)
+	const mib = 1 << 20
+	return int((weights + cache + fixed + reserve + mib - 1) / mib)
+}
+
 // Layers says how many of the model's layers GPUs with so much memory hold: llama.cpp's -ngl, AllLayers or more
 // for the whole model, and a sentence that gives the reason. It is a recommendation: what other programs
 // hold of the memory is not known to it.
@@ -53,15 +76,7 @@ func Layers(g *gguf.Header, memoryMiB []int) (ngl int, why string) {
 	if g.Context > 0 {
 		context = min(context, g.Context)
 	}
-	layers := make([]int64, len(g.Layers))
-	var weights, cache int64
-	for i, w := range g.Layers {
-		kv := context * g.HeadsKV[i] * (g.KeyLength + g.ValueLength) * kvBytes
-		layers[i] = w + kv
-		weights += w
-		cache += kv
-	}
-	fixed := g.Output + batch*g.Vocabulary*4
+	layers, weights, cache, fixed := needs(g)
 	if gpus > 1 {
 		fixed += int64(gpus) * slices.Max(layers)
 	}

@@ -9,6 +9,21 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/gguf"
 )
 
+// What Memory says is enough, and a MiB less is not.
+func TestMemory(t *testing.T) {
+	gemma := &gguf.Header{Layers: slices.Repeat([]int64{17 << 20}, 26), Output: 302 << 20, Context: 32768, HeadsKV: slices.Repeat([]int64{1}, 26), KeyLength: 256, ValueLength: 256, Vocabulary: 262144}
+	need := Memory(gemma)
+	if need != 2128 {
+		t.Errorf("%d MiB", need)
+	}
+	if ngl, why := Layers(gemma, []int{need}); ngl != AllLayers {
+		t.Error(why)
+	}
+	if ngl, why := Layers(gemma, []int{need - 1}); ngl != 25 {
+		t.Error(why)
+	}
+}
+
 // More memory never holds fewer layers.
 func TestLayersGrow(t *testing.T) {
 	model := &gguf.Header{Layers: []int64{64 << 20, 96 << 20, 0}, Output: 300 << 20, HeadsKV: []int64{2, 1, 0}, KeyLength: 64, ValueLength: 64, Vocabulary: 32000}
