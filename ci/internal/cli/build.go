@@ -51,10 +51,15 @@ runtime, manifest.json and SHA256SUMS, and the steps' full logs in logs/.`,
 	opts.flags(cmd)
 	cmd.Flags().StringVar(&opts.release, "release", "", "the release that the bundles are for: v1.1.0-runtime")
 	cmd.Flags().StringVar(&opts.out, "out", "dist", "folder for the release")
+	return cmd
+}
+
+// flags are those of every command that builds.
+func (opts *buildOptions) flags(cmd *cobra.Command) {
+	opts.selection.flags(cmd)
 	cmd.Flags().StringSliceVar(&opts.engines, "engine", nil, "an engine's runner host, repeated or comma-separated (default: $_EXPERIMENTAL_DAGGER_RUNNER_HOST, else the first that is found)")
 	cmd.Flags().StringVar(&opts.base, "base", "", "registry image to start the builder image from, NAME:TAG or NAME:TAG@DIGEST, or \"made\" for one made here (default: the one locked in docker/cuda12, or made where no registry answers)")
 	cmd.Flags().IntVar(&opts.jobs, "jobs", 0, "compile jobs at once on each engine (default: as cores and memory allow)")
-	return cmd
 }
 
 // build is one build command under way.

@@ -129,8 +129,17 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{err, "go run ./" + cmd.CommandPath() + " --help"}
 	})
-	root.AddCommand(planCommand(term, backend), buildCommand(term, backend), verifyCommand(term, backend),
-		manifestCommand(term), clientCommand(term), signCommand(term), publishCommand(term), engineCommand(term, backend))
+	root.AddCommand(
+		planCommand(term, backend),
+		buildCommand(term, backend),
+		clientCommand(term),
+		manifestCommand(term),
+		signCommand(term),
+		verifyCommand(term, backend),
+		reproduceCommand(term, backend),
+		publishCommand(term),
+		engineCommand(term, backend),
+	)
 	usageArgs(root)
 	return root
 }
