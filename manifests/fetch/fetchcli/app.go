@@ -22,7 +22,7 @@ type app struct {
 
 	release, home, asHost              string
 	mirrors                            []string
-	offline, allowCPU, json            bool
+	offline, allowCPU, json, yes       bool
 	issuer, identity, trustedRoot, key string
 	skipSignature                      bool
 }

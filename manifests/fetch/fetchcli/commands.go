@@ -624,7 +624,6 @@ func (a *app) rollbackCommand() *cobra.Command {
 }
 
 func (a *app) pruneCommand() *cobra.Command {
-	var yes bool
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove what neither the current installation nor the one before it needs",
@@ -636,7 +635,7 @@ func (a *app) pruneCommand() *cobra.Command {
 				return err
 			}
 			var items []fetch.Item
-			if yes {
+			if a.yes {
 				items, err = c.Prune(cmd.Context())
 			} else {
 				items, err = c.Store.Prunable()
@@ -655,7 +654,7 @@ func (a *app) pruneCommand() *cobra.Command {
 			switch {
 			case len(items) == 0:
 				a.term.notef("there is nothing to remove")
-			case yes:
+			case a.yes:
 				a.term.notef("removed %s", bytesText(total))
 			default:
 				a.term.notef("nothing was removed; llcuda-fetch prune --yes removes these %s", bytesText(total))
@@ -663,7 +662,6 @@ func (a *app) pruneCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&yes, "yes", false, "remove it")
 	return cmd
 }
 

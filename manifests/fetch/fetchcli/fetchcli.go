@@ -138,6 +138,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE, HF_HUB_OFFLINE)")
 	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON")
+	f.BoolVar(&a.yes, "yes", false, "do what is only shown without it: prune removes nothing unless told to; no command asks")
 	f.BoolVar(&a.term.quiet, "quiet", false, "print results and errors only")
 	f.StringVar(&a.asHost, "as-host", "", "answer for the machine that a `file` of detect --json describes; - is standard input")
 	f.StringVar(&a.issuer, "issuer", "", "who must vouch for the signer: an `address`")

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// What the release workflow runs on a GPU before it publishes, on a release of the test's own: its commands, as they stand
+// there.
+func TestWorkflowCommands(t *testing.T) {
+	data, err := os.ReadFile("../../../.github/workflows/release.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commands []string
+	for line := range strings.Lines(string(data)) {
+		if command, ok := strings.CutPrefix(strings.TrimSpace(line), "- run: llcuda-fetch "); ok {
+			commands = append(commands, command)
+		}
+	}
+	if len(commands) != 2 {
+		t.Fatalf("the workflow has the commands %q", commands)
+	}
+	r := fetchtest.New(t, fetchtest.Options{
+		Models: []matrix.Model{{Name: "gemma-3-1b-it-Q4_K_M", Repo: "org/tiny", File: "tiny.gguf", Source: "org/tiny", Licence: "mit"}},
+		// llama-bench says with which model it was started.
+		Programs: map[string]string{"llama-bench": "#!/bin/sh\necho \"bench: $*\"\n"},
+	})
+	work := t.TempDir()
+	key, hub := filepath.Join(work, "key.pub"), filepath.Join(work, "hub")
+	const commit = "1111111111111111111111111111111111111111"
+	model := filepath.Join(hub, "models--org--tiny", "snapshots", commit, "tiny.gguf")
+	for path, text := range map[string]string{
+		key: string(r.PublicKey(t)), model: "no weights", filepath.Join(hub, "models--org--tiny", "refs", "main"): commit,
+	} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(r.Dir, filepath.Join(work, "dist")); err != nil {
+		t.Fatal(err)
+	}
+	host, err := filepath.Abs("../../testdata/hosts/colab-t4.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"llcuda-bins-sm75 of release v1.1.0-runtime installed", "bench: -m " + model + " -ngl 99\n"} {
+		// Whose key signed and which machine it is are not the same here.
+		arguments := slices.Concat([]string{"--key", key, "--as-host", host, "--home", filepath.Join(work, "store")}, strings.Fields(commands[i]))
+		cmd := exec.Command("llcuda-fetch", arguments...)
+		cmd.Dir = work
+		cmd.Env = append(os.Environ(), "HF_HUB_CACHE="+hub, "HF_ENDPOINT=http://127.0.0.1:1")
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("llcuda-fetch %s: %v; want %q:\n%s", commands[i], err, want, out)
+		}
+	}
+}
