@@ -138,6 +138,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		verifyCommand(term, backend),
 		reproduceCommand(term, backend),
 		publishCommand(term),
+		pointerCommand(term),
 		engineCommand(term, backend),
 	)
 	usageArgs(root)

@@ -1,0 +1,203 @@
+package cli
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
+	"github.com/waqasm86/llcuda-farm/publisher/cosign"
+	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
+)
+
+// runPointer runs the command in a folder and wants its exit code, and a text in what it says.
+func runPointer(t *testing.T, dir string, code int, text string, args ...string) {
+	t.Helper()
+	cmd := exec.Command("ci", append([]string{"pointer"}, args...)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "SIGSTORE_ID_TOKEN=", runnerURL+"=", "GITHUB_SERVER_URL=")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if got := cmd.ProcessState.ExitCode(); got != code || !strings.Contains(string(out), text) {
+		t.Fatalf("pointer %q: exit code %d, want %d with %q:\n%s", args, got, code, text, out)
+	}
+}
+
+func tempFile(t *testing.T, data []byte) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// signRelease signs a test's release anew.
+func signRelease(t *testing.T, r *fetchtest.Release, signer *cosign.Signer) {
+	t.Helper()
+	signature, err := signer.SignFile(t.Context(), r.Read(t, manifests.SumsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(r.Dir, manifests.SignatureName), signature.Bundle, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantPointer reads a release pointer by a policy and wants its number and its release.
+func wantPointer(t *testing.T, policy sigverify.Policy, signed []byte, number int64, release *fetchtest.Release) {
+	t.Helper()
+	v, err := sigverify.New(policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	statement, _, err := v.VerifyStatement(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := manifests.DecodePointer(statement.Payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := release.Pointer(t, number); p.Number != number || p.Release != want.Release || p.Manifest != want.Manifest {
+		t.Errorf("the pointer is %+v, want number %d of %s", p, number, want.Release)
+	}
+}
+
+// A workflow on the default branch names the release that a tag's workflow signed, and pushes that to a branch: on a real
+// Sigstore and a real git, by the policies of production.
+func TestPointerByWorkflow(t *testing.T) {
+	stack := cosigntest.Start(t)
+	services, err := cosign.ReadServices(cosigntest.Read(t, stack.SigningConfig), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := fetchtest.New(t, fetchtest.Options{Tag: cosigntest.Tag})
+	token, err := cosign.ParseToken(stack.Token(t, cosigntest.Workflow{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signRelease(t, release, cosign.Keyless(token, services))
+
+	work, far := t.TempDir(), filepath.Join(t.TempDir(), "far.git")
+	git := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command("git", append([]string{"-C", far}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %q: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	if out, err := exec.Command("git", "init", "--quiet", "--bare", far).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	public := func() []byte { return []byte(git("cat-file", "blob", "refs/heads/pointer:"+manifests.PointerName)) }
+	as := func(w cosigntest.Workflow) []string {
+		return []string{"--oidc-token", tempFile(t, []byte(stack.Token(t, w))), "--signing-config", stack.SigningConfig, "--trusted-root", stack.TrustedRoot,
+			"--dir", release.Dir, "--remote", far}
+	}
+	mine := cosigntest.Workflow{Path: ".github/workflows/pointer.yml", Ref: "refs/heads/main"}
+	policy := sigverify.Pointer("", "", cosigntest.Read(t, stack.TrustedRoot), nil)
+
+	runPointer(t, work, exitUsage, "there is no release pointer yet", as(mine)...)
+	runPointer(t, work, exitDone, "release pointer 1: "+cosigntest.Tag+", until ", append(as(mine), "--release", cosigntest.Tag)...)
+	wantPointer(t, policy, public(), 1, release)
+	runPointer(t, work, exitDone, "release pointer 2: "+cosigntest.Tag+", until ", append(as(mine), "--expires", "12h")...)
+	wantPointer(t, policy, public(), 2, release)
+
+	// Others sign nothing: neither the release's own workflow, nor another branch, nor another repository.
+	for _, other := range []cosigntest.Workflow{
+		{},
+		{Path: mine.Path, Ref: "refs/heads/other"},
+		{Path: mine.Path, Ref: "refs/tags/main"},
+		{Path: mine.Path, Ref: mine.Ref, Repository: "evil/llcuda-farm"},
+	} {
+		runPointer(t, work, exitRefused, "the token is that of https://github.com/", as(other)...)
+	}
+	// A release that does not hold is not named.
+	runPointer(t, work, exitRefused, "release v9.0.0-runtime was asked for", append(as(mine), "--release", "v9.0.0-runtime")...)
+	if err := os.WriteFile(filepath.Join(release.Dir, manifests.SumsName), append(release.Read(t, manifests.SumsName), '\n'), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	runPointer(t, work, exitRefused, "verifying the signature", as(mine)...)
+	wantPointer(t, policy, public(), 2, release)
+	if commits := git("rev-list", "--count", "refs/heads/pointer"); commits != "2\n" {
+		t.Errorf("the branch has %s commits", commits)
+	}
+}
+
+// A private farm signs with a key, and its pointer is a file on its own web server.
+func TestPointerByKey(t *testing.T) {
+	newKey := func() (string, *cosign.Signer) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+		signer, err := cosign.WithKey(text, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tempFile(t, text), signer
+	}
+	key, signer := newKey()
+	publicKey, err := signer.PublicKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := sigverify.Policy{PublicKey: publicKey}
+	older, newer := fetchtest.New(t, fetchtest.Options{Tag: "v1.0.0-runtime"}), fetchtest.New(t, fetchtest.Options{Tag: "v1.1.0-runtime"})
+	signRelease(t, older, signer)
+	signRelease(t, newer, signer)
+	work := t.TempDir()
+	out := filepath.Join(work, "mirror", "current", manifests.PointerName)
+	to := func(r *fetchtest.Release, more ...string) []string {
+		return append([]string{"--key", key, "--out", out, "--dir", r.Dir, "--release", r.Manifest.Release}, more...)
+	}
+	public := func() []byte { return cosigntest.Read(t, out) }
+
+	runPointer(t, work, exitDone, "release pointer 1: v1.0.0-runtime", to(older)...)
+	runPointer(t, work, exitDone, "release pointer 2: v1.1.0-runtime", to(newer)...)
+	runPointer(t, work, exitRefused, "release v1.0.0-runtime is older than v1.1.0-runtime", to(older)...)
+	wantPointer(t, policy, public(), 2, newer)
+	runPointer(t, work, exitDone, "release pointer 3: v1.0.0-runtime", to(older, "--back")...)
+	wantPointer(t, policy, public(), 3, older)
+	runPointer(t, work, exitRefused, "number 3 does not come after 3", to(older, "--number", "3")...)
+
+	// Somebody else's key, and a pointer that is not this farm's.
+	other, stranger := newKey()
+	runPointer(t, work, exitRefused, "verifying the signature", to(older, "--key", other)...)
+	signRelease(t, newer, stranger)
+	runPointer(t, work, exitRefused, "--number N replaces it", to(newer, "--key", other)...)
+	runPointer(t, work, exitDone, "release pointer 10: v1.1.0-runtime", to(newer, "--key", other, "--number", "10")...)
+
+	for _, wrong := range []struct{ text, flag, value string }{
+		{"want more than nothing, and at most 366 days", "--expires", "400d"},
+		{"want more than nothing", "--expires", "-1h"},
+		{"want more than nothing", "--expires", "soon"},
+		{"numbers begin at 1", "--number", "-1"},
+		{"is no folder", "--dir", "nowhere"},
+		{"letters, digits and ._- only", "--release", "../x"},
+		{"is no owner/name", "--repo", "x"},
+	} {
+		runPointer(t, work, exitUsage, wrong.text, to(newer, wrong.flag, wrong.value)...)
+	}
+}
