@@ -13,11 +13,13 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -32,6 +34,15 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/cosign"
 	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
 )
+
+// The tests wait for services, not for cores: a log of the second generation answers after a second.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 var sums = []byte(strings.Repeat("a", 64) + "  manifest.json\n")
 
@@ -83,6 +94,7 @@ func signed(t *testing.T, stack *cosigntest.Stack, config string, workflow cosig
 }
 
 func TestWorkflow(t *testing.T) {
+	t.Parallel()
 	stack := cosigntest.Start(t)
 	policy := production(t, stack)
 	for _, test := range []struct {
@@ -153,6 +165,7 @@ func wantProblem(t *testing.T, err error, want sigverify.Problem) {
 const nowhere = "http://127.0.0.1:1"
 
 func TestServices(t *testing.T) {
+	t.Parallel()
 	stack := cosigntest.Start(t)
 	for _, test := range []struct {
 		name   string
@@ -224,6 +237,7 @@ func TestPublicServices(t *testing.T) {
 }
 
 func TestRefusedToken(t *testing.T) {
+	t.Parallel()
 	stack := cosigntest.Start(t)
 	for name, text := range map[string]string{
 		"for somebody else":    stack.Token(t, cosigntest.Workflow{Audience: "https://huggingface.co"}),
@@ -254,6 +268,7 @@ func TestRefusedToken(t *testing.T) {
 }
 
 func TestAmbient(t *testing.T) {
+	t.Parallel()
 	stack := cosigntest.Start(t)
 	env := stack.Runner(t, cosigntest.Workflow{})
 	runner := cosign.Runner{RequestURL: env["ACTIONS_ID_TOKEN_REQUEST_URL"], RequestToken: env["ACTIONS_ID_TOKEN_REQUEST_TOKEN"]}
@@ -281,6 +296,7 @@ func TestAmbient(t *testing.T) {
 }
 
 func TestInteractive(t *testing.T) {
+	t.Parallel()
 	stack := cosigntest.Start(t)
 	var shown []string
 	token, err := cosign.Interactive(t.Context(), services(t, stack.SigningConfig), func(line string) { shown = append(shown, line) })
@@ -319,6 +335,7 @@ func front(t *testing.T, to string, wrong func(n int32, w http.ResponseWriter, r
 }
 
 func TestTrouble(t *testing.T) {
+	t.Parallel()
 	stack := cosigntest.Start(t)
 	// The first time the answer is lost, after the service did its part.
 	lose := func(n int32, w http.ResponseWriter, r *http.Request, proxy http.Handler) {
@@ -380,6 +397,7 @@ func TestTrouble(t *testing.T) {
 }
 
 func TestKey(t *testing.T) {
+	t.Parallel()
 	pkcs8 := func(key any, err error) []byte {
 		if err != nil {
 			t.Fatal(err)
@@ -458,6 +476,7 @@ const statement = `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name"
 	`"}}],"predicateType":"https://slsa.dev/provenance/v1","predicate":{}}`
 
 func TestStatement(t *testing.T) {
+	t.Parallel()
 	stack := cosigntest.Start(t)
 	signature, err := cosign.Keyless(parse(t, stack.Token(t, cosigntest.Workflow{})), services(t, stack.SigningConfig)).SignStatement(t.Context(), []byte(statement))
 	if err != nil {

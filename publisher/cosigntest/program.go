@@ -42,7 +42,7 @@ func compile() (string, error) {
 		return program, nil
 	}
 	partial := program + ".partial"
-	build := exec.Command("go", "build", "-C", sources, "-trimpath", "-ldflags", "-s -w", "-o", partial, ".")
+	build := exec.Command("go", "build", "-C", sources, "-ldflags", "-s -w", "-o", partial, ".")
 	build.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
 	if output, err := build.CombinedOutput(); err != nil {
 		return "", errors.Join(fmt.Errorf("go build: %w\n%s", err, output), os.RemoveAll(partial))
