@@ -126,7 +126,7 @@ func TestPointerByWorkflow(t *testing.T) {
 		{Path: mine.Path, Ref: "refs/tags/main"},
 		{Path: mine.Path, Ref: mine.Ref, Repository: "evil/llcuda-farm"},
 	} {
-		runPointer(t, work, exitRefused, "the token is that of https://github.com/", as(other)...)
+		runPointer(t, work, exitRefused, "hint: clients believe a pointer that the workflow signed on the default branch", as(other)...)
 	}
 	// A release that does not hold is not named.
 	runPointer(t, work, exitRefused, "release v9.0.0-runtime was asked for", append(as(mine), "--release", "v9.0.0-runtime")...)

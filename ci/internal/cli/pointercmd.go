@@ -71,7 +71,7 @@ func (p *pointing) run(ctx context.Context, term *terminal) error {
 		return err
 	}
 	if err := c.expects(""); err != nil {
-		return err
+		return &refusal{err, "clients believe a pointer that the workflow signed on the default branch: gh workflow run pointer.yml -f release=TAG; --identity and --issuer name another signer, whom every client must then name, too"}
 	}
 	releases, err := p.releaseVerifier(c)
 	if err != nil {

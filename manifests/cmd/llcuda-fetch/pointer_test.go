@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +19,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
+	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
+	"github.com/waqasm86/llcuda-farm/publisher/pointer"
 )
 
 // A mirror has two releases and a release pointer, by one key, on a web server.
@@ -83,7 +88,7 @@ func TestPointerAttacks(t *testing.T) {
 			return m.newer.SignStatement(t, replaced(t, data, from, to))
 		}
 	}
-	pointer := func(change func(*mirror, *manifests.Pointer)) func(*testing.T, *mirror) []byte {
+	changed := func(change func(*mirror, *manifests.Pointer)) func(*testing.T, *mirror) []byte {
 		return func(t *testing.T, m *mirror) []byte {
 			p := m.newer.Pointer(t, 2)
 			change(m, &p)
@@ -133,18 +138,18 @@ func TestPointerAttacks(t *testing.T) {
 		"too large": {made: func(t *testing.T, m *mirror) []byte {
 			return append(m.newer.SignPointer(t, m.newer.Pointer(t, 2)), bytes.Repeat([]byte(" "), manifests.MaxPointerSize)...)
 		}, want: "has more than 65536 bytes"},
-		"expired":         {made: pointer(func(_ *mirror, p *manifests.Pointer) { p.Issued, p.Expires = p.Issued.AddDate(0, -1, 0), p.Issued }), want: "release pointer 2 expired at"},
-		"from the future": {made: pointer(func(_ *mirror, p *manifests.Pointer) { p.Issued = p.Issued.AddDate(0, 0, 2) }), want: "which is before"},
-		"an older number": {seen: 3, made: pointer(func(*mirror, *manifests.Pointer) {}), want: "release pointer 2 names v1.1.0-runtime"},
-		"an older number of another release": {seen: 3, made: pointer(func(m *mirror, p *manifests.Pointer) {
+		"expired":         {made: changed(func(_ *mirror, p *manifests.Pointer) { p.Issued, p.Expires = p.Issued.AddDate(0, -1, 0), p.Issued }), want: "release pointer 2 expired at"},
+		"from the future": {made: changed(func(_ *mirror, p *manifests.Pointer) { p.Issued = p.Issued.AddDate(0, 0, 2) }), want: "which is before"},
+		"an older number": {seen: 3, made: changed(func(*mirror, *manifests.Pointer) {}), want: "release pointer 2 names v1.1.0-runtime"},
+		"an older number of another release": {seen: 3, made: changed(func(m *mirror, p *manifests.Pointer) {
 			p.Release, p.Manifest = "v1.0.0-runtime", m.older.Pointer(t, 1).Manifest
 		}), want: "was seen before"},
-		"the same number for another": {seen: 2, made: pointer(func(m *mirror, p *manifests.Pointer) {
+		"the same number for another": {seen: 2, made: changed(func(m *mirror, p *manifests.Pointer) {
 			p.Release, p.Manifest = "v1.0.0-runtime", m.older.Pointer(t, 1).Manifest
 		}), want: "two release pointers have the number 2"},
-		"another release's manifest":      {made: pointer(func(m *mirror, p *manifests.Pointer) { p.Manifest = m.older.Pointer(t, 1).Manifest }), want: "for its manifest.json, and here is one with"},
-		"another manifest":                {made: pointer(func(_ *mirror, p *manifests.Pointer) { p.Manifest = strings.Repeat("0", 64) }), want: "for its manifest.json, and here is one with"},
-		"another release by its manifest": {made: pointer(func(_ *mirror, p *manifests.Pointer) { p.Release = "v1.0.0-runtime" }), want: "for its manifest.json, and here is one with"},
+		"another release's manifest":      {made: changed(func(m *mirror, p *manifests.Pointer) { p.Manifest = m.older.Pointer(t, 1).Manifest }), want: "for its manifest.json, and here is one with"},
+		"another manifest":                {made: changed(func(_ *mirror, p *manifests.Pointer) { p.Manifest = strings.Repeat("0", 64) }), want: "for its manifest.json, and here is one with"},
+		"another release by its manifest": {made: changed(func(_ *mirror, p *manifests.Pointer) { p.Release = "v1.0.0-runtime" }), want: "for its manifest.json, and here is one with"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -264,4 +269,58 @@ func TestPointersSeenNeverGoBack(t *testing.T) {
 		t.Error("that was no test")
 	}
 	(&machine{t: t, home: home}).sound()
+}
+
+// What the publisher pushes to a branch of a real git repository, and a server gives out from there as GitHub's does, the
+// client follows: on to a newer release, and back where the farm takes one back.
+func TestPublishedPointerIsFollowed(t *testing.T) {
+	m := newMirror(t)
+	far, home := filepath.Join(t.TempDir(), "far.git"), filepath.Join(t.TempDir(), "store")
+	near := t.TempDir()
+	for _, dir := range []string{far, near} {
+		if out, err := exec.Command("git", "init", "--quiet", "--bare", dir).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	files := http.FileServer(http.Dir(m.dir))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/current/"+manifests.PointerName {
+			files.ServeHTTP(w, r)
+			return
+		}
+		data, err := exec.Command("git", "-C", far, "cat-file", "blob", "refs/heads/"+manifests.PointerBranch+":"+manifests.PointerName).Output()
+		if err != nil {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = w.Write(data)
+	}))
+	defer server.Close()
+	m.url = server.URL + "/{release}"
+	verifier, err := sigverify.New(sigverify.Policy{PublicKey: m.older.PublicKey(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, step := range []struct {
+		release *fetchtest.Release
+		back    bool
+	}{{m.older, false}, {m.newer, false}, {m.older, true}, {m.newer, false}} {
+		_, _, err := pointer.Publish(t.Context(), pointer.Branch{Dir: near, Remote: far}, pointer.Options{
+			Release: step.release.Manifest.Release, Back: step.back, Verifier: verifier,
+			Manifest: func(context.Context, string) (string, error) { return step.release.Pointer(t, 1).Manifest, nil },
+			Sign: func(_ context.Context, statement []byte) ([]byte, error) {
+				return m.older.SignStatement(t, statement), nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := m.command(home, "install", "--update").CombinedOutput()
+		if want := "of release " + step.release.Manifest.Release + " installed"; err != nil || !strings.Contains(string(out), want) {
+			t.Fatalf("step %d: %v; want %q:\n%s", i, err, want, out)
+		}
+		if got := newestSeen(t, home); got != int64(i+1) {
+			t.Errorf("step %d: the newest pointer seen is number %d", i, got)
+		}
+	}
 }
