@@ -123,11 +123,14 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if !isTemporary(failed) && !errors.Is(failed, ErrExists) {
-			return fmt.Errorf("uploading %s: %w", file.Name, failed)
-		}
 		var err error
-		if there, err = p.look(ctx, release, file.Name); err != nil {
+		there, err = p.look(ctx, release, file.Name)
+		switch permanent := !isTemporary(failed) && !errors.Is(failed, ErrExists); {
+		case permanent && err == nil && there != nil && p.same(file, *there):
+			return nil // another run sent it, and perhaps even published the release, so that it takes nothing any more
+		case permanent:
+			return fmt.Errorf("uploading %s: %w", file.Name, failed)
+		case err != nil:
 			return err
 		}
 		switch {
