@@ -21,10 +21,11 @@ test: packages lint
 	$(GO) test -p 1 -timeout 60m ./...
 	cd docker/engine && $(GO) test ./...
 
-# What the tests run: gcc makes small libraries to break, busybox tries install.sh, shellcheck reads it.
+# What the tests run: gcc makes small libraries to break, busybox tries install.sh, shellcheck reads it, node runs the
+# official clients of GitHub and of the Hugging Face Hub, which npm brings.
 packages:
-	@for program in gcc busybox shellcheck; do command -v $$program >/dev/null || missing=1; done; test -z "$$missing" || \
-	    { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev busybox shellcheck; }
+	@for program in gcc busybox shellcheck node npm; do command -v $$program >/dev/null || missing="$$missing $$program"; done; test -z "$$missing" || \
+	    { apt-get update && apt-get install -y --no-install-recommends $$(echo $$missing | sed 's/node/nodejs/; s/gcc/gcc libc6-dev/'); }
 
 ## lint: formatting, vet, scripts, and the modules of their own
 lint: packages

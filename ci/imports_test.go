@@ -73,7 +73,7 @@ var inTests = map[string][]string{
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
 	"ci/internal/cli":            {"publisher/cosigntest", "publisher/ghtest", "manifests/fetch/fetchtest"},
-	"publisher":                  {"manifests/fetch/fetchtest", "matrix/spec"},
+	"publisher":                  {"manifests/fetch/fetchtest"},
 	"publisher/ghrelease":        {"publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
 }
 

@@ -12,26 +12,26 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/matrix"
-	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
 
 func TestNotes(t *testing.T) {
-	table, err := spec.Default()
-	if err != nil {
-		t.Fatal(err)
+	table := matrix.Matrix{
+		Targets:  []matrix.Target{{SM: 50, Platforms: []string{"Local"}}, {SM: 75, Platforms: []string{"Colab", "Kaggle"}}, {SM: 89, Platforms: []string{"Local"}}},
+		LlamaCPP: matrix.LlamaPin{Repository: "https://github.com/ggml-org/llama.cpp"},
 	}
-	models, err := spec.DefaultModels()
-	if err != nil {
-		t.Fatal(err)
+	models := []matrix.Model{
+		{Name: "gemma-3-1b-it-Q4_K_M", Repo: "unsloth/gemma-3-1b-it-GGUF", File: "gemma-3-1b-it-Q4_K_M.gguf", Size: 806_058_240,
+			SHA256: strings.Repeat("b", 64), Source: "google/gemma-3-1b-it", Licence: "gemma", VRAM: 1200},
+		{Name: "tinyllama-1.1b-Q5_K_M", Repo: "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", File: "tinyllama-1.1b-chat-v1.0.Q5_K_M.gguf",
+			Source: "TinyLlama/TinyLlama-1.1B-Chat-v1.0", Licence: "apache-2.0"},
 	}
-	models[0].Size, models[0].SHA256, models[0].VRAM = 806_058_240, strings.Repeat("b", 64), 1200
-	full := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{75, 50, 89}, Models: models}).Manifest
+	made := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{75, 50, 89}, Models: models}).Manifest
 	digest := strings.Repeat("a", 64)
 	var assets []manifests.Artifact
-	for _, a := range full.Assets {
+	for _, a := range made.Assets {
 		if a.Kind == manifests.KindCUDART { // its digest is the compiler's
 			a.Name = "llcuda-cudart-cu12-aaaaaaaaaaaa." + a.Format
 			a.URL, a.Size, a.Tar = a.Name, 240_000_000, &manifests.Digest{SHA256: digest, Size: 500_000_000}
@@ -47,7 +47,8 @@ func TestNotes(t *testing.T) {
 	} {
 		assets = append(assets, manifests.Artifact{Name: name, Kind: kind, Size: 1000, SHA256: digest, URL: name})
 	}
-	if full, err = manifests.New(full.Release, assets, models); err != nil {
+	full, err := manifests.New(made.Release, assets, models)
+	if err != nil {
 		t.Fatal(err)
 	}
 	bare := fetchtest.New(t, fetchtest.Options{}).Manifest

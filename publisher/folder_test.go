@@ -1,0 +1,80 @@
+package publisher_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/publisher"
+)
+
+func TestOpenFolder(t *testing.T) {
+	const bundle = "llcuda-bins-sm75.tar.gz"
+	write := func(t *testing.T, dir, name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func(t *testing.T, dir, name string) {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		name  string
+		edit  func(*testing.T, *fetchtest.Release)
+		wrong string
+	}{
+		{"as it is", func(*testing.T, *fetchtest.Release) {}, ""},
+		{"logs and files on their way beside it", func(t *testing.T, r *fetchtest.Release) {
+			write(t, r.Dir, ".manifest.json.1.partial", "x")
+			if err := os.Mkdir(filepath.Join(r.Dir, "logs"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}, ""},
+		{"no sums", func(t *testing.T, r *fetchtest.Release) { remove(t, r.Dir, manifests.SumsName) }, manifests.SumsName},
+		{"a file is missing", func(t *testing.T, r *fetchtest.Release) { remove(t, r.Dir, bundle) }, bundle},
+		{"a file is another one", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, bundle, "x") }, bundle + " has sha256"},
+		{"a file more", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, "more", "x") }, "more is no part of the release"},
+		{"a file more, with a sum", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, "more", "x"); r.Sum(t) }, "names more, and manifest.json does not"},
+		{"a sum less", func(t *testing.T, r *fetchtest.Release) {
+			sums := r.Read(t, manifests.SumsName)
+			lines := slices.DeleteFunc(strings.SplitAfter(string(sums), "\n"), func(line string) bool { return strings.Contains(line, bundle) })
+			write(t, r.Dir, manifests.SumsName, strings.Join(lines, ""))
+		}, "names " + bundle + ", and SHA256SUMS does not"},
+		{"another manifest", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, bundle, "x"); r.Sum(t) }, "is not the file that manifest.json describes"},
+		{"no manifest", func(t *testing.T, r *fetchtest.Release) { remove(t, r.Dir, manifests.ManifestName); r.Sum(t) }, manifests.ManifestName},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			release := fetchtest.New(t, fetchtest.Options{})
+			test.edit(t, release)
+			folder, err := publisher.OpenFolder(t.Context(), release.Dir)
+			var wrong *publisher.FolderError
+			switch {
+			case test.wrong != "":
+				if !errors.As(err, &wrong) || !strings.Contains(err.Error(), test.wrong) {
+					t.Errorf("got %v, want %q", err, test.wrong)
+				}
+				return
+			case err != nil:
+				t.Fatal(err)
+			}
+			if n := len(folder.Files); n != 7 || folder.Files[n-1].Name != manifests.SumsName || folder.Files[n-2].Name != manifests.SignatureName {
+				t.Errorf("files %+v", folder.Files)
+			}
+			if !folder.Signed() || folder.Release.Release != "v1.1.0-runtime" {
+				t.Errorf("folder %+v", folder)
+			}
+		})
+	}
+	release := fetchtest.New(t, fetchtest.Options{})
+	remove(t, release.Dir, manifests.SignatureName)
+	if folder, err := publisher.OpenFolder(t.Context(), release.Dir); err != nil || folder.Signed() || len(folder.Files) != 6 {
+		t.Errorf("unsigned: %+v, %v", folder, err)
+	}
+}
