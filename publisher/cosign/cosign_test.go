@@ -267,6 +267,24 @@ func TestRefusedToken(t *testing.T) {
 	}
 }
 
+func TestIdentity(t *testing.T) {
+	t.Parallel()
+	for claims, want := range map[string][2]string{
+		`{"iss":"https://token.actions.githubusercontent.com","sub":"repo:a/b:ref:c","job_workflow_ref":"a/b/.github/workflows/c.yml@refs/tags/v1"}`: {
+			"https://token.actions.githubusercontent.com", "https://github.com/a/b/.github/workflows/c.yml@refs/tags/v1"},
+		`{"iss":"https://ghe.example/_services/token","job_workflow_ref":"a/b/.github/workflows/c.yml@refs/tags/v1"}`: {
+			"https://ghe.example/_services/token", "https://ghe.example/a/b/.github/workflows/c.yml@refs/tags/v1"},
+		`{"iss":"https://oauth2.sigstore.dev/auth","sub":"x","email":"a@example.org","federated_claims":{"connector_id":"https://github.com/login/oauth"}}`: {
+			"https://github.com/login/oauth", "a@example.org"},
+		`{"iss":"https://example.org","sub":"machine"}`: {"https://example.org", "machine"},
+	} {
+		issuer, identity := parse(t, "e30."+base64.RawURLEncoding.EncodeToString([]byte(claims))+".e30").Identity()
+		if got := [2]string{issuer, identity}; got != want {
+			t.Errorf("%s names %q, want %q", claims, got, want)
+		}
+	}
+}
+
 func TestAmbient(t *testing.T) {
 	t.Parallel()
 	stack := cosigntest.Start(t)

@@ -76,7 +76,11 @@ func (t Token) Identity() (issuer, identity string) {
 	issuer, identity = t.claims.Issuer, t.claims.Subject
 	switch {
 	case t.claims.JobWorkflowRef != "":
-		identity = "https://github.com/" + t.claims.JobWorkflowRef
+		server := "https://github.com"
+		if enterprise, ok := strings.CutSuffix(issuer, "/_services/token"); ok {
+			server = enterprise // https://docs.github.com/en/enterprise-server/actions/concepts/security/openid-connect
+		}
+		identity = server + "/" + t.claims.JobWorkflowRef
 	case t.claims.Email != "":
 		identity = t.claims.Email
 	}
