@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -112,14 +113,18 @@ func listen(h http.Handler) (string, error) {
 	return "http://" + l.Addr().String(), nil
 }
 
-// freePort is a port for servers that take only a number. Another process may take it first; then the server says so.
+// freePort is a port for servers that take only a number. It is below those that the kernel gives to connections, which
+// would take one again before its server listens: https://docs.kernel.org/networking/ip-sysctl.html, ip_local_port_range.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	const first, last = 12_000, 32_000
+	for range 100 {
+		port := first + rand.IntN(last-first)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, errors.New("no port is free")
 }
 
 // get fetches from a service of the stack's own that may not listen yet.
