@@ -1,9 +1,12 @@
-// Package sigverify verifies the Sigstore bundle over a release's SHA256SUMS, offline.
+// Package sigverify verifies the signatures of a farm, offline: that over a release's SHA256SUMS, and those on statements,
+// as the release pointer and the provenance are.
 //
-// llcuda-fetch and the publisher call it. In go the bytes of SHA256SUMS, those of SHA256SUMS.sigstore.json and a Policy
-// that says whose signature counts; out comes the Signer, or a *SignatureError that says in what way it is not his:
+// llcuda-fetch and the publisher call it. In go a Policy that says whose signature counts, and the bytes of SHA256SUMS with
+// those of SHA256SUMS.sigstore.json, or those of a Sigstore bundle with a statement in it; out comes the Signer, and the
+// statement, or a *SignatureError that says in what way the signature is not his:
 //
 //	Policy ──New──▶ Verifier ──Verify(sums, bundle)──▶ Signer
+//	                    └──VerifyStatement(bundle)──▶ Statement, Signer
 //
 // A keyless signature counts if all of this holds: its certificate was issued by the trusted root's CA and is in its
 // certificate log (one SCT), the signature is in a transparency log, a log or a timestamp authority saw it while the
