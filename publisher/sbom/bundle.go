@@ -144,12 +144,13 @@ func ggmlVersion(files []file) string {
 // A part is one section of the licence texts: of a library, by the path of its licence or its name and version.
 type part struct{ title, text string }
 
-// noticeParts takes the licence texts apart. The farm's build underlines the title of each.
+// noticeParts takes the licence texts apart. The farm's build underlines the title of each; other lines that are
+// underlined are part of a text.
 func noticeParts(notice string) []part {
 	var parts []part
 	lines := strings.Split(notice, "\n")
 	for i := 0; i < len(lines); i++ {
-		if i+1 < len(lines) && len(lines[i]) > 2 && lines[i+1] == strings.Repeat("=", len(lines[i])) {
+		if i+1 < len(lines) && isTitle(lines[i]) && lines[i+1] == strings.Repeat("=", len(lines[i])) {
 			parts = append(parts, part{title: lines[i]})
 			i++
 			continue
@@ -164,19 +165,31 @@ func noticeParts(notice string) []part {
 	return slices.DeleteFunc(parts, func(p part) bool { return p.text == "" })
 }
 
+// isTitle says whether a line is what the farm's build calls a part: a path in llama.cpp's tree, an npm package with its
+// version, or one of the two texts that come with the compiler.
+func isTitle(line string) bool {
+	return strings.HasPrefix(line, "licenses/") || strings.HasPrefix(line, "vendor/") || npmForm.MatchString(line) ||
+		strings.HasPrefix(line, libgompTitle) || strings.HasPrefix(line, gplTitle)
+}
+
+const (
+	libgompTitle = "libgomp ("
+	gplTitle     = "GNU General Public License, version 3"
+)
+
 var (
 	licenceForm = regexp.MustCompile(`(?i)^licen[cs]e([-.]|$)`)
-	npmForm     = regexp.MustCompile(`^((?:@[^/ ]+/)?[^/ ]+) ([0-9][^ ]*)$`)
+	npmForm     = regexp.MustCompile(`^((?:@[^/ ]+/)?[^/ ]+) ([0-9]+\.[0-9]+\.[0-9]+[^ ]*)$`)
 )
 
 // vendored adds the library that a section is about.
 func (d *draft) vendored(p part, files []file, add func(v2_3.Package)) {
-	if strings.HasPrefix(p.title, "GNU General Public License") {
+	if strings.HasPrefix(p.title, gplTitle) {
 		return // the text that libgomp's section speaks of
 	}
 	library := v2_3.Package{PrimaryPackagePurpose: "LIBRARY"}
 	switch npm := npmForm.FindStringSubmatch(p.title); {
-	case strings.HasPrefix(p.title, "libgomp "):
+	case strings.HasPrefix(p.title, libgompTitle):
 		if !slices.ContainsFunc(files, func(f file) bool { return strings.HasPrefix(path.Base(f.path), "libgomp.so") }) {
 			return // not bundled: nothing needs it
 		}

@@ -36,8 +36,8 @@ func title(name string) string { return "\n" + name + "\n" + strings.Repeat("=",
 // contents are a bundle as the farm's build makes it.
 func contents() sbom.Contents {
 	notice := title("licenses/LICENSE-jsonhpp") + mit + "\n" +
-		title("licenses/LICENSE-web-ui") + "\n" + title("@scope/ui 1.2.3") + mit + "\n" + title("tiny 0.1") + "ISC, by somebody\n" +
-		title("vendor/cpp-httplib/LICENSE") + mit + "\n" + title("vendor/hash/xxhash/LICENSE") + bsd3 + "\n" +
+		title("licenses/LICENSE-web-ui") + "\n" + title("@scope/ui 1.2.3") + mit + "\n" + title("tiny 0.1.0") + "ISC, by somebody\n" +
+		title("vendor/cpp-httplib/LICENSE") + title("Apache 2.0") + title("License") + mit + "\n" + title("vendor/hash/xxhash/LICENSE") + bsd3 + "\n" +
 		title("vendor/stb/stb_image.h") + both + "\n" + title("vendor/odd/LICENSE.md") + ours + "\n" + title("vendor/odder/LICENSE.md") + ours + "\n" +
 		title("libgomp (GCC, with the GCC Runtime Library Exception)") + "GPL and more\n" + title("GNU General Public License, version 3") + "GPL\n"
 	files := fstest.MapFS{
@@ -108,7 +108,7 @@ func TestBundle(t *testing.T) {
 	want := map[string]string{
 		"llcuda-bins-sm75 v1": "NOASSERTION", "llcuda-bins-sm75.tar.gz ": "NOASSERTION", "llcuda-bins-sm75.tar.zst ": "NOASSERTION",
 		"llama.cpp 0.5.0": "MIT", "ggml 0.25.1": "MIT",
-		"jsonhpp ": "MIT", "@scope/ui 1.2.3": "MIT", "tiny 0.1": "ISC", "cpp-httplib ": "MIT", "xxhash ": "BSD-3-Clause",
+		"jsonhpp ": "MIT", "@scope/ui 1.2.3": "MIT", "tiny 0.1.0": "ISC", "cpp-httplib ": "MIT", "xxhash ": "BSD-3-Clause",
 		"stb_image ": "LicenseRef-License-vendor-stb-stb-image.h", "odd ": odd, "odder ": odd,
 		"libgomp ":                   "GPL-3.0-or-later WITH GCC-exception-3.1",
 		"NVIDIA CUDA Toolkit 12.4.1": "NOASSERTION", "llcuda-cudart-cu12-0.tar.zst 12.4.1": "NOASSERTION",
