@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"docker/cuda12/lock": {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/installer", "ci/internal/goreleaser", "manifests/fetch", "manifests/fetch/transfer", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/installer", "ci/internal/goreleaser", "manifests/fetch", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/sigverify"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
 	"ci/internal/engine/builtin": {},
 	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
@@ -37,7 +37,7 @@ var allowed = map[string][]string{
 
 	"publisher":            {"manifests", "matrix"},
 	"publisher/ghrelease":  {"publisher", "manifests"},
-	"publisher/hfhub":      {"publisher", "matrix"},
+	"publisher/hfhub":      {"publisher", "manifests", "matrix"},
 	"publisher/cosign":     {"publisher", "manifests", "manifests/sigverify"},
 	"publisher/sbom":       {"manifests"},
 	"publisher/installer":  {"manifests"},
@@ -72,7 +72,7 @@ var inTests = map[string][]string{
 	"publisher/cosign":           {"publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
-	"ci/internal/cli":            {"publisher/cosigntest", "publisher/ghtest", "manifests/fetch/fetchtest"},
+	"ci/internal/cli":            {"ci/internal/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
 	"publisher":                  {"manifests/fetch/fetchtest"},
 	"publisher/ghrelease":        {"publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
 }

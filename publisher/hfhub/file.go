@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -44,7 +45,7 @@ func (f File) check() error {
 }
 
 // read looks at a file, and computes its digest where that is not known. known are digests from before.
-func read(ctx context.Context, f File, known map[string]blob, report func(publisher.Progress)) (blob, error) {
+func read(ctx context.Context, f File, known map[string]blob) (blob, error) {
 	if err := f.check(); err != nil {
 		return blob{}, err
 	}
@@ -77,15 +78,32 @@ func read(ctx context.Context, f File, known map[string]blob, report func(publis
 		return blob{}, fmt.Errorf("reading %s: %w", f.Local, err)
 	}
 	if b.SHA256 == "" {
-		meter := newMeter(f.Path, b.size, report)
-		b.SHA256, err = b.digest(ctx, file, sha256.New(), meter)
-		if err != nil {
+		if b.SHA256, err = b.digest(ctx, file, sha256.New(), nil); err != nil {
 			return blob{}, err
 		}
-		meter.finish()
 	}
 	known[f.Local] = b
 	return b, nil
+}
+
+// Digest reads a file on this machine: its sha256 in lower-case hex, and its size. report, if not nil, hears how far it is.
+func Digest(ctx context.Context, local string, report func(publisher.Progress)) (sum string, size int64, err error) {
+	file, err := os.Open(local)
+	if err != nil {
+		return "", 0, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return "", 0, err
+	}
+	b := blob{File: File{Local: local}, size: info.Size()}
+	m := newMeter(filepath.Base(local), b.size, report)
+	if sum, err = b.digest(ctx, file, sha256.New(), m); err != nil {
+		return "", 0, err
+	}
+	m.finish()
+	return sum, b.size, nil
 }
 
 // digest reads all of a file.

@@ -83,7 +83,7 @@ type File struct {
 	// Local is a file on this machine. Content is taken where it is empty.
 	Local   string
 	Content []byte
-	// SHA256 is Local's digest in lower-case hex, where the caller has just checked it; else it is computed.
+	// SHA256 is Local's digest in lower-case hex, where the caller has just read it (see Digest); else it is computed.
 	SHA256 string
 }
 
@@ -93,8 +93,8 @@ type Options struct {
 	Message string
 	// Private makes a repository that does not exist a private one.
 	Private bool
-	// Hashing and Progress, if not nil, hear of the bytes of each file that were read for its digest, and that were sent.
-	Hashing, Progress func(publisher.Progress)
+	// Progress, if not nil, hears of the bytes of each file as they are sent.
+	Progress func(publisher.Progress)
 }
 
 // A Change is what is to be done with one file.

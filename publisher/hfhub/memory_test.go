@@ -86,7 +86,11 @@ func publishSparse(t testing.TB, size int64) (peak uint64) {
 	}
 	server := sink(t, 64<<20)
 	client := &Client{Endpoint: server.URL, Tokens: StaticToken("hf_write"), Tries: 1}
-	if _, err := client.Publish(context.Background(), "org/model", these([]File{{Path: "model.gguf", Local: local}}), Options{Hashing: watch, Progress: watch}); err != nil {
+	sum, got, err := Digest(context.Background(), local, watch)
+	if err != nil || got != size {
+		t.Fatal(got, err)
+	}
+	if _, err := client.Publish(context.Background(), "org/model", these([]File{{Path: "model.gguf", Local: local, SHA256: sum}}), Options{Progress: watch}); err != nil {
 		t.Fatal(err)
 	}
 	return peak

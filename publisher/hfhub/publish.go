@@ -13,20 +13,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// cardName is the file that the Hub shows as the repository's page.
-const cardName = "README.md"
-
 // A BuildFunc says what a repository shall hold, given what it holds. It is called again when the head has moved.
 type BuildFunc func(ctx context.Context, head *Head) ([]File, error)
-
-// Plan says what Publish would do, and changes nothing.
-func (c *Client) Plan(ctx context.Context, repo string, build BuildFunc, opts Options) (Plan, error) {
-	d, err := c.draft(ctx, repo, build, map[string]blob{}, opts)
-	if err != nil {
-		return Plan{}, fmt.Errorf("planning what to publish: %w", refused(err, repo))
-	}
-	return d.Plan, nil
-}
 
 // Publish makes the repository hold the files, and reads back that it does.
 //
@@ -45,7 +33,7 @@ func (c *Client) publish(ctx context.Context, repo string, build BuildFunc, opts
 	var result Result
 	var first *Plan
 	for range replans {
-		d, err := c.draft(ctx, repo, build, known, opts)
+		d, err := c.draft(ctx, repo, build, known)
 		if err != nil {
 			return Result{}, err
 		}
@@ -94,7 +82,7 @@ type draft struct {
 }
 
 // draft compares what shall be with what is.
-func (c *Client) draft(ctx context.Context, repo string, build BuildFunc, known map[string]blob, opts Options) (*draft, error) {
+func (c *Client) draft(ctx context.Context, repo string, build BuildFunc, known map[string]blob) (*draft, error) {
 	if err := CheckRepo(repo); err != nil {
 		return nil, err
 	}
@@ -119,7 +107,7 @@ func (c *Client) draft(ctx context.Context, repo string, build BuildFunc, known 
 		return nil, err
 	}
 	for _, f := range files {
-		b, err := read(ctx, f, known, opts.Hashing)
+		b, err := read(ctx, f, known)
 		if err != nil {
 			return nil, err
 		}
@@ -140,7 +128,7 @@ func (c *Client) draft(ctx context.Context, repo string, build BuildFunc, known 
 // commitAll uploads what is missing and commits it. It returns errStale where the head has moved.
 func (c *Client) commitAll(ctx context.Context, d *draft, opts Options) (sent int64, err error) {
 	for _, b := range d.missing {
-		if b.Path == cardName {
+		if b.Path == CardName {
 			card, err := b.whole()
 			if err != nil {
 				return 0, err

@@ -36,6 +36,15 @@ type Head struct {
 	client *Client
 }
 
+// Head reads what the repository holds now.
+func (c *Client) Head(ctx context.Context, repo string) (*Head, error) {
+	if err := CheckRepo(repo); err != nil {
+		return nil, err
+	}
+	head, err := c.head(ctx, repo)
+	return head, refused(err, repo)
+}
+
 // head reads what a repository's branch stands for. One that is not there, or not to be seen, has no commit.
 func (c *Client) head(ctx context.Context, repo string) (*Head, error) {
 	var info struct{ SHA string }
@@ -79,6 +88,21 @@ func escapePath(path string) string {
 		parts[i] = url.PathEscape(part)
 	}
 	return strings.Join(parts, "/")
+}
+
+// Digests are the sha256 of those of some files that the head has in LFS storage, where large ones are.
+func (h *Head) Digests(ctx context.Context, paths []string) (map[string]string, error) {
+	there, err := h.entries(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	digests := map[string]string{}
+	for path, e := range there {
+		if e.LFS != nil {
+			digests[path] = e.LFS.OID
+		}
+	}
+	return digests, nil
 }
 
 // An entry is a file as the Hub lists it.

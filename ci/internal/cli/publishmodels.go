@@ -1,0 +1,505 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/gguf"
+	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
+	"github.com/waqasm86/llcuda-farm/publisher"
+	"github.com/waqasm86/llcuda-farm/publisher/hfhub"
+)
+
+func publishModelsCommand(term *terminal) *cobra.Command {
+	p := &modelsPublication{term: term, moves: &moves{term: term}, made: map[string]madeModel{}}
+	cmd := &cobra.Command{
+		Use:   "models",
+		Short: "Publish GGUF models to a repository of the Hugging Face Hub",
+		Long: `Publish GGUF models to a repository of the Hugging Face Hub, in one commit with
+the page that describes them. The models are those of matrix/models.yaml: each
+is downloaded from where that says, or taken from this machine with --local,
+checked by its sha256, and read for the page. A licence that does not allow it,
+or is not known to, keeps a model from being published.
+
+What the repository has is neither downloaded nor sent again; models that it has
+and that are not named stay, on the page too.
+
+The token is that of HF_TOKEN, or of the file that the Hub's own tools keep it
+in. In GitHub Actions, with the permission id-token: write and this workflow
+among the repository's Trusted Publishers, none is needed.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context()) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&p.repo, "repo", "", "the Hub's `repository`: owner/llcuda-models")
+	flags.StringSliceVar(&p.only, "only", nil, "only the models of these `names`")
+	flags.StringArrayVar(&p.local, "local", nil, "take a model from this machine: `NAME=FILE`")
+	flags.StringArrayVar(&p.texts, "licence", nil, "the text of a licence that must go along: `ID=FILE`, like gemma=terms.txt")
+	flags.StringVar(&p.list, "models", "", "another `file` like matrix/models.yaml")
+	flags.StringVar(&p.address, "endpoint", "", "`address` of the Hub (HF_ENDPOINT)")
+	flags.BoolVar(&p.private, "private", false, "make a repository that does not exist a private one")
+	flags.BoolVar(&p.dryRun, "dry-run", false, "say what would be done, and do nothing")
+	return cmd
+}
+
+// A modelsPublication is one run of the command.
+type modelsPublication struct {
+	term  *terminal
+	moves *moves
+
+	repo, list, address string
+	only, local, texts  []string
+	private, dryRun     bool
+
+	models []matrix.Model
+	files  map[string]string // a model's name → its file on this machine
+	given  map[string][]byte // a licence's ID → its text
+	source *hub.Client
+	client *hfhub.Client
+	made   map[string]madeModel
+}
+
+// A madeModel is a model that is ready on this machine.
+type madeModel struct {
+	hfhub.Model
+	local string
+}
+
+func (p *modelsPublication) run(ctx context.Context) error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	if p.dryRun {
+		return p.plan(ctx)
+	}
+	if token, err := p.client.Tokens(ctx, ""); err != nil {
+		return err
+	} else if token == "" { // before anything is downloaded
+		return &publisher.RefusedError{Err: errors.New("publishing models: there is no token"),
+			Way: "set HF_TOKEN to one that may write to " + p.repo + ", from " + p.source.Endpoint + "/settings/tokens"}
+	}
+	result, err := p.client.Publish(ctx, p.repo, p.build, hfhub.Options{Message: p.message(), Private: p.private, Progress: p.moves.show("upload")})
+	p.moves.end()
+	if err != nil {
+		return p.refuse(err)
+	}
+	p.advise()
+	missing := result.Missing()
+	if len(missing) == 0 {
+		p.term.printf("%s: nothing to do, commit %s has everything", result.URL, result.Commit)
+		return nil
+	}
+	for _, change := range missing {
+		p.term.notef("published %s, %s, sha256:%s", change.Path, bytesText(change.Size), change.SHA256)
+	}
+	p.term.printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), bytesText(result.Sent))
+	return nil
+}
+
+// check reads the flags and everything they name, before anything costs time.
+func (p *modelsPublication) check() error {
+	if p.repo == "" {
+		return &usageError{errors.New("--repo is missing"), "name the repository, like --repo owner/llcuda-models"}
+	}
+	if err := hfhub.CheckRepo(p.repo); err != nil {
+		return &usageError{fmt.Errorf("--repo: %w", err), "like --repo owner/llcuda-models"}
+	}
+	if err := p.choose(); err != nil {
+		return err
+	}
+	var err error
+	if p.files, err = p.pairs("--local", p.local); err != nil {
+		return err
+	}
+	texts, err := p.pairs("--licence", p.texts)
+	if err != nil {
+		return err
+	}
+	p.given = map[string][]byte{}
+	for id, name := range texts {
+		if p.given[id], err = os.ReadFile(name); err != nil {
+			return &usageError{fmt.Errorf("--licence %s: %w", id, err), "give the file with the licence's text"}
+		}
+	}
+	for name := range p.files {
+		if !slices.ContainsFunc(p.models, func(m matrix.Model) bool { return m.Name == name }) {
+			return &usageError{fmt.Errorf("--local %s: that model is not published", name), "published are " + names(p.models)}
+		}
+	}
+	for _, m := range p.models {
+		if _, err := m.Redistribution(); err != nil {
+			return p.refuse(err)
+		}
+	}
+
+	getenv := os.Getenv
+	if p.address != "" {
+		getenv = func(name string) string {
+			if name == "HF_ENDPOINT" {
+				return p.address
+			}
+			return os.Getenv(name)
+		}
+	}
+	if p.source, err = hub.FromEnvironment(getenv); err != nil {
+		return &usageError{err, "check --endpoint, and the variables HF_ENDPOINT, HF_HOME and HF_TOKEN"}
+	}
+	if p.source.Offline {
+		return &usageError{errors.New("publishing models: the network is switched off"), "unset HF_HUB_OFFLINE"}
+	}
+	p.client = &hfhub.Client{Endpoint: p.source.Endpoint, Tokens: hfhub.StaticToken(p.source.Token), Waiting: p.waiting}
+	if p.source.Token == "" {
+		if tokens, ok := p.client.TrustedPublisher(os.Getenv, p.repo); ok {
+			p.client.Tokens = tokens
+		}
+	}
+	return nil
+}
+
+// choose reads the list of models and what of it is wanted.
+func (p *modelsPublication) choose() error {
+	all, err := spec.DefaultModels()
+	if p.list != "" {
+		var file *os.File
+		if file, err = os.Open(p.list); err != nil {
+			return &usageError{err, "give a file like matrix/models.yaml"}
+		}
+		defer file.Close()
+		if all, err = spec.LoadModels(file); err != nil {
+			return &usageError{fmt.Errorf("reading %s: %w", p.list, err), "matrix/models.yaml shows what such a file holds"}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if len(p.only) == 0 {
+		p.models = all
+		return nil
+	}
+	for _, name := range p.only {
+		i := slices.IndexFunc(all, func(m matrix.Model) bool { return m.Name == name || slices.Contains(m.Aliases, name) })
+		if i < 0 {
+			return &usageError{fmt.Errorf("--only %s: there is no such model", name), "known are " + names(all)}
+		}
+		if !slices.ContainsFunc(p.models, func(m matrix.Model) bool { return m.Name == all[i].Name }) {
+			p.models = append(p.models, all[i])
+		}
+	}
+	return nil
+}
+
+func names(models []matrix.Model) string {
+	var list []string
+	for _, m := range models {
+		list = append(list, m.Name)
+	}
+	return strings.Join(list, ", ")
+}
+
+// pairs reads NAME=FILE.
+func (p *modelsPublication) pairs(flag string, given []string) (map[string]string, error) {
+	found := map[string]string{}
+	for _, pair := range given {
+		name, file, ok := strings.Cut(pair, "=")
+		if !ok || name == "" || file == "" || found[name] != "" {
+			return nil, &usageError{fmt.Errorf("%s %q is not NAME=FILE, each name once", flag, pair), "like " + flag + " name=path/of/the/file"}
+		}
+		found[name] = file
+	}
+	return found, nil
+}
+
+// build says what the repository shall hold, given what it holds.
+func (p *modelsPublication) build(ctx context.Context, head *hfhub.Head) ([]hfhub.File, error) {
+	old, err := p.catalogue(ctx, head)
+	if err != nil {
+		return nil, err
+	}
+	texts, err := p.licenceTexts(ctx, head, old)
+	if err != nil {
+		return nil, err
+	}
+	files := texts
+	var mine []hfhub.Model
+	for _, m := range p.models {
+		if there := slices.IndexFunc(old, func(o hfhub.Model) bool { return p.isThere(m, o) }); there >= 0 {
+			mine = append(mine, old[there])
+			continue
+		}
+		ready, err := p.make(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		mine = append(mine, ready.Model)
+		files = append(files, hfhub.File{Path: ready.File, Local: ready.local, SHA256: ready.SHA256})
+	}
+	catalogue := old.With(mine...)
+	card, err := catalogue.Card(p.source.Endpoint, p.repo)
+	if err != nil {
+		return nil, err
+	}
+	notice, err := catalogue.Notice()
+	if err != nil {
+		return nil, err
+	}
+	list, err := catalogue.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return append(files, hfhub.File{Path: hfhub.CardName, Content: card}, hfhub.File{Path: hfhub.NoticeName, Content: notice},
+		hfhub.File{Path: hfhub.CatalogueName, Content: list}), nil
+}
+
+// catalogue is what the repository says it holds, without what somebody has removed or replaced by hand.
+func (p *modelsPublication) catalogue(ctx context.Context, head *hfhub.Head) (hfhub.Catalogue, error) {
+	data, ok, err := head.Read(ctx, hfhub.CatalogueName)
+	if err != nil || !ok {
+		return nil, err
+	}
+	all, err := hfhub.DecodeCatalogue(data)
+	if err != nil {
+		return nil, &refusal{fmt.Errorf("%s: %w", p.repo, err), "it was not written by this command: publish to another repository, or remove the file there"}
+	}
+	var paths []string
+	for _, m := range all {
+		paths = append(paths, m.File)
+	}
+	digests, err := head.Digests(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(m hfhub.Model) bool { return digests[m.File] != m.SHA256 }), nil
+}
+
+// isThere tells whether the repository's model is the one to publish, where that can be told without having it.
+func (p *modelsPublication) isThere(m matrix.Model, there hfhub.Model) bool {
+	_, local := p.files[m.Name]
+	return !local && m.SHA256 != "" && there.Name == m.Name && there.File == fileName(m) && there.SHA256 == m.SHA256 &&
+		there.Licence == m.Licence && there.Weights == m.Source
+}
+
+// fileName is what a model is called in the repository: as people ask for it, whatever it is called elsewhere.
+func fileName(m matrix.Model) string { return m.Name + ".gguf" }
+
+// licenceTexts are the texts of the licences of all that the repository will hold.
+func (p *modelsPublication) licenceTexts(ctx context.Context, head *hfhub.Head, old hfhub.Catalogue) (files []hfhub.File, err error) {
+	var planned []hfhub.Model
+	for _, m := range p.models {
+		planned = append(planned, hfhub.Model{Name: m.Name, Licence: m.Licence})
+	}
+	licences, err := old.With(planned...).Licences()
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range slices.Sorted(maps.Keys(licences)) {
+		l := licences[id]
+		text := p.given[id]
+		if text == nil && l.Text != "" {
+			text = []byte(l.Text)
+		}
+		if text == nil {
+			there, ok, err := head.Read(ctx, hfhub.TextName(id))
+			if err != nil {
+				return nil, err
+			}
+			if !ok {
+				return nil, &refusal{fmt.Errorf("publishing models: the %s wants a copy of its text beside the files", l.Name),
+					"save it from " + l.Link + " and give it by --licence " + id + "=FILE; once published, it need not be given again"}
+			}
+			text = there
+		}
+		files = append(files, hfhub.File{Path: hfhub.TextName(id), Content: text})
+	}
+	return files, nil
+}
+
+// make has a model ready on this machine: brought, checked, and read. It is done once, however often the head moves.
+func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel, error) {
+	if ready, ok := p.made[m.Name]; ok {
+		return ready, nil
+	}
+	local, origin := p.files[m.Name], ""
+	if local == "" {
+		ref := hub.Ref{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}
+		show := p.moves.show("download")
+		got, err := p.source.Download(ctx, ref, hub.Want{Size: m.Size, SHA256: m.SHA256}, func(at transfer.Progress) {
+			show(publisher.Progress{Name: m.Name, Done: at.Done, Total: at.Total})
+		})
+		if err != nil {
+			return madeModel{}, fmt.Errorf("bringing %s: %w", m.Name, err)
+		}
+		if got.Unasked != nil {
+			return madeModel{}, fmt.Errorf("bringing %s: %w", m.Name, got.Unasked)
+		}
+		ref.Revision = got.Commit
+		local, origin = got.Path, ref.String()
+	}
+	header, err := gguf.Read(local)
+	if err != nil {
+		return madeModel{}, &refusal{fmt.Errorf("publishing %s: %w", m.Name, err), "only whole GGUF files of one part are published"}
+	}
+	if kind := header.Quantisation(); kind != "" && !strings.HasSuffix(strings.ToLower(m.Name), strings.ToLower(kind)) {
+		p.term.warnf("%s is of the quantisation %s, as its header says", m.Name, kind)
+	}
+	show := p.moves.show("read")
+	sum, size, err := hfhub.Digest(ctx, local, func(at publisher.Progress) {
+		show(publisher.Progress{Name: m.Name, Done: at.Done, Total: at.Total})
+	})
+	if err != nil {
+		return madeModel{}, err
+	}
+	if m.SHA256 != "" && (sum != m.SHA256 || size != m.Size) {
+		return madeModel{}, &refusal{fmt.Errorf("publishing %s: %s has %d bytes and the sha256 %s, models.yaml says %d and %s", m.Name, local, size, sum, m.Size, m.SHA256),
+			"it is another file, or a damaged one: bring the right one, or change models.yaml"}
+	}
+	ready := madeModel{local: local, Model: hfhub.Model{
+		Name: m.Name, File: fileName(m), Size: size, SHA256: sum,
+		Architecture: header.Architecture, Quantisation: header.Quantisation(), Parameters: header.Parameters, Context: header.Context,
+		VRAM: hub.Memory(header), Weights: m.Source, Licence: m.Licence, Origin: origin,
+	}}
+	p.made[m.Name] = ready
+	return ready, nil
+}
+
+// plan says what would be done, without bringing anything.
+func (p *modelsPublication) plan(ctx context.Context) error {
+	defer p.moves.end()
+	head, err := p.client.Head(ctx, p.repo)
+	if err != nil {
+		return err
+	}
+	old, err := p.catalogue(ctx, head)
+	if err != nil {
+		return p.refuse(err)
+	}
+	if _, err := p.licenceTexts(ctx, head, old); err != nil {
+		return p.refuse(err)
+	}
+	if head.Commit == "" {
+		p.term.printf("create    %s/%s", p.source.Endpoint, p.repo)
+	}
+	for _, m := range p.models {
+		size := "size not known yet"
+		if m.Size > 0 {
+			size = bytesText(m.Size)
+		}
+		from := hub.Ref{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}.String()
+		if local, ok := p.files[m.Name]; ok {
+			ready, err := p.make(ctx, m)
+			if err != nil {
+				return err
+			}
+			from, size = local, bytesText(ready.Size)
+			if slices.ContainsFunc(old, func(o hfhub.Model) bool { return o.File == ready.File && o.SHA256 == ready.SHA256 }) {
+				p.term.printf("there     %s", fileName(m))
+				continue
+			}
+		}
+		if slices.ContainsFunc(old, func(o hfhub.Model) bool { return p.isThere(m, o) }) {
+			p.term.printf("there     %s", fileName(m))
+			continue
+		}
+		p.term.printf("publish   %s, %s, from %s, licence %s", fileName(m), size, from, m.Licence)
+	}
+	for _, o := range old {
+		if !slices.ContainsFunc(p.models, func(m matrix.Model) bool { return m.Name == o.Name }) {
+			p.term.printf("keep      %s", o.File)
+		}
+	}
+	return nil
+}
+
+func (p *modelsPublication) message() string {
+	var list []string
+	for _, m := range p.models {
+		list = append(list, m.Name)
+	}
+	const several = 3 // names that a title holds
+	if len(list) > several {
+		return fmt.Sprintf("Publish %d models", len(list))
+	}
+	return "Publish " + strings.Join(list, ", ")
+}
+
+// refuse gives errors their exit codes.
+func (p *modelsPublication) refuse(err error) error {
+	var licence *matrix.LicenceError
+	var mismatch *hub.MismatchError
+	switch {
+	case errors.As(err, &licence):
+		return &refusal{err, licence.Hint()}
+	case errors.As(err, &mismatch):
+		return &refusal{err, mismatch.Hint()}
+	case isAs[*hub.GatedError](err), isAs[*hub.TokenError](err), isAs[*hub.RepositoryError](err):
+		return &publisher.RefusedError{Err: err, Way: hintFor(err)}
+	}
+	return err
+}
+
+// waiting tells of waits that a person would wonder about.
+func (p *modelsPublication) waiting(wait time.Duration, why error) {
+	const long = 10 * time.Second
+	if wait >= long {
+		p.term.notef("waiting %s: %v", wait.Round(time.Second), why)
+	}
+}
+
+// advise says what models.yaml could know now.
+func (p *modelsPublication) advise() {
+	for _, m := range p.models {
+		if ready, ok := p.made[m.Name]; ok && m.SHA256 == "" {
+			p.term.notef("models.yaml could say of %s: size: %d, sha256: %s, vram_mib: %d", m.Name, ready.Size, ready.SHA256, ready.VRAM)
+		}
+	}
+}
+
+// A moves shows downloads, reading and uploads that follow one another: a terminal has room for one view.
+type moves struct {
+	term *terminal
+
+	mu     sync.Mutex
+	stage  string
+	report func(publisher.Progress)
+	close  func()
+}
+
+// show gives what shows a stage, from its first byte on.
+func (m *moves) show(stage string) func(publisher.Progress) {
+	return func(at publisher.Progress) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.stage != stage {
+			m.leave()
+			m.stage = stage
+			m.report, m.close = m.term.transfers(stage)
+		}
+		m.report(at)
+	}
+}
+
+// end says that nothing moves any more.
+func (m *moves) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leave()
+}
+
+func (m *moves) leave() {
+	if m.close != nil {
+		m.close()
+	}
+	m.stage, m.close = "", nil
+}
