@@ -15,8 +15,8 @@ import (
 
 // Options are how to publish. The zero value publishes, and makes the release the latest one.
 type Options struct {
-	// Title is what the release is called; its tag if empty. Notes are its description, in Markdown.
-	Title, Notes string
+	// Notes are the release's description, in Markdown. It is called as its tag.
+	Notes string
 	// Draft leaves it a draft, for somebody to look at. The same command without it publishes that.
 	Draft bool
 	// Latest is LatestTrue if empty.
@@ -88,7 +88,7 @@ func newPublication(store Store, folder *Folder, opts Options) *publication {
 	tag := folder.Release.Release
 	return &publication{
 		Options: opts, store: store, folder: folder,
-		draft: Draft{Tag: tag, Title: cmp.Or(opts.Title, tag), Notes: opts.Notes + "\n" + mark + "\n"},
+		draft: Draft{Tag: tag, Title: tag, Notes: opts.Notes + "\n" + mark + "\n"},
 		sent:  map[string]bool{}, digest: map[int64]string{},
 	}
 }
@@ -122,7 +122,7 @@ func Publish(ctx context.Context, store Store, folder *Folder, opts Options) (Re
 			return Result{}, context.Cause(ctx)
 		case round < maxRounds && (errors.Is(err, ErrGone) || errors.Is(err, ErrExists)):
 			p.note("%v: somebody else changed the release %s; looking again", err, p.draft.Tag)
-			if err := p.poll(ctx); err != nil {
+			if err := p.poll(ctx, round, p.Settle); err != nil {
 				return Result{}, err
 			}
 		default:
@@ -240,7 +240,8 @@ func (p *publication) listed(ctx context.Context, is func(Release) bool, id int6
 	if id == 0 {
 		settle /= 6
 	}
-	for begun := time.Now(); ; {
+	begun := time.Now()
+	for look := 0; ; look++ {
 		found, err := p.find(ctx)
 		if err != nil || slices.ContainsFunc(found, is) {
 			return err
@@ -256,7 +257,7 @@ func (p *publication) listed(ctx context.Context, is func(Release) bool, id int6
 		if time.Since(begun) > settle {
 			return &TemporaryError{Err: fmt.Errorf("making the draft of %s: it is not listed after %s", p.draft.Tag, settle)}
 		}
-		if err := p.poll(ctx); err != nil {
+		if err := p.poll(ctx, look, settle); err != nil {
 			return err
 		}
 	}

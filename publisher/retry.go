@@ -107,5 +107,9 @@ func (p *publication) retry(ctx context.Context, what string, do func() error) e
 	}
 }
 
-// poll waits before the next look at something that changes by itself.
-func (p *publication) poll(ctx context.Context) error { return sleep(ctx, p.FirstWait/2) }
+// poll waits before look number n, from 0, at something that changes by itself within a time: more and more seldom,
+// because looks are counted by the other side.
+func (p *publication) poll(ctx context.Context, n int, within time.Duration) error {
+	const looks = 12 // at the least, within that time
+	return sleep(ctx, min(p.FirstWait/2<<min(n, 10), max(within/looks, p.FirstWait/2)))
+}

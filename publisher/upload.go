@@ -96,8 +96,11 @@ func (p *publication) send(ctx context.Context, plan Plan) error {
 func (p *publication) put(ctx context.Context, release Release, file File, there *Asset) error {
 	step := p.patience("uploading " + file.Name)
 	var blocked time.Time
-	for {
+	for round := 0; ; {
 		if there != nil {
+			if round++; round > maxRounds {
+				return &TemporaryError{Err: fmt.Errorf("uploading %s: somebody else keeps sending it, and never ends", file.Name)}
+			}
 			whole, err := p.outwait(ctx, release, *there)
 			if err != nil {
 				return err
@@ -227,7 +230,7 @@ func (p *publication) look(ctx context.Context, release Release, name string) (*
 // longer be on its way it is deleted.
 func (p *publication) outwait(ctx context.Context, release Release, asset Asset) (whole *Asset, err error) {
 	first := time.Now()
-	for told := false; ; told = true {
+	for look := 0; ; look++ {
 		now, err := p.look(ctx, release, asset.Name)
 		switch {
 		case err != nil || now == nil:
@@ -239,10 +242,10 @@ func (p *publication) outwait(ctx context.Context, release Release, asset Asset)
 		case time.Since(first) > p.Grace || now.Age > abandoned:
 			return nil, p.delete(ctx, *now)
 		}
-		if !told {
+		if look == 0 {
 			p.note("%s: begun %s ago and not whole; waiting up to %s for whoever may be sending it", asset.Name, now.Age.Round(time.Second), p.Grace)
 		}
-		if err := p.poll(ctx); err != nil {
+		if err := p.poll(ctx, look, p.Grace); err != nil {
 			return nil, err
 		}
 	}

@@ -1,6 +1,7 @@
 package ghrelease_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -359,4 +360,24 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("%q is taken for a repository", wrong)
 		}
 	}
+}
+
+// An interrupt ends it at once, and leaves a draft that the next run completes.
+func TestInterrupted(t *testing.T) {
+	server, folder := ghtest.New(t, ghtest.Options{}), newFolder(t, fetchtest.Options{})
+	store := newStore(t, server, ghrelease.Options{Stall: time.Minute})
+	ctx, cancel := context.WithCancel(t.Context())
+	server.Fail(ghtest.Fault{On: ghtest.Upload, Name: bundle, At: ghtest.Middle, Stall: true, Then: func() { time.AfterFunc(20*time.Millisecond, cancel) }})
+	begun := time.Now()
+	if _, err := publisher.Publish(ctx, store, folder, fast(t)); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(begun); took > 30*time.Second {
+		t.Errorf("it ended after %s", took)
+	}
+	wantDraft(t, server, folder)
+	if _, err := publisher.Publish(t.Context(), store, folder, fast(t)); err != nil {
+		t.Fatal(err)
+	}
+	wantPublished(t, server, ghtest.Repository, folder)
 }
