@@ -331,6 +331,33 @@ func TestTokenStays(t *testing.T) {
 	}
 }
 
+// A body that has begun can be sent again from its first byte, where the server sends the upload elsewhere on its host.
+func TestUploadIsSentAgain(t *testing.T) {
+	data := strings.Repeat("0123456789", 100_000)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/first" {
+			_, _ = io.CopyN(io.Discard, r.Body, 1000)
+			http.Redirect(w, r, "/second", http.StatusTemporaryRedirect)
+			return
+		}
+		got, err := io.ReadAll(r.Body)
+		if err != nil || string(got) != data || r.ContentLength != int64(len(data)) || r.Header.Get("Authorization") == "" {
+			t.Errorf("%d bytes came of %d, %v", len(got), r.ContentLength, err)
+		}
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, `{"id":7,"name":"a","state":"uploaded","size":1000000}`)
+	}))
+	defer server.Close()
+	store, err := ghrelease.New(ghtest.Repository, ghrelease.Options{APIURL: server.URL, Token: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asset, err := store.Upload(t.Context(), publisher.Release{ID: 1, UploadURL: server.URL + "/first"}, publishertest.ContentOf("a", []byte(data)))
+	if err != nil || asset.ID != 7 || !asset.Whole {
+		t.Errorf("%+v, %v", asset, err)
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	for _, pair := range [][2]string{
 		{"https://github.com", "https://api.github.com"},
