@@ -1,5 +1,6 @@
 module github.com/waqasm86/llcuda-farm/publisher/cosigntest/stack
 
+// Tidied with go mod tidy -e: the tests of a dependency want a module that not every proxy has.
 go 1.26.0
 
 require (
