@@ -36,7 +36,7 @@ func newStore(t testing.TB, server *ghtest.Server, o ghrelease.Options) *ghrelea
 		o.Token = server.Token
 	}
 	if o.Stall == 0 {
-		o.Stall = 2 * time.Second
+		o.Stall = 30 * time.Second // tests run on busy machines
 	}
 	store, err := ghrelease.New(ghtest.Repository, o)
 	if err != nil {
@@ -64,7 +64,7 @@ func newFolder(t testing.TB, o fetchtest.Options) *publisher.Folder {
 // fast are options for a server that is near.
 func fast(t testing.TB) publisher.Options {
 	return publisher.Options{
-		Notes: "Notes.", FirstWait: 4 * time.Millisecond, Grace: 150 * time.Millisecond, Settle: 3 * time.Second, MaxPause: 10 * time.Second,
+		Notes: "Notes.", FirstWait: 4 * time.Millisecond, Grace: 400 * time.Millisecond, Settle: 3 * time.Second, MaxPause: 10 * time.Second,
 		Note: func(line string) { t.Log(line) },
 	}
 }
@@ -305,7 +305,11 @@ func TestFaults(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			server := ghtest.New(t, test.server)
-			store := newStore(t, server, ghrelease.Options{Stall: 400 * time.Millisecond})
+			var options ghrelease.Options
+			if slices.ContainsFunc(test.faults, func(f ghtest.Fault) bool { return f.Stall }) {
+				options.Stall = time.Second
+			}
+			store := newStore(t, server, options)
 			server.Fail(test.faults...)
 			_, err := publisher.Publish(t.Context(), store, folder, fast(t))
 			var refused *publisher.RefusedError
