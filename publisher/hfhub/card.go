@@ -68,14 +68,50 @@ func DecodeCatalogue(data []byte) (Catalogue, error) {
 	if err == nil && doc.SchemaVersion != catalogueVersion {
 		err = fmt.Errorf("its schema_version is %d, known is %d", doc.SchemaVersion, catalogueVersion)
 	}
+	for i, m := range doc.Models {
+		if err == nil {
+			err = m.check()
+		}
+		if err == nil && i > 0 && m.Name <= doc.Models[i-1].Name {
+			err = fmt.Errorf("%s comes after %s", m.Name, doc.Models[i-1].Name)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", CatalogueName, err)
 	}
 	return doc.Models, nil
 }
 
+var (
+	wordForm   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	originForm = regexp.MustCompile(`^[A-Za-z0-9._/:@ +-]*$`)
+)
+
+// check keeps out of the page what would be another page: whoever may write to the repository may write its catalogue.
+func (m Model) check() error {
+	if !wordForm.MatchString(m.Name) {
+		return fmt.Errorf("%q is no model's name", m.Name)
+	}
+	switch {
+	case !wordForm.MatchString(m.File), m.Size <= 0, !sha256Form.MatchString(m.SHA256):
+		return fmt.Errorf("%s has no file, size and sha256", m.Name)
+	case !wordForm.MatchString(m.Architecture), m.Quantisation != "" && !wordForm.MatchString(strings.ReplaceAll(m.Quantisation, " ", "_")):
+		return fmt.Errorf("%s has no architecture, or no quantisation", m.Name)
+	case m.Parameters < 0, m.Context < 0, m.VRAM < 0:
+		return fmt.Errorf("%s has a negative number", m.Name)
+	case !repoForm.MatchString(m.Weights), !wordForm.MatchString(m.Licence), !originForm.MatchString(m.Origin):
+		return fmt.Errorf("%s does not say what it was made from, or under which licence", m.Name)
+	}
+	return nil
+}
+
 // Encode writes models.json.
 func (c Catalogue) Encode() ([]byte, error) {
+	for _, m := range c {
+		if err := m.check(); err != nil {
+			return nil, fmt.Errorf("writing %s: %w", CatalogueName, err)
+		}
+	}
 	data, err := json.MarshalIndent(catalogueDocument{catalogueVersion, c}, "", "  ")
 	return append(data, '\n'), err
 }

@@ -87,6 +87,34 @@ func TestCard(t *testing.T) {
 			t.Errorf("%s was read", name)
 		}
 	}
+	for name, edit := range map[string]func(*Model){
+		"a name that is a table": func(m *Model) { m.Name = "a | b" },
+		"a file elsewhere":       func(m *Model) { m.File = "../x.gguf" },
+		"a digest of nothing":    func(m *Model) { m.SHA256 = "" },
+		"a licence in lines":     func(m *Model) { m.Licence = "mit\nlicense: other" },
+		"an origin in code":      func(m *Model) { m.Origin = "a`b" },
+		"no weights":             func(m *Model) { m.Weights = "" },
+		"a negative number":      func(m *Model) { m.Context = -1 },
+		"an odd architecture":    func(m *Model) { m.Architecture = "<script>" },
+	} {
+		bad := slices.Clone(all)
+		edit(&bad[0])
+		if _, err := bad.Encode(); err == nil {
+			t.Errorf("%s was written", name)
+		}
+		text, err := json.Marshal(catalogueDocument{catalogueVersion, bad})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := DecodeCatalogue(text); err == nil {
+			t.Errorf("%s was read", name)
+		}
+	}
+	if text, err := json.Marshal(catalogueDocument{catalogueVersion, Catalogue{all[1], all[0]}}); err != nil {
+		t.Fatal(err)
+	} else if _, err := DecodeCatalogue(text); err == nil {
+		t.Error("models in disorder were read")
+	}
 	var refused *matrix.LicenceError
 	if _, err := all.With(Model{Name: "x", Licence: "secret"}).Card(DefaultEndpoint, "a/b"); !errors.As(err, &refused) {
 		t.Errorf("an unknown licence: %v", err)

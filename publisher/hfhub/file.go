@@ -53,7 +53,7 @@ func read(ctx context.Context, f File, known map[string]blob) (blob, error) {
 	if f.Local == "" {
 		sum := sha256.Sum256(f.Content)
 		b.SHA256 = hex.EncodeToString(sum[:])
-		b.sample = f.Content[:min(len(f.Content), sampleSize)]
+		b.sample = append([]byte{}, f.Content[:min(len(f.Content), sampleSize)]...) // never null to the Hub
 		return b, nil
 	}
 	file, err := os.Open(f.Local)

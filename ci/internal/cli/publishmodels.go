@@ -69,7 +69,9 @@ type modelsPublication struct {
 	given  map[string][]byte // a licence's ID → its text
 	source *hub.Client
 	client *hfhub.Client
-	made   map[string]madeModel
+	// anonymous says that there is neither a token nor what could be exchanged for one.
+	anonymous bool
+	made      map[string]madeModel
 }
 
 // A madeModel is a model that is ready on this machine.
@@ -85,9 +87,7 @@ func (p *modelsPublication) run(ctx context.Context) error {
 	if p.dryRun {
 		return p.plan(ctx)
 	}
-	if token, err := p.client.Tokens(ctx, ""); err != nil {
-		return err
-	} else if token == "" { // before anything is downloaded
+	if p.anonymous { // said before anything is downloaded
 		return &publisher.RefusedError{Err: errors.New("publishing models: there is no token"),
 			Way: "set HF_TOKEN to one that may write to " + p.repo + ", from " + p.source.Endpoint + "/settings/tokens"}
 	}
@@ -162,9 +162,11 @@ func (p *modelsPublication) check() error {
 	}
 	p.client = &hfhub.Client{Endpoint: p.source.Endpoint, Tokens: hfhub.StaticToken(p.source.Token), Waiting: p.waiting}
 	if p.source.Token == "" {
-		if tokens, ok := p.client.TrustedPublisher(os.Getenv, p.repo); ok {
+		tokens, ok := p.client.TrustedPublisher(os.Getenv, p.repo)
+		if ok {
 			p.client.Tokens = tokens
 		}
+		p.anonymous = !ok
 	}
 	return nil
 }
@@ -316,7 +318,7 @@ func (p *modelsPublication) licenceTexts(ctx context.Context, head *hfhub.Head, 
 				return nil, err
 			}
 			if !ok {
-				return nil, &refusal{fmt.Errorf("publishing models: the %s wants a copy of its text beside the files", l.Name),
+				return nil, &refusal{fmt.Errorf("the %s wants a copy of its text beside the files", l.Name),
 					"save it from " + l.Link + " and give it by --licence " + id + "=FILE; once published, it need not be given again"}
 			}
 			text = there
@@ -349,7 +351,7 @@ func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel
 	}
 	header, err := gguf.Read(local)
 	if err != nil {
-		return madeModel{}, &refusal{fmt.Errorf("publishing %s: %w", m.Name, err), "only whole GGUF files of one part are published"}
+		return madeModel{}, &refusal{fmt.Errorf("describing %s: %w", m.Name, err), "only whole GGUF files of one part are published"}
 	}
 	if kind := header.Quantisation(); kind != "" && !strings.HasSuffix(strings.ToLower(m.Name), strings.ToLower(kind)) {
 		p.term.warnf("%s is of the quantisation %s, as its header says", m.Name, kind)
@@ -362,7 +364,7 @@ func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel
 		return madeModel{}, err
 	}
 	if m.SHA256 != "" && (sum != m.SHA256 || size != m.Size) {
-		return madeModel{}, &refusal{fmt.Errorf("publishing %s: %s has %d bytes and the sha256 %s, models.yaml says %d and %s", m.Name, local, size, sum, m.Size, m.SHA256),
+		return madeModel{}, &refusal{fmt.Errorf("checking %s: %s has %d bytes and the sha256 %s, models.yaml says %d and %s", m.Name, local, size, sum, m.Size, m.SHA256),
 			"it is another file, or a damaged one: bring the right one, or change models.yaml"}
 	}
 	ready := madeModel{local: local, Model: hfhub.Model{

@@ -17,6 +17,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/tinygguf"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
+	"github.com/waqasm86/llcuda-farm/manifests/gguf"
 	"github.com/waqasm86/llcuda-farm/publisher/hfhub"
 	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )
@@ -36,6 +38,8 @@ func TestModelScripts(t *testing.T) {
 //	trouble STAGE DO [STATUS] lets something go wrong: see hftest.Fault
 //	held REPO                 says in held.txt what a repository has, and how many commits
 //	read REPO PATH FILE       brings a file of a repository
+//	pull REPO FILE            brings a file as llcuda-fetch does, and checks it
+//	trust TOKEN REPO          makes the repository trust whoever has an id token
 //	requests                  says in requests.txt what was asked of the Hub since the last time
 //	expand FILE               makes FILE of FILE.in, with the script's variables in it
 func hubCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {
@@ -48,12 +52,12 @@ func hubCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []s
 	}
 	return map[string]func(*testscript.TestScript, bool, []string){
 		"hub": func(ts *testscript.TestScript, _ bool, _ []string) {
-			hub := hftest.Start(t)
-			hub.Set(hftest.Settings{LargeFrom: 1 << 20, PartsFrom: 2 << 20, PartSize: 1 << 20})
+			server := hftest.Start(t)
+			server.Set(hftest.Settings{LargeFrom: 1 << 20, PartsFrom: 2 << 20, PartSize: 1 << 20})
 			mu.Lock()
-			hubs[hub.URL] = hub
+			hubs[server.URL] = server
 			mu.Unlock()
-			ts.Setenv("HF_ENDPOINT", hub.URL)
+			ts.Setenv("HF_ENDPOINT", server.URL)
 			ts.Setenv("HF_TOKEN", hftest.WriteToken)
 			ts.Setenv("HF_HOME", filepath.Join(ts.Getenv("WORK"), "hf"))
 		},
@@ -96,6 +100,20 @@ func hubCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []s
 		},
 		"read": func(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Check(os.WriteFile(ts.MkAbs(args[2]), of(ts).Read(args[0], "main", args[1]), 0o644))
+		},
+		"pull": func(ts *testscript.TestScript, _ bool, args []string) {
+			client := hub.Client{Cache: ts.MkAbs("pulled"), Endpoint: ts.Getenv("HF_ENDPOINT")}
+			got, err := client.Download(context.Background(), hub.Ref{Repo: args[0], Path: args[1], Revision: "main"}, hub.Want{}, nil)
+			ts.Check(err)
+			ts.Check(hub.Verify(got.Path, hub.Want{}))
+			header, err := gguf.Read(got.Path)
+			ts.Check(err)
+			if ngl, why := hub.Layers(header, []int{hub.Memory(header)}); ngl < hub.AllLayers {
+				ts.Fatalf("the page's GPU memory is not enough: %s", why)
+			}
+		},
+		"trust": func(ts *testscript.TestScript, _ bool, args []string) {
+			of(ts).Set(hftest.Settings{LargeFrom: 1 << 20, PartsFrom: 2 << 20, PartSize: 1 << 20, Publishers: map[string]string{args[0]: args[1]}})
 		},
 		"expand": func(ts *testscript.TestScript, _ bool, args []string) {
 			data, err := os.ReadFile(ts.MkAbs(args[0] + ".in"))
