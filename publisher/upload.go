@@ -92,10 +92,13 @@ func (p *publication) send(ctx context.Context, plan Plan) error {
 	return nil
 }
 
+// blockedTries is how many tries in a row, at the least, find a name taken by nothing that is listed before that counts.
+const blockedTries = 4
+
 // put sends one file until the release has it. there is an asset of its name that is not whole, if there is one.
 func (p *publication) put(ctx context.Context, release Release, file File, there *Asset) error {
 	step := p.patience("uploading " + file.Name)
-	var blocked time.Time
+	var blocked []time.Time // the tries in a row that found the name taken by nothing that is listed
 	for round := 0; ; {
 		if there != nil {
 			if round++; round > maxRounds {
@@ -136,6 +139,9 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 		case err != nil:
 			return err
 		}
+		if there != nil || !errors.Is(failed, ErrExists) {
+			blocked = nil
+		}
 		switch {
 		case there != nil && there.Whole: // only the answer was lost, or another run sent it
 			return p.ours(release, file, *there)
@@ -152,10 +158,8 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 		case errors.Is(failed, ErrExists):
 			// The name is taken by something that is not listed: the other side lags, or lost an upload half-way and
 			// forgets it after a while. It has no number by which it could be deleted.
-			if blocked.IsZero() {
-				blocked = begun
-			}
-			if time.Since(blocked) > p.Grace {
+			// Between two runs it may also be that one of the other run's was deleted before it could be seen.
+			if blocked = append(blocked, begun); len(blocked) > blockedTries && begun.Sub(blocked[0]) > p.Grace {
 				return &RefusedError{
 					Err: fmt.Errorf("uploading %s: the name is taken, and no asset of that name is listed", file.Name),
 					Way: "what is left of a broken upload blocks it: run this again later; if that does not help, delete the draft at " + release.URL + " and run it again",

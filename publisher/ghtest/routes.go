@@ -257,7 +257,8 @@ func (s *Server) upload(r *request, fault *Fault) *answer {
 	s.mu.Lock()
 	to := s.releaseOf(r)
 	var made *asset
-	if to != nil && !to.frozen {
+	frozen := to != nil && to.frozen
+	if to != nil && !frozen {
 		made = s.begin(to, r)
 	}
 	s.mu.Unlock()
@@ -265,7 +266,7 @@ func (s *Server) upload(r *request, fault *Fault) *answer {
 	case to == nil:
 		a := notFound()
 		return &a
-	case to.frozen:
+	case frozen:
 		return problem(http.StatusUnprocessableEntity, "Cannot upload assets to an immutable release.")
 	case made == nil:
 		a := invalid("ReleaseAsset", "name", "already_exists")

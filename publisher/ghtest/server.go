@@ -437,8 +437,9 @@ func (s *Server) serveStorage(w http.ResponseWriter, r *http.Request) {
 		for _, release := range repo.releases {
 			for _, a := range release.assets {
 				if a.id == id && r.URL.Query().Get("sig") == "signed" {
-					found = a
 					a.download++
+					taken := *a
+					found = &taken
 				}
 			}
 		}
