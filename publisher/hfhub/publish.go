@@ -32,7 +32,7 @@ func (c *Client) publish(ctx context.Context, repo string, build BuildFunc, opts
 	known := map[string]blob{} // digests outlive a head that moves
 	var result Result
 	var first *Plan
-	for range replans {
+	for n := 1; n <= replans; n++ {
 		d, err := c.draft(ctx, repo, build, known)
 		if err != nil {
 			return Result{}, err
@@ -63,8 +63,8 @@ func (c *Client) publish(ctx context.Context, repo string, build BuildFunc, opts
 		}
 		sent, err := c.commitAll(ctx, d, opts)
 		result.Sent += sent
-		if errors.Is(err, errStale) {
-			continue
+		if errors.Is(err, errStale) { // others are at it, or what was read is of a moment ago
+			err = c.wait(ctx, n, err)
 		}
 		if err != nil {
 			return Result{}, err
