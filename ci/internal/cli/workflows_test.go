@@ -65,7 +65,7 @@ func workflows(t *testing.T) map[string]workflow {
 		}
 		all[filepath.Base(path)] = w
 	}
-	if want := []string{"ci.yml", "pointer.yml", "release.yml"}; !slices.Equal(slices.Sorted(maps.Keys(all)), want) {
+	if want := []string{"ci.yml", "models.yml", "pointer.yml", "release.yml"}; !slices.Equal(slices.Sorted(maps.Keys(all)), want) {
 		t.Fatalf("the workflows are %q", slices.Sorted(maps.Keys(all)))
 	}
 	return all
@@ -82,6 +82,7 @@ func read(t *testing.T, path string) []byte {
 
 // What a workflow may do is written down twice, here with the reason: a permission more is a decision.
 var permissions = map[string]map[string]string{
+	"models.yml/publish":  {"contents": "read", "id-token": "write"}, // trusted publishing
 	"ci.yml/test":         {"contents": "read"},
 	"pointer.yml/pointer": {"contents": "write", "id-token": "write"}, // signs, and pushes the pointer's branch
 	"pointer.yml/clock":   {"actions": "write"},                       // keeps the schedule from being stopped
@@ -192,6 +193,37 @@ func TestWorkflowsAreTheTrustedOnes(t *testing.T) {
 	push, _ := all["release.yml"].On.(map[string]any)["push"].(map[string]any)
 	if diff := cmp.Diff(map[string]any{"tags": []any{"v*"}}, push); diff != "" {
 		t.Errorf("release.yml signs for more than tags:\n%s", diff)
+	}
+}
+
+// Every command in a workflow is one that ci has, with flags that it has. What the shell leaves out or puts in, by
+// ${VAR:+…}, is tried both ways.
+func TestWorkflowCommands(t *testing.T) {
+	const program = "go run ./ci "
+	seen := map[string]bool{}
+	for file, w := range workflows(t) {
+		for name, j := range w.Jobs {
+			for _, s := range j.Steps {
+				for line := range strings.Lines(s.Run) {
+					_, command, found := strings.Cut(line, program)
+					if !found {
+						continue
+					}
+					command, _, _ = strings.Cut(command, ")") // $(…)
+					for _, arguments := range expansions(command) {
+						path, err := parses(arguments)
+						if err != nil {
+							t.Errorf("%s/%s: %s%s: %v", file, name, program, strings.Join(arguments, " "), err)
+						}
+						seen[path] = true
+					}
+				}
+			}
+		}
+	}
+	want := []string{"ci build", "ci client", "ci manifest", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci sign", "ci verify"}
+	if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
+		t.Errorf("the workflows run %q", got)
 	}
 }
 
