@@ -12,6 +12,32 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
+// The commands that the README shows are there, with their flags.
+func TestReadmeCommands(t *testing.T) {
+	data, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := 0
+	for line := range strings.Lines(string(data)) {
+		command, ok := strings.CutPrefix(line, "llcuda-fetch")
+		if !ok || command[0] != ' ' && command[0] != '\n' {
+			continue
+		}
+		shown++
+		command, _, _ = strings.Cut(command, " #")
+		// --help stands before the rest: what follows run's program is that program's own.
+		words := strings.Fields(command)
+		arguments := slices.Insert(words, min(1, len(words)), "--help")
+		if out, err := exec.Command("llcuda-fetch", arguments...).CombinedOutput(); err != nil || !strings.Contains(string(out), "Usage:") {
+			t.Errorf("llcuda-fetch%s: %v\n%s", command, err, out)
+		}
+	}
+	if shown < 10 {
+		t.Errorf("it shows only %d", shown)
+	}
+}
+
 // What the release workflow runs on a GPU before it publishes, on a release of the test's own: its commands, as they stand
 // there.
 func TestWorkflowCommands(t *testing.T) {
