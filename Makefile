@@ -21,10 +21,11 @@ test: packages lint
 	$(GO) test -p 1 -timeout 60m ./...
 	cd docker/engine && $(GO) test ./...
 
-# What the tests run: gcc makes small libraries to break, busybox tries install.sh, shellcheck reads it, node runs the
+# What the tests run: gcc makes small libraries to break, busybox tries install.sh, shellcheck reads it, and the benchmarks
+# compare with curl and zstd. node runs the
 # official clients of GitHub and of the Hugging Face Hub, which npm brings.
 packages:
-	@for program in gcc busybox shellcheck node npm; do command -v $$program >/dev/null || missing="$$missing $$program"; done; test -z "$$missing" || \
+	@for program in gcc busybox shellcheck curl zstd node npm; do command -v $$program >/dev/null || missing="$$missing $$program"; done; test -z "$$missing" || \
 	    { apt-get update && apt-get install -y --no-install-recommends $$(echo $$missing | sed 's/node/nodejs/; s/gcc/gcc libc6-dev/'); }
 
 ## lint: formatting, vet, scripts, and the modules of their own
@@ -38,7 +39,7 @@ lint: packages
 	cd publisher/cosigntest/stack && $(GO) mod verify >/dev/null && $(GO) vet ./...
 
 ## bench: CPU seconds and wall time of each stage, and the farm beside full builds
-bench:
+bench: packages
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./...
 
 ## fuzz: each fuzz target for a while
