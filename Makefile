@@ -21,9 +21,8 @@ test: packages lint
 	$(GO) test -p 1 -timeout 60m ./...
 	cd docker/engine && $(GO) test ./...
 
-# What the tests run: gcc makes small libraries to break, busybox tries install.sh, shellcheck reads it, and the benchmarks
-# compare with curl and zstd. node runs the
-# official clients of GitHub and of the Hugging Face Hub, which npm brings.
+# What the tests run: gcc makes small libraries to break, busybox tries install.sh, shellcheck reads it, node runs the
+# official clients of GitHub and of the Hugging Face Hub, which npm brings; the benchmarks compare with curl and zstd.
 packages:
 	@for program in gcc busybox shellcheck curl zstd node npm; do command -v $$program >/dev/null || missing="$$missing $$program"; done; test -z "$$missing" || \
 	    { apt-get update && apt-get install -y --no-install-recommends $$(echo $$missing | sed 's/node/nodejs/; s/gcc/gcc libc6-dev/'); }

@@ -414,18 +414,17 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 		}
 		return err
 	}
-	blob := transfer.Blob{Name: a.Name, Size: a.Size, SHA256: a.SHA256, URLs: urls}
+	blob := transfer.Blob{Name: a.Name, Size: a.Size, SHA256: a.SHA256, URLs: urls, Transient: true}
 	if err := c.transfer().Fetch(ctx, blob, partial, follow, c.Progress); err != nil {
 		return "", errors.Join(err, stage.Close())
 	}
+	// The archive is of no use any more. Gone before Adopt has the file system write, it is never written, nor takes the
+	// room that what was unpacked from it may need.
+	if err := errors.Join(refused, os.Remove(partial)); err != nil {
+		return "", errors.Join(err, stage.Close())
+	}
 	c.step("writing %s to disk", a.Stem())
-	dir, err := "", refused
-	if refused == nil {
-		dir, err = stage.Adopt(runtimeNames)
-	}
-	if err == nil || is[*store.ArchiveError](err) { // of no use any more, or never
-		err = errors.Join(err, os.Remove(partial))
-	}
+	dir, err := stage.Adopt(runtimeNames)
 	return dir, errors.Join(err, stage.Close())
 }
 

@@ -52,6 +52,9 @@ type Blob struct {
 	SHA256 string      // lower-case hex; empty only where nobody knows it, and then nothing is resumed from an earlier run
 	URLs   []string    // mirrors, in order of trial: http, https, file
 	Header http.Header // sent to the URLs' own hosts, never after a redirect to another scheme, host or port
+	// Transient is a blob whose file is thrown away once it is whole, because the follower made of it what is wanted. It
+	// is not written to disk for its own sake: that would take as long as what was made of it.
+	Transient bool
 }
 
 // Progress says how far a blob is.
@@ -66,7 +69,7 @@ type Client struct {
 	HTTP *http.Client // nil: one with Go's defaults, which honours the proxy variables and SSL_CERT_FILE
 	// Streams is how many ranges of one blob are fetched at once: 4. 1 is a single stream.
 	Streams int
-	// RangeSize is a range's length in bytes: 4 MiB. Memory is Streams × RangeSize.
+	// RangeSize is a range's length in bytes: 4 MiB. Memory is Streams × RangeSize, and 4 MiB where somebody follows.
 	RangeSize int64
 	// Tries is how often in a row a mirror may bring nothing before the next one is asked: 5.
 	Tries int
@@ -80,6 +83,7 @@ type Client struct {
 
 const (
 	copyBuffer    = 128 << 10 // bytes a read; Go's own 32 KiB costs four times the system calls
+	followBuffer  = 4 << 20   // bytes by which a follower may be behind
 	longestWait   = 30 * time.Second
 	lockPoll      = 100 * time.Millisecond
 	progressEvery = 100 * time.Millisecond
@@ -106,7 +110,7 @@ func (c *Client) withDefaults() *Client {
 }
 
 // Fetch brings the blob's bytes into the file partial, going on from what it holds already. When it returns nil the
-// file is whole, has the digest, and is fsynced; the caller renames it.
+// file is whole, has the digest, and is fsynced, unless it is a transient one; the caller renames it.
 //
 // follow, if not nil, reads the same bytes in order while they come, from byte 0, what was there already included. It
 // sees io.EOF only after the digest held. Its error ends the transfer. When the bytes turn out wrong its reader fails
@@ -207,7 +211,7 @@ type transfer struct {
 	have    int64
 	total   int64 // negative if it is not known
 	sum     hash.Hash
-	pipe    *io.PipeWriter
+	pipe    *pipe
 	done    chan error
 	sources map[string]bool // "" is an earlier run
 }
@@ -244,19 +248,19 @@ func (t *transfer) pass(ctx context.Context) error {
 	t.have, t.total, t.sum, t.sources = 0, t.blob.Size, sha256.New(), map[string]bool{}
 	t.pipe, t.done = nil, nil
 	if t.follow != nil {
-		r, w := io.Pipe()
-		t.pipe, t.done = w, make(chan error, 1)
+		p := newPipe(followBuffer)
+		t.pipe, t.done = p, make(chan error, 1)
 		go func() {
-			err := t.follow(r)
+			err := t.follow(p)
 			if err != nil {
-				r.CloseWithError(err)
+				p.refuse(err)
 				cancel(err) // also where no byte is on its way
 			} else {
-				_, _ = io.Copy(io.Discard, r) // it has what it wants; the writer goes on
+				_, _ = io.Copy(io.Discard, p) // it has what it wants; the writer goes on
 			}
 			t.done <- err
 		}()
-		stop := context.AfterFunc(ctx, func() { w.CloseWithError(context.Cause(ctx)) })
+		stop := context.AfterFunc(ctx, func() { p.end(context.Cause(ctx)) })
 		defer stop()
 	}
 	err := t.bring(ctx)
@@ -264,7 +268,7 @@ func (t *transfer) pass(ctx context.Context) error {
 		return err
 	}
 	before := context.Cause(ctx)
-	t.pipe.CloseWithError(err) // nil is io.EOF
+	t.pipe.end(err)
 	followed := <-t.done
 	if followed != nil && (err == nil || before != nil && errors.Is(before, followed)) {
 		return &localError{followed} // it failed by itself, not because its reader did
@@ -429,8 +433,10 @@ func (t *transfer) finish(source string) error {
 	if err := t.file.Truncate(t.have); err != nil {
 		return &localError{err}
 	}
-	if err := t.file.Sync(); err != nil {
-		return &localError{err}
+	if !t.blob.Transient {
+		if err := t.file.Sync(); err != nil {
+			return &localError{err}
+		}
 	}
 	t.total = t.have
 	t.tell(source, true)
