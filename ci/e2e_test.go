@@ -38,6 +38,7 @@ func TestFarm(t *testing.T) {
 	}{
 		{"AllSMs", (*farm).testAllSMs},
 		{"SecondBuild", (*farm).testSecondBuild},
+		{"Chain", (*farm).testChain},
 		{"BareSystem", (*farm).testBareSystem},
 		{"TamperedRelease", (*farm).testTamperedRelease},
 		{"HostChangeAndInterrupt", (*farm).testHostChangeAndInterrupt},

@@ -139,6 +139,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		reproduceCommand(term, backend),
 		publishCommand(term),
 		pointerCommand(term),
+		releaseCommand(term, backend),
 		engineCommand(term, backend),
 	)
 	usageArgs(root)

@@ -53,6 +53,13 @@ of the repository. It is sent to the API and its upload host only.`,
 			return g.run(cmd.Context(), term)
 		},
 	}
+	g.flags(cmd)
+	g.signedBy.flags(cmd)
+	return cmd
+}
+
+// flags are those of every command that publishes, but for whose signature counts.
+func (g *githubRelease) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&g.repo, "repo", manifests.Repository, "the GitHub `repository`, owner/name")
 	flags.StringVar(&g.api, "api-url", "", "`address` of the API of a GitHub Enterprise (default: GITHUB_API_URL, else that of GITHUB_SERVER_URL)")
@@ -61,8 +68,6 @@ of the repository. It is sent to the API and its upload host only.`,
 	flags.BoolVar(&g.draft, "draft", false, "leave it a draft: the same command without this makes it public")
 	flags.BoolVar(&g.replace, "replace", false, "put these files in the place of a draft's that differ")
 	flags.BoolVar(&g.dryRun, "dry-run", false, "say what would be done, and do nothing")
-	g.signedBy.flags(cmd)
-	return cmd
 }
 
 func (g *githubRelease) run(ctx context.Context, term *terminal) error {

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
+	"github.com/waqasm86/llcuda-farm/publisher/ghtest"
+)
+
+// From compiled bundles to programs that run, by nothing but the commands of a release: built by the farm, signed by
+// what the release workflow is on GitHub, verified as the public, and installed by the client under the
+// policy that it has in production, on four machines. Only the trusted root is not the public one.
+func (f *farm) testChain(t *testing.T) {
+	dir := t.TempDir()
+	linkFiles(t, f.release(t), dir, "*")
+	sigstore := cosigntest.Start(t)
+	github := ghtest.New(t, ghtest.Options{Repositories: []string{manifests.Repository}, Immutable: true})
+	workflow := cosigntest.Workflow{Ref: "refs/tags/" + e2eRelease}
+
+	// The release is made from a checkout, as it stands in the last commit.
+	checkout := filepath.Join(t.TempDir(), "checkout")
+	command(t, "..", "git", "clone", "--quiet", "--shared", ".", checkout)
+	ci := func(args ...string) result {
+		t.Helper()
+		environment := []string{"-C", checkout, "GITHUB_TOKEN=" + github.Token, "GITHUB_API_URL=" + github.APIURL, "GITHUB_SERVER_URL=" + github.URL}
+		for name, value := range sigstore.Runner(t, workflow) {
+			environment = append(environment, name+"="+value)
+		}
+		return startProcess(t, "env", slices.Concat(environment, []string{f.bin}, args)...).wait()
+	}
+	public := []string{"--trusted-root", sigstore.TrustedRoot}
+	release := append([]string{"release", "--tag", e2eRelease, "--sm", "all", "--llama", f.llama, "--base", "made", "--out", dir,
+		"--signing-config", sigstore.SigningConfig}, public...)
+
+	// Nobody publishes what is not signed.
+	ci(append([]string{"publish", "github", dir}, public...)...).want(t, 3)
+	if there := github.Releases(manifests.Repository); len(there) > 0 {
+		t.Fatalf("an unsigned folder made a release: %v", there)
+	}
+	ci(append(release, "--dry-run")...).want(t, 0, "nothing: the bundles are in "+dir, manifests.SignerIdentity+"@"+workflow.Ref)
+	if there := github.Releases(manifests.Repository); len(there) > 0 {
+		t.Fatalf("a dry run made a release: %v", there)
+	}
+	ci(append(release, "--draft")...).want(t, 0, "a draft of "+e2eRelease)
+	ci(release...).want(t, 0, "0 of them sent now", "agree; signed by "+manifests.SignerIdentity)
+	ci(release...).want(t, 0, "already published, and the same")
+	ci(append([]string{"verify", "--release", e2eRelease}, public...)...).want(t, 0, "agree")
+
+	releases := github.Releases(manifests.Repository)
+	if len(releases) != 1 || releases[0].Draft {
+		t.Fatalf("releases on the server: %v", releases)
+	}
+	var names []string
+	for _, asset := range releases[0].Assets {
+		names = append(names, asset.Name)
+	}
+	if want := fileNames(t, dir); !slices.Equal(want, names) {
+		t.Errorf("assets %v, want the folder's files %v", names, want)
+	}
+
+	unpacked := t.TempDir()
+	command(t, unpacked, "tar", "-xf", filepath.Join(dir, "llcuda-fetch-linux-"+runtime.GOARCH+".tar.gz"))
+	client := filepath.Join(unpacked, "llcuda-fetch")
+	folder := fmt.Sprintf("%s/%s/releases/download/%s", github.URL, manifests.Repository, e2eRelease)
+	for _, host := range []struct {
+		name, file, bundle string
+	}{
+		{"a T4 on Colab", "colab-t4", "llcuda-bins-sm75"},
+		{"a P100 on Kaggle", "kaggle-p100", "llcuda-bins-sm60"},
+		{"an H100", "h100", "llcuda-bins-sm89"},
+		{"this machine", "", ""},
+	} {
+		t.Run(host.name, func(t *testing.T) {
+			home := t.TempDir()
+			args := []string{"--home", home, "--mirror", folder, "--trusted-root", sigstore.TrustedRoot}
+			if host.file != "" {
+				args = append(args, "--as-host", filepath.Join("..", "manifests", "testdata", "hosts", host.file+".json"))
+			} else {
+				args = append(args, "--allow-cpu")
+			}
+			startProcess(t, client, append([]string{"install"}, args...)...).wait().
+				want(t, 0, host.bundle, "signed by "+manifests.SignerIdentity+"@"+workflow.Ref)
+			startProcess(t, client, append([]string{"run"}, append(slices.Clone(args), "llama-server", "--version")...)...).wait().
+				want(t, 0, "version: 0.5.0 ")
+			startProcess(t, client, append([]string{"verify"}, args...)...).wait().want(t, 0)
+		})
+	}
+
+	// Somebody else's workflow signs the same files as well as it can.
+	t.Run("Forged", func(t *testing.T) {
+		forged := t.TempDir()
+		linkFiles(t, f.release(t), forged, "*")
+		workflow = cosigntest.Workflow{Repository: "evil/" + filepath.Base(manifests.Repository), Ref: workflow.Ref}
+		address := "https://github.com/" + workflow.Repository + strings.TrimPrefix(manifests.SignerIdentity, manifests.RepositoryURL)
+		ci("sign", forged, "--signing-config", sigstore.SigningConfig, "--trusted-root", sigstore.TrustedRoot, "--identity", address).want(t, 0)
+		home := t.TempDir()
+		startProcess(t, client, "install", "--home", home, "--mirror", forged, "--trusted-root", sigstore.TrustedRoot, "--allow-cpu").wait().want(t, 3, "hint: ")
+		if left := installedIn(t, home); len(left) > 0 {
+			t.Errorf("installed all the same: %v", left)
+		}
+	})
+
+	// What was published builds again to the same bytes.
+	t.Run("Reproduce", func(t *testing.T) {
+		again := append([]string{"reproduce", "--release", e2eRelease, "--sm", "75", "--llama", f.llama, "--base", "made"}, public...)
+		said := ci(again...)
+		said.want(t, 0)
+		for _, asset := range readManifest(t, dir).Assets {
+			if asset.SM == 75 && !regexp.MustCompile(regexp.QuoteMeta(asset.Name)+`: the same: sha256 `+asset.SHA256).MatchString(said.stdout) {
+				t.Errorf("%s is not said to be the same", asset.Name)
+			}
+		}
+	})
+}
+
+// installedIn lists the bundles of a store.
+func installedIn(t testing.TB, home string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(home, "bundles"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}

@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+func releaseCommand(term *terminal, backend Backend) *cobra.Command {
+	r := wholeRelease{term: term, backend: backend}
+	cmd := &cobra.Command{
+		Use:   "release --tag TAG --sm SM",
+		Short: "Make and publish a whole release: build, client, sign, publish, verify",
+		Long: `Make and publish a whole release: build the bundles, package the client, sign all
+of it, publish it, and verify what is public as a user would.
+
+What would stop a later step is looked for before the first one: the right to
+sign, the right to publish, a clean checkout. Repeat the command after any
+failure, or a kill at any moment: each step keeps what is done and right. Bundles
+in the folder that are of this release and this source are not built again;
+another folder, or none, builds them anew.
+
+With --dry-run it says what each step would do, and builds and sends nothing.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd.Context()) },
+	}
+	r.buildOptions.flags(cmd)
+	r.sign.flags(cmd)
+	r.github.flags(cmd)
+	cmd.Flags().StringVar(&r.release, "tag", "", "the release and its git `tag`: v1.1.0-runtime")
+	cmd.Flags().StringVar(&r.out, "out", "dist", "folder for the release")
+	return cmd
+}
+
+// wholeRelease is one release command under way.
+type wholeRelease struct {
+	buildOptions
+	sign    signing
+	github  githubRelease
+	term    *terminal
+	backend Backend
+}
+
+func (r *wholeRelease) run(ctx context.Context) error {
+	b := build{buildOptions: r.buildOptions, term: r.term, backend: r.backend, dir: releaseDir(r.out)}
+	c := client{release: r.release, term: r.term, dir: b.dir}
+	server, credential, err := r.preflight(ctx, &b, &c)
+	if err != nil {
+		return err
+	}
+	built, err := b.already(ctx)
+	if err != nil {
+		return err
+	}
+	if r.github.dryRun {
+		return r.say(&b, credential, server, built)
+	}
+	for i, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"build", func() error {
+			if built {
+				r.term.notef("the bundles are in %s already", b.dir)
+				return nil
+			}
+			return b.run(ctx)
+		}},
+		{"client", func() error { return c.run(ctx) }},
+		{"sign", func() error {
+			s := signature{dir: b.dir, term: r.term, credential: credential, pin: b.matrix.LlamaCPP}
+			return s.run(ctx)
+		}},
+		{"publish", func() error { return r.github.run(ctx, r.term) }},
+		{"verify", func() error {
+			if r.github.draft {
+				r.term.notef("a draft is not public: repeat the command without --draft")
+				return nil
+			}
+			public := published{repo: r.github.repo, server: server, tag: r.release, signedBy: r.sign.signedBy}
+			return public.verify(ctx, r.term, r.cacheDir(), rulesIn(b.matrix, r.backend.BuildPaths()))
+		}},
+	} {
+		r.term.notef("release   step %d of %d: %s", i+1, releaseSteps, step.name)
+		if err := step.do(); err != nil {
+			return &stepError{step.name, err}
+		}
+	}
+	return nil
+}
+
+// releaseSteps is how many there are.
+const releaseSteps = 5
+
+// A stepError says at which step a release stopped.
+type stepError struct {
+	step string
+	err  error
+}
+
+func (e *stepError) Error() string {
+	return fmt.Sprintf("%v\nthe release stopped at the step %s; the same command goes on from there", e.err, e.step)
+}
+func (e *stepError) Unwrap() error { return e.err }
+
+// preflight asks for everything that a later step needs.
+func (r *wholeRelease) preflight(ctx context.Context, b *build, c *client) (server string, as *credential, err error) {
+	if b.matrix, b.targets, err = r.targets(); err != nil {
+		return "", nil, err
+	}
+	switch {
+	case r.release == "":
+		return "", nil, &usageError{errors.New("--tag is missing"), "name the release, like --tag v1.1.0-runtime"}
+	case !releaseName.MatchString(r.release):
+		return "", nil, &usageError{fmt.Errorf("--tag %q: letters, digits and ._- only", r.release), "like --tag v1.1.0-runtime"}
+	case r.sign.key != "" && r.sign.signedBy.key == "":
+		return "", nil, &usageError{errors.New("--key needs --public-key beside it: what is public is verified with that"), "give the key that users will have"}
+	}
+	r.github.dir, r.github.signedBy = b.dir, r.sign.signedBy
+	if _, server, err = r.github.store(); err != nil {
+		return "", nil, err
+	}
+	if _, err := c.checkout(ctx); err != nil {
+		return "", nil, err
+	}
+	if as, err = r.sign.open(ctx, r.term, sigverify.Release); err != nil {
+		return "", nil, err
+	}
+	b.source, err = b.resolve(ctx, b.matrix, b.term)
+	return server, as, err
+}
+
+// already says whether the folder holds the bundles of this release, source and selection, as its manifest has them.
+func (b *build) already(ctx context.Context) (bool, error) {
+	f, err := os.Open(b.dir.path(manifests.ManifestName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	release, err := manifests.Decode(f)
+	mine := b.identity()
+	if err != nil || release.Release != mine.Release || release.LlamaCPP != mine.LlamaCPP || release.SourceDateEpoch != mine.Build.SourceDateEpoch {
+		return false, nil // build says what is wrong with the folder
+	}
+	there := map[matrix.SM]bool{}
+	for _, asset := range release.Assets {
+		if asset.Kind != manifests.KindBundle && asset.Kind != manifests.KindCUDART {
+			continue
+		}
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		if sum, err := sumOf(b.dir.path(asset.Name)); errors.Is(err, fs.ErrNotExist) || err == nil && sum != asset.SHA256 {
+			return false, nil
+		} else if err != nil {
+			return false, err
+		}
+		there[asset.SM] = true
+	}
+	return !slices.ContainsFunc(b.targets, func(t matrix.Target) bool { return !there[t.SM] }), nil
+}
+
+// say is the dry run.
+func (r *wholeRelease) say(b *build, as *credential, server string, built bool) error {
+	r.term.printf("%s", newPlan(b.matrix, b.targets, foundSource(b.source)).table())
+	what := "compile what the engine has not compiled yet"
+	if built {
+		what = "nothing: the bundles are in " + string(b.dir)
+	}
+	who := "the key given"
+	if as.identity != "" {
+		who = as.identity
+	}
+	where := "a public release"
+	if r.github.draft {
+		where = "a draft"
+	}
+	r.term.printf("\nbuild     %s", what)
+	r.term.printf("client    package llcuda-fetch into %s", b.dir)
+	r.term.printf("sign      as %s", who)
+	r.term.printf("publish   %s of %s on %s/%s", where, r.release, server, r.github.repo)
+	r.term.printf("verify    everything that is public then")
+	return nil
+}
