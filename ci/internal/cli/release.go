@@ -95,6 +95,9 @@ func (r *wholeRelease) run(ctx context.Context) error {
 			return &stepError{step.name, err}
 		}
 	}
+	if !r.github.draft {
+		r.term.notef("next: clients without --release take it when the pointer names it: the workflow pointer.yml does that after release.yml;\n      for a release made elsewhere: gh workflow run pointer.yml -f release=%s --repo %s", r.release, r.github.repo)
+	}
 	return nil
 }
 
