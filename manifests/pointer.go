@@ -34,15 +34,15 @@ const (
 
 	// pointerTime is the one way to write a time in it: UTC, whole seconds.
 	pointerTime = "2006-01-02T15:04:05Z"
-	// maxPointerNumber is the largest integer that every reader of JSON keeps exactly.
-	maxPointerNumber = 1<<53 - 1
 )
 
 // A Pointer says which release is the current one. It is made anew for every release, and again before it expires.
 type Pointer struct {
 	// Release is the tag of the current release, and Manifest the sha256 of its manifest.json.
 	Release, Manifest string
-	// Number is greater in each pointer than in the one before, also in one that goes back to an older release.
+	// Number is greater in each pointer than in the one before, also in one that goes back to an older release. It is at
+	// most the seconds from 1970 to Issued: so no mistake, and no thief of a key, can use up the numbers. Whatever a pointer
+	// said, one that is issued a second later may say more.
 	Number int64
 	// Issued and Expires are in UTC, in whole seconds. The pointer counts between them.
 	Issued, Expires time.Time
@@ -77,8 +77,8 @@ func (p Pointer) Check() error {
 	var problems matrix.Problems
 	checkName(&problems, "release", p.Release)
 	checkSHA256(&problems, "manifest", p.Manifest)
-	if p.Number < 1 || p.Number > maxPointerNumber {
-		problems.Addf("number", "%d is not between 1 and %d", p.Number, int64(maxPointerNumber))
+	if last := p.Issued.Unix(); p.Number < 1 || p.Number > last {
+		problems.Addf("number", "%d is not between 1 and %d, the seconds from 1970 to when it was issued", p.Number, last)
 	}
 	for _, t := range []struct {
 		at   string

@@ -68,27 +68,28 @@ func TestDecodePointerRefuses(t *testing.T) {
 		"another subject":           {"manifest.json", "SHA256SUMS", "subject: want manifest.json alone"},
 		"two subjects": {`"subject": [`, `"subject": [{"name": "manifest.json", "digest": {"sha256": "` + hash("b") + `"}},`,
 			"subject: want manifest.json alone"},
-		"another digest":      {`"sha256": "a`, `"sha256": "A`, "manifest: "},
-		"one digest more":     {`"sha256": "`, `"sha512": "x", "sha256": "`, "subject[0].digest.sha512: unknown field"},
-		"a folder as release": {"v1.1.0-runtime", "../v1", "release: "},
-		"number 0":            {"7", "0", "number: 0 is not between 1 and 9007199254740991"},
-		"a negative number":   {"7", "-7", "number: -7 is not between"},
-		"a number too large":  {"7", "9007199254740992", "number: 9007199254740992 is not between"},
-		"a fraction":          {"7", "7.5", "predicate.number: want an integer"},
-		"a number as text":    {"7", `"7"`, "predicate.number: want a number"},
-		"half a second":       {"16:00:00Z", "16:00:00.5Z", "predicate.issued: "},
-		"another zone":        {"16:00:00Z", "16:00:00+00:00", "predicate.issued: "},
-		"a day alone":         {"2026-12-25T16:00:00Z", "2026-12-25", "predicate.expires: "},
-		"a 13th month":        {"2026-12-25", "2026-13-25", "predicate.expires: "},
-		"never good":          {"2026-12-25", "2026-11-25", "expires: 0s after it was issued"},
-		"good for ever":       {"2026-12-25", "2936-12-25", "want more than nothing, and at most 8784h0m0s"},
-		"a field more":        {`"number"`, `"colour": "red", "number"`, "predicate.colour: unknown field"},
-		"a field twice":       {`"number"`, `"number": 8, "number"`, "predicate.number: given twice"},
-		"no number":           {"\"number\": 7,\n", "", "predicate.number: missing"},
-		"something after it":  {"}\n}\n", "}\n}\n{}", "invalid character"},
-		"too large":           {"{", "{" + strings.Repeat(" ", manifests.MaxPointerSize), "larger than 65536 bytes"},
-		"nothing":             {good, "", "unexpected end"},
-		"a list":              {good, "[]", "want an object"},
+		"another digest":       {`"sha256": "a`, `"sha256": "A`, "manifest: "},
+		"one digest more":      {`"sha256": "`, `"sha512": "x", "sha256": "`, "subject[0].digest.sha512: unknown field"},
+		"a folder as release":  {"v1.1.0-runtime", "../v1", "release: "},
+		"number 0":             {"7", "0", "number: 0 is not between 1 and 1795622400, the seconds from 1970 to when it was issued"},
+		"a negative number":    {"7", "-7", "number: -7 is not between"},
+		"a number too large":   {"7", "1795622401", "number: 1795622401 is not between"},
+		"a number without end": {"7", "9223372036854775807", "number: 9223372036854775807 is not between"},
+		"a fraction":           {"7", "7.5", "predicate.number: want an integer"},
+		"a number as text":     {"7", `"7"`, "predicate.number: want a number"},
+		"half a second":        {"16:00:00Z", "16:00:00.5Z", "predicate.issued: "},
+		"another zone":         {"16:00:00Z", "16:00:00+00:00", "predicate.issued: "},
+		"a day alone":          {"2026-12-25T16:00:00Z", "2026-12-25", "predicate.expires: "},
+		"a 13th month":         {"2026-12-25", "2026-13-25", "predicate.expires: "},
+		"never good":           {"2026-12-25", "2026-11-25", "expires: 0s after it was issued"},
+		"good for ever":        {"2026-12-25", "2936-12-25", "want more than nothing, and at most 8784h0m0s"},
+		"a field more":         {`"number"`, `"colour": "red", "number"`, "predicate.colour: unknown field"},
+		"a field twice":        {`"number"`, `"number": 8, "number"`, "predicate.number: given twice"},
+		"no number":            {"\"number\": 7,\n", "", "predicate.number: missing"},
+		"something after it":   {"}\n}\n", "}\n}\n{}", "invalid character"},
+		"too large":            {"{", "{" + strings.Repeat(" ", manifests.MaxPointerSize), "larger than 65536 bytes"},
+		"nothing":              {good, "", "unexpected end"},
+		"a list":               {good, "[]", "want an object"},
 	} {
 		changed := strings.Replace(good, test.from, test.to, 1)
 		if changed == good {
@@ -112,6 +113,26 @@ func TestPointerOfALaterVersion(t *testing.T) {
 	var newer *manifests.VersionError
 	if !errors.As(err, &newer) || newer.Got != 2 {
 		t.Errorf("got %v", err)
+	}
+}
+
+// However high a number was set, by mistake or by a thief of the key, the farm goes on with the next second's.
+func TestNoNumberIsTheLast(t *testing.T) {
+	highest := pointer()
+	highest.Number = highest.Issued.Unix()
+	seen, err := manifests.DecodePointer(encodePointer(t, highest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := pointer()
+	next.Issued = highest.Issued.Add(time.Second)
+	next.Number = highest.Number + 1
+	after, err := manifests.DecodePointer(encodePointer(t, next))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := after.CheckAfter(seen); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -25,6 +25,21 @@ type seenRecord struct {
 	Statement json.RawMessage `json:"statement"`
 }
 
+// A PointerRecordError is a record of a release pointer that cannot be read. It is no reason to begin anew by itself:
+// whoever can damage a file could go back so.
+type PointerRecordError struct {
+	Path string
+	Err  error
+}
+
+func (e *PointerRecordError) Error() string { return fmt.Sprintf("reading %s: %v", e.Path, e.Err) }
+func (e *PointerRecordError) Unwrap() error { return e.Err }
+
+// Hint says what helps.
+func (e *PointerRecordError) Hint() string {
+	return "it says which release pointer was the newest one seen, so that none older is followed; remove the file to begin anew with the next one, or name a release by --release TAG"
+}
+
 // pointerFile is where the pointer of a signer lies. Names of signers are addresses, or worse.
 func pointerFile(signer string) string {
 	sum := sha256.Sum256([]byte(signer))
@@ -33,28 +48,31 @@ func pointerFile(signer string) string {
 
 // SeenPointer is the release pointer of the highest number that SeePointer was given of a signer; false if there is none.
 func (s *Store) SeenPointer(signer string) (manifests.Pointer, bool, error) {
-	seen, err := readPointer(s.path(pointerFile(signer)))
+	path := s.path(pointerFile(signer))
+	seen, err := readPointer(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return manifests.Pointer{}, false, nil
 	case err == nil && seen.Signer != signer:
-		err = fmt.Errorf("reading %s: it is of another signer", s.path(pointerFile(signer)))
+		err = &PointerRecordError{path, errors.New("it is of another signer")}
 	}
 	return seen.Pointer, err == nil, err
 }
 
-// SeenPointers are those of all signers.
+// SeenPointers are those of all signers that can be read. The error joins those of the others.
 func (s *Store) SeenPointers() ([]SeenPointer, error) {
 	files, _ := filepath.Glob(s.path(pointersDir, "*.json")) // the pattern is good
 	var list []SeenPointer
+	var damaged []error
 	for _, file := range files {
 		seen, err := readPointer(file)
 		if err != nil {
-			return nil, err
+			damaged = append(damaged, err)
+			continue
 		}
 		list = append(list, seen)
 	}
-	return list, nil
+	return list, errors.Join(damaged...)
 }
 
 func readPointer(path string) (SeenPointer, error) {
@@ -64,11 +82,11 @@ func readPointer(path string) (SeenPointer, error) {
 	}
 	var record seenRecord
 	if err := json.Unmarshal(data, &record); err != nil {
-		return SeenPointer{}, fmt.Errorf("reading %s: %w", path, err)
+		return SeenPointer{}, &PointerRecordError{path, err}
 	}
 	p, err := manifests.DecodePointer(record.Statement)
 	if err != nil {
-		return SeenPointer{}, fmt.Errorf("reading %s: %w", path, err)
+		return SeenPointer{}, &PointerRecordError{path, err}
 	}
 	return SeenPointer{record.Signer, p}, nil
 }

@@ -101,7 +101,9 @@ func TestDamagedPointerIsNotForgotten(t *testing.T) {
 		if err := os.WriteFile(file, damage(data), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, any, err := l.SeenPointer(signer); any || err == nil || !strings.Contains(err.Error(), file) {
+		_, any, err := l.SeenPointer(signer)
+		var damaged *PointerRecordError
+		if any || !errors.As(err, &damaged) || damaged.Path != file || !strings.Contains(err.Error(), file) || !strings.Contains(damaged.Hint(), "remove the file") {
 			t.Errorf("%s: got %v, %v", name, any, err)
 		}
 		if err := l.SeePointer(signer, p); err == nil {
