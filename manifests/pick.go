@@ -75,12 +75,17 @@ const (
 
 // A NoBundleError is a host that no bundle can be picked for. Decision has the whole trace.
 type NoBundleError struct {
-	Lack     Lack
-	Reason   string
+	Lack   Lack
+	Reason string
+	// Way is what helps, for a person; empty where the reason says it.
+	Way      string
 	Decision Decision
 }
 
 func (e *NoBundleError) Error() string { return "picking a bundle: " + e.Reason }
+
+// Hint says what helps.
+func (e *NoBundleError) Hint() string { return e.Way }
 
 // Pick chooses the release's bundle for a host. It is pure: the same arguments give the same decision.
 //
@@ -183,8 +188,9 @@ func (p *picker) pick() (Decision, error) {
 	}
 	p.explain(best, onCPU)
 	if best < 0 {
-		lack, reason := p.lack()
-		return p.decision, &NoBundleError{Lack: lack, Reason: reason, Decision: p.decision}
+		none := p.lack()
+		none.Decision = p.decision
+		return p.decision, &none
 	}
 	if free := p.host.DiskFree; free >= 0 && free < p.decision.DiskBytes {
 		reason := fmt.Sprintf("%s takes %s of disk while it is installed, and %s are free: make room, or choose another folder with --home",
@@ -215,8 +221,31 @@ func (p *picker) against(c candidate) string {
 			return "it needs the C++ library libstdc++.so.6, which this system lacks; its package is named libstdc++6 or libstdc++"
 		}
 		return fmt.Sprintf("it needs libstdc++ with GLIBCXX_%s, and this system's ends at %s", need.GLIBCXX, h.GLIBCXX)
+	case !runsOn(h.CPU, need.CPUVariants):
+		return fmt.Sprintf("none of its CPU backends (%s) runs on this processor (%s)", strings.Join(need.CPUVariants, ", "), cmp.Or(h.CPU.Model, "of unknown model"))
 	}
 	return ""
+}
+
+// oldVariants are llama.cpp's CPU backends for processors without AVX2, and the flags of /proc/cpuinfo that each needs.
+// All others need AVX2. https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/CMakeLists.txt
+var oldVariants = map[string][]string{
+	"x64": {}, "sse42": {"sse4_2"}, "sandybridge": {"sse4_2", "avx"}, "ivybridge": {"sse4_2", "avx", "f16c"},
+	"piledriver": {"sse4_2", "avx", "f16c", "fma", "xop"},
+}
+
+// runsOn says whether a processor runs any of these CPU backends, as far as it is known.
+func runsOn(cpu CPU, variants []string) bool {
+	if len(cpu.Features) == 0 || len(variants) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(variants, func(variant string) bool {
+		needs, old := oldVariants[variant]
+		if !old {
+			needs = []string{"avx2"}
+		}
+		return !slices.ContainsFunc(needs, func(flag string) bool { return !slices.Contains(cpu.Features, flag) })
+	})
 }
 
 // match says how a bundle serves one GPU. A driver's floor is a reason of its own: it can be updated, a GPU cannot.
@@ -230,6 +259,9 @@ func (p *picker) match(c candidate, gpu GPU) match {
 		// Drivers this old do not tell a compute capability, and would run nothing if it were known.
 		if driver != "" && matrix.CompareVersions(driver, floors.Cubin) < 0 {
 			return tooOld(floors.Cubin)
+		}
+		if p.opts.SM != 0 && driver != "" {
+			return match{through: ThroughCubin, reason: fmt.Sprintf("its compute capability is not known, and %s was asked for", p.opts.SM)}
 		}
 		return match{reason: "its compute capability is not known; --sm names a bundle by hand, and a newer driver tells it"}
 	}
@@ -409,32 +441,39 @@ func (p *picker) unserved(c candidate) string {
 }
 
 // lack is what to tell a host that gets nothing: the nearest thing that would help.
-func (p *picker) lack() (Lack, string) {
+func (p *picker) lack() NoBundleError {
+	const cpu = "--allow-cpu installs llama.cpp for the processor alone"
 	allowed := slices.DeleteFunc(slices.Clone(p.candidates), func(c candidate) bool { return p.opts.SM != 0 && c.SM != p.opts.SM })
 	if len(allowed) == 0 {
 		var have []string
 		for _, c := range p.candidates {
 			have = append(have, c.SM.String())
 		}
-		return LackBundle, fmt.Sprintf("release %s has no bundle for %s; it has %s", p.release.Release, p.opts.SM, strings.Join(have, ", "))
+		return NoBundleError{Lack: LackBundle, Reason: fmt.Sprintf("release %s has no bundle for %s; it has %s", p.release.Release, p.opts.SM, strings.Join(have, ", ")),
+			Way: "without --sm the best one for this machine is taken; --release names another release"}
 	}
 	if against := allowed[0].against; !slices.ContainsFunc(allowed, func(c candidate) bool { return c.against == "" }) {
-		return LackBundle, "no bundle runs here: " + against
+		return NoBundleError{Lack: LackBundle, Reason: "no bundle runs here: " + against, Way: "llcuda-fetch detect shows what was found out about this machine"}
 	}
 	switch {
 	case len(p.host.GPUs) == 0:
-		return LackGPU, "no NVIDIA GPU was found; --allow-cpu installs llama.cpp for the processor alone"
+		return NoBundleError{Lack: LackGPU, Reason: "no NVIDIA GPU was found; " + cpu,
+			Way: "in a container, start it with --gpus all; on Colab and Kaggle, choose a GPU for the notebook; llcuda-fetch doctor looks closer"}
 	case p.host.Driver.Version == "":
-		return LackDriver, "there is an NVIDIA GPU, and no NVIDIA driver is loaded; install the driver, or use --allow-cpu"
+		return NoBundleError{Lack: LackDriver, Reason: "there is an NVIDIA GPU, and no NVIDIA driver is loaded; install the driver, or use --allow-cpu",
+			Way: "nothing of CUDA is needed but the driver; llcuda-fetch doctor says what nvidia-smi answered"}
 	}
 	// Of the reasons, the one of the bundle that is nearest to the GPUs: where the driver alone is missing, that.
-	closest := allowed[0]
-	for _, c := range allowed {
+	for _, c := range slices.Backward(allowed) {
 		if slices.ContainsFunc(c.serves, func(m match) bool { return m.oldDriver }) {
-			closest = c
+			return NoBundleError{Lack: LackBundle, Reason: p.unserved(c), Way: "update NVIDIA's driver, nothing else of CUDA is needed; " + cpu}
 		}
 	}
-	return LackBundle, p.unserved(closest)
+	way := "llcuda-fetch plan has the reason for each bundle; " + cpu
+	if p.opts.SM != 0 {
+		way = "without --sm the best one for this machine is taken; " + cpu
+	}
+	return NoBundleError{Lack: LackBundle, Reason: p.unserved(allowed[0]), Way: way}
 }
 
 // megabytes is a size for a person.

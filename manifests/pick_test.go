@@ -87,6 +87,9 @@ func trace(d manifests.Decision, err error) string {
 	switch {
 	case errors.As(err, &none):
 		fmt.Fprintf(&b, "nothing, for want of a %s: %s\n", none.Lack, none.Reason)
+		if none.Way != "" {
+			fmt.Fprintf(&b, "  hint: %s\n", none.Way)
+		}
 	case err != nil:
 		fmt.Fprintf(&b, "%v\n", err)
 	default:
@@ -167,6 +170,52 @@ func TestPickOptions(t *testing.T) {
 		d, err := manifests.Pick(r, all[test.host], test.opts)
 		if got := outcome(d, err); got != test.want {
 			t.Errorf("%s: %s, want %s\n%s", test.name, got, test.want, trace(d, err))
+		}
+	}
+}
+
+// TestPickByHand is for GPUs whose compute capability nothing tells: the reason names --sm as the way out, so it must be one.
+func TestPickByHand(t *testing.T) {
+	r, host := seedRelease(t), hosts(t)["driver-470"]
+	for _, test := range []struct {
+		driver, want string
+		sm           matrix.SM
+	}{
+		{"535.104.05", "bundle", 0}, {"535.104.05", "sm61 cubin", 61}, {"470.256.02", "bundle", 61}, {"", "driver", 61},
+	} {
+		host.Driver.Version = test.driver
+		d, err := manifests.Pick(r, host, manifests.PickOptions{SM: test.sm})
+		if got := outcome(d, err); got != test.want {
+			t.Errorf("driver %q, %s: %s, want %s\n%s", test.driver, test.sm, got, test.want, trace(d, err))
+		}
+	}
+}
+
+// TestPickLooksAtTheCPU keeps bundles from processors that none of their CPU backends runs on.
+func TestPickLooksAtTheCPU(t *testing.T) {
+	r, host := seedRelease(t), hosts(t)["colab-t4"]
+	for _, test := range []struct {
+		variants, features []string
+		want               string
+	}{
+		{[]string{"haswell", "x64"}, []string{"sse4_2"}, "sm75 cubin"},
+		{[]string{"haswell", "zen4"}, []string{"avx", "sse4_2"}, "bundle"},
+		{[]string{"haswell", "zen4"}, []string{"avx", "avx2", "sse4_2"}, "sm75 cubin"},
+		{[]string{"haswell", "sandybridge"}, []string{"avx", "sse4_2"}, "sm75 cubin"},
+		{[]string{"haswell", "sse42"}, []string{"sse2"}, "bundle"},
+		{[]string{"haswell"}, []string{}, "sm75 cubin"}, // nobody knows
+	} {
+		for i, a := range r.Assets {
+			if a.Requires != nil {
+				requires := *a.Requires
+				requires.CPUVariants = test.variants
+				r.Assets[i].Requires = &requires
+			}
+		}
+		host.CPU.Features = test.features
+		d, err := manifests.Pick(r, host, manifests.PickOptions{})
+		if got := outcome(d, err); got != test.want {
+			t.Errorf("%q on %q: %s, want %s\n%s", test.variants, test.features, got, test.want, trace(d, err))
 		}
 	}
 }
