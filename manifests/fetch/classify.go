@@ -35,7 +35,7 @@ func Classify(err error) Class {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return Interrupted
-	case is[*NameError](err):
+	case is[*NameError](err), is[*hub.RefError](err):
 		return Usage
 	case is[*TrustError](err), is[*transfer.DigestError](err), is[*transfer.SizeError](err), is[*store.ArchiveError](err), is[*hub.MismatchError](err), is[*DamageError](err):
 		return Untrusted
@@ -47,7 +47,7 @@ func Classify(err error) Class {
 			return Disk
 		}
 		return NoBundle
-	case is[*transfer.SpaceError](err), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+	case is[*transfer.SpaceError](err), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EFBIG):
 		return Disk
 	case is[*OfflineError](err), is[*hub.OfflineError](err):
 		return NotOffline

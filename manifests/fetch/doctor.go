@@ -48,18 +48,21 @@ func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 		add("gpu", StatusOK, "", "%s, compute capability %s, %d MiB", gpu.Name, capability, gpu.MemoryMiB)
 	}
 	if len(host.GPUs) == 0 {
-		add("gpu", StatusFail, "in a container, start it with --gpus all; on Colab, choose a GPU runtime", "no NVIDIA GPU was found")
+		add("gpu", StatusFail, "in a container, start it with --gpus all; on Colab and Kaggle, choose a GPU for the notebook; --allow-cpu does without", "no NVIDIA GPU was found")
 	}
 	if host.Driver.Version != "" {
 		add("driver", StatusOK, "", "NVIDIA driver %s", host.Driver.Version)
 	} else {
-		said := "no NVIDIA driver is loaded"
+		said, status, hint := "no NVIDIA driver is loaded", StatusFail, "install NVIDIA's driver, 525.60.13 or later; nothing else of CUDA is needed"
 		for _, s := range sources {
 			if s.Problem != "" && strings.Contains(s.Name, "nvidia-smi") {
 				said += ": " + s.Name + ": " + s.Problem
 			}
 		}
-		add("driver", StatusFail, "install NVIDIA's driver, 525.60.13 or later; nothing else of CUDA is needed", "%s", said)
+		if len(host.GPUs) == 0 { // for what is not there, no driver helps
+			status, hint = StatusWarn, ""
+		}
+		add("driver", status, hint, "%s", said)
 	}
 	if host.Glibc != "" {
 		add("system", StatusOK, "", "glibc %s, GLIBCXX %s, kernel %s, %s", host.Glibc, host.GLIBCXX, host.Kernel, host.Platform)
@@ -70,7 +73,7 @@ func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	case host.DiskFree < 0:
 		add("disk", StatusWarn, "", "the free space of %s is not known", c.Store.Home)
 	case host.DiskFree < 1<<30:
-		add("disk", StatusWarn, "llcuda-fetch prune frees what is not needed; --home chooses another folder", "%d MB are free in %s", host.DiskFree/1e6, c.Store.Home)
+		add("disk", StatusWarn, "llcuda-fetch prune --yes removes what is not needed; --home chooses another folder", "%d MB are free in %s", host.DiskFree/1e6, c.Store.Home)
 	default:
 		add("disk", StatusOK, "", "%.1f GB are free in %s", float64(host.DiskFree)/1e9, c.Store.Home)
 	}
@@ -84,13 +87,7 @@ const soon = 7 * 24 * time.Hour
 
 type addCheck = func(name string, status Status, hint, format string, args ...any)
 
-func hintOf(err error) string {
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		return h.Hint()
-	}
-	return ""
-}
+func hintOf(err error) string { return strings.Join(Hints(err), "; ") }
 
 // doctorRelease asks the mirrors for a release, and whether it has a bundle for the machine.
 func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add addCheck) {
@@ -123,7 +120,7 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 		return // said above
 	}
 	if err != nil {
-		add("bundle", StatusFail, "llcuda-fetch plan has the reason for each bundle", "%v", err)
+		add("bundle", StatusFail, hintOf(err), "%v", err)
 		return
 	}
 	add("bundle", StatusOK, "", "%s by %s", plan.Decision.Bundle, plan.Decision.Through)
@@ -142,7 +139,7 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 func (c *Client) doctorInstallation(ctx context.Context, add addCheck) {
 	current, err := c.Store.Current()
 	if errors.Is(err, store.ErrNotInstalled) {
-		add("installed", StatusWarn, "llcuda-fetch installs", "nothing yet")
+		add("installed", StatusWarn, "llcuda-fetch, without a command, installs", "nothing yet")
 		return
 	}
 	if err == nil {
@@ -154,7 +151,7 @@ func (c *Client) doctorInstallation(ctx context.Context, add addCheck) {
 	}
 	add("installed", StatusOK, "", "%s of release %s, in %s", current.Bundle, current.Release, c.Store.Dir(current))
 	if c.Host == nil && current.Fingerprint != c.fingerprint() {
-		add("machine", StatusWarn, "llcuda-fetch picks anew", "the GPU or its driver changed since the installation")
+		add("machine", StatusWarn, "llcuda-fetch, without a command, picks anew for it", "the GPU or its driver changed since the installation")
 	}
 	probe, err := store.TryPrograms(ctx, c.Store.Dir(current), c.Store.Environ(current, os.Environ()), current.Through != manifests.ThroughCPU && c.Host == nil)
 	if err != nil {

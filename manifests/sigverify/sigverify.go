@@ -120,7 +120,7 @@ func (e *SignatureError) Hint() string {
 	case OtherFile:
 		return "SHA256SUMS or its signature was changed after signing, or a mirror mixes two releases"
 	case OtherSigner:
-		return "somebody else made this release, or it is the release of another tag; --identity and --issuer say whose releases to trust"
+		return "somebody else made this release, or it is the release of another tag; --identity and --issuer, or --key, say whose releases to trust"
 	case Invalid:
 		return "the signature may be forged, or newer than the trusted root of this program; --trusted-root gives it another one"
 	}
@@ -244,6 +244,15 @@ func read(signed []byte) (*bundle.Bundle, error) {
 
 // verify holds an entity to the policy, whatever it is over.
 func (v *Verifier) verify(entity verify.SignedEntity, artifact verify.ArtifactPolicyOption) (Signer, error) {
+	// By itself no proof of anything, only a better message than what it fails with below.
+	if content, err := entity.VerificationContent(); err == nil {
+		switch byKey := content.Certificate() == nil; {
+		case byKey && !v.byKey:
+			return Signer{}, &SignatureError{OtherSigner, errors.New("a key made it, and a workflow's is wanted")}
+		case !byKey && v.byKey:
+			return Signer{}, &SignatureError{OtherSigner, errors.New("it has a certificate, and the key's is wanted")}
+		}
+	}
 	result, err := v.verifier.Verify(entity, verify.NewPolicy(artifact, v.signer))
 	var identity *verify.ErrNoMatchingCertificateIdentity
 	switch {

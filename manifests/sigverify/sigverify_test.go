@@ -226,7 +226,7 @@ func TestKeyIsNoIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = byWorkflow.Verify(sums, bundle)
-	wantProblem(t, err, Invalid)
+	wantProblem(t, err, OtherSigner)
 
 	byKey, err := New(Policy{PublicKey: key})
 	if err != nil {
@@ -237,7 +237,7 @@ func TestKeyIsNoIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = byKey.verify(data.Bundle(t, "sigstore.js@2.0.0-provenance.sigstore.json"), verify.WithArtifactDigest("sha512", sum))
-	wantProblem(t, err, Invalid)
+	wantProblem(t, err, OtherSigner)
 }
 
 func TestNewRefusesHalfAPolicy(t *testing.T) {

@@ -116,8 +116,8 @@ func TestAttacks(t *testing.T) {
 func wantRefused(t *testing.T, cmd *exec.Cmd, home, want string) {
 	t.Helper()
 	out, _ := cmd.CombinedOutput()
-	if code := cmd.ProcessState.ExitCode(); code != exitUntrusted || !strings.Contains(string(out), want) {
-		t.Errorf("exit code %d, want %d with %q:\n%s", code, exitUntrusted, want, out)
+	if code := cmd.ProcessState.ExitCode(); code != exitUntrusted || !strings.Contains(string(out), want) || !strings.Contains(string(out), "\nhint: ") {
+		t.Errorf("exit code %d, want %d with %q and a hint:\n%s", code, exitUntrusted, want, out)
 	}
 	var left []string
 	for _, dir := range []string{"current", "bundles/*", "runtimes/*", "installs/*", "releases/*", "downloads/*", "staging/*"} {

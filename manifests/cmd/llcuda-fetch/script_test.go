@@ -146,7 +146,8 @@ func requests(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// exits runs a program and wants its exit code: exits CODE PROGRAM [argument...].
+// exits runs a program and wants its exit code: exits CODE PROGRAM [argument...]. Whatever refuses names a way out, and
+// whatever fails says of nothing that it is installed.
 func exits(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -161,6 +162,12 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+	if stderr := ts.ReadFile("stderr"); got >= exitUntrusted && !strings.Contains(stderr, "\nhint: ") {
+		ts.Fatalf("exit code %d, and no hint", got)
+	}
+	if stdout := ts.ReadFile("stdout"); got != 0 && strings.Contains(stdout, "installed in") {
+		ts.Fatalf("exit code %d, and it says that something is installed", got)
 	}
 }
 

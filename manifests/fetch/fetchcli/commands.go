@@ -500,7 +500,7 @@ func (e *hinted) Unwrap() error { return e.error }
 func (e *hinted) Hint() string  { return e.hint }
 
 func notInstalled(err error) error {
-	return &hinted{err, "llcuda-fetch installs"}
+	return &hinted{err, "llcuda-fetch, without a command, installs"}
 }
 
 func (a *app) verifyCommand() *cobra.Command {
@@ -576,10 +576,7 @@ func (a *app) listCommand() *cobra.Command {
 				a.term.notef("nothing is installed in %s", shortPath(c.Store.Home))
 				return nil
 			}
-			seen, err := c.Store.SeenPointers()
-			if err != nil {
-				return err
-			}
+			seen, damaged := c.Store.SeenPointers()
 			for _, s := range seen {
 				a.term.notef("the newest release pointer seen is number %d, for %s, until %s, signed by %s", s.Pointer.Number, s.Pointer.Release, s.Pointer.Expires.Format(time.DateOnly), s.Signer)
 			}
@@ -592,7 +589,7 @@ func (a *app) listCommand() *cobra.Command {
 				}
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), cmp.Or(l.SignedBy, "nobody"))
 			}
-			return w.Flush()
+			return errors.Join(w.Flush(), damaged)
 		},
 	}
 }
@@ -687,9 +684,10 @@ func (a *app) doctorCommand() *cobra.Command {
 				if a.json {
 					continue
 				}
-				a.term.printf("%-4s  %-10s %s", check.Status, check.Name, check.Said)
+				const indent = "                 "
+				a.term.printf("%-4s  %-10s %s", check.Status, check.Name, strings.ReplaceAll(check.Said, "\n", "\n"+indent))
 				if check.Hint != "" {
-					a.term.printf("      %-10s hint: %s", "", check.Hint)
+					a.term.printf("%shint: %s", indent, check.Hint)
 				}
 			}
 			if a.json {

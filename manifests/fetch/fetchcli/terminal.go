@@ -1,7 +1,6 @@
 package fetchcli
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -72,7 +71,7 @@ func (t *terminal) warnf(format string, args ...any) {
 	t.above(func() { fmt.Fprintf(t.err, "llcuda-fetch: warning: "+format+"\n", args...) })
 }
 
-// report says why the command failed and, where it is known, the way out.
+// report says why the command failed and, where they are known, the ways out.
 func (t *terminal) report(err error) {
 	if err == nil {
 		return
@@ -83,9 +82,8 @@ func (t *terminal) report(err error) {
 			message = "interrupted; the next run goes on from here"
 		}
 		fmt.Fprintf(t.err, "llcuda-fetch: %s\n", strings.ReplaceAll(message, "\n", "\n    "))
-		var hinted interface{ Hint() string }
-		if errors.As(err, &hinted) && hinted.Hint() != "" {
-			fmt.Fprintf(t.err, "hint: %s\n", hinted.Hint())
+		for _, hint := range fetch.Hints(err) {
+			fmt.Fprintf(t.err, "hint: %s\n", hint)
 		}
 	})
 }

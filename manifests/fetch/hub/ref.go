@@ -21,12 +21,17 @@ func (r Ref) String() string {
 	return r.Repo + ":" + r.Path + "@" + r.Revision
 }
 
+// A RefError is a text that names no file of a repository.
+type RefError struct{ Problem string }
+
+func (e *RefError) Error() string { return e.Problem }
+
 // ParseRef reads "org/repo:file.gguf" and "org/repo:folder/file.gguf@revision". The last @
 // begins the revision.
 func ParseRef(s string) (Ref, error) {
 	repo, path, ok := strings.Cut(s, ":")
 	if !ok {
-		return Ref{}, fmt.Errorf("reading %q: it is not of the form org/repo:file.gguf or org/repo:file.gguf@revision", s)
+		return Ref{}, refError("reading %q: it is not of the form org/repo:file.gguf or org/repo:file.gguf@revision", s)
 	}
 	r := Ref{Repo: repo, Path: path, Revision: "main"}
 	if at := strings.LastIndexByte(path, '@'); at >= 0 {
@@ -38,6 +43,8 @@ func ParseRef(s string) (Ref, error) {
 	return r, nil
 }
 
+func refError(format string, args ...any) error { return &RefError{fmt.Sprintf(format, args...)} }
+
 // The Hub's own rule for names, with an owner: src/huggingface_hub/utils/_validators.py.
 var repoName = regexp.MustCompile(`^[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?$`)
 
@@ -48,13 +55,13 @@ func isCommit(revision string) bool { return commitID.MatchString(revision) }
 // check keeps everything out that would be another path, here or at the Hub.
 func (r Ref) check() error {
 	if !repoName.MatchString(r.Repo) || strings.Contains(r.Repo, "--") || strings.Contains(r.Repo, "..") {
-		return fmt.Errorf("reading the name of a repository: %q is not of the form org/name", r.Repo)
+		return refError("reading the name of a repository: %q is not of the form org/name", r.Repo)
 	}
 	if !isLocal(r.Path) {
-		return fmt.Errorf("reading the name of a file of %s: %q is not a path inside a repository", r.Repo, r.Path)
+		return refError("reading the name of a file of %s: %q is not a path inside a repository", r.Repo, r.Path)
 	}
 	if !isLocal(r.Revision) {
-		return fmt.Errorf("reading a revision of %s: %q is not a branch, a tag or a commit", r.Repo, r.Revision)
+		return refError("reading a revision of %s: %q is not a branch, a tag or a commit", r.Repo, r.Revision)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ type ProbeError struct {
 	Command string
 	Problem string
 	Output  string // its last lines
+	Way     string // what may help, for a person
 }
 
 func (e *ProbeError) Error() string {
@@ -28,6 +29,14 @@ func (e *ProbeError) Error() string {
 		message += "\n" + e.Output
 	}
 	return message
+}
+
+// Hint says what helps.
+func (e *ProbeError) Hint() string {
+	if e.Way != "" {
+		return e.Way
+	}
+	return "llcuda-fetch doctor says what this machine lacks; what was installed before is as it was"
 }
 
 // A Probe is what the programs said.
@@ -67,7 +76,8 @@ func TryPrograms(ctx context.Context, bundle string, environ []string, gpu bool)
 		p.Devices = append(p.Devices, match[1])
 	}
 	if len(p.Devices) == 0 {
-		return p, &ProbeError{"llama-server --list-devices", "it sees no GPU", lastLines(out)}
+		return p, &ProbeError{"llama-server --list-devices", "it sees no GPU", lastLines(out),
+			"nvidia-smi says whether the GPU works; a container has to be started with --gpus all, which also brings the driver's libraries; llcuda-fetch doctor looks closer"}
 	}
 	return p, nil
 }
@@ -89,11 +99,11 @@ func try(ctx context.Context, environ []string, program string, args ...string) 
 	case ctx.Err() != nil:
 		return "", ctx.Err()
 	case limit.Err() != nil:
-		return "", &ProbeError{command, fmt.Sprintf("it did not end within %s", probeLimit), lastLines(out.String())}
+		return "", &ProbeError{command, fmt.Sprintf("it did not end within %s", probeLimit), lastLines(out.String()), ""}
 	case errors.Is(err, os.ErrPermission):
-		return "", &ProbeError{command, err.Error() + " (is the store's file system mounted noexec?)", ""}
+		return "", &ProbeError{command, err.Error(), "", "the store's file system may be mounted noexec: --home (LLCUDA_HOME) chooses another folder"}
 	case err != nil:
-		return "", &ProbeError{command, err.Error(), lastLines(out.String())}
+		return "", &ProbeError{command, err.Error(), lastLines(out.String()), ""}
 	}
 	return out.String(), nil
 }

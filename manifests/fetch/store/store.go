@@ -25,7 +25,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -99,6 +98,23 @@ type Locked struct {
 	lock *flock.Flock
 }
 
+// A HomeError is a store that cannot be worked in.
+type HomeError struct {
+	Doing, Home string
+	Err         error
+}
+
+func (e *HomeError) Error() string { return e.Doing + ": " + e.Err.Error() }
+func (e *HomeError) Unwrap() error { return e.Err }
+
+// Hint says what helps.
+func (e *HomeError) Hint() string {
+	if errors.Is(e.Err, fs.ErrPermission) || errors.Is(e.Err, unix.EROFS) || errors.Is(e.Err, unix.ENOTDIR) || errors.Is(e.Err, fs.ErrNotExist) {
+		return "this user cannot write there: --home (LLCUDA_HOME) chooses another folder than " + e.Home
+	}
+	return ""
+}
+
 // lockPoll is how often a waiting process tries again.
 const lockPoll = 100 * time.Millisecond
 
@@ -106,14 +122,14 @@ const lockPoll = 100 * time.Millisecond
 // lock, waiting, if not nil, is told of it once for each such process.
 func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) (*Locked, error) {
 	if err := os.MkdirAll(s.Home, 0o777); err != nil {
-		return nil, fmt.Errorf("making the store: %w", err)
+		return nil, &HomeError{"making the store", s.Home, err}
 	}
 	lock := flock.New(s.path(lockName), flock.SetPermissions(0o666))
 	var told Holder
 	for {
 		held, err := lock.TryLock()
 		if err != nil {
-			return nil, fmt.Errorf("locking the store: %w", err)
+			return nil, &HomeError{"locking the store", s.Home, err}
 		}
 		if held {
 			break
@@ -137,7 +153,7 @@ func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) 
 		err = l.clean()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("opening the store: %w", err), l.Close())
+		return nil, errors.Join(&HomeError{"opening the store", s.Home, err}, l.Close())
 	}
 	return l, nil
 }

@@ -34,6 +34,7 @@ import (
 	"hash"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -504,7 +505,8 @@ func (c *Client) request(ctx context.Context, client *http.Client, address, show
 		}
 		end()
 		var untrusted *tls.CertificateVerificationError
-		if errors.As(err, &untrusted) || errors.Is(err, errInsecure) {
+		// What a proxy answers to CONNECT is an error without a type: net/http.Transport.dialConn.
+		if errors.As(err, &untrusted) || errors.Is(err, errInsecure) || strings.Contains(err.Error(), http.StatusText(http.StatusProxyAuthRequired)) {
 			return nil, err
 		}
 		return nil, &temporaryError{err: err}
@@ -890,7 +892,8 @@ func (c *Client) Get(ctx context.Context, urls []string, limit int64) ([]byte, s
 				return nil, "", context.Cause(ctx)
 			}
 			var temporary *temporaryError
-			if !errors.As(err, &temporary) || try >= c.Tries {
+			var unknown *net.DNSError // nobody knows the name: that is an answer, and waiting changes none
+			if !errors.As(err, &temporary) || try >= c.Tries || errors.As(err, &unknown) && unknown.IsNotFound {
 				failed = append(failed, err)
 				break
 			}

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -217,6 +219,42 @@ func TestGet(t *testing.T) {
 	}
 }
 
+// A name that nobody knows, and a proxy that wants a password, are answers: waiting changes neither.
+func TestGetEndsAtOnce(t *testing.T) {
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) }))
+	defer proxy.Close()
+	through, err := url.Parse(proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	count := func(err error) func(context.Context, string, string) (net.Conn, error) {
+		return func(ctx context.Context, network, address string) (net.Conn, error) {
+			if tries++; err != nil {
+				return nil, err
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}
+	}
+	for _, test := range []struct {
+		name      string
+		transport *http.Transport
+		tries     int
+	}{
+		{"no such name", &http.Transport{DialContext: count(&net.DNSError{Name: "mirror", IsNotFound: true})}, 1},
+		{"a name server that does not answer", &http.Transport{DialContext: count(&net.DNSError{Name: "mirror", IsTimeout: true})}, 3},
+		{"a proxy that wants a password", &http.Transport{DialContext: count(nil), Proxy: http.ProxyURL(through)}, 1},
+		{"a server that refuses", &http.Transport{DialContext: count(errors.New("refused"))}, 3},
+	} {
+		tries = 0
+		c := client()
+		c.HTTP, c.Tries = &http.Client{Transport: test.transport}, 3
+		if _, _, err := c.Get(t.Context(), []string{"https://mirror/x"}, size); !is[*NetworkError](err) || tries != test.tries {
+			t.Errorf("%s: %d tries, want %d: %v", test.name, tries, test.tries, err)
+		}
+	}
+}
+
 // TestMain is also the process that TestFetchKilled kills.
 func TestMain(m *testing.M) {
 	if address := os.Getenv("TRANSFER_URL"); address != "" {
@@ -258,21 +296,26 @@ func TestFetchKilled(t *testing.T) {
 	}
 }
 
-// Several callers of one partial file wait for each other, and the bytes come once.
+// Several processes with one partial file wait for each other, and the bytes come once.
 func TestFetchTogether(t *testing.T) {
-	dir, _, sum := sample(t)
+	dir, data, sum := sample(t)
 	s := transfertest.New(t, dir, transfertest.Fault{})
 	partial := filepath.Join(t.TempDir(), "p")
 	failed := make(chan error)
 	for range 3 {
 		go func() {
-			failed <- client().Fetch(t.Context(), Blob{Name: "file", Size: size, SHA256: sum, URLs: []string{s.URL + "/file"}}, partial, nil, nil)
+			child := exec.Command(os.Args[0])
+			child.Env = append(os.Environ(), "TRANSFER_URL="+s.URL+"/file", "TRANSFER_SUM="+sum, "TRANSFER_PARTIAL="+partial)
+			failed <- child.Run()
 		}()
 	}
 	for range 3 {
 		if err := <-failed; err != nil {
 			t.Error(err)
 		}
+	}
+	if got, err := os.ReadFile(partial); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes came, %v", len(got), err)
 	}
 	if s.Sent() != size {
 		t.Errorf("%d bytes were sent, not %d", s.Sent(), size)
