@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
+)
+
+// A disk that fills up, before a download, in the middle of it and of unpacking, or a limit on files: exit code 8, nothing
+// installed and nothing lost, and with more room the same command goes on.
+func TestFullDisk(t *testing.T) {
+	r := fetchtest.New(t, fetchtest.Options{Padding: 6 << 20})
+	dir := t.TempDir()
+	key, host := filepath.Join(dir, "key.pub"), filepath.Join(dir, "host.json")
+	// The host as it was described has room enough: it is the disk that says no.
+	described, err := os.ReadFile("../../testdata/hosts/rtx-2080-ti.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{key: r.PublicKey(t), host: described} {
+		if err := os.WriteFile(name, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		name        string
+		full, roomy string // shell commands that make the one and the other
+		resumes     bool
+	}{
+		{name: "no room for the archive", full: "mount -t tmpfs -o size=4m tmpfs .", roomy: "mount -o remount,size=64m ."},
+		{name: "room for the archive and not for what is in it", full: "mount -t tmpfs -o size=9m tmpfs .", roomy: "mount -o remount,size=64m .", resumes: true},
+		{name: "no room at all", full: "mount -t tmpfs -o nr_inodes=1,size=4k tmpfs .", roomy: "mount -o remount,nr_inodes=1000,size=64m ."},
+		{name: "no files as large", full: "ulimit -S -f 4096", roomy: "ulimit -S -f unlimited", resumes: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			mirror := transfertest.New(t, r.Dir, transfertest.Fault{})
+			work := t.TempDir()
+			run := fmt.Sprintf("llcuda-fetch --home store --key %s --mirror %s --as-host %s 2>&1", key, mirror.URL, host)
+			// In a namespace of its own, what is mounted is nobody else's and goes with the process. The second cd is into it.
+			script := fmt.Sprintf("cd %[1]s && %[2]s && cd %[1]s; %[3]s; echo code $?; ls store/current store/staging/* store/bundles/*; %[4]s; echo AGAIN; %[3]s; echo code $?", work, test.full, run, test.roomy)
+			cmd := exec.Command("unshare", "--map-root-user", "--mount", "sh", "-c", script)
+			data, err := cmd.CombinedOutput()
+			out := string(data)
+			if err != nil && strings.Contains(out, "unshare") {
+				t.Skipf("this machine makes no namespaces: %s", out)
+			}
+			first, second, _ := strings.Cut(out, "AGAIN")
+			if !strings.Contains(first, "code 8") || !strings.Contains(first, "\nhint: llcuda-fetch prune --yes") {
+				t.Errorf("got %s", first)
+			}
+			for line := range strings.Lines(first) {
+				if !strings.HasPrefix(line, "ls: cannot access") && (strings.Contains(line, "staging/") || strings.Contains(line, "bundles/") || strings.Contains(line, "current")) {
+					t.Errorf("left behind: %s", line)
+				}
+			}
+			if !strings.Contains(second, "code 0") || !strings.Contains(second, "installed in") || strings.Contains(second, "going on at") != test.resumes {
+				t.Errorf("with more room (going on: %t), got %s", test.resumes, second)
+			}
+		})
+	}
+}
