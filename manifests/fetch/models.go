@@ -267,6 +267,15 @@ func (c *Client) Export(ctx context.Context, dir string, o ExportOptions) ([]Exp
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
 	}
+	unlock, err := c.lockFolder(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.export(ctx, r, assets, dir, o)
+	return list, errors.Join(err, unlock())
+}
+
+func (c *Client) export(ctx context.Context, r *Release, assets []manifests.Artifact, dir string, o ExportOptions) ([]Exported, error) {
 	var list []Exported
 	for _, a := range assets {
 		already, err := c.exportAsset(ctx, r, a, dir)

@@ -179,3 +179,40 @@ func TestTwoHundredAtOnce(t *testing.T) {
 		t.Errorf("installed is %q", got)
 	}
 }
+
+// Several exports into one folder wait for each other: every byte comes once, and the folder is whole.
+func TestExportsAtOnce(t *testing.T) {
+	const processes = 6
+	m := newMachine(t)
+	folder := filepath.Join(filepath.Dir(m.home), "carried")
+	var group sync.WaitGroup
+	failures := make([]string, processes)
+	for i := range processes {
+		group.Go(func() {
+			if out, err := m.command("export", "--to", folder, "--mirror", m.one.URL).CombinedOutput(); err != nil {
+				failures[i] = string(out)
+			}
+		})
+	}
+	group.Wait()
+	for _, failure := range failures {
+		if failure != "" {
+			t.Fatal(failure)
+		}
+	}
+	archives := 0
+	for _, r := range m.one.Requests() {
+		if strings.HasSuffix(r.URL.Path, ".tar.zst") {
+			archives++
+		}
+	}
+	if archives != 2 {
+		t.Errorf("%d archives were downloaded, not 2", archives)
+	}
+	if out, err := m.command("install", "--from", folder, "--offline").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if left, err := filepath.Glob(filepath.Join(folder, "*.partial")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
