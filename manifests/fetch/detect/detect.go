@@ -62,6 +62,7 @@ func (d Detector) Detect(ctx context.Context) (Report, error) {
 	d = d.withDefaults()
 	// What is slow runs side by side; each part has the Host's fields of its own.
 	smi, cuda := background(ctx, d.Limit, d.nvidiaSMI), background(ctx, d.Limit, d.cudaLibraries)
+	environment := background(ctx, d.Limit, func(context.Context) cVersions { return d.cLibraries(d.environmentFolders()) })
 	var r Report
 	h := &r.Host
 	h.OS, h.Arch = runtime.GOOS, runtime.GOARCH
@@ -69,7 +70,13 @@ func (d Detector) Detect(ctx context.Context) (Report, error) {
 	h.Platform = d.Platform()
 	h.CPU = d.cpu()
 	h.DiskFree = freeBytes(d.Disk)
-	r.add(d.cLibraries(h))
+	c := <-environment
+	if c.late { // what is on a folder of LD_LIBRARY_PATH that does not answer is of no use to programs either
+		r.add(Source{Name: cLibrariesName, Problem: fmt.Sprintf("the folders of LD_LIBRARY_PATH did not answer within %s", d.Limit)})
+		c.value = d.cLibraries(nil)
+	}
+	r.add(c.value.source)
+	h.Glibc, h.GLIBCXX = c.value.glibc, c.value.glibcxx
 
 	answer := <-smi
 	if err := ctx.Err(); err != nil {

@@ -2,15 +2,18 @@ package detect
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -238,6 +241,44 @@ func TestHangingChildrenEnd(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("left running: %s", out)
+		}
+	}
+}
+
+// A folder of LD_LIBRARY_PATH that never answers, as those of a dead server: all that the other sources tell is there.
+func TestHangingFolders(t *testing.T) {
+	dir := t.TempDir()
+	libraries(t, dir, "/store")
+	if err := os.MkdirAll(filepath.Join(dir, "dead"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append([]string{"libc.so.6"}, runtimeLibraries...) { // a pipe that nobody writes to
+		if err := unix.Mkfifo(filepath.Join(dir, "dead", name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	system, err := os.ReadFile("/lib/" + triplets[runtime.GOARCH] + "/libc.so.6")
+	if err != nil {
+		t.Skip(err)
+	}
+	libc := filepath.Join(dir, "lib", triplets[runtime.GOARCH])
+	if err := errors.Join(os.MkdirAll(libc, 0o755), os.WriteFile(filepath.Join(libc, "libc.so.6"), system, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	report, err := Detector{Root: dir, Getenv: environment("LD_LIBRARY_PATH", "/dead"), Store: []string{"/store"}, Limit: 200 * time.Millisecond}.Detect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Host.Glibc == "" {
+		t.Errorf("the system's own C library was not looked at: %+v", report.Sources)
+	}
+	var said []string
+	for _, s := range report.Sources {
+		said = append(said, s.Name+": "+s.Problem)
+	}
+	for _, want := range []string{cLibrariesName + ": the folders of LD_LIBRARY_PATH did not answer within 200ms", "CUDA libraries: the folders did not answer within 200ms"} {
+		if !slices.Contains(said, want) {
+			t.Errorf("nobody says %q: %q", want, said)
 		}
 	}
 }

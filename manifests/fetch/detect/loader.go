@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -38,12 +37,21 @@ func (d Detector) environmentFolders() []string {
 	return folders
 }
 
-// cLibraries learns what the C and the C++ library define, without running them.
-func (d Detector) cLibraries(h *manifests.Host) Source {
-	source := Source{Name: "libc.so.6 and libstdc++.so.6"}
+// cLibrariesName is the name of the source.
+const cLibrariesName = "libc.so.6 and libstdc++.so.6"
+
+// cVersions are what the C and the C++ library define.
+type cVersions struct {
+	glibc, glibcxx string
+	source         Source
+}
+
+// cLibraries learns them without running the libraries: those in these folders, else those that the loader finds.
+func (d Detector) cLibraries(folders []string) cVersions {
+	source := Source{Name: cLibrariesName}
 	cache := d.loaderCache()
 	newest := func(soname, prefix string) string {
-		for _, folder := range d.environmentFolders() {
+		for _, folder := range folders {
 			if version := d.newestVersion(filepath.Join(folder, soname), prefix); version != "" {
 				return version
 			}
@@ -59,21 +67,20 @@ func (d Detector) cLibraries(h *manifests.Host) Source {
 		}
 		return ""
 	}
-	h.Glibc = newest("libc.so.6", "GLIBC_")
-	h.GLIBCXX = newest("libstdc++.so.6", "GLIBCXX_")
+	glibc, glibcxx := newest("libc.so.6", "GLIBC_"), newest("libstdc++.so.6", "GLIBCXX_")
 	switch {
-	case h.Glibc == "":
+	case glibc == "":
 		source.Problem = "there is no GNU C library where the loader looks"
-	case h.GLIBCXX == "":
+	case glibcxx == "":
 		source.Problem = "there is no libstdc++.so.6 where the loader looks"
 		fallthrough
 	default:
-		source.Gave = "glibc " + h.Glibc
-		if h.GLIBCXX != "" {
-			source.Gave += ", GLIBCXX " + h.GLIBCXX
+		source.Gave = "glibc " + glibc
+		if glibcxx != "" {
+			source.Gave += ", GLIBCXX " + glibcxx
 		}
 	}
-	return source
+	return cVersions{glibc, glibcxx, source}
 }
 
 // newestVersion is the highest version with a prefix that a library of this machine defines, or nothing.
