@@ -1,0 +1,86 @@
+package fetchcli
+
+import (
+	"bytes"
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+)
+
+// A download of 100 MB at 4 MB/s, of which an earlier run had brought 20 MB, told ten times a second.
+func bring(t *terminal) {
+	const mb = 1_000_000
+	p := fetch.Progress{Name: "llcuda-bins-sm75.tar.zst", Total: 100 * mb}
+	for p.Done = 5 * mb; p.Done <= 20*mb; p.Done += 5 * mb {
+		t.progress(p)
+	}
+	p.Source = "https://mirror"
+	for p.Done = 20 * mb; p.Done < p.Total; p.Done += 400_000 {
+		t.progress(p)
+		time.Sleep(100 * time.Millisecond)
+	}
+	p.Done = p.Total
+	t.progress(p)
+	t.progress(p) // said once
+}
+
+// In a log, a notebook or a pipe: a line at the beginning, one every 10 seconds, and one at the end.
+func TestProgressInALog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out, err bytes.Buffer
+		bring(&terminal{out: &out, err: &err, columns: func() int { return 80 }})
+		want := `downloading llcuda-bins-sm75.tar.zst, 100.0 MB, going on at 20.0 MB
+llcuda-bins-sm75.tar.zst  60.0 MB of 100.0 MB  60%  4.0 MB/s  10s left
+downloaded llcuda-bins-sm75.tar.zst, 100.0 MB in 20s
+`
+		if diff := cmp.Diff(want, err.String()); diff != "" || out.Len() > 0 {
+			t.Errorf("(-want +got):\n%s\non standard output: %q", diff, out.String())
+		}
+	})
+}
+
+// On a screen: one line that is drawn anew, never wider than the screen, gone when something else is said.
+func TestProgressOnAScreen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const columns = 72
+		var out, err bytes.Buffer
+		term := &terminal{out: &out, err: &err, live: true, columns: func() int { return columns }}
+		bring(term)
+		term.notef("writing to disk")
+		if got := err.String(); !strings.Contains(got, "\r\x1b[Kllcuda-bins-sm75.tar.zst  40.0 MB of 100.0 MB  40%  4.0 MB/s") {
+			t.Errorf("no bytes and rate in %q", got)
+		}
+		lines := regexp.MustCompile(`\r\x1b\[K`).Split(err.String(), -1)
+		for _, line := range lines[:len(lines)-1] {
+			if len(line) >= columns || strings.Contains(line, "\n") {
+				t.Errorf("%q does not stay in one line of %d columns", line, columns)
+			}
+		}
+		if got, want := lines[len(lines)-1], "downloaded llcuda-bins-sm75.tar.zst, 100.0 MB in 20s\nwriting to disk\n"; got != want {
+			t.Errorf("at the end there is %q, want %q", got, want)
+		}
+	})
+}
+
+// --quiet says nothing of what goes on; results, warnings and errors it says all the same.
+func TestQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out, err bytes.Buffer
+		term := &terminal{out: &out, err: &err, quiet: true, columns: func() int { return 80 }}
+		bring(term)
+		term.notef("nothing")
+		term.printf("a result")
+		term.warnf("a warning")
+		term.report(&usageError{errors.New("nothing"), "a way out"})
+		if diff := cmp.Diff("llcuda-fetch: warning: a warning\nllcuda-fetch: nothing\nhint: a way out\n", err.String()); diff != "" || out.String() != "a result\n" {
+			t.Errorf("(-want +got):\n%s\non standard output: %q", diff, out.String())
+		}
+	})
+}
