@@ -139,21 +139,21 @@ func (v *lazyVerifier) VerifyPointer(signed []byte) ([]byte, fetch.Signer, error
 
 // trust is whose signature counts, as far as the flags say.
 func (a *app) trust() (Trust, error) {
-	read := func(path string) ([]byte, error) {
+	read := func(path, flag string) ([]byte, error) {
 		if path == "" {
 			return nil, nil
 		}
 		data, err := os.ReadFile(path)
 		if err != nil {
-			return nil, &usageError{err, ""}
+			return nil, &usageError{err, flag + " names a file on this machine"}
 		}
 		return data, nil
 	}
-	key, err := read(a.key)
+	key, err := read(a.key, "--key")
 	if err != nil {
 		return Trust{}, err
 	}
-	root, err := read(a.trustedRoot)
+	root, err := read(a.trustedRoot, "--trusted-root")
 	if err != nil {
 		return Trust{}, err
 	}

@@ -1,9 +1,11 @@
 package fetchcli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -82,7 +84,12 @@ func (t *terminal) report(err error) {
 			message = "interrupted; the next run goes on from here"
 		}
 		fmt.Fprintf(t.err, "llcuda-fetch: %s\n", strings.ReplaceAll(message, "\n", "\n    "))
-		for _, hint := range fetch.Hints(err) {
+		hints := fetch.Hints(err)
+		var usage *usageError // whatever it happened in the middle of
+		if errors.As(err, &usage) {
+			hints = slices.DeleteFunc([]string{usage.hint}, func(hint string) bool { return hint == "" })
+		}
+		for _, hint := range hints {
 			fmt.Fprintf(t.err, "hint: %s\n", hint)
 		}
 	})
