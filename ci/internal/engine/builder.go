@@ -174,7 +174,7 @@ func (r *stepRun) device(ctx context.Context, image *dagger.Container) (*dagger.
 		"ggml/*", "ggml/cmake", "ggml/include", "ggml/src/*.*", "ggml/src/CMakeLists.txt", "ggml/src/ggml-cuda",
 	}})
 	args := append(slices.Clone(r.step.Recipe.CUDACMake), "-DCMAKE_CUDA_ARCHITECTURES="+r.step.Target.CMakeArchitectures())
-	return r.compile(ctx, r.script(image, "device.sh").
+	return r.compile(ctx, r.script(image, "device.sh", "device/pid.c").
 		WithMountedDirectory(srcDir, tree).
 		WithMountedCache("/ccache", client.CacheVolume("llcuda-ccache")),
 		"/stages/device.sh", args...)
@@ -185,10 +185,11 @@ func (r *stepRun) runtime(ctx context.Context, image *dagger.Container) (*dagger
 	return r.compile(ctx, r.script(image, "runtime.sh"), "/stages/runtime.sh")
 }
 
-// script mounts a stage's script and what all scripts share.
-func (r *stepRun) script(image *dagger.Container, name string) *dagger.Container {
+// script mounts a stage's script, what all scripts share, and what this one needs besides.
+func (r *stepRun) script(image *dagger.Container, name string, more ...string) *dagger.Container {
 	dir := r.builder.client.Directory()
-	for _, file := range []string{"stage.sh", "rpath.cmake", "licenses.sh", "device/CMakeLists.txt", "ui/vite.config.licences.ts", name} {
+	shared := []string{"stage.sh", "rpath.cmake", "licenses.sh", "device/CMakeLists.txt", "ui/vite.config.licences.ts"}
+	for _, file := range slices.Concat(shared, []string{name}, more) {
 		text, err := stageFiles.ReadFile("stages/" + file)
 		if err != nil {
 			panic(err) // embedded
