@@ -82,9 +82,10 @@ var testOnly = map[string][]string{
 	"ci/internal/engine/image/imagetest":    {},
 	"manifests/fetch/fetchtest":             {"manifests", "matrix"},
 	"manifests/fetch/transfer/transfertest": {},
-	"publisher/hftest":                      {},
-	"publisher/cosigntest":                  {"manifests"},
-	"publisher/ghtest":                      {},
+	"publisher/prepared":                    {},
+	"publisher/hftest":                      {"publisher/prepared"},
+	"publisher/cosigntest":                  {"manifests", "publisher/prepared"},
+	"publisher/ghtest":                      {"publisher/prepared"},
 	"publisher/publishertest":               {"publisher"},
 }
 

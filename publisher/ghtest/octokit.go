@@ -1,16 +1,14 @@
 package ghtest
 
 import (
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/waqasm86/llcuda-farm/publisher/prepared"
 )
 
 //go:embed testdata/octokit testdata/octokit/.npmrc
@@ -20,62 +18,15 @@ var octokit embed.FS
 // testdata/octokit names, installed from the npm registry once for each lock file, in the user's cache.
 func Octokit(t testing.TB) string {
 	t.Helper()
-	folder, err := installed()
+	source, err := fs.Sub(octokit, "testdata/octokit")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := prepared.Packages("octokit", source)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return folder
-}
-
-func installed() (string, error) {
-	source, err := fs.Sub(octokit, "testdata/octokit")
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.New()
-	err = fs.WalkDir(source, ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		data, err := fs.ReadFile(source, name)
-		fmt.Fprintf(sum, "%s %d\n%s", name, len(data), data)
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	parent := filepath.Join(cache, "llcuda", "ghtest")
-	folder := filepath.Join(parent, "octokit-"+hex.EncodeToString(sum.Sum(nil))[:16])
-	if _, err := os.Stat(folder); err == nil {
-		return folder, nil
-	}
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return "", err
-	}
-	beside, err := os.MkdirTemp(parent, "installing-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(beside)
-	if err := os.CopyFS(beside, source); err != nil {
-		return "", err
-	}
-	cmd := exec.Command("npm", "ci", "--no-audit", "--no-fund")
-	cmd.Dir = beside
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("installing GitHub's client: %w\n%s", err, said)
-	}
-	if err := os.Rename(beside, folder); err != nil {
-		if _, there := os.Stat(folder); there == nil { // another test was faster
-			return folder, nil
-		}
-		return "", err
-	}
-	return folder, nil
 }
 
 // A Recorded is one request and its answer, as GitHub's engineers recorded them.

@@ -14,13 +14,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
+
+	"github.com/waqasm86/llcuda-farm/publisher/prepared"
 )
 
 // The tokens that a Hub knows from the start.
@@ -121,45 +122,7 @@ func Start(t testing.TB) *Hub {
 // compiled is the server's program.
 func compiled() (string, error) {
 	_, file, _, _ := runtime.Caller(0)
-	source := filepath.Join(filepath.Dir(file), "server")
-	sum := sha256.New()
-	fmt.Fprintln(sum, runtime.Version(), runtime.GOARCH)
-	err := filepath.WalkDir(source, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		data, err := os.ReadFile(path)
-		fmt.Fprintln(sum, filepath.Base(path), len(data))
-		sum.Write(data)
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	folder := filepath.Join(cache, "llcuda", "hftest")
-	program := filepath.Join(folder, hex.EncodeToString(sum.Sum(nil))[:16])
-	if _, err := os.Stat(program); err == nil {
-		return program, nil
-	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return "", err
-	}
-	// Beside, then renamed: tests of other packages may be compiling it, too.
-	beside, err := os.MkdirTemp(folder, "compiling-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(beside)
-	cmd := exec.Command("go", "build", "-C", source, "-o", filepath.Join(beside, "server"), ".")
-	cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false -mod=readonly", "GOWORK=off")
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("compiling the test Hub: %w\n%s", err, said)
-	}
-	return program, os.Rename(filepath.Join(beside, "server"), program)
+	return prepared.Program("hub", filepath.Join(filepath.Dir(file), "server"))
 }
 
 // Set changes the Hub's settings.

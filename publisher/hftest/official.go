@@ -1,15 +1,14 @@
 package hftest
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
+	"embed"
 	"encoding/json"
-	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"testing"
+
+	"github.com/waqasm86/llcuda-farm/publisher/prepared"
 )
 
 // An Official is the official client, @huggingface/hub, of the version that official/package-lock.json names.
@@ -18,64 +17,21 @@ type Official struct {
 	folder string
 }
 
+//go:embed official/.npmrc official/hub.mjs official/package-lock.json official/package.json
+var official embed.FS
+
 // NewOfficial installs the client, once for each lock file, in the user's cache.
 func NewOfficial(t testing.TB) *Official {
 	t.Helper()
-	folder, err := installed()
+	source, err := fs.Sub(official, "official")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := prepared.Packages("huggingface-hub", source)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &Official{t: t, folder: folder}
-}
-
-func installed() (string, error) {
-	_, file, _, _ := runtime.Caller(0)
-	source := filepath.Join(filepath.Dir(file), "official")
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.New()
-	files := map[string][]byte{}
-	for _, name := range []string{".npmrc", "hub.mjs", "package-lock.json", "package.json"} {
-		data, err := os.ReadFile(filepath.Join(source, name))
-		if err != nil {
-			return "", err
-		}
-		fmt.Fprintln(sum, name, len(data))
-		sum.Write(data)
-		files[name] = data
-	}
-	parent := filepath.Join(cache, "llcuda", "hftest")
-	folder := filepath.Join(parent, "official-"+hex.EncodeToString(sum.Sum(nil))[:16])
-	if _, err := os.Stat(folder); err == nil {
-		return folder, nil
-	}
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return "", err
-	}
-	beside, err := os.MkdirTemp(parent, "installing-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(beside)
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(beside, name), data, 0o644); err != nil {
-			return "", err
-		}
-	}
-	cmd := exec.Command("npm", "ci", "--no-audit", "--no-fund")
-	cmd.Dir = beside
-	if said, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("installing the official client: %w\n%s", err, said)
-	}
-	if err := os.Rename(beside, folder); err != nil {
-		if _, there := os.Stat(folder); there == nil { // another test was faster
-			return folder, nil
-		}
-		return "", err
-	}
-	return folder, nil
 }
 
 // A Deed is one thing that the official client does: see official/hub.mjs.
