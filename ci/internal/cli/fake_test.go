@@ -23,6 +23,7 @@ import (
 //	lose-STEP     the engine that takes the step is lost
 //	wrong-STEP    the step gives device code for another SM
 //	other-runtime the CUDA runtime is another one
+//	other-builder the builder image is another one
 //	slow-STEP     the step takes until it is interrupted, and interrupts itself
 type fakeEngines struct {
 	faults    string
@@ -54,6 +55,9 @@ func (e *fakeEngines) Open(_ context.Context, opts engine.Options) (*engine.Sess
 		Toolkit: opts.Toolkit, BuilderImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "made@sha256:" + strings.Repeat("2", 64),
 		Engine: "fake v1", HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DGGML_CUDA=ON"},
 	}}
+	if e.has("other-builder") {
+		session.Recipe.BuilderImage = "sha256:" + strings.Repeat("9", 64)
+	}
 	for _, host := range hosts {
 		session.Builders = append(session.Builders, &fakeBuilder{e, host})
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
-	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
 func reproduceCommand(term *terminal, backend Backend) *cobra.Command {
@@ -71,22 +70,17 @@ func (r *reproduction) run(ctx context.Context) error {
 		return err
 	}
 	same, err := r.compare(ctx, release, built)
-	if err != nil || !same {
-		return errors.Join(err, differs(same))
+	if err != nil {
+		return err
+	}
+	if !same {
+		return &refusal{errors.New("what was built is not what was released"),
+			"a builder, recipe or packer of another commit explains differences in metadata.json; the release's provenance names the commit. Without one, ask who released it"}
 	}
 	if !kept {
 		return os.RemoveAll(r.out)
 	}
 	return nil
-}
-
-// differs is the verdict over a release that did not come out the same.
-func differs(same bool) error {
-	if same {
-		return nil
-	}
-	return &refusal{errors.New("what was built is not what was released"),
-		"a builder, recipe or packer of another commit explains differences in metadata.json; the release's provenance names the commit. Without one, ask who released it"}
 }
 
 // rebuild builds the release's source with this checkout's recipe.
@@ -169,7 +163,7 @@ func (r *reproduction) explain(ctx context.Context, name string, theirs manifest
 		return err
 	}
 	show, closeView := r.term.transfers("download")
-	err := r.public.asset(ctx, theirs, dir, func(p publisher.Progress) { show(p) })
+	err := r.public.asset(ctx, theirs, dir, show)
 	closeView()
 	if err != nil {
 		return err

@@ -61,6 +61,7 @@ func TestSignScripts(t *testing.T) {
 			os.WriteFile(filepath.Join(env.WorkDir, "key.pub"), public, 0o644),
 			os.WriteFile(filepath.Join(env.WorkDir, "client.tar.gz"), archive, 0o644))
 	}
+	maps.Copy(p.Cmds, githubCommands(t))
 	maps.Copy(p.Cmds, map[string]func(*testscript.TestScript, bool, []string){
 		// token FILE [repository=… ref=… path=… runner=… audience=… expired]: a workflow's token.
 		"token": func(ts *testscript.TestScript, _ bool, args []string) {
