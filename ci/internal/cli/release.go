@@ -64,7 +64,7 @@ func (r *wholeRelease) run(ctx context.Context) error {
 	if r.github.dryRun {
 		return r.say(&b, credential, server, built)
 	}
-	for i, step := range []struct {
+	steps := []struct {
 		name string
 		do   func() error
 	}{
@@ -89,8 +89,9 @@ func (r *wholeRelease) run(ctx context.Context) error {
 			public := published{repo: r.github.repo, server: server, tag: r.release, signedBy: r.sign.signedBy}
 			return public.verify(ctx, r.term, r.cacheDir(), rulesIn(b.matrix, r.backend.BuildPaths()))
 		}},
-	} {
-		r.term.notef("release   step %d of %d: %s", i+1, releaseSteps, step.name)
+	}
+	for i, step := range steps {
+		r.term.notef("release   step %d of %d: %s", i+1, len(steps), step.name)
 		if err := step.do(); err != nil {
 			return &stepError{step.name, err}
 		}
@@ -100,9 +101,6 @@ func (r *wholeRelease) run(ctx context.Context) error {
 	}
 	return nil
 }
-
-// releaseSteps is how many there are.
-const releaseSteps = 5
 
 // A stepError says at which step a release stopped.
 type stepError struct {
