@@ -44,15 +44,18 @@ var allowed = map[string][]string{
 	"publisher/provenance": {"manifests"},
 	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
 
-	"manifests/fetch":            {"manifests/fetch/detect", "manifests/fetch/hub", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
-	"manifests/fetch/detect":     {"manifests", "matrix"},
-	"manifests/fetch/hub":        {"manifests/fetch/transfer", "manifests/gguf", "matrix"},
-	"manifests/fetch/store":      {"manifests", "matrix"},
-	"manifests/fetch/transfer":   {},
-	"manifests/fetch/fetchcli":   {"manifests/fetch", "manifests", "matrix"},
-	"manifests/gguf":             {},
-	"manifests/sigverify":        {"manifests"},
-	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchcli", "manifests/fetch", "manifests/sigverify", "manifests"},
+	"manifests/fetch":               {"manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
+	"manifests/fetch/detect":        {"manifests/fetch/home", "manifests", "matrix"},
+	"manifests/fetch/home":          {},
+	"manifests/fetch/hub":           {"manifests/fetch/transfer", "manifests/gguf", "matrix"},
+	"manifests/fetch/launch":        {},
+	"manifests/fetch/launch/atonce": {"manifests/fetch/launch", "manifests/fetch/home"},
+	"manifests/fetch/store":         {"manifests/fetch/launch", "manifests", "matrix"},
+	"manifests/fetch/transfer":      {},
+	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests/fetch/launch", "manifests", "matrix"},
+	"manifests/gguf":                {},
+	"manifests/sigverify":           {"manifests"},
+	"manifests/cmd/llcuda-fetch":    {"manifests/fetch/fetchcli", "manifests/fetch/launch/atonce", "manifests/fetch", "manifests/sigverify", "manifests"},
 }
 
 // inTests are the edges that tests have beyond those of their package.
@@ -109,7 +112,7 @@ var confinedInTests = map[string][]string{
 
 // standardOnly import nothing from outside the standard library and the module:
 // they are linked into the client, or are pure data.
-var standardOnly = []string{"matrix", "manifests"}
+var standardOnly = []string{"matrix", "manifests", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/atonce"}
 
 // goPackage is what is read of go list's answer.
 type goPackage struct {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -359,7 +360,7 @@ func (c *Client) prepare(ctx context.Context, l *store.Locked, r *Release, i *In
 			return store.Probe{}, err
 		}
 		c.step("trying the programs")
-		return store.TryPrograms(ctx, l.Dir(*i), l.Environ(*i, os.Environ()), onGPU && c.Host == nil)
+		return store.TryPrograms(ctx, l.Dir(*i), l.Programs(*i).Environ(os.Environ()), onGPU && c.Host == nil)
 	}
 	probe, err := try()
 	var failed *store.ProbeError
@@ -381,7 +382,7 @@ func (c *Client) useRuntime(ctx context.Context, l *store.Locked, r *Release, i 
 	}
 	i.Runtime, i.Libraries = relative(c.Store, dir), nil
 	for _, name := range i.RuntimeNames {
-		i.Libraries = append(i.Libraries, manifests.CUDALibrary{Name: name, Path: dir + "/" + store.LibrariesDir + "/" + name, Source: "store"})
+		i.Libraries = append(i.Libraries, manifests.CUDALibrary{Name: name, Path: dir + "/" + launch.LibrariesDir + "/" + name, Source: "store"})
 	}
 	return nil
 }
@@ -523,9 +524,9 @@ func (c *Client) Environment(i Install) [][2]string {
 	dir := c.Store.Dir(i)
 	list := [][2]string{
 		{"LLAMA_CPP_DIR", dir},
-		{"LLAMA_SERVER_PATH", path.Join(dir, store.ProgramsDir, "llama-server")},
-		{"LLCUDA_BIN_DIR", path.Join(dir, store.ProgramsDir)},
-		{"LLCUDA_LIB_DIR", path.Join(dir, store.LibrariesDir)},
+		{"LLAMA_SERVER_PATH", path.Join(dir, launch.ProgramsDir, "llama-server")},
+		{"LLCUDA_BIN_DIR", path.Join(dir, launch.ProgramsDir)},
+		{"LLCUDA_LIB_DIR", path.Join(dir, launch.LibrariesDir)},
 		{"LLCUDA_RELEASE", i.Release},
 		{"LLCUDA_SM", strconv.Itoa(int(i.SM))},
 	}
@@ -537,20 +538,18 @@ func (c *Client) Environment(i Install) [][2]string {
 
 // Program is the path of one of an installation's programs.
 func (c *Client) Program(i Install, name string) (string, error) {
-	dir := path.Join(c.Store.Dir(i), store.ProgramsDir)
-	entries, err := os.ReadDir(dir)
+	if program, ok := c.Store.Programs(i).Program(name); ok {
+		return program, nil
+	}
+	entries, err := os.ReadDir(path.Join(c.Store.Dir(i), launch.ProgramsDir))
 	if err != nil {
 		return "", err
 	}
 	var known []string
 	for _, entry := range entries {
-		if !entry.Type().IsRegular() {
-			continue // the links to backends
+		if _, ok := c.Store.Programs(i).Program(entry.Name()); ok {
+			known = append(known, entry.Name())
 		}
-		if entry.Name() == name {
-			return path.Join(dir, name), nil
-		}
-		known = append(known, entry.Name())
 	}
 	return "", &NameError{Kind: "program", Name: name, Known: known}
 }

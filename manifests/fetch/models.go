@@ -216,15 +216,8 @@ func (c *Client) Cached(ctx context.Context, m matrix.Model) (Model, bool) {
 	return Model{Name: m.Name, Ref: ref.String(), Path: result.Path, Size: result.Size, Cached: true, Commit: result.Commit}, true
 }
 
-// ModelPath is the file that a program's -m means: a path that exists as it is, else a model of the cache or the Hub.
+// ModelPath is the file of a model that a program is to be started with: it is taken from the cache, else from the Hub.
 func (c *Client) ModelPath(ctx context.Context, arg string) (string, error) {
-	if _, err := os.Stat(arg); err == nil {
-		return arg, nil
-	}
-	// What looks like a path and is none is the program's to complain of.
-	if strings.HasSuffix(arg, ".gguf") && !strings.Contains(arg, ":") {
-		return arg, nil
-	}
 	ref, want, _, err := c.reference(ctx, "", arg)
 	if err != nil {
 		return "", err

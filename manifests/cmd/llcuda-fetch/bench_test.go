@@ -74,14 +74,8 @@ func newStand(b *testing.B, padding int) *stand {
 	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
 		b.Fatal(err)
 	}
-	// As in .goreleaser.yaml.
-	for _, build := range [][]string{{"-o", s.program, "."}, {"-o", s.nothing, source}} {
-		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", "-s -w -buildid="}, build...)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			b.Fatalf("%v\n%s", err, out)
-		}
-	}
+	build(b, s.program, ".")
+	build(b, s.nothing, source)
 	nothing, err := os.ReadFile(s.nothing)
 	if err != nil {
 		b.Fatal(err)

@@ -6,23 +6,19 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/home"
 )
 
-// Platform asks where the machine runs. Kaggle's image is made from Colab's, and keeps its variables and folders, so
-// Kaggle is asked first; and both are containers.
+// Platform asks where the machine runs. The notebooks come first: they are containers too.
 func (d Detector) Platform() string {
 	d = d.withDefaults()
-	set := func(names ...string) bool {
-		return slices.ContainsFunc(names, func(name string) bool { return d.Getenv(name) != "" })
+	if notebook := home.Notebook(d.Getenv, d.exists); notebook != "" {
+		return notebook
 	}
 	switch {
-	case set("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_URL_BASE") || d.exists("kaggle/working"):
-		return "kaggle"
-	case set("COLAB_RELEASE_TAG", "COLAB_GPU"):
-		return "colab"
 	case strings.Contains(strings.ToLower(d.text("proc/version")), "microsoft"):
 		return "wsl"
-	case d.exists(".dockerenv"), d.exists("run/.containerenv"), set("KUBERNETES_SERVICE_HOST"), d.exists("run/systemd/container"):
+	case d.exists(".dockerenv"), d.exists("run/.containerenv"), d.Getenv("KUBERNETES_SERVICE_HOST") != "", d.exists("run/systemd/container"):
 		return "container"
 	}
 	return "local"

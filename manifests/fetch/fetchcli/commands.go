@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -17,6 +14,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -407,37 +405,18 @@ replaced by its file. What is not installed yet is installed first.`,
 			if err != nil {
 				return err
 			}
-			arguments, err := modelArguments(cmd.Context(), c, args[1:])
-			if err != nil {
-				return err
+			arguments := args[1:]
+			for _, at := range launch.Models(arguments) {
+				if arguments[at], err = c.ModelPath(cmd.Context(), arguments[at]); err != nil {
+					return err
+				}
 			}
 			// The point of no return: from here on this process is the program.
-			err = syscall.Exec(program, append([]string{args[0]}, arguments...), c.Store.Environ(current, os.Environ()))
-			return fmt.Errorf("starting %s: %w", program, err)
+			return fmt.Errorf("starting %s: %w", program, c.Store.Programs(current).Exec(program, arguments))
 		},
 	}
 	cmd.Flags().SetInterspersed(false) // what follows the program is its own
 	return cmd
-}
-
-// modelFlags are llama.cpp's flags that name a model's file.
-var modelFlags = []string{"-m", "--model", "-md", "--model-draft"}
-
-// modelArguments replaces the names of models by their files.
-func modelArguments(ctx context.Context, c *fetch.Client, args []string) ([]string, error) {
-	args = slices.Clone(args)
-	for i := 0; i+1 < len(args); i++ {
-		if !slices.Contains(modelFlags, args[i]) {
-			continue
-		}
-		path, err := c.ModelPath(ctx, args[i+1])
-		if err != nil {
-			return nil, err
-		}
-		i++
-		args[i] = path
-	}
-	return args, nil
 }
 
 func (a *app) envCommand() *cobra.Command {

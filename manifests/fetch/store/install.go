@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 const (
 	recordName = "install.json"
-	bundleLink = "bundle"
 	// recordVersion is the form of install.json.
 	recordVersion = 1
 )
@@ -78,9 +78,14 @@ type Asked struct {
 // Dir is the bundle's folder.
 func (s *Store) Dir(i Install) string { return s.path(i.Folder) }
 
+// Programs is what its programs are started from.
+func (s *Store) Programs(i Install) launch.Installation {
+	return launch.Installation{Bundle: s.Dir(i), VisibleDevices: i.VisibleDevices}
+}
+
 // Current is the installation that programs are run from. Its error is ErrNotInstalled where there is none.
 func (s *Store) Current() (Install, error) {
-	target, err := os.Readlink(s.path(currentName))
+	target, err := os.Readlink(s.path(launch.CurrentName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Install{}, ErrNotInstalled
 	}
@@ -89,7 +94,7 @@ func (s *Store) Current() (Install, error) {
 	}
 	id, err := strconv.Atoi(filepath.Base(target))
 	if err != nil {
-		return Install{}, fmt.Errorf("%s leads to %s, which is no installation", s.path(currentName), target)
+		return Install{}, fmt.Errorf("%s leads to %s, which is no installation", s.path(launch.CurrentName), target)
 	}
 	return s.install(id)
 }
@@ -137,7 +142,7 @@ func (s *Store) List() ([]Install, error) {
 // Sound says, at the cost of a few calls of stat, why an installation cannot be run from; nil if it can. Verify reads
 // every file.
 func (s *Store) Sound(i Install) error {
-	for _, name := range []string{ProgramsDir + "/llama-server", manifests.MetadataName} {
+	for _, name := range []string{launch.ProgramsDir + "/llama-server", manifests.MetadataName} {
 		if _, err := os.Stat(filepath.Join(s.Dir(i), name)); err != nil {
 			return err
 		}
@@ -149,7 +154,7 @@ func (s *Store) Sound(i Install) error {
 		return fmt.Errorf("%s does not lead to the CUDA libraries that it was installed with", filepath.Join(s.Dir(i), cudaLink))
 	}
 	for _, library := range i.Libraries {
-		if _, err := os.Stat(filepath.Join(s.Dir(i), LibrariesDir, library.Name)); err != nil {
+		if _, err := os.Stat(filepath.Join(s.Dir(i), launch.LibrariesDir, library.Name)); err != nil {
 			return err
 		}
 	}
@@ -183,7 +188,8 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		return Install{}, err
 	}
 	if err := errors.Join(os.Chmod(stage, 0o755), writeFile(filepath.Join(stage, recordName), append(data, '\n')),
-		os.Symlink(filepath.Join("..", "..", i.Folder), filepath.Join(stage, bundleLink))); err != nil {
+		writeFile(filepath.Join(stage, launch.DevicesName), launch.EncodeDevices(i.VisibleDevices)),
+		os.Symlink(filepath.Join("..", "..", i.Folder), filepath.Join(stage, launch.BundleName))); err != nil {
 		return Install{}, err
 	}
 	target := l.path(installsDir, strconv.Itoa(i.ID))
@@ -196,11 +202,11 @@ func (l *Locked) Activate(i Install) (Install, error) {
 
 // flip makes `current` lead to an installation.
 func (l *Locked) flip(id int) error {
-	beside := l.path(stagingDir, currentName)
+	beside := l.path(stagingDir, launch.CurrentName)
 	if err := os.Symlink(filepath.Join(installsDir, strconv.Itoa(id)), beside); err != nil {
 		return err
 	}
-	return errors.Join(os.Rename(beside, l.path(currentName)), syncFolder(l.Home))
+	return errors.Join(os.Rename(beside, l.path(launch.CurrentName)), syncFolder(l.Home))
 }
 
 // syncFolder has the names in a folder on disk.

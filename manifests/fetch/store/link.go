@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
 // cudaLink is the link in a bundle's folder that leads to a set of CUDA libraries. The links in its lib folder lead through
@@ -22,7 +23,7 @@ const cudaLink = "cuda"
 // the place of another one, it begins with the libraries of that one.
 func linkRuntime(bundle, replaces string, names []string) error {
 	for _, name := range names {
-		if err := os.Symlink(filepath.Join("..", cudaLink, name), filepath.Join(bundle, LibrariesDir, name)); err != nil {
+		if err := os.Symlink(filepath.Join("..", cudaLink, name), filepath.Join(bundle, launch.LibrariesDir, name)); err != nil {
 			return err // a library of the bundle's own has this name
 		}
 	}
@@ -42,7 +43,7 @@ func isOurs(f manifests.File, names []string) bool {
 		return strings.HasPrefix(f.Link, linkTo(linksDir))
 	}
 	name := filepath.Base(f.Path)
-	return slices.Contains(names, name) && f.Path == filepath.Join(LibrariesDir, name) && f.Link == filepath.Join("..", cudaLink, name)
+	return slices.Contains(names, name) && f.Path == filepath.Join(launch.LibrariesDir, name) && f.Link == filepath.Join("..", cudaLink, name)
 }
 
 // linkTo is how a bundle's folder leads to a folder of the store.

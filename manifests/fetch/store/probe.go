@@ -9,10 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
 // A ProbeError is an installation whose programs do not run, or do not see the GPU.
@@ -54,7 +55,7 @@ const probeLimit = 2 * time.Minute
 // the devices it sees. That a backend cannot be loaded is not an error to llama.cpp, which then runs on the CPU without
 // a word; so the GPU itself must be listed.
 func TryPrograms(ctx context.Context, bundle string, environ []string, gpu bool) (Probe, error) {
-	server := filepath.Join(bundle, ProgramsDir, "llama-server")
+	server := filepath.Join(bundle, launch.ProgramsDir, "llama-server")
 	out, err := try(ctx, environ, server, "--version")
 	if err != nil {
 		return Probe{}, err
@@ -112,48 +113,4 @@ func lastLines(text string) string {
 	const keep = 15
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-keep):], "\n")
-}
-
-// driverFolders are where containers and WSL mount libcuda.so.1 without telling the dynamic loader.
-var driverFolders = []string{"/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64"}
-
-// Environ is the environment for an installation's programs: environ with the bundle's own libraries in front, the
-// driver's where only their folder tells of them, and the GPUs that the bundle serves, unless the user chose some.
-func (s *Store) Environ(i Install, environ []string) []string {
-	get := func(name string) (string, bool) {
-		for _, pair := range slices.Backward(environ) {
-			if value, ok := strings.CutPrefix(pair, name+"="); ok {
-				return value, true
-			}
-		}
-		return "", false
-	}
-	const path, devices = "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"
-	folders := []string{filepath.Join(s.Dir(i), LibrariesDir)}
-	told, _ := get(path)
-	for _, folder := range filepath.SplitList(told) {
-		if folder != "" && !slices.Contains(folders, folder) {
-			folders = append(folders, folder)
-		}
-	}
-	for _, folder := range driverFolders {
-		if _, err := os.Stat(filepath.Join(folder, "libcuda.so.1")); err == nil && !slices.Contains(folders, folder) {
-			folders = append(folders, folder)
-		}
-	}
-	environ = append(slices.Clone(environ), path+"="+strings.Join(folders, ":"))
-	if _, chosen := get(devices); len(i.VisibleDevices) > 0 && !chosen {
-		environ = append(environ, devices+"="+strings.Join(i.VisibleDevices, ","))
-	}
-	// The last of several values counts for exec.Cmd, and the first for execve.
-	seen := map[string]bool{}
-	var unique []string
-	for _, pair := range slices.Backward(environ) {
-		if name, _, _ := strings.Cut(pair, "="); !seen[name] {
-			seen[name] = true
-			unique = append(unique, pair)
-		}
-	}
-	slices.Reverse(unique)
-	return unique
 }

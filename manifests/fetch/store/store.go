@@ -13,12 +13,14 @@
 //	links/DIGEST/               links to one set of CUDA libraries, named by what it holds
 //	releases/TAG/               manifest.json, SHA256SUMS and its signature, as they were verified
 //	pointers/SIGNER.json        the newest release pointer seen of each signer
-//	installs/N/install.json     what was installed, how and why; installs/N/bundle leads to the bundle
+//	installs/N/install.json     what was installed, how and why; installs/N/bundle leads to the bundle;
+//	                            devices says which GPUs are to be seen. From those two package launch starts programs
 //	current                     a link to one of installs/
 //
 // Every folder under bundles, runtimes, links and installs came there whole, by one rename, after it was verified and on
-// disk; `current` changes by one rename, and so does the link `cuda` by which a bundle finds its CUDA libraries. So a process killed at any moment leaves the old installation or the new one,
-// and leftovers only where Clean looks for them. Readers need no lock. The package uses no network and never prints.
+// disk; `current` changes by one rename, and so does the link `cuda` by which a bundle
+// finds its CUDA libraries. So a process killed at any moment leaves the old installation or the new one, and leftovers
+// only where Clean looks for them. Readers need no lock. The package uses no network and never prints.
 package store
 
 import (
@@ -35,6 +37,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
 const (
@@ -47,13 +50,6 @@ const (
 	releasesDir  = "releases"
 	pointersDir  = "pointers"
 	installsDir  = "installs"
-	currentName  = "current"
-)
-
-// ProgramsDir is where a bundle's programs lie, and LibrariesDir its libraries.
-const (
-	ProgramsDir  = "binaries/cuda12"
-	LibrariesDir = "lib"
 )
 
 // A Store is a folder.
@@ -81,7 +77,7 @@ func (s *Store) Folder(a manifests.Artifact) (string, bool) {
 
 // RuntimeFolders are the folders of the CUDA libraries in the store.
 func (s *Store) RuntimeFolders() []string {
-	folders, _ := filepath.Glob(s.path(runtimesDir, "*", LibrariesDir)) // the pattern is good
+	folders, _ := filepath.Glob(s.path(runtimesDir, "*", launch.LibrariesDir)) // the pattern is good
 	return folders
 }
 

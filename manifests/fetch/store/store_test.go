@@ -18,6 +18,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
 const zst75 = "llcuda-bins-sm75.tar.zst"
@@ -87,7 +88,7 @@ func TestAdopt(t *testing.T) {
 		if err != nil || !strings.HasPrefix(string(data), "device code for sm75") {
 			t.Errorf("%.30q %v", data, err)
 		}
-		if info, err := os.Stat(filepath.Join(dir, ProgramsDir, "llama-server")); err != nil || info.Mode().Perm() != 0o755 {
+		if info, err := os.Stat(filepath.Join(dir, launch.ProgramsDir, "llama-server")); err != nil || info.Mode().Perm() != 0o755 {
 			t.Errorf("%v %v", info, err)
 		}
 	}
@@ -287,7 +288,7 @@ func TestActivateAndRollback(t *testing.T) {
 	if back, err := l.Rollback(); err != nil || back.ID != one.ID {
 		t.Errorf("%+v %v", back, err)
 	}
-	link, err := filepath.EvalSymlinks(l.path(currentName, bundleLink))
+	link, err := filepath.EvalSymlinks(l.path(launch.CurrentName, launch.BundleName))
 	if err != nil || link != l.Dir(one) {
 		t.Errorf("current leads to %s: %v", link, err)
 	}
@@ -476,10 +477,10 @@ func TestTryPrograms(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := os.MkdirAll(filepath.Join(dir, ProgramsDir), 0o777); err != nil {
+			if err := os.MkdirAll(filepath.Join(dir, launch.ProgramsDir), 0o777); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(dir, ProgramsDir, "llama-server"), []byte("#!/bin/sh\n"+test.script+"\n"), 0o755); err != nil {
+			if err := os.WriteFile(filepath.Join(dir, launch.ProgramsDir, "llama-server"), []byte("#!/bin/sh\n"+test.script+"\n"), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			got, err := TryPrograms(t.Context(), dir, os.Environ(), test.gpu)
@@ -491,25 +492,6 @@ func TestTryPrograms(t *testing.T) {
 				t.Errorf("%v, want %q", err, test.problem)
 			}
 		})
-	}
-}
-
-func TestEnviron(t *testing.T) {
-	s := &Store{Home: "/store"}
-	i := Install{Folder: "bundles/b", VisibleDevices: []string{"GPU-a", "GPU-b"}}
-	for name, test := range map[string]struct{ environ, want []string }{
-		"bare":   {[]string{"A=1"}, []string{"A=1", "LD_LIBRARY_PATH=/store/bundles/b/lib", "CUDA_VISIBLE_DEVICES=GPU-a,GPU-b"}},
-		"others": {[]string{"LD_LIBRARY_PATH=/opt/lib::/x"}, []string{"LD_LIBRARY_PATH=/store/bundles/b/lib:/opt/lib:/x", "CUDA_VISIBLE_DEVICES=GPU-a,GPU-b"}},
-		"choice": {[]string{"CUDA_VISIBLE_DEVICES=1"}, []string{"CUDA_VISIBLE_DEVICES=1", "LD_LIBRARY_PATH=/store/bundles/b/lib"}},
-		"none":   {[]string{"CUDA_VISIBLE_DEVICES="}, []string{"CUDA_VISIBLE_DEVICES=", "LD_LIBRARY_PATH=/store/bundles/b/lib"}},
-	} {
-		before := append([]string(nil), test.environ...)
-		if diff := cmp.Diff(test.want, s.Environ(i, test.environ)); diff != "" {
-			t.Errorf("%s: %s", name, diff)
-		}
-		if diff := cmp.Diff(before, test.environ); diff != "" {
-			t.Errorf("%s: the caller's environment changed: %s", name, diff)
-		}
 	}
 }
 

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+)
+
+// build makes the program as it is published: see .goreleaser.yaml.
+func build(t testing.TB, program, main string) {
+	t.Helper()
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", "-s -w -buildid=", "-o", program, main)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// What run asks for starts before what verifies signatures is initialised, and it starts as it does when all is: the same
+// program with the same arguments and the same environment.
+func TestRunAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	program, home, key := filepath.Join(dir, "llcuda-fetch"), filepath.Join(dir, "store"), filepath.Join(dir, "key.pub")
+	build(t, program, ".")
+	release := fetchtest.New(t, fetchtest.Options{Programs: map[string]string{"llama-cli": "#!/bin/sh\necho \"arguments: $0 $*\"\nenv | sort | grep -v ^GODEBUG=\n"}})
+	if err := os.WriteFile(key, release.PublicKey(t), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	environ := append(os.Environ(), "LD_LIBRARY_PATH=/opt/lib:/x", "GODEBUG=inittrace=1")
+	command := func(args ...string) (string, string) {
+		t.Helper()
+		cmd := exec.Command(program, args...)
+		var out, trace strings.Builder
+		cmd.Env, cmd.Stdout, cmd.Stderr = environ, &out, &trace
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("%q: %v\n%s%s", args, err, out.String(), trace.String())
+		}
+		return out.String(), trace.String()
+	}
+	install := []string{"--home", home, "--key", key, "--mirror", release.Dir, "install", "--as-host", "../../testdata/hosts/two-1080-ti-and-2060.json"}
+	_, trace := command(install...)
+	initialised := regexp.MustCompile(`(?m)^init (\S+)`)
+	names := func(trace string) []string {
+		var list []string
+		for _, match := range initialised.FindAllStringSubmatch(trace, -1) {
+			list = append(list, match[1])
+		}
+		return list
+	}
+	const verifier = "github.com/waqasm86/llcuda-farm/manifests/sigverify"
+	if all := names(trace); !slices.Contains(all, verifier) {
+		t.Fatalf("the trace of an installation does not tell of %s: %q", verifier, all)
+	}
+
+	for _, arguments := range [][]string{{"llama-cli"}, {"llama-cli", "-m", "model.gguf", "--home", "x", "a b"}} {
+		atOnce, trace := command(append([]string{"--home", home, "run"}, arguments...)...)
+		if all := names(trace); len(all) > 40 || slices.ContainsFunc(all, func(name string) bool {
+			return strings.HasPrefix(name, "github.com/sigstore/") || strings.HasPrefix(name, "google.golang.org/protobuf") || strings.HasPrefix(name, "net/")
+		}) {
+			t.Errorf("%d packages were initialised before %s: %q", len(all), arguments[0], all)
+		}
+		// --quiet changes nothing here, and is not for package atonce.
+		later, trace := command(append([]string{"--home", home, "--quiet", "run"}, arguments...)...)
+		if !slices.Contains(names(trace), verifier) {
+			t.Errorf("with --quiet it was not main that started %s", arguments[0])
+		}
+		if diff := cmp.Diff(later, atOnce); diff != "" {
+			t.Errorf("%q: %s", arguments, diff)
+		}
+		for _, want := range []string{strings.Join(arguments[1:], " "), "LD_LIBRARY_PATH=" + home + "/bundles/", "/lib:/opt/lib:/x\n", "CUDA_VISIBLE_DEVICES=GPU-"} {
+			if !strings.Contains(atOnce, want) {
+				t.Errorf("%q: there is no %q in\n%s", arguments, want, atOnce)
+			}
+		}
+	}
+}

@@ -1,0 +1,56 @@
+// Package home says where on a machine llcuda-fetch keeps what it installs.
+//
+// fetch calls it for every command, and launch before anything else of the client is there; so it imports only what costs
+// a process nothing to have. detect asks it for the notebooks, whose folders the store goes by.
+package home
+
+import (
+	"errors"
+	"os"
+	"path"
+)
+
+const name = "llcuda"
+
+// Notebook is the notebook service that a machine belongs to: "kaggle", "colab" or "". Kaggle's image
+// is made from Colab's, and keeps its variables, so Kaggle is asked first. exists says whether there is
+// a path, which is given without its first slash.
+func Notebook(getenv func(string) string, exists func(path string) bool) string {
+	switch {
+	case getenv("KAGGLE_KERNEL_RUN_TYPE") != "" || getenv("KAGGLE_URL_BASE") != "" || exists("kaggle/working"):
+		return "kaggle"
+	case getenv("COLAB_RELEASE_TAG") != "" || getenv("COLAB_GPU") != "":
+		return "colab"
+	}
+	return ""
+}
+
+// Store is the store's folder: the one given, else /content/.cache/llcuda on Colab and /kaggle/working/.cache/llcuda on
+// Kaggle, where a notebook's files are kept, else llcuda in the user's cache folder.
+func Store(given string, getenv func(string) string) (string, error) {
+	if path.IsAbs(given) {
+		return path.Clean(given), nil
+	}
+	if given != "" {
+		here, err := os.Getwd()
+		return path.Join(here, given), err
+	}
+	switch Notebook(getenv, onThisMachine) {
+	case "colab":
+		return "/content/.cache/" + name, nil
+	case "kaggle":
+		return "/kaggle/working/.cache/" + name, nil
+	}
+	if cache := getenv("XDG_CACHE_HOME"); path.IsAbs(cache) {
+		return path.Join(cache, name), nil
+	}
+	if user := getenv("HOME"); path.IsAbs(user) {
+		return path.Join(user, ".cache", name), nil
+	}
+	return "", errors.New("finding a folder for the store: neither HOME nor XDG_CACHE_HOME is set: give one with --home or LLCUDA_HOME")
+}
+
+func onThisMachine(inside string) bool {
+	_, err := os.Stat("/" + inside)
+	return err == nil
+}
