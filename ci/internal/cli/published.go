@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -26,7 +28,13 @@ import (
 type published struct {
 	repo, server, tag string
 	signedBy          trust
+	// patience is how long what is not there may still come: GitHub's servers for downloads take a moment to have what was
+	// published.
+	patience time.Duration
 }
+
+// publicPatience is the patience with what was published just now.
+const publicPatience = time.Minute
 
 func (p *published) flags(cmd *cobra.Command) {
 	p.addressFlags(cmd)
@@ -67,7 +75,34 @@ func (p *published) resolve(ctx context.Context) (*fetch.Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	return resolve(ctx, p.folder(), p.tag, verifier)
+	var release *fetch.Release
+	err = p.await(ctx, func() (err error) {
+		release, err = resolve(ctx, p.folder(), p.tag, verifier)
+		return err
+	})
+	return release, err
+}
+
+// await tries until something is there, or patience is at an end.
+func (p *published) await(ctx context.Context, try func() error) error {
+	end := time.Now().Add(p.patience)
+	for wait := p.patience / 128; ; wait *= 2 {
+		err := try()
+		var answer *transfer.StatusError
+		switch {
+		case !errors.As(err, &answer) || answer.Code != http.StatusNotFound:
+			return err
+		case p.patience == 0:
+			return err
+		case time.Now().Add(wait).After(end):
+			return &refusal{err, "it was published, and nobody but you can download it: is the repository private? Else look at the release, and run this again"}
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // resolve reads what vouches for a release in a folder, here or on the web.
@@ -134,16 +169,41 @@ func (p *published) asset(ctx context.Context, asset manifests.Artifact, dir rel
 		return err
 	}
 	blob := transfer.Blob{Name: asset.Name, Size: asset.Size, SHA256: asset.SHA256, URLs: []string{p.folder() + asset.URL}}
-	err := new(transfer.Client).Fetch(ctx, blob, name+".partial", nil, func(at transfer.Progress) {
-		progress(publisher.Progress{Name: at.Name, Done: at.Done, Total: at.Total})
-	})
-	if isAs[*transfer.DigestError](err) || isAs[*transfer.SizeError](err) {
-		return &refusal{err, "what is public is not what was signed: look at the release's assets, and publish again"}
-	}
-	if err != nil {
+	if err := p.fetch(ctx, blob, name+".partial", progress); err != nil {
 		return err
 	}
 	return os.Rename(name+".partial", name)
+}
+
+// fetch brings one file, which must be what the release says of it.
+func (p *published) fetch(ctx context.Context, blob transfer.Blob, partial string, progress func(publisher.Progress)) error {
+	err := p.await(ctx, func() error {
+		return new(transfer.Client).Fetch(ctx, blob, partial, nil, func(at transfer.Progress) {
+			progress(publisher.Progress{Name: at.Name, Done: at.Done, Total: at.Total})
+		})
+	})
+	if isAs[*transfer.DigestError](err) || isAs[*transfer.SizeError](err) {
+		return &refusal{err, "what is public is not what was signed: somebody changed the release, or a proxy on the way changes downloads; look at the release's assets, and publish again"}
+	}
+	return err
+}
+
+// readBack downloads files that were published, as anybody can, and holds them to what they must be. Nothing of them
+// stays in dir.
+func (p *published) readBack(ctx context.Context, files []publisher.File, dir string, progress func(publisher.Progress)) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(downloadLimit)
+	for _, file := range files {
+		group.Go(func() error {
+			partial := filepath.Join(dir, file.Name)
+			blob := transfer.Blob{Name: file.Name, Size: file.Size, SHA256: file.SHA256, URLs: []string{p.folder() + url.PathEscape(file.Name)}, Transient: true}
+			if err := p.fetch(ctx, blob, partial, progress); err != nil {
+				return err
+			}
+			return os.Remove(partial)
+		})
+	}
+	return group.Wait()
 }
 
 // verify downloads all that is public and holds it to everything that it claims.

@@ -29,6 +29,9 @@ type githubRelease struct {
 	replace  bool
 	dryRun   bool
 	signedBy trust
+	cache    string
+	// verified says that what is public is verified after this, so that it is not read back.
+	verified bool
 }
 
 func publishGitHubCommand(term *terminal) *cobra.Command {
@@ -55,6 +58,7 @@ of the repository. It is sent to the API and its upload host only.`,
 	}
 	g.flags(cmd)
 	g.signedBy.flags(cmd)
+	cacheFlag(cmd, &g.cache)
 	return cmd
 }
 
@@ -116,12 +120,16 @@ func (g *githubRelease) run(ctx context.Context, term *terminal) error {
 		term.printf("%s: a draft of %s, %s", result.Release.URL, tag, sent)
 		return nil
 	}
-	if err := g.readBack(ctx, term, downloads, folder.Files); err != nil {
-		return err
-	}
 	how := "published"
 	if !result.Promoted && len(result.Sent) == 0 {
 		how = "already published, and the same"
+	}
+	if g.verified {
+		term.printf("%s: %s, %s", result.Release.URL, how, sent)
+		return nil
+	}
+	if err := g.readBack(ctx, term, server, folder); err != nil {
+		return fmt.Errorf("reading what was published: %w", err)
 	}
 	term.printf("%s: %s, %s; all can be downloaded", result.Release.URL, how, sent)
 	return nil
@@ -218,13 +226,15 @@ func (g *githubRelease) printPlan(term *terminal, folder *publisher.Folder, plan
 	}
 }
 
-// readBack downloads what was published and holds it to the files.
-func (g *githubRelease) readBack(ctx context.Context, term *terminal, downloads string, files []publisher.File) error {
+// readBack downloads what was published and holds it to the folder's files.
+func (g *githubRelease) readBack(ctx context.Context, term *terminal, server string, folder *publisher.Folder) error {
+	work, remove, err := openWork(cacheDir(g.cache))
+	if err != nil {
+		return err
+	}
+	defer remove()
 	show, closeView := term.transfers("download")
 	defer closeView()
-	err := readPublic(ctx, downloads, files, show)
-	if err != nil {
-		return fmt.Errorf("reading what was published: %w", err)
-	}
-	return nil
+	public := published{repo: g.repo, server: server, tag: folder.Release.Release, patience: publicPatience}
+	return public.readBack(ctx, folder.Files, work, show)
 }

@@ -86,7 +86,7 @@ func (r *wholeRelease) run(ctx context.Context) error {
 				r.term.notef("a draft is not public: repeat the command without --draft")
 				return nil
 			}
-			public := published{repo: r.github.repo, server: server, tag: r.release, signedBy: r.sign.signedBy}
+			public := published{repo: r.github.repo, server: server, tag: r.release, signedBy: r.sign.signedBy, patience: publicPatience}
 			return public.verify(ctx, r.term, r.cacheDir(), rulesIn(b.matrix, r.backend.BuildPaths()))
 		}},
 	}
@@ -126,7 +126,7 @@ func (r *wholeRelease) preflight(ctx context.Context, b *build, c *client) (serv
 	case r.sign.key != "" && r.sign.signedBy.key == "":
 		return "", nil, &usageError{errors.New("--key needs --public-key beside it: what is public is verified with that"), "give the key that users will have"}
 	}
-	r.github.dir, r.github.signedBy = b.dir, r.sign.signedBy
+	r.github.dir, r.github.signedBy, r.github.verified = b.dir, r.sign.signedBy, true
 	if _, server, err = r.github.store(); err != nil {
 		return "", nil, err
 	}
