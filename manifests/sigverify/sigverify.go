@@ -90,6 +90,18 @@ type Signer struct {
 	Time time.Time `json:"time"`
 }
 
+// By is the signer for a person: the identity, or that it was a key.
+func (s Signer) By() string {
+	if s.Key {
+		return "the key given"
+	}
+	return s.Identity
+}
+
+// Tag is the tag that the workflow ran for; empty where the signature does not tell. A branch is given as the whole ref,
+// which is no release's tag.
+func (s Signer) Tag() string { return strings.TrimPrefix(s.Ref, Tags) }
+
 // A Problem is the way in which a signature does not count.
 type Problem string
 

@@ -258,3 +258,19 @@ func TestNewRefusesHalfAPolicy(t *testing.T) {
 		}
 	}
 }
+
+func TestSignerInWords(t *testing.T) {
+	const workflow = "https://github.com/o/r/.github/workflows/release.yml@"
+	for _, test := range []struct {
+		signer  Signer
+		by, tag string
+	}{
+		{Signer{Key: true}, "the key given", ""},
+		{Signer{Identity: workflow + Tags + "v1", Ref: Tags + "v1"}, workflow + Tags + "v1", "v1"},
+		{Signer{Identity: workflow + "refs/heads/main", Ref: "refs/heads/main"}, workflow + "refs/heads/main", "refs/heads/main"}, // no release's tag
+	} {
+		if test.signer.By() != test.by || test.signer.Tag() != test.tag {
+			t.Errorf("%+v: %q, %q", test.signer, test.signer.By(), test.signer.Tag())
+		}
+	}
+}

@@ -120,15 +120,7 @@ type releaseVerifier struct{ *sigverify.Verifier }
 
 func (v releaseVerifier) Verify(sums, signed []byte) (fetch.Signer, error) {
 	signer, err := v.Verifier.Verify(sums, signed)
-	return fetch.Signer{By: signedBy(signer), Tag: strings.TrimPrefix(signer.Ref, sigverify.Tags)}, err
-}
-
-// signedBy is a signer for a person.
-func signedBy(s sigverify.Signer) string {
-	if s.Key {
-		return "the key given"
-	}
-	return s.Identity
+	return fetch.Signer{By: signer.By(), Tag: signer.Tag()}, err
 }
 
 // downloadLimit is how many assets are downloaded at once: more would not be faster, and each is several connections.

@@ -107,7 +107,7 @@ func (g *githubRelease) run(ctx context.Context, term *terminal) error {
 		g.printPlan(term, folder, plan)
 		return nil
 	}
-	term.notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), bytesText(folder.Size()), signedBy(signer))
+	term.notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), bytesText(folder.Size()), signer.By())
 	show, closeView := term.transfers("upload")
 	opts.Progress = show
 	result, err := publisher.Publish(ctx, store, folder, opts)

@@ -137,7 +137,7 @@ func (s *signature) run(ctx context.Context) error {
 	if err := writeFile(s.dir.path(manifests.SignatureName), bundle); err != nil {
 		return err
 	}
-	s.term.printf("%s: release %s, %d assets, signed by %s", s.dir.path(manifests.SignatureName), release, len(says.release.Assets), signedBy(signer))
+	s.term.printf("%s: release %s, %d assets, signed by %s", s.dir.path(manifests.SignatureName), release, len(says.release.Assets), signer.By())
 	return nil
 }
 

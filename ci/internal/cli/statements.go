@@ -73,7 +73,7 @@ func (v *verification) signature(present []string) error {
 		v.addRefused(manifests.SignatureName, err)
 		return nil
 	}
-	v.signer = signedBy(signer)
+	v.signer = signer.By()
 	return nil
 }
 

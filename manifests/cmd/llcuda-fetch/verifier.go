@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
-	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli"
@@ -54,8 +53,9 @@ func (v *verifier) VerifyPointer(signed []byte) ([]byte, fetch.Signer, error) {
 }
 
 func (v *verifier) signer(s sigverify.Signer) fetch.Signer {
+	id := s.Issuer + " " + s.Identity
 	if s.Key {
-		return fetch.Signer{By: "the key given", ID: v.key}
+		id = v.key
 	}
-	return fetch.Signer{By: s.Identity, ID: s.Issuer + " " + s.Identity, Tag: strings.TrimPrefix(s.Ref, sigverify.Tags)}
+	return fetch.Signer{By: s.By(), ID: id, Tag: s.Tag()}
 }

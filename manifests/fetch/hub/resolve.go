@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
 const (
@@ -199,8 +201,7 @@ func (c *Client) refusal(ref Ref, response *http.Response) error {
 	case response.StatusCode == http.StatusNotFound: // a Hub that gives no codes
 		return &FileError{Ref: ref, Page: page}
 	case response.StatusCode == http.StatusRequestTimeout, response.StatusCode == http.StatusTooManyRequests, response.StatusCode >= 500:
-		seconds, _ := strconv.Atoi(h.Get("Retry-After")) // 0 for the other form, a date
-		return &temporaryError{err: errors.New(response.Status), after: time.Duration(min(max(seconds, 0), 3600)) * time.Second}
+		return &temporaryError{err: errors.New(response.Status), after: transfer.RetryAfter(h)}
 	}
 	return &RefusedError{URL: response.Request.URL.Redacted(), Status: response.Status, Message: message[:min(len(message), 300)]}
 }

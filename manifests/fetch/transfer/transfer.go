@@ -520,7 +520,7 @@ func (c *Client) request(ctx context.Context, client *http.Client, address, show
 		response.Body.Close()
 		err := &StatusError{URL: shown, Code: code, Status: response.Status}
 		if code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= 500 {
-			return nil, &temporaryError{err: err, after: min(retryAfter(response.Header), c.MaxRetryAfter)}
+			return nil, &temporaryError{err: err, after: min(RetryAfter(response.Header), c.MaxRetryAfter)}
 		}
 		return nil, err
 	}
@@ -561,7 +561,8 @@ func asked(from, to int64) string {
 	return fmt.Sprintf("bytes=%d-%d", from, to)
 }
 
-func retryAfter(h http.Header) time.Duration {
+// RetryAfter is how long an answer asks to wait, 0 where it does not: seconds, or a date (RFC 9110, 10.2.3).
+func RetryAfter(h http.Header) time.Duration {
 	text := h.Get("Retry-After")
 	if seconds, err := strconv.Atoi(text); err == nil {
 		return time.Duration(min(max(seconds, 0), 1<<20)) * time.Second
