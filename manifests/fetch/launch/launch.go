@@ -2,8 +2,8 @@
 //
 // fetchcli calls it for `llcuda-fetch run`, and so does package atonce, before anything else of the client is initialised:
 // the client verifies signatures, and initialising what that takes is several times what starting a process is. So this
-// package imports only what is initialised before anything else is, which package strings is not, and reads of an installation only two small things that store
-// wrote for it:
+// package imports only what is initialised early, which package strings is not: it waits for unicode, and everything whose
+// import path is less than its own goes first. Of an installation it reads two small things that store wrote for it:
 //
 //	current ──▶ installs/N/bundle     a link to the bundle
 //	            installs/N/devices    the UUIDs for CUDA_VISIBLE_DEVICES, a line each; none where no GPU must be hidden
