@@ -174,7 +174,7 @@ func (r *stepRun) device(ctx context.Context, image *dagger.Container) (*dagger.
 		"ggml/*", "ggml/cmake", "ggml/include", "ggml/src/*.*", "ggml/src/CMakeLists.txt", "ggml/src/ggml-cuda",
 	}})
 	args := append(slices.Clone(r.step.Recipe.CUDACMake), "-DCMAKE_CUDA_ARCHITECTURES="+r.step.Target.CMakeArchitectures())
-	return r.compile(ctx, r.script(image, "device.sh", "device/pid.c").
+	return r.compile(ctx, r.script(image, "device.sh", "device/steady.c").
 		WithMountedDirectory(srcDir, tree).
 		WithMountedCache("/ccache", client.CacheVolume("llcuda-ccache")),
 		"/stages/device.sh", args...)
