@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -153,7 +152,7 @@ func (c *Client) doctorInstallation(ctx context.Context, add addCheck) {
 	if c.Host == nil && current.Fingerprint != c.fingerprint() {
 		add("machine", StatusWarn, "llcuda-fetch, without a command, picks anew for it", "the GPU or its driver changed since the installation")
 	}
-	probe, err := store.TryPrograms(ctx, c.Store.Dir(current), c.Store.Programs(current).Environ(os.Environ()), current.Through != manifests.ThroughCPU && c.Host == nil)
+	probe, err := store.TryPrograms(ctx, c.Store.Programs(current), current.Through != manifests.ThroughCPU && c.Host == nil)
 	if err != nil {
 		add("programs", StatusFail, hintOf(err), "%v", err)
 		return

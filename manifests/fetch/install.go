@@ -360,7 +360,7 @@ func (c *Client) prepare(ctx context.Context, l *store.Locked, r *Release, i *In
 			return store.Probe{}, err
 		}
 		c.step("trying the programs")
-		return store.TryPrograms(ctx, l.Dir(*i), l.Programs(*i).Environ(os.Environ()), onGPU && c.Host == nil)
+		return store.TryPrograms(ctx, l.Programs(*i), onGPU && c.Host == nil)
 	}
 	probe, err := try()
 	var failed *store.ProbeError
@@ -538,16 +538,17 @@ func (c *Client) Environment(i Install) [][2]string {
 
 // Program is the path of one of an installation's programs.
 func (c *Client) Program(i Install, name string) (string, error) {
-	if program, ok := c.Store.Programs(i).Program(name); ok {
+	programs := c.Store.Programs(i)
+	if program, ok := programs.Program(name); ok {
 		return program, nil
 	}
-	entries, err := os.ReadDir(path.Join(c.Store.Dir(i), launch.ProgramsDir))
+	entries, err := os.ReadDir(path.Join(programs.Bundle, launch.ProgramsDir))
 	if err != nil {
 		return "", err
 	}
 	var known []string
 	for _, entry := range entries {
-		if _, ok := c.Store.Programs(i).Program(entry.Name()); ok {
+		if _, ok := programs.Program(entry.Name()); ok {
 			known = append(known, entry.Name())
 		}
 	}

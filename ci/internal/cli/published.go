@@ -90,9 +90,7 @@ func (p *published) await(ctx context.Context, try func() error) error {
 		err := try()
 		var answer *transfer.StatusError
 		switch {
-		case !errors.As(err, &answer) || answer.Code != http.StatusNotFound:
-			return err
-		case p.patience == 0:
+		case p.patience == 0, !errors.As(err, &answer), answer.Code != http.StatusNotFound:
 			return err
 		case time.Now().Add(wait).After(end):
 			return &refusal{err, "it was published, and nobody but you can download it: is the repository private? Else look at the release, and run this again"}

@@ -124,14 +124,14 @@ func (g *githubRelease) run(ctx context.Context, term *terminal) error {
 	if !result.Promoted && len(result.Sent) == 0 {
 		how = "already published, and the same"
 	}
-	if g.verified {
-		term.printf("%s: %s, %s", result.Release.URL, how, sent)
-		return nil
+	seen := ""
+	if !g.verified {
+		if err := g.readBack(ctx, term, server, folder); err != nil {
+			return fmt.Errorf("reading what was published: %w", err)
+		}
+		seen = "; all can be downloaded"
 	}
-	if err := g.readBack(ctx, term, server, folder); err != nil {
-		return fmt.Errorf("reading what was published: %w", err)
-	}
-	term.printf("%s: %s, %s; all can be downloaded", result.Release.URL, how, sent)
+	term.printf("%s: %s, %s%s", result.Release.URL, how, sent, seen)
 	return nil
 }
 

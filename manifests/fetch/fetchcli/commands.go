@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -405,7 +406,7 @@ replaced by its file. What is not installed yet is installed first.`,
 			if err != nil {
 				return err
 			}
-			arguments := args[1:]
+			arguments := slices.Clone(args[1:])
 			for _, at := range launch.Models(arguments) {
 				if arguments[at], err = c.ModelPath(cmd.Context(), arguments[at]); err != nil {
 					return err

@@ -26,7 +26,7 @@ func TestEnviron(t *testing.T) {
 	}
 }
 
-// newStore makes a store with one installation.
+// newStore makes a store with one installation; nil devices are one that does not say.
 func newStore(t *testing.T, devices []byte) string {
 	t.Helper()
 	store := t.TempDir()
@@ -35,10 +35,11 @@ func newStore(t *testing.T, devices []byte) string {
 			t.Fatal(err)
 		}
 	}
-	for path, data := range map[string][]byte{"installs/7/" + DevicesName: devices, "bundles/b/" + ProgramsDir + "/llama-cli": nil} {
-		if data == nil && filepath.Base(path) == DevicesName {
-			continue
-		}
+	files := map[string][]byte{"bundles/b/" + ProgramsDir + "/llama-cli": nil}
+	if devices != nil {
+		files["installs/7/"+DevicesName] = devices
+	}
+	for path, data := range files {
 		if err := os.WriteFile(filepath.Join(store, path), data, 0o777); err != nil {
 			t.Fatal(err)
 		}
@@ -63,13 +64,8 @@ func TestCurrent(t *testing.T) {
 	} {
 		store := newStore(t, test.devices)
 		got, ok := Current(store)
-		if !ok || got.Bundle != store+"/bundles/b" || len(got.VisibleDevices) != len(test.want) {
-			t.Errorf("%s: %+v, %t", name, got, ok)
-		}
-		for i := range test.want {
-			if got.VisibleDevices[i] != test.want[i] {
-				t.Errorf("%s: %q, want %q", name, got.VisibleDevices, test.want)
-			}
+		if diff := cmp.Diff(Installation{store + "/bundles/b", test.want}, got); !ok || diff != "" {
+			t.Errorf("%s: %t %s", name, ok, diff)
 		}
 	}
 	// An installation of an earlier llcuda-fetch does not say which devices; those that are no installation say nothing.

@@ -18,9 +18,9 @@
 //	current                     a link to one of installs/
 //
 // Every folder under bundles, runtimes, links and installs came there whole, by one rename, after it was verified and on
-// disk; `current` changes by one rename, and so does the link `cuda` by which a bundle
-// finds its CUDA libraries. So a process killed at any moment leaves the old installation or the new one, and leftovers
-// only where Clean looks for them. Readers need no lock. The package uses no network and never prints.
+// disk; `current` changes by one rename, and so does the link `cuda` by which a bundle finds its CUDA libraries. So a
+// process killed at any moment leaves the old installation or the new one, and leftovers only where Clean looks for them.
+// Readers need no lock. The package uses no network and never prints.
 package store
 
 import (

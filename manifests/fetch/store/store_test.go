@@ -483,7 +483,7 @@ func TestTryPrograms(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, launch.ProgramsDir, "llama-server"), []byte("#!/bin/sh\n"+test.script+"\n"), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			got, err := TryPrograms(t.Context(), dir, os.Environ(), test.gpu)
+			got, err := TryPrograms(t.Context(), launch.Installation{Bundle: dir}, test.gpu)
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Error(diff)
 			}
