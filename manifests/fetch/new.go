@@ -22,7 +22,8 @@ func New(given string, getenv func(string) string) (*Client, error) {
 		return nil, err
 	}
 	s := &store.Store{Home: folder}
-	c := &Client{Store: s, Hub: models, Detector: detect.Detector{Getenv: getenv, Store: s.RuntimeFolders(), Disk: folder}}
+	c := &Client{Store: s, Hub: models, Detector: detect.Detector{Getenv: getenv, Disk: folder}}
+	s.Machine, s.TrustAll = c.machine, isTrue(getenv("LLCUDA_TRUST_HOME"))
 	c.Offline = isTrue(getenv("LLCUDA_OFFLINE"))
 	return c, nil
 }
