@@ -49,7 +49,7 @@ func (c *Client) Models(ctx context.Context, release string) ([]matrix.Model, er
 }
 
 func (c *Client) registry(ctx context.Context, release string) (*Release, error) {
-	if _, err := c.Store.Current(); err == nil && len(c.Mirrors) == 0 {
+	if _, have := c.base(); have && len(c.Mirrors) == 0 {
 		// The installed release was verified when it came. Whoever can change the store now needs no list of models.
 		kept := *c
 		kept.SkipSignature = true
@@ -151,8 +151,8 @@ func (c *Client) importModel(ctx context.Context, client *hub.Client, release st
 	if len(c.Mirrors) == 0 {
 		return hub.Result{}, false, nil
 	}
-	if current, err := c.Store.Current(); err == nil && release == "" {
-		release = current.Release
+	if base, have := c.base(); have && release == "" {
+		release = base.Release
 	}
 	folders, err := c.folders(release)
 	if err != nil {

@@ -12,12 +12,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// build makes the program as it is published: see .goreleaser.yaml.
-func build(t testing.TB, program, main string) {
+// build makes the program as it is published, with a stamp more: see .goreleaser.yaml.
+func build(t testing.TB, program, main, stamp string) {
 	t.Helper()
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", "-s -w -buildid=", "-o", program, main)
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", "-s -w -buildid= "+stamp, "-o", program, main)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -29,12 +30,13 @@ func build(t testing.TB, program, main string) {
 func TestRunAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	program, home, key := filepath.Join(dir, "llcuda-fetch"), filepath.Join(dir, "store"), filepath.Join(dir, "key.pub")
-	build(t, program, ".")
-	release := fetchtest.New(t, fetchtest.Options{Programs: map[string]string{"llama-cli": "#!/bin/sh\necho \"arguments: $0 $*\"\nenv | sort | grep -v ^GODEBUG=\n"}})
+	machine := newKernel(t, "1b06 NVIDIA GeForce GTX 1080 Ti, 6.1", "1b06 NVIDIA GeForce GTX 1080 Ti, 6.1", "1f08 NVIDIA GeForce RTX 2060, 7.5")
+	build(t, program, ".", machine.stamp())
+	release := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{61, 75}, Programs: map[string]string{"llama-cli": "#!/bin/sh\necho \"arguments: $0 $*\"\nenv | sort | grep -v ^GODEBUG=\n"}})
 	if err := os.WriteFile(key, release.PublicKey(t), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	environ := append(os.Environ(), "LD_LIBRARY_PATH=/opt/lib:/x", "GODEBUG=inittrace=1")
+	environ := append(machine.environ(), "LD_LIBRARY_PATH=/opt/lib:/x", "GODEBUG=inittrace=1")
 	command := func(args ...string) (string, string) {
 		t.Helper()
 		cmd := exec.Command(program, args...)
@@ -45,7 +47,7 @@ func TestRunAtOnce(t *testing.T) {
 		}
 		return out.String(), trace.String()
 	}
-	install := []string{"--home", home, "--key", key, "--mirror", release.Dir, "install", "--as-host", "../../testdata/hosts/two-1080-ti-and-2060.json"}
+	install := []string{"--home", home, "--key", key, "--mirror", release.Dir, "install"}
 	_, trace := command(install...)
 	initialised := regexp.MustCompile(`(?m)^init (\S+)`)
 	names := func(trace string) []string {

@@ -578,11 +578,13 @@ func (a *app) listCommand() *cobra.Command {
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tFOR\tSIGNED BY")
 			for _, l := range list {
-				mark := ""
+				mark, machine := "", l.Machine.Kind
 				if l.Current {
 					mark = "*"
+				} else if len(l.Kinds) > 0 {
+					machine += ", current there"
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), l.Machine.Kind, cmp.Or(l.SignedBy, "nobody"))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), machine, cmp.Or(l.SignedBy, "nobody"))
 			}
 			return errors.Join(w.Flush(), damaged)
 		},

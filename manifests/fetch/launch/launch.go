@@ -29,6 +29,8 @@ const (
 	StartName   = "start"
 	// AnyKind stands for machines of which none was there when something was installed for them.
 	AnyKind = "any"
+	// DescribedKind is what the kinds of machines begin with that somebody described, for --as-host.
+	DescribedKind = "as-host-"
 )
 
 // ProgramsDir is where a bundle's programs lie, and LibrariesDir its libraries.

@@ -154,6 +154,11 @@ func (s *Store) Marked() (bool, error) {
 	return string(text) == markerText, nil
 }
 
+// notFolder is the error of what lies where the store has a folder.
+func notFolder(path string) error {
+	return &ForeignError{path, "is not a folder, and the store has one there", "remove it, or choose another folder by --home (LLCUDA_HOME)"}
+}
+
 // A DistrustError is a store in which somebody else may write.
 type DistrustError struct{ Path, Why string }
 
@@ -180,13 +185,15 @@ func (l *Locked) clean() error {
 		return errors.Join(err, &ForeignError{l.Home, "was removed meanwhile", "run it again"})
 	}
 	for dir := range folders {
-		if err := os.Mkdir(l.path(dir), 0o775); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+		info, err := os.Lstat(l.path(dir))
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && dir != launch.CurrentName: // that one is there when something is installed
+			err = os.Mkdir(l.path(dir), 0o775)
+		case err == nil && !info.IsDir():
+			err = notFolder(l.path(dir))
 		}
-		if info, err := os.Lstat(l.path(dir)); err != nil {
+		if err := ignoreMissing(err); err != nil {
 			return err
-		} else if !info.IsDir() {
-			return &ForeignError{l.path(dir), "is not a folder, and the store makes one there", "remove it, or choose another folder by --home (LLCUDA_HOME)"}
 		}
 	}
 	left, err := l.own(stagingDir)

@@ -214,7 +214,7 @@ func (l *Locked) discard(path string) error {
 // not the store's.
 func (l *Locked) put(made, target string) error {
 	if info, err := os.Lstat(target); err == nil && !info.IsDir() {
-		return &ForeignError{target, "is not a folder, and the store makes one there", "remove it, or choose another folder by --home (LLCUDA_HOME)"}
+		return notFolder(target)
 	}
 	err := unix.Renameat2(unix.AT_FDCWD, made, unix.AT_FDCWD, target, unix.RENAME_EXCHANGE)
 	switch {
