@@ -140,8 +140,11 @@ func (s *Store) foreign(problem string) error {
 // Marked says whether the folder is a store. Its error is one of a store that this program does not know how to use.
 func (s *Store) Marked() (bool, error) {
 	info, err := os.Lstat(s.path(markerName))
-	if err != nil || !info.Mode().IsRegular() {
+	switch {
+	case err != nil:
 		return false, ignoreMissing(err)
+	case !info.Mode().IsRegular():
+		return false, &ForeignError{s.path(markerName), "is not a file, and the store has one there", "--home (LLCUDA_HOME) chooses another folder"}
 	}
 	text, err := os.ReadFile(s.path(markerName))
 	if err != nil {
@@ -163,7 +166,7 @@ func notFolder(path string) error {
 type DistrustError struct{ Path, Why string }
 
 func (e *DistrustError) Error() string {
-	return fmt.Sprintf("trusting the store: %s %s, who may decide so what runs as this user", e.Path, e.Why)
+	return fmt.Sprintf("trusting the store: %s %s: whoever may write there decides what runs as this user", e.Path, e.Why)
 }
 
 // Hint says what helps.
@@ -173,7 +176,11 @@ func (e *DistrustError) Hint() string {
 
 // Trusted says why programs of the store should not be run; nil if they may.
 func (s *Store) Trusted() error {
-	if d, distrusted := launch.Distrust(s.Home); distrusted && !s.TrustAll {
+	d, distrusted := launch.Distrust(s.Home)
+	switch {
+	case distrusted && d.Why == "":
+		return notFolder(d.Path)
+	case distrusted && !s.TrustAll:
 		return &DistrustError{d.Path, d.Why}
 	}
 	return nil

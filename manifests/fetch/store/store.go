@@ -141,11 +141,11 @@ const lockPoll = 100 * time.Millisecond
 // Lock makes the folder and takes its lock, and clears away what killed processes left. While another process has the
 // lock, waiting, if not nil, is told of it once for each such process.
 func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) (*Locked, error) {
-	if err := s.make(); err != nil {
-		return nil, homeError("making the store", s.Home, err)
-	}
 	if err := s.Trusted(); err != nil {
 		return nil, err
+	}
+	if err := s.make(); err != nil {
+		return nil, homeError("making the store", s.Home, err)
 	}
 	lock := flock.New(s.path(lockName), flock.SetPermissions(0o666))
 	var told Holder
