@@ -89,12 +89,12 @@ func (c *Client) reuse(o Options, host manifests.Host) (i Install, d manifests.D
 		recorded := covers(i, now) && (i.Every || slices.Equal(i.VisibleDevices, as.VisibleDevices))
 		left := slices.ContainsFunc(d.GPUs, func(gpu manifests.GPUVerdict) bool { return !gpu.Served })
 		other := slices.ContainsFunc(d.GPUs, func(gpu manifests.GPUVerdict) bool { return gpu.SM != i.SM })
+		chosen := slices.Equal(i.Devices, as.Devices) && slices.Equal(i.VisibleDevices, as.VisibleDevices) // of the same GPUs
 		switch {
-		case mine && onCPU, !left && (mine || i.Machine.Kind == launch.AnyKind || !other), mine && recorded:
-			if recorded {
-				as = i
-			}
-			return as, d, recorded, nil
+		case recorded && mine:
+			return i, d, true, nil
+		case mine && (onCPU || !left || chosen), !left && (i.Machine.Kind == launch.AnyKind || !other):
+			return as, d, false, nil
 		}
 		// Another bundle may serve more of the GPUs, or serve them better.
 	}

@@ -51,6 +51,8 @@ type Options struct {
 	Models []matrix.Model
 	// Programs replace the scripts of the same name.
 	Programs map[string]string
+	// Runtime tells one CUDA runtime from another.
+	Runtime string
 	// Padding is added to each bundle, in bytes that do not compress.
 	Padding int
 	// Edit changes what is packed, after metadata.json was derived.
@@ -195,7 +197,7 @@ func (r *Release) runtime(t testing.TB, o Options) []manifests.Artifact {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries := []Entry{{Name: "LICENSE", Mode: 0o644, Body: []byte("NVIDIA\n")}}
+	entries := []Entry{{Name: "LICENSE", Mode: 0o644, Body: []byte("NVIDIA\n" + o.Runtime)}}
 	for name, body := range all {
 		entries = append(entries, Entry{Name: "lib/" + name, Mode: 0o755, Body: body})
 	}
