@@ -45,7 +45,7 @@ var allowed = map[string][]string{
 	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
 
 	"manifests/fetch":               {"manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
-	"manifests/fetch/detect":        {"manifests/fetch/home", "manifests", "matrix"},
+	"manifests/fetch/detect":        {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},
 	"manifests/fetch/home":          {},
 	"manifests/fetch/hub":           {"manifests/fetch/transfer", "manifests/gguf", "matrix"},
 	"manifests/fetch/launch":        {},

@@ -258,6 +258,11 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 	if err != nil {
 		return Outcome{}, err
 	}
+	if o.SM == 0 && !o.AllowCPU {
+		if none := host.NoGPU(); none != nil { // no network is needed to know
+			return Outcome{}, none
+		}
+	}
 	tag := o.Release
 	current, err := c.Store.Current()
 	have := err == nil
@@ -348,7 +353,7 @@ func relative(s *store.Store, dir string) string {
 // prepare links the bundle to CUDA libraries and tries its programs. Libraries that were found on the machine and do not
 // do are given up for the farm's own: they may be of a CUDA 12 that is too old, or lack what they need themselves.
 func (c *Client) prepare(ctx context.Context, l *store.Locked, r *Release, i *Install, p parts, force bool) (store.Probe, error) {
-	onGPU := i.Through != manifests.ThroughCPU
+	onGPU := i.Through != manifests.ThroughCPU && len(i.GPUMemory) > 0 // not for a GPU that is not here
 	if p.fetch {
 		if err := c.useRuntime(ctx, l, r, i, p.runtime, force); err != nil {
 			return store.Probe{}, err

@@ -53,8 +53,15 @@ func (a *app) showHost(h manifests.Host, sources []fetch.Source) {
 	for _, gpu := range h.GPUs {
 		a.term.printf("GPU %-6d %s", gpu.Index, gpuText(gpu))
 	}
-	if len(h.GPUs) == 0 {
+	switch {
+	case h.CUDA.Problem != "":
+		a.term.printf("GPU        %s", h.CUDA.Problem)
+		a.term.notef("hint: %s", h.CUDA.Way)
+	case len(h.GPUs) == 0:
 		a.term.printf("GPU        none of NVIDIA's was found")
+	}
+	for _, variable := range h.CUDA.Environment {
+		a.term.printf("set        %s", variable)
 	}
 	driver := "none is loaded"
 	if h.Driver.Version != "" {
@@ -64,8 +71,12 @@ func (a *app) showHost(h manifests.Host, sources []fetch.Source) {
 		}
 	}
 	a.term.printf("driver     %s", driver)
-	a.term.printf("platform   %s, %s/%s, kernel %s", h.Platform, h.OS, h.Arch, unknown(h.Kernel))
-	a.term.printf("libraries  glibc %s, GLIBCXX %s", unknown(h.Glibc), unknown(h.GLIBCXX))
+	a.term.printf("platform   %s, %s, %s/%s, kernel %s", h.Platform, cmp.Or(h.Distribution, "unknown distribution"), h.OS, h.Arch, unknown(h.Kernel))
+	libraries := fmt.Sprintf("glibc %s, GLIBCXX %s", unknown(h.Glibc), unknown(h.GLIBCXX))
+	if h.LibStdCXX != "" {
+		libraries += " from " + h.LibStdCXX
+	}
+	a.term.printf("libraries  %s", libraries)
 	a.term.printf("CPU        %s", unknown(h.CPU.Model))
 	disk := "unknown"
 	if h.DiskFree >= 0 {
@@ -97,7 +108,7 @@ func gpuText(gpu manifests.GPU) string {
 		text += fmt.Sprintf(", %d MiB", gpu.MemoryMiB)
 	}
 	if gpu.MIG {
-		text += ", split by MIG"
+		text += ", MIG"
 	}
 	if gpu.UUID != "" {
 		text += ", " + gpu.UUID
@@ -153,7 +164,11 @@ func (a *app) showPlan(p fetch.Plan) {
 	if at := p.Pointer; at != nil {
 		a.term.printf("pointer    number %d, until %s, %s, from %s", at.Number, at.Expires.Format(time.RFC3339), signedText(at.SignedBy), at.From)
 	}
-	if d.Bundle != "" {
+	switch {
+	case d.Bundle == "":
+	case d.Absent():
+		a.term.printf("bundle     %s, by %s, for a GPU that is not here", d.Bundle, d.Through)
+	default:
 		a.term.printf("bundle     %s, by %s", d.Bundle, d.Through)
 	}
 	for _, gpu := range d.GPUs {

@@ -84,11 +84,12 @@ func (i Installation) Exec(program string, arguments []string) error {
 	return syscall.Exec(program, append([]string{path.Base(program)}, arguments...), i.Environ(os.Environ()))
 }
 
-// driverFolders are where containers and WSL mount libcuda.so.1 without telling the dynamic loader.
-var driverFolders = []string{"/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64"}
+// driverFolders are where containers, WSL and NixOS have libcuda.so.1 without telling the dynamic loader.
+var driverFolders = []string{"/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64", "/run/opengl-driver/lib"}
 
 // Environ is the environment for an installation's programs: environ with the bundle's own libraries in front, the
-// driver's where only their folder tells of them, and the GPUs that the bundle serves, unless the user chose some.
+// driver's where only their folder tells of them, and the GPUs that the bundle serves, unless the user chose some. Without
+// a bundle it is what the programs of one will find of the driver.
 func (i Installation) Environ(environ []string) []string {
 	get := func(name string) (string, bool) {
 		for _, pair := range slices.Backward(environ) {
@@ -99,7 +100,10 @@ func (i Installation) Environ(environ []string) []string {
 		return "", false
 	}
 	const libraries, devices = "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"
-	folders := []string{path.Join(i.Bundle, LibrariesDir)}
+	var folders []string
+	if i.Bundle != "" {
+		folders = append(folders, path.Join(i.Bundle, LibrariesDir))
+	}
 	told, more := get(libraries)
 	for more {
 		var folder string
@@ -112,7 +116,10 @@ func (i Installation) Environ(environ []string) []string {
 			folders = append(folders, folder)
 		}
 	}
-	environ = append(slices.Clone(environ), libraries+"="+join(folders, ":"))
+	environ = slices.Clone(environ)
+	if len(folders) > 0 {
+		environ = append(environ, libraries+"="+join(folders, ":"))
+	}
 	if _, chosen := get(devices); len(i.VisibleDevices) > 0 && !chosen {
 		environ = append(environ, devices+"="+join(i.VisibleDevices, ","))
 	}

@@ -37,7 +37,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
-	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
 const (
@@ -73,12 +72,6 @@ func (s *Store) Folder(a manifests.Artifact) (string, bool) {
 	path := s.path(folder(a))
 	info, err := os.Stat(path)
 	return path, err == nil && info.IsDir()
-}
-
-// RuntimeFolders are the folders of the CUDA libraries in the store.
-func (s *Store) RuntimeFolders() []string {
-	folders, _ := filepath.Glob(s.path(runtimesDir, "*", launch.LibrariesDir)) // the pattern is good
-	return folders
 }
 
 // A Holder is a process that changes the store.
