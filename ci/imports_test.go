@@ -48,7 +48,8 @@ var allowed = map[string][]string{
 	"manifests/fetch/detect":        {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},
 	"manifests/fetch/home":          {},
 	"manifests/fetch/hub":           {"manifests/fetch/transfer", "manifests/gguf", "matrix"},
-	"manifests/fetch/launch":        {},
+	"manifests/fetch/launch":        {"manifests/fetch/machine"},
+	"manifests/fetch/machine":       {},
 	"manifests/fetch/launch/atonce": {"manifests/fetch/launch", "manifests/fetch/home"},
 	"manifests/fetch/store":         {"manifests/fetch/launch", "manifests", "matrix"},
 	"manifests/fetch/transfer":      {},
@@ -112,7 +113,7 @@ var confinedInTests = map[string][]string{
 
 // standardOnly import nothing from outside the standard library and the module:
 // they are linked into the client, or are pure data.
-var standardOnly = []string{"matrix", "manifests", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/atonce"}
+var standardOnly = []string{"matrix", "manifests", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/atonce", "manifests/fetch/machine"}
 
 // goPackage is what is read of go list's answer.
 type goPackage struct {

@@ -136,6 +136,10 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 
 // doctorInstallation tries what is installed.
 func (c *Client) doctorInstallation(ctx context.Context, add addCheck) {
+	if err := c.Store.Trusted(); err != nil {
+		add("store", StatusFail, hintOf(err), "%v", err)
+		return
+	}
 	current, err := c.Store.Current()
 	if errors.Is(err, store.ErrNotInstalled) {
 		add("installed", StatusWarn, "llcuda-fetch, without a command, installs", "nothing yet")
@@ -149,8 +153,8 @@ func (c *Client) doctorInstallation(ctx context.Context, add addCheck) {
 		return
 	}
 	add("installed", StatusOK, "", "%s of release %s, in %s", current.Bundle, current.Release, c.Store.Dir(current))
-	if c.Host == nil && current.Fingerprint != c.fingerprint() {
-		add("machine", StatusWarn, "llcuda-fetch, without a command, picks anew for it", "the GPU or its driver changed since the installation")
+	if !covers(current, c.Store.Here()) {
+		add("machine", StatusWarn, "llcuda-fetch, without a command, looks at it anew, and so does the next run", "the GPUs, their driver, CUDA_VISIBLE_DEVICES or what LD_LIBRARY_PATH leads to changed since the installation")
 	}
 	probe, err := store.TryPrograms(ctx, c.Store.Programs(current), current.Through != manifests.ThroughCPU && c.Host == nil)
 	if err != nil {

@@ -41,6 +41,8 @@ type (
 	Finding = store.Finding
 	// Item is something that Prune removes.
 	Item = store.Item
+	// Contents are what the store's folder holds.
+	Contents = store.Contents
 	// Source is one place that was asked about the machine.
 	Source = detect.Source
 )

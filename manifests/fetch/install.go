@@ -75,10 +75,24 @@ type PlanPointer struct {
 // Detect says what the machine is: this one, or the one that the client answers for.
 func (c *Client) Detect(ctx context.Context) (manifests.Host, []Source, error) {
 	if c.Host != nil {
-		return *c.Host, []Source{{Name: "the file given", Gave: "everything"}}, nil
+		host := *c.Host
+		host.CUDALibraries = slices.DeleteFunc(slices.Clone(host.CUDALibraries), ofStore)
+		return host, []Source{{Name: "the file given", Gave: "everything"}}, nil
 	}
 	report, err := c.Detector.Detect(ctx)
+	report.Host.CUDALibraries = slices.DeleteFunc(report.Host.CUDALibraries, ofStore)
 	return report.Host, report.Sources, err
+}
+
+// machine is the one that the client answers for, as the store tells them apart.
+func (c *Client) machine() launch.Machine {
+	if c.Host == nil {
+		return launch.Here(os.LookupEnv)
+	}
+	data, _ := c.Host.Encode() // one that cannot be written down is told apart from those that can
+	digest := digestOf(data)
+	const digits = 12
+	return launch.Machine{Kind: "as-host-" + digest[:digits], Fingerprint: digest, Folders: []string{}}
 }
 
 // Plan says what Install would do, and changes nothing. Where no bundle fits, the error is a *manifests.NoBundleError,
@@ -204,10 +218,16 @@ func (e *OlderError) Hint() string {
 
 // Install has a bundle installed and current. The second time it answers from the store, without network and lock.
 func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
+	if err := c.Store.Trusted(); err != nil {
+		return Outcome{}, err
+	}
 	if current, ok := c.installed(o); ok {
 		return Outcome{Install: current, Already: true}, nil
 	}
 	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
+	if is[*store.HomeError](err) {
+		return c.readOnly(ctx, o, err)
+	}
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -215,108 +235,66 @@ func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
 	return outcome, errors.Join(err, l.Close())
 }
 
-// installed is the current installation, if it is what the options ask for and the machine is as it was.
-func (c *Client) installed(o Options) (Install, bool) {
-	current, err := c.Store.Current()
-	if err != nil || o.Update || o.Force {
-		return Install{}, false
-	}
-	asked := store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}
-	switch {
-	case o.Release != "" && o.Release != current.Release,
-		// Who asked for an SM before and asks for nothing now is content with what is there. The CPU alone is
-		// not, once there is a GPU; the fingerprint tells.
-		asked.SM != 0 && asked.SM != current.SM,
-		!o.AllowCPU && current.Through == manifests.ThroughCPU && !current.Asked.AllowCPU,
-		!c.SkipSignature && current.SignedBy == "",
-		c.fingerprint() != current.Fingerprint,
-		c.Store.Sound(current) != nil:
-		return Install{}, false
-	}
-	return current, true
-}
-
-// fingerprint is that of the machine that the client answers for.
-func (c *Client) fingerprint() string {
-	if c.Host == nil {
-		return c.Detector.Fingerprint()
-	}
-	data, err := c.Host.Encode()
-	if err != nil {
-		return ""
-	}
-	return "as-host " + digestOf(data)
-}
-
 func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outcome, error) {
 	// Whoever had the lock may have installed the very thing.
 	if current, ok := c.installed(o); ok {
 		return Outcome{Install: current, Already: true}, nil
 	}
-	c.step("looking at this machine")
+	base, have := c.base()
+	if !have || o != (Options{}) { // else nothing may have to be done, and a program waits
+		c.step("looking at this machine")
+	}
 	host, _, err := c.Detect(ctx)
 	if err != nil {
 		return Outcome{}, err
+	}
+	i, decision, recorded, err := c.reuse(o, host)
+	switch {
+	case err != nil:
+		return Outcome{}, err
+	case recorded:
+		return Outcome{Install: i, Already: true}, nil
+	case i.ID != 0:
+		outcome, err := c.takeOver(ctx, l, i, decision)
+		if !is[*store.ProbeError](err) || i.Runtime != "" {
+			return outcome, err
+		}
+		// The machine's own CUDA libraries may have changed with it.
 	}
 	if o.SM == 0 && !o.AllowCPU {
 		if none := host.NoGPU(); none != nil { // no network is needed to know
 			return Outcome{}, none
 		}
 	}
-	tag := o.Release
-	current, err := c.Store.Current()
-	have := err == nil
-	if tag == "" && have && !o.Update && len(c.Mirrors) == 0 {
-		tag = current.Release // repair, or another GPU: no new release by the way
-	}
-	r, err := c.resolve(ctx, tag, func(p *Pointer) error {
-		c.step("release pointer %d names %s, until %s", p.Number, p.Release, p.Expires.Format(time.DateOnly))
-		if err := l.SeePointer(p.Signer.ID, p.Pointer); err != nil {
-			return &TrustError{err, ""}
-		}
-		return nil
-	})
-	if err != nil {
-		return Outcome{}, err
-	}
-	if have && o.Release == "" && !o.AllowOlder && older(r.Release, current) && !withdrawn(current, r.Pointer) {
-		return Outcome{}, &TrustError{&OlderError{current.Release, r.Release.Release}, ""}
-	}
-	plan, p, err := c.plan(r, host, o)
+	r, plan, p, err := c.choose(ctx, l, host, o)
 	if err != nil {
 		return Outcome{Decision: plan.Decision}, err
 	}
-	if have && !o.Force && c.same(current, r, plan, o) {
+	if current, err := c.Store.Current(); err == nil && !o.Force && c.same(current, r, plan, o) {
 		return Outcome{Install: current, Already: true}, nil
 	}
 	bundle, err := c.adopt(ctx, l, r, p.bundle, runtimeNames(p.runtime), o.Force)
 	if err != nil {
 		return Outcome{}, err
 	}
-	i := Install{
+	i = describe(Install{
 		Release: r.Release.Release, SourceDateEpoch: r.SourceDateEpoch, Bundle: plan.Decision.Bundle, SM: plan.Decision.SM,
-		Through: plan.Decision.Through, Folder: relative(c.Store, bundle), RuntimeNames: runtimeNames(p.runtime),
-		Libraries: plan.Libraries, VisibleDevices: plan.Decision.VisibleDevices, GPUMemory: []int{},
-		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: r.Signer.By, Fingerprint: c.fingerprint(),
-	}
+		Through: plan.Decision.Through, Folder: relative(c.Store, bundle), RuntimeNames: runtimeNames(p.runtime), Libraries: plan.Libraries,
+		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: r.Signer.By,
+	}, c.Store.Here(), plan.Decision)
 	switch {
 	case r.Pointer != nil:
 		i.Pointer, i.PointerBy = r.Pointer.Number, r.Pointer.Signer.ID
-	case have && current.Release == i.Release: // the same once more
-		i.Pointer, i.PointerBy = current.Pointer, current.PointerBy
+	case have && base.Release == i.Release: // the same once more
+		i.Pointer, i.PointerBy = base.Pointer, base.PointerBy
 	}
 	if c.Host != nil {
 		i.Libraries = here(i.Libraries)
 	}
-	for _, gpu := range plan.Decision.GPUs {
-		if gpu.Served {
-			i.GPUMemory = append(i.GPUMemory, gpu.MemoryMiB)
-		}
-	}
 	probe, err := c.prepare(ctx, l, r, &i, p, o.Force)
 	if err != nil {
-		if have && current.Folder == i.Folder { // the links of the one that stays
-			_, back := l.Link(l.Dir(current), current.Libraries)
+		if have && base.Folder == i.Folder && len(base.Libraries) > 0 { // the links of the one that stays
+			_, back := l.Link(l.Dir(base), base.Libraries)
 			err = errors.Join(err, back)
 		}
 		return Outcome{}, err
@@ -330,6 +308,56 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 	return Outcome{Install: i, Decision: plan.Decision, Probe: probe}, nil
 }
 
+// choose finds the release and what of it this machine needs. Where the user names no release and nothing newer, it is the
+// one that is in the store: a repair, or other GPUs, are no reason for another one, nor for a network if all is there.
+func (c *Client) choose(ctx context.Context, l *store.Locked, host manifests.Host, o Options) (*Release, Plan, parts, error) {
+	base, have := c.base()
+	repair := have && o.Release == "" && !o.Update
+	if repair && !o.Force {
+		if r, err := c.kept(base.Release); err == nil {
+			plan, p, err := c.planLike(base, r, host, o)
+			missing := slices.ContainsFunc(plan.Downloads, func(d Download) bool { return d.Have < d.Size })
+			if err == nil && !missing {
+				return r, plan, p, nil
+			}
+		}
+	}
+	tag := o.Release
+	if repair && len(c.Mirrors) == 0 {
+		tag = base.Release
+	}
+	r, err := c.resolve(ctx, tag, func(p *Pointer) error {
+		c.step("release pointer %d names %s, until %s", p.Number, p.Release, p.Expires.Format(time.DateOnly))
+		if err := l.SeePointer(p.Signer.ID, p.Pointer); err != nil {
+			return &TrustError{err, ""}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, Plan{}, parts{}, err
+	}
+	if have && o.Release == "" && !o.AllowOlder && older(r.Release, base) && !withdrawn(base, r.Pointer) {
+		return nil, Plan{}, parts{}, &TrustError{&OlderError{base.Release, r.Release.Release}, ""}
+	}
+	plan, p, err := c.planLike(base, r, host, o)
+	return r, plan, p, err
+}
+
+// planLike is plan. What the user narrowed the choice to for an installation counts for its repair, and the bundle that was
+// installed for machines that were not there is taken by those that it serves.
+func (c *Client) planLike(base Install, r *Release, host manifests.Host, o Options) (Plan, parts, error) {
+	mine := base.Machine.Kind == c.Store.Here().Kind || base.Machine.Kind == launch.AnyKind
+	if mine && o.SM == 0 && base.Asked.SM != 0 && !o.Update && !o.Force {
+		narrow := o
+		narrow.SM = base.Asked.SM
+		plan, p, err := c.plan(r, host, narrow)
+		if err == nil && !plan.Decision.Absent() && !slices.ContainsFunc(plan.Decision.GPUs, func(gpu manifests.GPUVerdict) bool { return !gpu.Served }) {
+			return plan, p, nil
+		}
+	}
+	return c.plan(r, host, o)
+}
+
 // here are the libraries of another machine that this one has as well.
 func here(libraries []manifests.CUDALibrary) []manifests.CUDALibrary {
 	return slices.DeleteFunc(slices.Clone(libraries), func(library manifests.CUDALibrary) bool {
@@ -341,8 +369,9 @@ func here(libraries []manifests.CUDALibrary) []manifests.CUDALibrary {
 // same says whether an installation is what a plan leads to.
 func (c *Client) same(current Install, r *Release, plan Plan, o Options) bool {
 	dir, _ := c.Store.Folder(asset(r, plan.Decision.Asset))
+	as := describe(current, c.Store.Here(), plan.Decision)
 	return current.Release == r.Release.Release && current.Folder == relative(c.Store, dir) && current.Through == plan.Decision.Through &&
-		current.SignedBy == r.Signer.By && current.Fingerprint == c.fingerprint() &&
+		current.SignedBy == r.Signer.By && current.Machine.Same(as.Machine) && slices.Equal(current.VisibleDevices, as.VisibleDevices) &&
 		current.Asked == store.Asked{SM: o.SM, AllowCPU: o.AllowCPU} && c.Store.Sound(current) == nil
 }
 
@@ -353,19 +382,32 @@ func relative(s *store.Store, dir string) string {
 // prepare links the bundle to CUDA libraries and tries its programs. Libraries that were found on the machine and do not
 // do are given up for the farm's own: they may be of a CUDA 12 that is too old, or lack what they need themselves.
 func (c *Client) prepare(ctx context.Context, l *store.Locked, r *Release, i *Install, p parts, force bool) (store.Probe, error) {
-	onGPU := i.Through != manifests.ThroughCPU && len(i.GPUMemory) > 0 // not for a GPU that is not here
+	onGPU := i.Through != manifests.ThroughCPU
+	seen := onGPU && i.Machine.Kind != launch.AnyKind && c.Host == nil
+	if !p.fetch && len(i.Libraries) > 0 {
+		shared, err := l.Shared(*i)
+		if err != nil {
+			return store.Probe{}, err
+		}
+		if shared {
+			c.step("the bundle is in use with other CUDA libraries: taking the farm's, which do for every machine")
+			p.fetch = true
+		}
+	}
 	if p.fetch {
 		if err := c.useRuntime(ctx, l, r, i, p.runtime, force); err != nil {
 			return store.Probe{}, err
 		}
 	}
 	try := func() (store.Probe, error) {
-		var err error
-		if i.Links, err = l.Link(l.Dir(*i), i.Libraries); err != nil {
-			return store.Probe{}, err
+		if len(i.Libraries) > 0 { // on the CPU alone, what other machines need of the bundle stays as it is
+			var err error
+			if i.Links, err = l.Link(l.Dir(*i), i.Libraries); err != nil {
+				return store.Probe{}, err
+			}
 		}
 		c.step("trying the programs")
-		return store.TryPrograms(ctx, l.Programs(*i), onGPU && c.Host == nil)
+		return store.TryPrograms(ctx, l.Programs(*i), seen)
 	}
 	probe, err := try()
 	var failed *store.ProbeError
@@ -387,7 +429,7 @@ func (c *Client) useRuntime(ctx context.Context, l *store.Locked, r *Release, i 
 	}
 	i.Runtime, i.Libraries = relative(c.Store, dir), nil
 	for _, name := range i.RuntimeNames {
-		i.Libraries = append(i.Libraries, manifests.CUDALibrary{Name: name, Path: dir + "/" + launch.LibrariesDir + "/" + name, Source: "store"})
+		i.Libraries = append(i.Libraries, manifests.CUDALibrary{Name: name, Path: path.Join(i.Runtime, launch.LibrariesDir, name), Source: "store"})
 	}
 	return nil
 }
@@ -396,7 +438,14 @@ func (c *Client) useRuntime(ctx context.Context, l *store.Locked, r *Release, i 
 // bytes and every file in it are right.
 func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manifests.Artifact, runtimeNames []string, force bool) (string, error) {
 	if dir, there := l.Folder(a); there && !force {
-		return dir, nil
+		findings, err := l.Verify(a, runtimeNames)
+		if err == nil && len(findings) == 0 {
+			return dir, nil
+		}
+		if err == nil {
+			err = fmt.Errorf("%s: %s", findings[0].Path, findings[0].What)
+		}
+		c.step("%s in the store is not as it was published (%v): unpacking it anew", a.Stem(), err)
 	}
 	urls, err := c.urls(r, a)
 	if err != nil {
@@ -448,17 +497,36 @@ func withdrawn(installed Install, p *Pointer) bool {
 	return p != nil && installed.Pointer > 0 && installed.PointerBy == p.Signer.ID && installed.Pointer < p.Number
 }
 
-// Rollback makes the installation before the current one the current one.
+// Rollback makes the installation before the current one the current one, once every file of it was verified.
 func (c *Client) Rollback(ctx context.Context) (Install, error) {
+	if _, err := c.Store.Previous(); err != nil {
+		return Install{}, err
+	}
 	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
 	if err != nil {
 		return Install{}, err
 	}
-	i, err := l.Rollback()
+	i, err := l.Previous()
+	if err == nil {
+		_, err = c.verify(i)
+	}
+	if err == nil {
+		err = l.Rollback(i)
+	}
 	return i, errors.Join(err, l.Close())
 }
 
-// Prune removes what neither the current installation nor the one before it needs.
+// Uninstall removes everything that the client put into the store, and the store itself.
+func (c *Client) Uninstall(ctx context.Context) (store.Contents, error) {
+	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
+	if err != nil {
+		return store.Contents{}, err
+	}
+	contents, err := l.Uninstall()
+	return contents, errors.Join(err, l.Close())
+}
+
+// Prune removes what no installation needs that a machine uses.
 func (c *Client) Prune(ctx context.Context) ([]Item, error) {
 	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
 	if err != nil {
@@ -480,7 +548,7 @@ func (e *DamageError) Error() string {
 
 // Hint says what helps.
 func (e *DamageError) Hint() string {
-	return "llcuda-fetch install --force puts it right; if nobody changed them, the disk may be failing"
+	return "llcuda-fetch install --force --release " + e.Install.Release + " puts it right; if nobody changed them, the disk may be failing"
 }
 
 // Verify checks the current installation from the signature to the last byte. It uses no network. A *DamageError lists
@@ -490,37 +558,48 @@ func (c *Client) Verify() (Install, *Release, error) {
 	if err != nil {
 		return Install{}, nil, err
 	}
+	r, err := c.verify(i)
+	return i, r, err
+}
+
+func (c *Client) verify(i Install) (*Release, error) {
 	kept := *c
 	kept.SkipSignature = c.SkipSignature || i.SignedBy == ""
 	r, err := kept.kept(i.Release)
 	if err != nil {
-		return i, nil, err
+		return nil, err
 	}
 	damage := &DamageError{Install: i}
-	check := func(prefix string, a manifests.Artifact) error {
-		findings, err := c.Store.Verify(a, i.RuntimeNames)
-		for _, f := range findings {
-			damage.Findings = append(damage.Findings, Finding{Path: prefix + "/" + f.Path, What: f.What})
-		}
-		return err
-	}
+	read := map[string]bool{"": true} // where libraries of the machine's own serve, there is no runtime
 	for _, a := range r.Assets {
 		if a.Kind != manifests.KindBundle && a.Kind != manifests.KindCUDART || a.Format != manifests.FormatTarZst {
 			continue // the twins hold the same
 		}
-		if dir, _ := c.Store.Folder(a); relative(c.Store, dir) == i.Folder || relative(c.Store, dir) == i.Runtime {
-			if err := check(relative(c.Store, dir), a); err != nil {
-				return i, r, err
-			}
+		dir, _ := c.Store.Folder(a)
+		if dir = relative(c.Store, dir); dir != i.Folder && dir != i.Runtime {
+			continue
+		}
+		read[dir] = true
+		findings, err := c.Store.Verify(a, i.RuntimeNames)
+		if err != nil {
+			return r, err
+		}
+		for _, f := range findings {
+			damage.Findings = append(damage.Findings, Finding{Path: dir + "/" + f.Path, What: f.What})
+		}
+	}
+	for _, dir := range []string{i.Folder, i.Runtime} {
+		if !read[dir] {
+			damage.Findings = append(damage.Findings, Finding{Path: dir, What: "the release has no such archive"})
 		}
 	}
 	if err := c.Store.Sound(i); err != nil && len(damage.Findings) == 0 {
 		damage.Findings = append(damage.Findings, Finding{Path: i.Folder, What: err.Error()})
 	}
 	if len(damage.Findings) > 0 {
-		return i, r, damage
+		return r, damage
 	}
-	return i, r, nil
+	return r, nil
 }
 
 // Environment are the variables that other programs find an installation by. LLAMA_SERVER_PATH and LLAMA_CPP_DIR are

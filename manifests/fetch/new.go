@@ -25,6 +25,7 @@ func New(given string, getenv func(string) string) (*Client, error) {
 	}
 	s := &store.Store{Home: folder}
 	c := &Client{Store: s, Hub: models, Detector: detect.Detector{Probe: probe(), Disk: folder}}
+	s.Machine, s.TrustAll = c.machine, isTrue(getenv("LLCUDA_TRUST_HOME"))
 	c.Offline = isTrue(getenv("LLCUDA_OFFLINE"))
 	return c, nil
 }

@@ -23,6 +23,7 @@ type app struct {
 	release, home, asHost              string
 	mirrors                            []string
 	offline, allowCPU, json, yes       bool
+	trustHome                          bool
 	issuer, identity, trustedRoot, key string
 	skipSignature                      bool
 }
@@ -56,6 +57,7 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	}
 	c.Command = "llcuda-fetch " + command
 	c.Offline = c.Offline || a.offline
+	c.Store.TrustAll = c.Store.TrustAll || a.trustHome
 	if c.Mirrors = a.mirrors; len(c.Mirrors) == 0 {
 		c.Mirrors = strings.Fields(os.Getenv("LLCUDA_MIRROR"))
 	}

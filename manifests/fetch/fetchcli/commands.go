@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -398,24 +399,29 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run one of llama.cpp's programs: llama-server, llama-cli, llama-bench, llama-quantize.
 
 The arguments are the program's own; only a model that is named as for pull is
-replaced by its file. What is not installed yet is installed first.`,
+replaced by its file. What is not installed yet is installed first, and what does
+not serve the GPUs that CUDA shows now is put right, or the program is not started:
+nothing runs on the processor, or with another GPU's code, without having been asked to.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client("run")
 			if err != nil {
 				return err
 			}
-			current, err := c.Store.Current()
+			o, err := a.options("")
 			if err != nil {
-				o, err := a.options("")
-				if err != nil {
-					return err
-				}
-				outcome, err := c.Install(cmd.Context(), o)
-				if err != nil {
-					return err
-				}
-				current = outcome.Install
+				return err
+			}
+			outcome, err := c.Install(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			current := outcome.Install
+			if !outcome.Already {
+				a.term.notef("%s of release %s is installed for this machine", current.Bundle, current.Release)
+			}
+			if backend := launch.ForeignBackend(os.Getenv); backend != "" {
+				a.term.notef("GGML_BACKEND_PATH is set: llama.cpp loads %s beside its own backends", backend)
 			}
 			program, err := c.Program(current, args[0])
 			if err != nil {
@@ -453,6 +459,9 @@ func (a *app) envCommand() *cobra.Command {
 			}
 			c, err := a.client("env")
 			if err != nil {
+				return err
+			}
+			if err := c.Store.Trusted(); err != nil {
 				return err
 			}
 			current, err := c.Store.Current()
@@ -537,9 +546,11 @@ func (a *app) verifyCommand() *cobra.Command {
 // A listed is an installation as list prints it.
 type listed struct {
 	fetch.Install
-	Current bool   `json:"current"`
-	Folder  string `json:"path"`
-	Size    int64  `json:"size"`
+	// Current says that it is this machine's, and Kinds of which kinds of machines it is.
+	Current bool     `json:"current"`
+	Kinds   []string `json:"current_for"`
+	Folder  string   `json:"path"`
+	Size    int64    `json:"size"`
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -560,9 +571,13 @@ func (a *app) listCommand() *cobra.Command {
 			if err != nil && !errors.Is(err, fetch.ErrNotInstalled) {
 				return err
 			}
+			kinds, err := c.Store.Kinds()
+			if err != nil {
+				return err
+			}
 			list := []listed{}
 			for _, i := range installs {
-				list = append(list, listed{i, i.ID == current.ID, c.Store.Dir(i), c.Store.Size(i)})
+				list = append(list, listed{i, i.ID == current.ID, nonNil(kinds[i.ID]), c.Store.Dir(i), c.Store.Size(i)})
 			}
 			if a.json {
 				return a.print(list)
@@ -576,13 +591,13 @@ func (a *app) listCommand() *cobra.Command {
 				a.term.notef("the newest release pointer seen is number %d, for %s, until %s, signed by %s", s.Pointer.Number, s.Pointer.Release, s.Pointer.Expires.Format(time.DateOnly), s.Signer)
 			}
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tSIGNED BY")
+			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tFOR\tSIGNED BY")
 			for _, l := range list {
 				mark := ""
 				if l.Current {
 					mark = "*"
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), cmp.Or(l.SignedBy, "nobody"))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), l.Machine.Kind, cmp.Or(l.SignedBy, "nobody"))
 			}
 			return errors.Join(w.Flush(), damaged)
 		},
@@ -618,8 +633,8 @@ func (a *app) rollbackCommand() *cobra.Command {
 func (a *app) pruneCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
-		Short: "Remove what neither the current installation nor the one before it needs",
-		Long:  "Remove what neither the current installation nor the one before it needs.\n\nWithout --yes it says what that is, and removes nothing.",
+		Short: "Remove what no machine's current installation needs, nor the one before it",
+		Long:  "Remove what no machine's current installation needs, nor the one before it.\n\nWithout --yes it says what that is, and removes nothing.",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client("prune")
@@ -655,6 +670,86 @@ func (a *app) pruneCommand() *cobra.Command {
 		},
 	}
 	return cmd
+}
+
+// An uninstalled is what uninstall prints as JSON.
+type uninstalled struct {
+	Removed bool         `json:"removed"`
+	Home    string       `json:"home"`
+	Own     []fetch.Item `json:"own"`
+	Foreign []string     `json:"foreign"`
+	Client  string       `json:"client"`
+}
+
+func (a *app) uninstallCommand() *cobra.Command {
+	var client bool
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Remove everything that was installed, for all machines that use the store",
+		Long: `Remove everything that was installed, for all machines that use the store, and
+what was downloaded for it. What llcuda-fetch did not put into the store's folder
+stays there. Models stay in the cache that huggingface_hub uses.
+
+Without --yes it says what that is, and removes nothing.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client("uninstall")
+			if err != nil {
+				return err
+			}
+			program, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			contents, err := c.Store.Contents()
+			if err != nil {
+				return err
+			}
+			there := c.Store.Exists()
+			if a.yes && there {
+				if contents, err = c.Uninstall(cmd.Context()); err != nil {
+					return err
+				}
+			}
+			if a.yes && client {
+				if err := os.Remove(program); err != nil {
+					return err
+				}
+			}
+			if a.json {
+				return a.print(uninstalled{a.yes, c.Store.Home, append([]fetch.Item{}, contents.Own...), nonNil(contents.Foreign), program})
+			}
+			a.showUninstalled(c.Store.Home, program, contents, there, client)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&client, "client", false, "remove this program as well")
+	return cmd
+}
+
+func (a *app) showUninstalled(home, program string, contents fetch.Contents, there, client bool) {
+	var total int64
+	for _, item := range contents.Own {
+		a.term.printf("%10s  %s", bytesText(item.Size), item.Path)
+		total += item.Size
+	}
+	if client {
+		a.term.printf("%10s  %s", "", program)
+	}
+	for _, name := range contents.Foreign {
+		a.term.notef("%s is not llcuda-fetch's, and stays", filepath.Join(home, name))
+	}
+	switch {
+	case !there:
+		a.term.notef("nothing is installed in %s", shortPath(home))
+	case a.yes:
+		a.term.notef("removed %s from %s", bytesText(total), shortPath(home))
+	default:
+		a.term.notef("nothing was removed; llcuda-fetch uninstall --yes removes these %s from %s", bytesText(total), shortPath(home))
+	}
+	if !client {
+		a.term.notef("%s stays; --client removes it as well", program)
+	}
 }
 
 func (a *app) doctorCommand() *cobra.Command {

@@ -135,10 +135,11 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the one that the release pointer names)")
 	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag, or for current where the release pointer is; repeatable, tried in turn (LLCUDA_MIRROR, separated by blanks)")
 	f.StringVar(&a.home, "home", "", "the store's `folder` (LLCUDA_HOME)")
+	f.BoolVar(&a.trustHome, "trust-home", false, "use a store's folder that others may write to (LLCUDA_TRUST_HOME)")
 	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE, HF_HUB_OFFLINE)")
 	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON")
-	f.BoolVar(&a.yes, "yes", false, "do what is only shown without it: prune removes nothing unless told to; no command asks")
+	f.BoolVar(&a.yes, "yes", false, "do what is only shown without it: prune and uninstall remove nothing unless told to; no command asks")
 	f.BoolVar(&a.term.quiet, "quiet", false, "print results and errors only")
 	f.StringVar(&a.asHost, "as-host", "", "answer for the machine that a `file` of detect --json describes; - is standard input")
 	f.StringVar(&a.issuer, "issuer", "", "who must vouch for the signer: an `address`")
@@ -147,7 +148,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM")
 	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "believe whoever controls the mirror; checksums are still verified")
 	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.pullCommand(), a.runCommand(), a.envCommand(),
-		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.doctorCommand(), a.exportCommand())
+		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.uninstallCommand(), a.doctorCommand(), a.exportCommand())
 	usageArgs(root)
 	return root
 }

@@ -5,8 +5,12 @@
 // package imports only what is initialised early, which package strings is not: it waits for unicode, and everything whose
 // import path is less than its own goes first. Of an installation it reads two small things that store wrote for it:
 //
-//	current ──▶ installs/N/bundle     a link to the bundle
-//	            installs/N/devices    the UUIDs for CUDA_VISIBLE_DEVICES, a line each; none where no GPU must be hidden
+//	current/KIND ──▶ installs/N/bundle    a link to the bundle
+//	                 installs/N/start     what it was made for, and what its programs are started with
+//
+// llama.cpp runs on the CPU without a word where it cannot use a GPU. So a program is started at once only where nothing
+// differs from when the installation was tried: the machine, the GPUs that CUDA shows, and where libraries come from.
+// Anything else is for package fetch to look at first.
 //
 // It uses no network, changes nothing and never prints.
 package launch
@@ -22,7 +26,9 @@ import (
 const (
 	CurrentName = "current"
 	BundleName  = "bundle"
-	DevicesName = "devices"
+	StartName   = "start"
+	// AnyKind stands for machines of which none was there when something was installed for them.
+	AnyKind = "any"
 )
 
 // ProgramsDir is where a bundle's programs lie, and LibrariesDir its libraries.
@@ -39,37 +45,34 @@ type Installation struct {
 	VisibleDevices []string
 }
 
-// EncodeDevices is what the store keeps as DevicesName.
-func EncodeDevices(uuids []string) []byte {
-	var text []byte
-	for _, uuid := range uuids {
-		text = append(append(text, uuid...), '\n')
-	}
-	return text
-}
-
-// Current is the installation that a store's programs are run from, as far as this package can tell: where it cannot, the
-// store can, or says why nobody can.
-func Current(store string) (Installation, bool) {
-	target, err := os.Readlink(path.Join(store, CurrentName))
+// Current is the installation that a store's programs are run from on a machine, where they may be started at once. Where
+// not, the store says more.
+func Current(store string, now Machine) (Installation, bool) {
+	entry := path.Join(store, CurrentName, now.Kind)
+	target, err := os.Readlink(entry)
 	if err != nil {
 		return Installation{}, false
 	}
-	dir := path.Join(store, target)
+	dir := path.Join(path.Dir(entry), target)
 	bundle, err := os.Readlink(path.Join(dir, BundleName))
 	if err != nil {
 		return Installation{}, false
 	}
-	devices, err := os.ReadFile(path.Join(dir, DevicesName))
+	data, err := os.ReadFile(path.Join(dir, StartName))
 	if err != nil {
 		return Installation{}, false
 	}
-	i := Installation{Bundle: path.Join(dir, bundle)}
-	for uuid, rest, more := cut(string(devices), '\n'); more; uuid, rest, more = cut(rest, '\n') {
-		i.VisibleDevices = append(i.VisibleDevices, uuid)
-	}
-	return i, true
+	start, ok := decodeStart(data)
+	i := Installation{Bundle: path.Join(dir, bundle), VisibleDevices: start.VisibleDevices}
+	return i, ok && start.Serves(now) && !slices.ContainsFunc(start.Libraries, func(name string) bool {
+		_, err := os.Stat(path.Join(i.Bundle, LibrariesDir, name)) // as far as its links lead
+		return err != nil
+	})
 }
+
+// ForeignBackend is a file that llama.cpp loads as a backend beside the bundle's own, because the user's environment says
+// so. GGML_BACKEND_PATH is the one variable that leads it to one.
+func ForeignBackend(getenv func(string) string) string { return getenv(backendPath) }
 
 // Program is the path of a program by its name, and whether there is one.
 func (i Installation) Program(name string) (string, bool) {
@@ -88,8 +91,8 @@ func (i Installation) Exec(program string, arguments []string) error {
 var driverFolders = []string{"/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64", "/run/opengl-driver/lib"}
 
 // Environ is the environment for an installation's programs: environ with the bundle's own libraries in front, the
-// driver's where only their folder tells of them, and the GPUs that the bundle serves, unless the user chose some. Without
-// a bundle it is what the programs of one will find of the driver.
+// driver's where only their folder tells of them, and, of the GPUs that CUDA shows, those that the bundle serves. Without a
+// bundle it is what the programs of one will find of the driver.
 func (i Installation) Environ(environ []string) []string {
 	get := func(name string) (string, bool) {
 		for _, pair := range slices.Backward(environ) {
@@ -99,12 +102,11 @@ func (i Installation) Environ(environ []string) []string {
 		}
 		return "", false
 	}
-	const libraries, devices = "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"
 	var folders []string
 	if i.Bundle != "" {
 		folders = append(folders, path.Join(i.Bundle, LibrariesDir))
 	}
-	told, more := get(libraries)
+	told, more := get(libraryPath)
 	for more {
 		var folder string
 		if folder, told, more = cut(told, ':'); folder != "" && !slices.Contains(folders, folder) {
@@ -118,10 +120,10 @@ func (i Installation) Environ(environ []string) []string {
 	}
 	environ = slices.Clone(environ)
 	if len(folders) > 0 {
-		environ = append(environ, libraries+"="+join(folders, ":"))
+		environ = append(environ, libraryPath+"="+join(folders, ":"))
 	}
-	if _, chosen := get(devices); len(i.VisibleDevices) > 0 && !chosen {
-		environ = append(environ, devices+"="+join(i.VisibleDevices, ","))
+	if len(i.VisibleDevices) > 0 {
+		environ = append(environ, visibleDevices+"="+join(i.VisibleDevices, ","))
 	}
 	// The last of several values counts for exec.Cmd, and the first for execve.
 	seen := map[string]bool{}

@@ -52,7 +52,12 @@ type Install struct {
 	Libraries    []manifests.CUDALibrary `json:"libraries"`
 	Links        string                  `json:"links"`
 	RuntimeNames []string                `json:"runtime_names"`
+	// Machine is what it was made for. Its kind is launch.AnyKind where no GPU was there to try it on.
+	Machine launch.Machine `json:"machine"`
+	// Devices are the UUIDs of the GPUs that CUDA showed. Every says that the bundle serves all that the machine has, and
 	// VisibleDevices are the UUIDs for CUDA_VISIBLE_DEVICES, where GPUs must be hidden.
+	Devices        []string `json:"devices"`
+	Every          bool     `json:"every_gpu"`
 	VisibleDevices []string `json:"visible_devices"`
 	// GPUMemory is that of the GPUs served, in MiB.
 	GPUMemory []int `json:"gpu_memory_mib"`
@@ -62,11 +67,9 @@ type Install struct {
 	SignedBy string `json:"signed_by"`
 	// Pointer is the number of the release pointer that named the release, and PointerBy whose number it is; 0 where the
 	// user named it.
-	Pointer   int64  `json:"pointer"`
-	PointerBy string `json:"pointer_by"`
-	// Fingerprint is detect's, at the time.
-	Fingerprint string    `json:"fingerprint"`
-	Time        time.Time `json:"time"`
+	Pointer   int64     `json:"pointer"`
+	PointerBy string    `json:"pointer_by"`
+	Time      time.Time `json:"time"`
 }
 
 // Asked are the choices that were the user's.
@@ -78,25 +81,82 @@ type Asked struct {
 // Dir is the bundle's folder.
 func (s *Store) Dir(i Install) string { return s.path(i.Folder) }
 
+// Metadata is what its bundle says of itself.
+func (s *Store) Metadata(i Install) (manifests.Metadata, error) {
+	f, err := os.Open(filepath.Join(s.Dir(i), manifests.MetadataName))
+	if err != nil {
+		return manifests.Metadata{}, err
+	}
+	defer f.Close()
+	return manifests.DecodeMetadata(f)
+}
+
 // Programs is what its programs are started from.
 func (s *Store) Programs(i Install) launch.Installation {
 	return launch.Installation{Bundle: s.Dir(i), VisibleDevices: i.VisibleDevices}
 }
 
-// Current is the installation that programs are run from. Its error is ErrNotInstalled where there is none.
+// start is what package launch reads of it.
+func (i Install) start() launch.Start {
+	start := launch.Start{Machine: i.Machine, GPU: i.Through != manifests.ThroughCPU, Every: i.Every, Devices: i.Devices, VisibleDevices: i.VisibleDevices}
+	for _, library := range i.Libraries {
+		start.Libraries = append(start.Libraries, library.Name)
+	}
+	return start
+}
+
+// Serves says whether its programs may be started on a machine as it is now, without a look at it by CUDA.
+func (i Install) Serves(now launch.Machine) bool { return i.start().Serves(now) }
+
+// Current is the installation that programs are run from on this machine: that of its kind, else the one that was made for
+// machines that were not there. Its error is ErrNotInstalled where there is none.
 func (s *Store) Current() (Install, error) {
-	target, err := os.Readlink(s.path(launch.CurrentName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return Install{}, ErrNotInstalled
+	for _, kind := range []string{s.Here().Kind, launch.AnyKind} {
+		_, err := os.Lstat(s.path(launch.CurrentName, kind))
+		switch {
+		case err == nil:
+			return s.currentOf(kind)
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR):
+			return Install{}, err
+		}
 	}
-	if err != nil {
-		return Install{}, err
-	}
-	id, err := strconv.Atoi(filepath.Base(target))
-	if err != nil {
-		return Install{}, fmt.Errorf("%s leads to %s, which is no installation", s.path(launch.CurrentName), target)
+	return Install{}, ErrNotInstalled
+}
+
+func (s *Store) currentOf(kind string) (Install, error) {
+	id := s.installAt(kind)
+	if id == 0 {
+		return Install{}, fmt.Errorf("%s leads to no installation", s.path(launch.CurrentName, kind))
 	}
 	return s.install(id)
+}
+
+// installAt is the number of the installation that is current for a kind of machine, 0 if there is none.
+func (s *Store) installAt(kind string) int {
+	target, err := os.Readlink(s.path(launch.CurrentName, kind))
+	if err != nil {
+		return 0
+	}
+	id, err := strconv.Atoi(filepath.Base(target))
+	if err != nil || id <= 0 || target != installTo(id) {
+		return 0
+	}
+	return id
+}
+
+// installTo is how a link in the folder of what is current leads to an installation.
+func installTo(id int) string { return filepath.Join("..", installsDir, strconv.Itoa(id)) }
+
+// Kinds are the kinds of machines for which installations are the current ones, by their numbers.
+func (s *Store) Kinds() (map[int][]string, error) {
+	entries, err := s.own(launch.CurrentName)
+	kinds := map[int][]string{}
+	for _, entry := range entries {
+		kind := filepath.Base(entry)
+		id := s.installAt(kind)
+		kinds[id] = append(kinds[id], kind)
+	}
+	return kinds, err
 }
 
 func (s *Store) install(id int) (Install, error) {
@@ -161,8 +221,8 @@ func (s *Store) Sound(i Install) error {
 	return nil
 }
 
-// Activate makes an installation the current one, and returns it with its number. The rename of the link is the point
-// of no return: before it, the old installation is the current one, and after it, the new one is.
+// Activate makes an installation the current one of its kind of machine, and returns it with its number. The rename of the
+// link is the point of no return: before it, the old installation is the current one, and after it, the new one is.
 func (l *Locked) Activate(i Install) (Install, error) {
 	list, err := l.List()
 	if err != nil {
@@ -172,9 +232,13 @@ func (l *Locked) Activate(i Install) (Install, error) {
 	if len(list) > 0 {
 		i.ID = list[len(list)-1].ID + 1
 	}
-	if current, err := l.Current(); err == nil {
+	if i.Machine.Kind == "" {
+		i.Machine = l.Here()
+	}
+	if current, err := l.currentOf(i.Machine.Kind); err == nil {
 		i.Previous = current.ID
-		if current.Folder == i.Folder { // the same once more is nothing to go back to
+		// The same once more is nothing to go back to, and neither is what other GPUs of the machine get.
+		if current.Folder == i.Folder || current.Release == i.Release && current.Machine.Selection != i.Machine.Selection {
 			i.Previous = current.Previous
 		}
 	}
@@ -188,7 +252,7 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		return Install{}, err
 	}
 	if err := errors.Join(os.Chmod(stage, 0o755), writeFile(filepath.Join(stage, recordName), append(data, '\n')),
-		writeFile(filepath.Join(stage, launch.DevicesName), launch.EncodeDevices(i.VisibleDevices)),
+		writeFile(filepath.Join(stage, launch.StartName), i.start().Encode()),
 		os.Symlink(filepath.Join("..", "..", i.Folder), filepath.Join(stage, launch.BundleName))); err != nil {
 		return Install{}, err
 	}
@@ -197,16 +261,13 @@ func (l *Locked) Activate(i Install) (Install, error) {
 	if err := errors.Join(l.put(stage, target), syncFolder(l.path(installsDir))); err != nil {
 		return Install{}, err
 	}
-	return i, l.flip(i.ID)
+	return i, l.flip(i)
 }
 
-// flip makes `current` lead to an installation.
-func (l *Locked) flip(id int) error {
-	beside := l.path(stagingDir, launch.CurrentName)
-	if err := os.Symlink(filepath.Join(installsDir, strconv.Itoa(id)), beside); err != nil {
-		return err
-	}
-	return errors.Join(os.Rename(beside, l.path(launch.CurrentName)), syncFolder(l.Home))
+// flip makes an installation the current one of its kind of machine.
+func (l *Locked) flip(i Install) error {
+	dir := l.path(launch.CurrentName)
+	return errors.Join(l.relink(installTo(i.ID), filepath.Join(dir, i.Machine.Kind)), syncFolder(dir))
 }
 
 // syncFolder has the names in a folder on disk.
@@ -222,29 +283,33 @@ func syncFolder(dir string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Rollback makes the installation before the current one the current one.
-func (l *Locked) Rollback() (Install, error) {
-	current, err := l.Current()
+// Previous is the installation before the current one.
+func (s *Store) Previous() (Install, error) {
+	current, err := s.Current()
 	if err != nil {
 		return Install{}, err
 	}
 	if current.Previous == 0 {
 		return Install{}, ErrNoPrevious
 	}
-	previous, err := l.install(current.Previous)
+	previous, err := s.install(current.Previous)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Install{}, ErrNoPrevious
 	}
-	if err != nil {
-		return Install{}, err
-	}
-	if _, err := l.Link(l.Dir(previous), previous.Libraries); err != nil {
-		return Install{}, err
+	return previous, err
+}
+
+// Rollback makes the installation that Previous gave the current one. Whoever calls it has verified its files.
+func (l *Locked) Rollback(previous Install) error {
+	if len(previous.Libraries) > 0 {
+		if _, err := l.Link(l.Dir(previous), previous.Libraries); err != nil {
+			return err
+		}
 	}
 	if err := l.Sound(previous); err != nil {
-		return Install{}, fmt.Errorf("going back to %s of release %s: %w", previous.Bundle, previous.Release, err)
+		return fmt.Errorf("going back to %s of release %s: %w", previous.Bundle, previous.Release, err)
 	}
-	return previous, l.flip(previous.ID)
+	return l.flip(previous)
 }
 
 // An Item is something that Prune removes.
@@ -253,30 +318,75 @@ type Item struct {
 	Size int64  `json:"size"` // bytes on disk
 }
 
-// Prunable is what neither the current installation nor the one before it needs.
-func (s *Store) Prunable() ([]Item, error) {
-	keep := map[string]bool{}
-	if current, err := s.Current(); err == nil {
-		for _, id := range []int{current.ID, current.Previous} {
-			i, err := s.install(id)
-			if err != nil {
-				continue
-			}
-			keep[filepath.Join(installsDir, strconv.Itoa(id))] = true
-			keep[filepath.Join(releasesDir, i.Release)] = true
-			keep[i.Folder], keep[i.Runtime], keep[i.Links] = true, true, true
-		}
-	} else if !errors.Is(err, ErrNotInstalled) {
+// wanted are the installations that machines use: of every kind the current one and the one before it, and of the same
+// releases the newest for each other choice of GPUs and state of the machine.
+func (s *Store) wanted() ([]Install, error) {
+	kinds, err := s.Kinds()
+	if err != nil {
 		return nil, err
+	}
+	list, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	byID := map[int]Install{}
+	for _, i := range list {
+		byID[i.ID] = i
+	}
+	var wanted []Install
+	for id, names := range kinds {
+		current, err := s.install(id)
+		if err != nil {
+			return nil, err
+		}
+		previous, back := byID[current.Previous]
+		have := []launch.Machine{current.Machine}
+		wanted = append(wanted, current)
+		if back {
+			wanted = append(wanted, previous)
+		}
+		for _, i := range slices.Backward(list) {
+			known := func(m launch.Machine) bool { return m.Same(i.Machine) }
+			if i.Release == current.Release && slices.Contains(names, i.Machine.Kind) && !slices.ContainsFunc(have, known) {
+				have, wanted = append(have, i.Machine), append(wanted, i)
+			}
+		}
+	}
+	return wanted, nil
+}
+
+// Shared says whether an installation that another kind of machine uses, or this one with other GPUs or in another
+// environment, has the same bundle with other CUDA libraries. A bundle leads to one set of them.
+func (s *Store) Shared(i Install) (bool, error) {
+	wanted, err := s.wanted()
+	return slices.ContainsFunc(wanted, func(other Install) bool {
+		elsewhere := other.Machine.Kind != i.Machine.Kind
+		return other.Folder == i.Folder && !slices.Equal(other.Libraries, i.Libraries) &&
+			(elsewhere || !other.Machine.Same(i.Machine) && s.Sound(other) == nil)
+	}), err
+}
+
+// Prunable is what the store made and no installation needs that a machine uses: of every kind of machine the current one
+// and the one before it are kept.
+func (s *Store) Prunable() ([]Item, error) {
+	wanted, err := s.wanted()
+	if err != nil {
+		return nil, err
+	}
+	keep := map[string]bool{}
+	for _, i := range wanted {
+		keep[filepath.Join(installsDir, strconv.Itoa(i.ID))] = true
+		keep[filepath.Join(releasesDir, i.Release)] = true
+		keep[i.Folder], keep[i.Runtime], keep[i.Links] = true, true, true
 	}
 	var items []Item
 	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, linksDir, releasesDir, installsDir} {
-		entries, err := os.ReadDir(s.path(dir))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		own, err := s.own(dir)
+		if err != nil {
 			return nil, err
 		}
-		for _, entry := range entries {
-			if path := filepath.Join(dir, entry.Name()); !keep[path] {
+		for _, path := range own {
+			if !keep[path] {
 				items = append(items, Item{Path: path, Size: diskUse(s.path(path))})
 			}
 		}

@@ -67,25 +67,27 @@ func (l *Locked) Link(bundle string, libraries []manifests.CUDALibrary) (string,
 	if target, err := os.Readlink(at); err == nil && target == linkTo(links) {
 		return links, nil
 	}
-	beside := l.path(stagingDir, cudaLink)
-	return links, errors.Join(os.Symlink(linkTo(links), beside), os.Rename(beside, at))
+	return links, l.relink(linkTo(links), at)
+}
+
+// target is what a link in a folder of links to CUDA libraries leads to. The path of a library in the store is relative to
+// it, so that it can be moved as a whole.
+func target(library manifests.CUDALibrary) string {
+	if filepath.IsAbs(library.Path) {
+		return library.Path
+	}
+	return linkTo(library.Path)
 }
 
 // links has a folder of links to libraries.
 func (l *Locked) links(libraries []manifests.CUDALibrary) (string, error) {
-	targets := make([]string, len(libraries))
 	sum := sha256.New()
-	for i, library := range libraries {
-		targets[i] = library.Path
-		// Relative inside the store, so that it can be moved as a whole.
-		if inside, ok := strings.CutPrefix(library.Path, l.Home+string(filepath.Separator)); ok {
-			targets[i] = linkTo(inside)
-		}
-		fmt.Fprintf(sum, "%s\x00%s\x00", library.Name, targets[i])
+	for _, library := range libraries {
+		fmt.Fprintf(sum, "%s\x00%s\x00", library.Name, target(library))
 	}
 	const digits = 12
 	links := filepath.Join(linksDir, hex.EncodeToString(sum.Sum(nil))[:digits])
-	if _, err := os.Stat(l.path(links)); err == nil {
+	if l.leads(links, libraries) {
 		return links, nil
 	}
 	stage, err := os.MkdirTemp(l.path(stagingDir), "links-")
@@ -95,10 +97,24 @@ func (l *Locked) links(libraries []manifests.CUDALibrary) (string, error) {
 	if err := os.Chmod(stage, 0o755); err != nil {
 		return "", err
 	}
-	for i, library := range libraries {
-		if err := os.Symlink(targets[i], filepath.Join(stage, library.Name)); err != nil {
+	for _, library := range libraries {
+		if err := os.Symlink(target(library), filepath.Join(stage, library.Name)); err != nil {
 			return "", err
 		}
 	}
-	return links, os.Rename(stage, l.path(links))
+	return links, l.put(stage, l.path(links))
+}
+
+// leads says whether a folder of links leads to these libraries and no other.
+func (s *Store) leads(links string, libraries []manifests.CUDALibrary) bool {
+	entries, err := os.ReadDir(s.path(links))
+	if err != nil || len(entries) != len(libraries) {
+		return false
+	}
+	for _, library := range libraries {
+		if leads, err := os.Readlink(s.path(links, library.Name)); err != nil || leads != target(library) {
+			return false
+		}
+	}
+	return true
 }

@@ -5,6 +5,7 @@
 //
 //	Stage.Unpack ──▶ staging/… ──Stage.Adopt──▶ bundles/…, runtimes/… ──Locked.Activate──▶ installs/N ◀── current
 //
+//	llcuda-store                says that the folder is a store
 //	lock                        held by whoever changes anything
 //	downloads/SHA256.partial    what transfers go on from
 //	staging/                    what is being made; whatever lies here is nobody's
@@ -14,13 +15,17 @@
 //	releases/TAG/               manifest.json, SHA256SUMS and its signature, as they were verified
 //	pointers/SIGNER.json        the newest release pointer seen of each signer
 //	installs/N/install.json     what was installed, how and why; installs/N/bundle leads to the bundle;
-//	                            devices says which GPUs are to be seen. From those two package launch starts programs
-//	current                     a link to one of installs/
+//	                            start says when and how programs are started at once, to package launch
+//	current/KIND                a link to one of installs/, for each kind of machine that uses the store;
+//	                            current/any is for machines that have none of their own yet
 //
 // Every folder under bundles, runtimes, links and installs came there whole, by one rename, after it was verified and on
-// disk; `current` changes by one rename, and so does the link `cuda` by which a bundle finds its CUDA libraries. So a
-// process killed at any moment leaves the old installation or the new one, and leftovers only where Clean looks for them.
-// Readers need no lock. The package uses no network and never prints.
+// disk; what is current changes by one rename, and so does the link `cuda` by which a bundle finds its CUDA libraries. So a
+// process killed at any moment leaves the old installation or the new one, and leftovers only where clean looks for them.
+// Readers need no lock. All links in it are relative, so that it can be moved as a whole.
+//
+// Nothing is removed but what the store made itself, which it tells by names: whatever else lies in its folder stays, and a
+// folder that is not empty and has no marker is not used at all. The package uses no network and never prints.
 package store
 
 import (
@@ -37,6 +42,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
 const (
@@ -52,7 +58,22 @@ const (
 )
 
 // A Store is a folder.
-type Store struct{ Home string }
+type Store struct {
+	Home string
+	// Machine says what the programs are to be started on: which installation is the current one depends on it. Where nil,
+	// it is a machine without a GPU.
+	Machine func() launch.Machine
+	// TrustAll uses the store although others may write to it.
+	TrustAll bool
+}
+
+// Here is the machine that the store's programs are to be started on.
+func (s *Store) Here() launch.Machine {
+	if s.Machine == nil {
+		return launch.Machine{Kind: "none", Folders: []string{}}
+	}
+	return s.Machine()
+}
 
 func (s *Store) path(elements ...string) string {
 	return filepath.Join(append([]string{s.Home}, elements...)...)
@@ -67,10 +88,11 @@ func folder(a manifests.Artifact) string {
 	return filepath.Join(bundlesDir, a.Stem()+"-"+a.Tar.SHA256[:digits])
 }
 
-// Folder is where an archive lies unpacked, as an absolute path, and whether it does.
+// Folder is where an archive lies unpacked, as an absolute path, and whether it does. Whoever goes by that, and not by an
+// Install, has it verified first.
 func (s *Store) Folder(a manifests.Artifact) (string, bool) {
 	path := s.path(folder(a))
-	info, err := os.Stat(path)
+	info, err := os.Lstat(path)
 	return path, err == nil && info.IsDir()
 }
 
@@ -96,6 +118,15 @@ type HomeError struct {
 func (e *HomeError) Error() string { return e.Doing + ": " + e.Err.Error() }
 func (e *HomeError) Unwrap() error { return e.Err }
 
+// homeError makes what went wrong in a store's folder a HomeError, unless it says itself what it is.
+func homeError(doing, home string, err error) error {
+	var foreign *ForeignError
+	if errors.As(err, &foreign) {
+		return err
+	}
+	return &HomeError{doing, home, err}
+}
+
 // Hint says what helps.
 func (e *HomeError) Hint() string {
 	if errors.Is(e.Err, fs.ErrPermission) || errors.Is(e.Err, unix.EROFS) || errors.Is(e.Err, unix.ENOTDIR) || errors.Is(e.Err, fs.ErrNotExist) {
@@ -110,8 +141,11 @@ const lockPoll = 100 * time.Millisecond
 // Lock makes the folder and takes its lock, and clears away what killed processes left. While another process has the
 // lock, waiting, if not nil, is told of it once for each such process.
 func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) (*Locked, error) {
-	if err := os.MkdirAll(s.Home, 0o777); err != nil {
-		return nil, &HomeError{"making the store", s.Home, err}
+	if err := s.make(); err != nil {
+		return nil, homeError("making the store", s.Home, err)
+	}
+	if err := s.Trusted(); err != nil {
+		return nil, err
 	}
 	lock := flock.New(s.path(lockName), flock.SetPermissions(0o666))
 	var told Holder
@@ -142,7 +176,7 @@ func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) 
 		err = l.clean()
 	}
 	if err != nil {
-		return nil, errors.Join(&HomeError{"opening the store", s.Home, err}, l.Close())
+		return nil, errors.Join(homeError("opening the store", s.Home, err), l.Close())
 	}
 	return l, nil
 }
@@ -160,29 +194,6 @@ func (s *Store) holder() Holder {
 // Close lets the lock go.
 func (l *Locked) Close() error { return l.lock.Close() }
 
-// clean removes what is nobody's: with the lock held, everything under staging.
-func (l *Locked) clean() error {
-	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, linksDir, releasesDir, pointersDir, installsDir} {
-		if err := os.MkdirAll(l.path(dir), 0o777); err != nil {
-			return err
-		}
-	}
-	return emptyFolder(l.path(stagingDir))
-}
-
-func emptyFolder(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Partial is the file that a transfer of these bytes goes on from.
 func (s *Store) Partial(sha256 string) string { return s.path(downloadsDir, sha256+".partial") }
 
@@ -199,8 +210,12 @@ func (l *Locked) discard(path string) error {
 }
 
 // put moves a finished folder to its place. Where another one is there already, as in an installation that is done anew,
-// the two change places in one call, so that whoever uses the place always finds a whole one.
+// the two change places in one call, so that whoever uses the place always finds a whole one. What is no folder there is
+// not the store's.
 func (l *Locked) put(made, target string) error {
+	if info, err := os.Lstat(target); err == nil && !info.IsDir() {
+		return &ForeignError{target, "is not a folder, and the store makes one there", "remove it, or choose another folder by --home (LLCUDA_HOME)"}
+	}
 	err := unix.Renameat2(unix.AT_FDCWD, made, unix.AT_FDCWD, target, unix.RENAME_EXCHANGE)
 	switch {
 	case err == nil:
@@ -258,6 +273,16 @@ func (s *Store) Documents(release string) (Documents, error) {
 		*data = read
 	}
 	return d, nil
+}
+
+// relink makes a link, in the place of one that may be there, by one rename.
+func (l *Locked) relink(target, at string) error {
+	stage, err := os.MkdirTemp(l.path(stagingDir), "link-")
+	if err != nil {
+		return err
+	}
+	beside := filepath.Join(stage, "it")
+	return errors.Join(os.Symlink(target, beside), os.Rename(beside, at), os.Remove(stage))
 }
 
 // writeFile writes a file that is on disk when it returns.

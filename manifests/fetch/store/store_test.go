@@ -172,7 +172,7 @@ func TestHostileArchives(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer again.Close()
-			want := []string{"home", "home/bundles", "home/downloads", "home/installs", "home/links", "home/lock", "home/pointers", "home/releases", "home/runtimes", "home/staging"}
+			want := []string{"home", "home/bundles", "home/current", "home/downloads", "home/installs", "home/links", "home/llcuda-store", "home/lock", "home/pointers", "home/releases", "home/runtimes", "home/staging"}
 			if diff := cmp.Diff(want, tree(t, filepath.Dir(l.Home))); diff != "" {
 				t.Error(diff)
 			}
@@ -264,11 +264,11 @@ func TestActivateAndRollback(t *testing.T) {
 	if _, err := l.Current(); !errors.Is(err, ErrNotInstalled) {
 		t.Errorf("an empty store: %v", err)
 	}
-	if _, err := l.Rollback(); !errors.Is(err, ErrNotInstalled) {
+	if _, err := l.Previous(); !errors.Is(err, ErrNotInstalled) {
 		t.Errorf("an empty store: %v", err)
 	}
 	one := install(t, l, fetchtest.New(t, fetchtest.Options{Tag: "v1.0.0-runtime"}))
-	if _, err := l.Rollback(); !errors.Is(err, ErrNoPrevious) {
+	if _, err := l.Previous(); !errors.Is(err, ErrNoPrevious) {
 		t.Errorf("one installation: %v", err)
 	}
 	newer := fetchtest.New(t, fetchtest.Options{Tag: "v1.1.0-runtime"})
@@ -285,10 +285,14 @@ func TestActivateAndRollback(t *testing.T) {
 	if current, err := l.Current(); err != nil || current.ID != again.ID || l.Sound(current) != nil {
 		t.Errorf("%+v %v", current, err)
 	}
-	if back, err := l.Rollback(); err != nil || back.ID != one.ID {
+	back, err := l.Previous()
+	if err == nil {
+		err = l.Rollback(back)
+	}
+	if err != nil || back.ID != one.ID {
 		t.Errorf("%+v %v", back, err)
 	}
-	link, err := filepath.EvalSymlinks(l.path(launch.CurrentName, launch.BundleName))
+	link, err := filepath.EvalSymlinks(l.path(launch.CurrentName, "none", launch.BundleName))
 	if err != nil || link != l.Dir(one) {
 		t.Errorf("current leads to %s: %v", link, err)
 	}
@@ -318,10 +322,10 @@ func TestLink(t *testing.T) {
 			runtime = a
 		}
 	}
-	dir := adopt(t, l, r, runtime.Name)
+	adopt(t, l, r, runtime.Name)
 	var libraries []manifests.CUDALibrary
 	for _, name := range names {
-		libraries = append(libraries, manifests.CUDALibrary{Name: name, Path: filepath.Join(dir, "lib", name)})
+		libraries = append(libraries, manifests.CUDALibrary{Name: name, Path: filepath.Join(folder(runtime), "lib", name)})
 	}
 	link := func(libraries []manifests.CUDALibrary) {
 		t.Helper()

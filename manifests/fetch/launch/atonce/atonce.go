@@ -47,10 +47,13 @@ func start(given string, arguments []string) {
 		given = os.Getenv("LLCUDA_HOME")
 	}
 	store, err := home.Store(given, os.Getenv)
-	if err != nil {
+	if err != nil || launch.ForeignBackend(os.Getenv) != "" {
 		return
 	}
-	installation, ok := launch.Current(store)
+	if _, distrusted := launch.Distrust(store); distrusted {
+		return
+	}
+	installation, ok := launch.Current(store, launch.Here(os.LookupEnv))
 	if !ok || len(launch.Models(arguments)) > 0 {
 		return
 	}

@@ -1,0 +1,175 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
+)
+
+// base is the installation that a new one takes the release from, where the user names none: the current one, else the
+// newest that another kind of machine has in the store.
+func (c *Client) base() (Install, bool) {
+	if current, err := c.Store.Current(); err == nil {
+		return current, true
+	}
+	list, err := c.Store.List()
+	if err != nil || len(list) == 0 {
+		return Install{}, false
+	}
+	return list[len(list)-1], true
+}
+
+// candidates are the installations that may serve this machine as it is now: the base first, then the others of its
+// release, the newest first.
+func (c *Client) candidates() []Install {
+	base, have := c.base()
+	if !have {
+		return nil
+	}
+	list, _ := c.Store.List() // the base stands without it
+	slices.Reverse(list)
+	list = slices.DeleteFunc(list, func(i Install) bool { return i.ID == base.ID || i.Release != base.Release })
+	return append([]Install{base}, list...)
+}
+
+// asked says whether an installation is what the options ask for.
+func (c *Client) asked(i Install, o Options) bool {
+	switch {
+	case o.Update, o.Force,
+		o.Release != "" && o.Release != i.Release,
+		// Who asked for an SM before and asks for nothing now is content with what is there. The CPU alone is not, unless
+		// it was asked for.
+		o.SM != 0 && o.SM != i.SM,
+		!o.AllowCPU && i.Through == manifests.ThroughCPU && !i.Asked.AllowCPU,
+		!c.SkipSignature && i.SignedBy == "":
+		return false
+	}
+	return true
+}
+
+// installed is the installation that is what the options ask for, where the machine and the environment are as they were.
+func (c *Client) installed(o Options) (Install, bool) {
+	now := c.Store.Here()
+	for _, i := range c.candidates() {
+		if c.asked(i, o) && i.Serves(now) && c.Store.Sound(i) == nil {
+			return i, true
+		}
+	}
+	return Install{}, false
+}
+
+// reuse finds an installation in the store that serves what CUDA shows of the machine now. It goes by what the bundle says
+// of itself, which was verified when it was installed; so it needs neither a network nor the release's documents. The
+// installation is as it has to be recorded, and recorded says that it is. The error is that of a machine without a GPU.
+func (c *Client) reuse(o Options, host manifests.Host) (i Install, d manifests.Decision, recorded bool, err error) {
+	now := c.Store.Here()
+	for _, i := range c.candidates() {
+		if !c.asked(i, o) || c.Store.Sound(i) != nil {
+			continue
+		}
+		meta, err := c.Store.Metadata(i)
+		if err != nil {
+			continue
+		}
+		mine, onCPU := i.Machine.Kind == now.Kind, i.Through == manifests.ThroughCPU
+		d, err := manifests.Pick(ofBundle(meta), host, manifests.PickOptions{AllowCPU: mine && onCPU})
+		var none *manifests.NoBundleError
+		if errors.As(err, &none) && (none.Lack == manifests.LackGPU || none.Lack == manifests.LackDriver) && o.SM == 0 && !o.AllowCPU {
+			return Install{}, d, false, err
+		}
+		if err != nil || d.Through != i.Through || d.Absent() {
+			continue
+		}
+		as := describe(i, now, d)
+		recorded := covers(i, now) && (i.Every || slices.Equal(i.VisibleDevices, as.VisibleDevices))
+		left := slices.ContainsFunc(d.GPUs, func(gpu manifests.GPUVerdict) bool { return !gpu.Served })
+		other := slices.ContainsFunc(d.GPUs, func(gpu manifests.GPUVerdict) bool { return gpu.SM != i.SM })
+		switch {
+		case mine && onCPU, !left && (mine || i.Machine.Kind == launch.AnyKind || !other), mine && recorded:
+			if recorded {
+				as = i
+			}
+			return as, d, recorded, nil
+		}
+		// Another bundle may serve more of the GPUs, or serve them better.
+	}
+	return Install{}, manifests.Decision{}, false, nil
+}
+
+// covers says whether an installation was made for a machine as it is now, but for GPUs that are hidden and that it serves.
+func covers(i Install, now launch.Machine) bool {
+	made := i.Machine
+	if i.Every {
+		made.Selection = now.Selection
+	}
+	return made.Same(now)
+}
+
+// describe gives an installation as a decision makes it for a machine.
+func describe(i Install, now launch.Machine, d manifests.Decision) Install {
+	i.Machine, i.Devices, i.GPUMemory, i.VisibleDevices = now, []string{}, []int{}, d.VisibleDevices
+	i.Every = d.Through != manifests.ThroughCPU && (now.Selection == "" || now.Alike())
+	for _, gpu := range d.GPUs {
+		i.Devices = append(i.Devices, gpu.UUID)
+		if gpu.Served {
+			i.GPUMemory = append(i.GPUMemory, gpu.MemoryMiB)
+		}
+		i.Every = i.Every && gpu.Served
+	}
+	if d.Absent() {
+		i.Machine, i.Every = launch.Machine{Kind: launch.AnyKind, Folders: []string{}}, false
+	}
+	return i
+}
+
+// ofBundle is a release that has nothing but a bundle that is here.
+func ofBundle(m manifests.Metadata) manifests.Release {
+	return manifests.Release{Release: m.Release, Assets: []manifests.Artifact{{
+		Name: m.Name + "." + manifests.FormatTarZst, Kind: manifests.KindBundle, Format: manifests.FormatTarZst, Tar: &manifests.Digest{}, Release: m.Release,
+		LlamaCPP: &m.LlamaCPP, Toolkit: &m.Toolkit, SM: m.SM, Architecture: m.Architecture, GPUs: m.GPUs, DeviceCode: &m.DeviceCode, Requires: &m.Requires,
+	}}}
+}
+
+// takeOver makes an installation that reuse found this machine's own, after its programs were tried.
+func (c *Client) takeOver(ctx context.Context, l *store.Locked, i Install, d manifests.Decision) (Outcome, error) {
+	c.step("trying the programs")
+	probe, err := store.TryPrograms(ctx, l.Programs(i), i.Through != manifests.ThroughCPU && c.Host == nil)
+	if err != nil {
+		return Outcome{}, err
+	}
+	i, err = l.Activate(i)
+	return Outcome{Install: i, Decision: d, Probe: probe}, err
+}
+
+// readOnly answers from a store that cannot be written to, by an installation that serves what CUDA shows of the machine.
+// Where none does, refused is the error.
+func (c *Client) readOnly(ctx context.Context, o Options, refused error) (Outcome, error) {
+	host, _, err := c.Detect(ctx)
+	if err != nil {
+		return Outcome{}, err
+	}
+	i, _, _, err := c.reuse(o, host)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if i.ID == 0 {
+		return Outcome{}, refused
+	}
+	return Outcome{Install: i, Already: true}, nil
+}
+
+// ofStore says whether a library is one that a store of llcuda-fetch has: a program that `run` started finds them by its
+// LD_LIBRARY_PATH. They are no libraries of the machine's: an installation that is linked to them has to own them.
+func ofStore(library manifests.CUDALibrary) bool {
+	file, err := filepath.EvalSymlinks(library.Path)
+	if err != nil {
+		return library.Source == "store"
+	}
+	home := filepath.Join(file, "../../../..") // of runtimes/NAME/lib/libcublas.so.12
+	return (&store.Store{Home: home}).Exists()
+}

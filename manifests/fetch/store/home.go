@@ -1,0 +1,303 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
+)
+
+// A marker in it makes a folder a store. Nothing of a folder without one is touched, unless the folder is empty.
+const (
+	markerName = "llcuda-store"
+	markerText = "llcuda-fetch keeps its installations in this folder, format 1\n"
+)
+
+// folders are those that a store's folder has, and which of the names in them are the store's own. Whatever else lies
+// there is somebody's: it is never removed, nor followed if it is a link.
+var folders = map[string]func(s *Store, name string, entry fs.DirEntry) bool{
+	downloadsDir: named(`[0-9a-f]{64}\.partial`),
+	// What os.MkdirTemp made for the store, and records on their way to their place.
+	stagingDir:  named(`(?:llcuda-(?:bins|cudart)-[A-Za-z0-9._-]+|old|release|links|link|install|pointer)-[0-9]{5,}|install\.json`),
+	bundlesDir:  named(`llcuda-bins-.+-[0-9a-f]{12}`),
+	runtimesDir: named(`llcuda-cudart-.+-[0-9a-f]{12}`),
+	linksDir:    named(`[0-9a-f]{12}`),
+	releasesDir: func(s *Store, name string, entry fs.DirEntry) bool {
+		return entry.IsDir() && s.holds(releasesDir, name, documentNames)
+	},
+	pointersDir: named(`[0-9a-f]{32}\.json`),
+	installsDir: func(s *Store, name string, entry fs.DirEntry) bool {
+		return number.MatchString(name) && entry.IsDir() && s.holds(installsDir, name, installNames)
+	},
+	launch.CurrentName: func(s *Store, name string, entry fs.DirEntry) bool {
+		return entry.Type()&fs.ModeSymlink != 0 && s.installAt(name) != 0
+	},
+}
+
+var (
+	number        = regexp.MustCompile(`^[1-9][0-9]*$`)
+	documentNames = []string{manifests.ManifestName, manifests.SumsName, manifests.SignatureName}
+	installNames  = []string{recordName, launch.StartName, launch.BundleName}
+)
+
+// named says that names of a form are the store's, of files where the form says so and else of folders.
+func named(form string) func(*Store, string, fs.DirEntry) bool {
+	whole := regexp.MustCompile(`^(?:` + form + `)$`)
+	return func(_ *Store, name string, entry fs.DirEntry) bool {
+		file := strings.HasSuffix(name, ".partial") || strings.HasSuffix(name, ".json")
+		return whole.MatchString(name) && (file && entry.Type().IsRegular() || !file && entry.IsDir())
+	}
+}
+
+// holds says whether a folder of the store has some of these names and no other.
+func (s *Store) holds(dir, name string, names []string) bool {
+	entries, err := os.ReadDir(s.path(dir, name))
+	return err == nil && len(entries) > 0 && !slices.ContainsFunc(entries, func(entry fs.DirEntry) bool { return !slices.Contains(names, entry.Name()) })
+}
+
+// own are the names in a folder of the store that are the store's, as paths relative to it. A folder that is not there,
+// or is a link, has none.
+func (s *Store) own(dir string) ([]string, error) {
+	if info, err := os.Lstat(s.path(dir)); err != nil || !info.IsDir() {
+		return nil, ignoreMissing(err)
+	}
+	entries, err := os.ReadDir(s.path(dir))
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, entry := range entries {
+		if folders[dir](s, entry.Name(), entry) {
+			list = append(list, filepath.Join(dir, entry.Name()))
+		}
+	}
+	return list, nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// A ForeignError is a folder that is no store, or not all of it.
+type ForeignError struct{ Path, Problem, Way string }
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("opening the store: %s %s", e.Path, e.Problem)
+}
+
+// Hint says what helps.
+func (e *ForeignError) Hint() string { return e.Way }
+
+// make has the folder there with its marker. A folder that is somebody else's stays as it is.
+func (s *Store) make() error {
+	if user, err := os.UserHomeDir(); err == nil && same(user, s.Home) || same("/", s.Home) {
+		return s.foreign("is a folder for more than a store")
+	}
+	if err := os.MkdirAll(s.Home, 0o775); err != nil { // everybody may not write, whatever the umask is
+		return err
+	}
+	marked, err := s.Marked()
+	if err != nil || marked {
+		return err
+	}
+	entries, err := os.ReadDir(s.Home)
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 && !slices.ContainsFunc(entries, func(entry fs.DirEntry) bool { return entry.Name() == markerName }) { // another process was faster
+		return s.foreign("is not empty, and not a store of llcuda-fetch")
+	}
+	marker, err := os.OpenFile(s.path(markerName), os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = marker.WriteString(markerText)
+	return errors.Join(err, marker.Sync(), marker.Close())
+}
+
+func same(a, b string) bool {
+	one, errOne := os.Stat(a)
+	other, errOther := os.Stat(b)
+	return errOne == nil && errOther == nil && os.SameFile(one, other)
+}
+
+func (s *Store) foreign(problem string) error {
+	return &ForeignError{s.Home, problem, "--home (LLCUDA_HOME) chooses the folder: " + filepath.Join(s.Home, "llcuda") + " would do; nothing was changed"}
+}
+
+// Marked says whether the folder is a store. Its error is one of a store that this program does not know how to use.
+func (s *Store) Marked() (bool, error) {
+	info, err := os.Lstat(s.path(markerName))
+	if err != nil || !info.Mode().IsRegular() {
+		return false, ignoreMissing(err)
+	}
+	text, err := os.ReadFile(s.path(markerName))
+	if err != nil {
+		return false, err
+	}
+	// A process that was killed while it made the marker left the beginning of it.
+	if !strings.HasPrefix(markerText, string(text)) {
+		return false, &ForeignError{s.path(markerName), "says that it is of another llcuda-fetch: " + strings.TrimSpace(string(text)), "a newer llcuda-fetch may read it; --home (LLCUDA_HOME) chooses another folder"}
+	}
+	return string(text) == markerText, nil
+}
+
+// A DistrustError is a store in which somebody else may write.
+type DistrustError struct{ Path, Why string }
+
+func (e *DistrustError) Error() string {
+	return fmt.Sprintf("trusting the store: %s %s, who may decide so what runs as this user", e.Path, e.Why)
+}
+
+// Hint says what helps.
+func (e *DistrustError) Hint() string {
+	return "--home (LLCUDA_HOME) chooses another folder; where it is as it should be, --trust-home (LLCUDA_TRUST_HOME=1) goes on"
+}
+
+// Trusted says why programs of the store should not be run; nil if they may.
+func (s *Store) Trusted() error {
+	if d, distrusted := launch.Distrust(s.Home); distrusted && !s.TrustAll {
+		return &DistrustError{d.Path, d.Why}
+	}
+	return nil
+}
+
+// clean makes the store's folders and removes what is nobody's: with the lock held, what the store made under staging.
+func (l *Locked) clean() error {
+	if marked, err := l.Marked(); err != nil || !marked {
+		return errors.Join(err, &ForeignError{l.Home, "was removed meanwhile", "run it again"})
+	}
+	for dir := range folders {
+		if err := os.Mkdir(l.path(dir), 0o775); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if info, err := os.Lstat(l.path(dir)); err != nil {
+			return err
+		} else if !info.IsDir() {
+			return &ForeignError{l.path(dir), "is not a folder, and the store makes one there", "remove it, or choose another folder by --home (LLCUDA_HOME)"}
+		}
+	}
+	left, err := l.own(stagingDir)
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if err := os.RemoveAll(l.path(path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Contents are what a store's folder holds.
+type Contents struct {
+	// Own is what the store made, and Foreign what it did not; both relative to the store.
+	Own     []Item
+	Foreign []string
+}
+
+// Contents lists everything in the store.
+func (s *Store) Contents() (Contents, error) {
+	var c Contents
+	if marked, err := s.Marked(); err != nil || !marked {
+		if err == nil && !s.isEmpty(s.Home) {
+			err = s.foreign("is not a store of llcuda-fetch")
+		}
+		return c, err
+	}
+	top, err := os.ReadDir(s.Home)
+	if err != nil {
+		return c, err
+	}
+	for _, entry := range top {
+		name := entry.Name()
+		if name == markerName || name == lockName {
+			continue // they go last
+		}
+		if folders[name] == nil || !entry.IsDir() {
+			c.Foreign = append(c.Foreign, name)
+			continue
+		}
+		own, err := s.own(name)
+		if err != nil {
+			return c, err
+		}
+		entries, err := os.ReadDir(s.path(name))
+		if err != nil {
+			return c, err
+		}
+		for _, entry := range entries {
+			path := filepath.Join(name, entry.Name())
+			if slices.Contains(own, path) {
+				c.Own = append(c.Own, Item{Path: path, Size: diskUse(s.path(path))})
+			} else {
+				c.Foreign = append(c.Foreign, path)
+			}
+		}
+	}
+	return c, nil
+}
+
+// Exists says whether the folder is a store, with something in it or not.
+func (s *Store) Exists() bool {
+	marked, err := s.Marked()
+	return marked && err == nil
+}
+
+func (s *Store) isEmpty(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0
+}
+
+// Uninstall removes everything that the store made, itself at last. What is somebody else's stays, in a folder that is no
+// store any more.
+func (l *Locked) Uninstall() (Contents, error) {
+	c, err := l.Contents()
+	if err != nil {
+		return c, err
+	}
+	// What leads to programs goes first: nothing half removed is ever current.
+	slices.SortStableFunc(c.Own, func(a, b Item) int { return leads(b) - leads(a) })
+	for _, item := range c.Own {
+		if err := l.discard(l.path(item.Path)); err != nil {
+			return c, err
+		}
+	}
+	for dir := range folders {
+		if l.isEmpty(l.path(dir)) {
+			if err := ignoreMissing(os.Remove(l.path(dir))); err != nil {
+				return c, err
+			}
+		}
+	}
+	for _, name := range []string{markerName, lockName} {
+		if err := ignoreMissing(os.Remove(l.path(name))); err != nil {
+			return c, err
+		}
+	}
+	home, err := filepath.EvalSymlinks(l.Home)
+	if err == nil && l.isEmpty(home) {
+		err = ignoreMissing(os.Remove(home))
+	}
+	return c, err
+}
+
+// leads is 1 for what leads to programs.
+func leads(item Item) int {
+	if filepath.Dir(item.Path) == launch.CurrentName {
+		return 1
+	}
+	return 0
+}
