@@ -5,6 +5,7 @@
 //
 //	Resolve: release pointer ──▶ signature ──▶ SHA256SUMS ──▶ manifest.json      Plan: detect ──▶ manifests.Pick
 //	Install: download ──▶ verify ──▶ unpack ──▶ link the CUDA libraries ──▶ try the programs ──▶ flip `current`
+//	SelfUpdate: download ──▶ verify ──▶ unpack ──▶ try the client ──▶ put it in the place of the one that runs
 //
 // Nothing is used before what vouches for it was verified, in the order that package manifests gives. What is installed
 // already is answered from the store, with no network. The package calls functions of the Client's to report progress; it

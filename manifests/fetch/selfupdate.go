@@ -197,7 +197,7 @@ func (c *Client) replaceProgram(ctx context.Context, p Program, r *Release, a ma
 
 // maxClient bounds what a client's archive may hold, in bytes and in entries: it has 20 MB and 6.
 const (
-	maxClient        = 256 << 20
+	maxClient        = 128 << 20
 	maxClientEntries = 100
 )
 

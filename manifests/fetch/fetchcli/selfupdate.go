@@ -2,6 +2,8 @@ package fetchcli
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -72,13 +74,16 @@ func ownProgram() (fetch.Program, error) {
 	if err != nil {
 		return fetch.Program{}, &hinted{err, "is /proc mounted? " + installer}
 	}
+	runs, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return fetch.Program{}, err
+	}
 	there, err := os.Stat(path)
-	var runs os.FileInfo
-	if err == nil {
-		runs, err = os.Stat("/proc/self/exe")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fetch.Program{}, err
 	}
 	if err != nil || !os.SameFile(there, runs) {
-		return fetch.Program{}, &hinted{errors.Join(errors.New("the file of this program, "+path+", was removed or replaced since it started"), err), "run it again"}
+		return fetch.Program{}, &hinted{fmt.Errorf("the file of this program, %s, was removed or replaced since it started", path), "run it again"}
 	}
 	return fetch.Program{Path: path, Release: release}, nil
 }
