@@ -39,6 +39,8 @@ type Options struct {
 	Force bool
 	// AllowOlder takes a release that is older than the one installed, without its having been asked for by its tag.
 	AllowOlder bool
+	// Remember has the installation remember the client's Mirrors, even where it is all there already.
+	Remember bool
 }
 
 // A Download is an archive that an installation needs.
@@ -118,7 +120,7 @@ type parts struct {
 }
 
 func (c *Client) plan(r *Release, host manifests.Host, o Options) (Plan, parts, error) {
-	plan := Plan{Release: r.Release.Release, SignedBy: r.Signer.By, From: r.From, Downloads: []Download{}, Libraries: []manifests.CUDALibrary{}}
+	plan := Plan{Release: r.Release.Release, SignedBy: r.Signer.By, From: withoutUser(r.From), Downloads: []Download{}, Libraries: []manifests.CUDALibrary{}}
 	if p := r.Pointer; p != nil {
 		plan.Pointer = &PlanPointer{p.Number, p.Issued, p.Expires, p.Signer.By, p.From}
 	}
@@ -140,7 +142,10 @@ func (c *Client) plan(r *Release, host manifests.Host, o Options) (Plan, parts, 
 		if err != nil {
 			return plan, p, err
 		}
-		d := Download{Asset: a.Name, Size: a.Size, URLs: urls}
+		d := Download{Asset: a.Name, Size: a.Size}
+		for _, address := range urls {
+			d.URLs = append(d.URLs, withoutUser(address))
+		}
 		if _, there := c.Store.Folder(a); there && !o.Force {
 			d.Have = a.Size
 		} else if info, err := os.Stat(c.Store.Partial(a.SHA256)); err == nil {
@@ -221,7 +226,11 @@ func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
 	if err := c.Store.Trusted(); err != nil {
 		return Outcome{}, err
 	}
-	if current, ok := c.installed(o); ok {
+	mirrors, err := toRemember(c.Mirrors)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if current, ok := c.installed(o); ok && (!o.Remember || slices.Equal(mirrors, current.Mirrors)) {
 		return Outcome{Install: current, Already: true}, nil
 	}
 	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
@@ -231,11 +240,14 @@ func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	outcome, err := c.install(ctx, l, o)
+	outcome, err := c.install(ctx, l, o, mirrors)
+	if err == nil && o.Remember && !slices.Equal(mirrors, outcome.Install.Mirrors) {
+		outcome.Install, err = l.Remember(outcome.Install, mirrors)
+	}
 	return outcome, errors.Join(err, l.Close())
 }
 
-func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outcome, error) {
+func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirrors []string) (Outcome, error) {
 	// Whoever had the lock may have installed the very thing.
 	if current, ok := c.installed(o); ok {
 		return Outcome{Install: current, Already: true}, nil
@@ -282,6 +294,9 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 		Through: plan.Decision.Through, Folder: relative(c.Store, bundle), RuntimeNames: runtimeNames(p.runtime), Libraries: plan.Libraries,
 		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: r.Signer.By,
 	}, c.Store.Here(), plan.Decision)
+	if i.Mirrors = mirrors; len(c.Mirrors) == 0 && have {
+		i.Mirrors = append(i.Mirrors, base.Mirrors...)
+	}
 	switch {
 	case r.Pointer != nil:
 		i.Pointer, i.PointerBy = r.Pointer.Number, r.Pointer.Signer.ID
@@ -326,7 +341,11 @@ func (c *Client) choose(ctx context.Context, l *store.Locked, host manifests.Hos
 	if repair && len(c.Mirrors) == 0 {
 		tag = base.Release
 	}
-	r, err := c.resolve(ctx, tag, func(p *Pointer) error {
+	resolve := c.resolveOrKept
+	if o.Update {
+		resolve = c.resolve
+	}
+	r, err := resolve(ctx, tag, func(p *Pointer) error {
 		c.step("release pointer %d names %s, until %s", p.Number, p.Release, p.Expires.Format(time.DateOnly))
 		if err := l.SeePointer(p.Signer.ID, p.Pointer); err != nil {
 			return &TrustError{err, ""}
@@ -471,7 +490,7 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 	}
 	blob := transfer.Blob{Name: a.Name, Size: a.Size, SHA256: a.SHA256, URLs: urls, Transient: true}
 	if err := c.transfer().Fetch(ctx, blob, partial, follow, c.Progress); err != nil {
-		return "", errors.Join(err, stage.Close())
+		return "", errors.Join(c.blame(err), stage.Close())
 	}
 	// The archive is of no use any more. Gone before Adopt has the file system write, it is never written, nor takes the
 	// room that what was unpacked from it may need.

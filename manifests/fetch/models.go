@@ -146,9 +146,9 @@ type exportedModel struct {
 	URL string `json:"url"`
 }
 
-// importModel brings a model from the mirrors that the user gave, if one has it.
+// importModel brings a model from the mirrors that the user gave, now or at the installation, if one has it.
 func (c *Client) importModel(ctx context.Context, client *hub.Client, release string, ref hub.Ref, want hub.Want) (hub.Result, bool, error) {
-	if len(c.Mirrors) == 0 {
+	if !slices.ContainsFunc(c.sources(), func(s source) bool { return !s.own }) {
 		return hub.Result{}, false, nil
 	}
 	if current, err := c.Store.Current(); err == nil && release == "" {
@@ -246,8 +246,8 @@ type Exported struct {
 	Already bool `json:"already"`
 }
 
-// Export makes a folder that installs from: the bundles asked for, the CUDA runtime, models, and all that vouches for
-// them. It is a mirror itself, by its path or on any web server. What is there already is kept; a broken one goes on.
+// Export makes a folder that installs from: the bundles asked for, the CUDA runtime, the client, models, and all that vouches
+// for them. It is a mirror itself, by its path or on any web server. What is there already is kept; a broken one goes on.
 func (c *Client) Export(ctx context.Context, dir string, o ExportOptions) ([]Exported, error) {
 	r, err := c.Resolve(ctx, o.Release)
 	if err != nil {
@@ -300,7 +300,8 @@ func (c *Client) export(ctx context.Context, r *Release, assets []manifests.Arti
 	return list, nil
 }
 
-// exported are the assets to export: of each bundle and of the runtime the smaller archive.
+// exported are the assets to export: of each bundle and of the runtime the smaller archive, and the client, without which
+// nobody could use the folder, or read it once it is newer than the client there.
 func exported(r *Release, sms []matrix.SM) ([]manifests.Artifact, error) {
 	best := map[matrix.SM]manifests.Artifact{}
 	for _, a := range r.Assets {
@@ -326,7 +327,13 @@ func exported(r *Release, sms []matrix.SM) ([]manifests.Artifact, error) {
 		}
 		assets = append(assets, a)
 	}
-	return append(assets, runtimeOf(r)), nil
+	assets = append(assets, runtimeOf(r))
+	for _, a := range r.Assets {
+		if a.Kind == manifests.KindClient {
+			assets = append(assets, a)
+		}
+	}
+	return assets, nil
 }
 
 func (c *Client) exportAsset(ctx context.Context, r *Release, a manifests.Artifact, dir string) (already bool, err error) {

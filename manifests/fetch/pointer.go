@@ -15,7 +15,7 @@ import (
 type Pointer struct {
 	manifests.Pointer
 	Signer Signer
-	// From is the address that it was read from.
+	// From is the address that it was read from, without a name and a password.
 	From string
 }
 
@@ -73,7 +73,11 @@ func (c *Client) firstPointer(ctx context.Context, addresses []string, patient b
 		failed = append(failed, err)
 	}
 	if len(failed) == 0 {
-		return nil, nil, &TrustError{&NoPointerError{addresses}, ""}
+		e := &NoPointerError{}
+		for _, address := range addresses {
+			e.Addresses = append(e.Addresses, withoutUser(address))
+		}
+		return nil, nil, &TrustError{e, ""}
 	}
 	if len(unreached) < len(failed) { // one is behind, or expired: no patience mends that
 		unreached = nil
@@ -111,7 +115,7 @@ func (c *Client) pointerAt(ctx context.Context, address string, patient bool) (*
 	}
 	statement, signer, err := c.Pointers.VerifyPointer(data)
 	if err != nil {
-		return nil, &TrustError{fmt.Errorf("reading the release pointer at %s: %w", address, err), ""}
+		return nil, &TrustError{fmt.Errorf("reading the release pointer at %s: %w", withoutUser(address), err), ""}
 	}
 	p, err := manifests.DecodePointer(statement)
 	if is[*manifests.VersionError](err) {
@@ -132,5 +136,5 @@ func (c *Client) pointerAt(ctx context.Context, address string, patient bool) (*
 			return nil, &TrustError{err, ""}
 		}
 	}
-	return &Pointer{Pointer: p, Signer: signer, From: address}, nil
+	return &Pointer{Pointer: p, Signer: signer, From: withoutUser(address)}, nil
 }

@@ -14,10 +14,11 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 )
 
-// build makes the program as it is published: see .goreleaser.yaml.
-func build(t testing.TB, program, main string) {
+// build makes the program as it is published, of a release if one is given: see .goreleaser.yaml.
+func build(t testing.TB, program, main, release string) {
 	t.Helper()
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", "-s -w -buildid=", "-o", program, main)
+	flags := "-s -w -buildid= -X github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli.release=" + release
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", flags, "-o", program, main)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -29,7 +30,7 @@ func build(t testing.TB, program, main string) {
 func TestRunAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	program, home, key := filepath.Join(dir, "llcuda-fetch"), filepath.Join(dir, "store"), filepath.Join(dir, "key.pub")
-	build(t, program, ".")
+	build(t, program, ".", "")
 	release := fetchtest.New(t, fetchtest.Options{Programs: map[string]string{"llama-cli": "#!/bin/sh\necho \"arguments: $0 $*\"\nenv | sort | grep -v ^GODEBUG=\n"}})
 	if err := os.WriteFile(key, release.PublicKey(t), 0o644); err != nil {
 		t.Fatal(err)

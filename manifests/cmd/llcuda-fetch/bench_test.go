@@ -74,8 +74,8 @@ func newStand(b *testing.B, padding int) *stand {
 	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
 		b.Fatal(err)
 	}
-	build(b, s.program, ".")
-	build(b, s.nothing, source)
+	build(b, s.program, ".", "")
+	build(b, s.nothing, source, "")
 	nothing, err := os.ReadFile(s.nothing)
 	if err != nil {
 		b.Fatal(err)

@@ -27,6 +27,10 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	clients := t.TempDir()
+	for _, release := range []string{"v1.0.0-runtime", "v1.1.0-runtime"} {
+		build(t, filepath.Join(clients, release), ".", release)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -35,7 +39,7 @@ func TestScripts(t *testing.T) {
 			e.Values["releases"] = map[string]*fetchtest.Release{}
 			e.Values["servers"] = map[string]*transfertest.Server{}
 			for name, value := range map[string]string{
-				"HOSTS": hosts, "HOME": e.WorkDir + "/home", "LLCUDA_HOME": e.WorkDir + "/store", "HF_HUB_CACHE": e.WorkDir + "/hub",
+				"HOSTS": hosts, "CLIENTS": clients, "HOME": e.WorkDir + "/home", "LLCUDA_HOME": e.WorkDir + "/store", "HF_HUB_CACHE": e.WorkDir + "/hub",
 				"PATH": e.WorkDir + "/bin:" + e.Getenv("PATH"), "HF_ENDPOINT": "http://127.0.0.1:1",
 			} {
 				e.Setenv(name, value)
@@ -48,8 +52,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [model] [signed-by=OTHER]. Its folder is $NAME, and the
-// public key that its signature is by, $NAME.pub.
+// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [model] [signed-by=OTHER] [client=FILE] [beside=FILE]. Its
+// folder is $NAME, and the public key that its signature is by, $NAME.pub. The client's archive has a file as its
+// llcuda-fetch, and others beside it.
 func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 	t, releases := ts.Value("t").(testing.TB), ts.Value("releases").(map[string]*fetchtest.Release)
 	var o fetchtest.Options
@@ -75,6 +80,13 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 			o.Programs = map[string]string{"llama-server": "#!/bin/sh\n" + value + "\n"}
 		case "signed-by":
 			signer = value
+		case "client":
+			o.Client = append(o.Client,
+				fetchtest.Entry{Name: "LICENSE", Mode: 0o644, Body: []byte("MIT\n")},
+				fetchtest.Entry{Name: "completions/llcuda-fetch.bash", Mode: 0o644, Body: []byte("complete\n")},
+				fetchtest.Entry{Name: "llcuda-fetch", Mode: 0o755, Body: []byte(ts.ReadFile(value))})
+		case "beside":
+			o.Client = append(o.Client, fetchtest.Entry{Name: filepath.Base(value), Mode: 0o755, Body: []byte(ts.ReadFile(value))})
 		default:
 			ts.Fatalf("release: what is %q?", arg)
 		}

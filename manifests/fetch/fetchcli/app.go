@@ -26,6 +26,8 @@ type app struct {
 	trustHome                          bool
 	issuer, identity, trustedRoot, key string
 	skipSignature                      bool
+
+	newerNoted bool
 }
 
 // release and commit are what a packager stamps with the linker's -X; empty in any other build. They say which release
@@ -82,6 +84,7 @@ func (a *app) client(command string) (*fetch.Client, error) {
 		}
 		a.term.notef("waiting for process %d (%s), which has used the store since %s", h.PID, h.Command, h.Since.Local().Format("15:04:05"))
 	}
+	c.Resolved = a.noteNewer
 	c.Step = func(what string) { a.term.notef("%s", what) }
 	c.Progress = a.term.progress
 	return c, nil

@@ -235,6 +235,18 @@ func (a *app) installCommand() *cobra.Command {
 	return cmd
 }
 
+// takeFrom has a client use the folder of --from, if it was given.
+func (a *app) takeFrom(c *fetch.Client, folder string) error {
+	if folder == "" {
+		return nil
+	}
+	if len(a.mirrors) > 0 {
+		return &usageError{errors.New("--from and --mirror are two ways to say the same"), "give one of them"}
+	}
+	c.Mirrors = []string{folder}
+	return nil
+}
+
 // An installed is what install prints as JSON.
 type installed struct {
 	Install  fetch.Install      `json:"install"`
@@ -256,13 +268,11 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	if err != nil {
 		return err
 	}
-	o.Update, o.Force, o.AllowOlder = f.update, f.force, f.older
-	if f.from != "" {
-		if len(a.mirrors) > 0 {
-			return &usageError{errors.New("--from and --mirror are two ways to say the same"), "give one of them"}
-		}
-		c.Mirrors, o.Update = []string{f.from}, true
+	o.Update, o.Force, o.AllowOlder = f.update || f.from != "", f.force, f.older
+	if err := a.takeFrom(c, f.from); err != nil {
+		return err
 	}
+	o.Remember = f.from != "" || len(a.mirrors) > 0
 	outcome, err := c.Install(ctx, o)
 	if err != nil {
 		return err
@@ -577,6 +587,7 @@ func (a *app) listCommand() *cobra.Command {
 			}
 			list := []listed{}
 			for _, i := range installs {
+				i.Mirrors = nonNil(i.Mirrors)
 				list = append(list, listed{i, i.ID == current.ID, nonNil(kinds[i.ID]), c.Store.Dir(i), c.Store.Size(i)})
 			}
 			if a.json {
@@ -591,13 +602,14 @@ func (a *app) listCommand() *cobra.Command {
 				a.term.notef("the newest release pointer seen is number %d, for %s, until %s, signed by %s", s.Pointer.Number, s.Pointer.Release, s.Pointer.Expires.Format(time.DateOnly), s.Signer)
 			}
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tFOR\tSIGNED BY")
+			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tFOR\tFROM\tSIGNED BY")
 			for _, l := range list {
 				mark := ""
 				if l.Current {
 					mark = "*"
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), l.Machine.Kind, cmp.Or(l.SignedBy, "nobody"))
+				from := cmp.Or(strings.Join(l.Mirrors, " "), "GitHub")
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), l.Machine.Kind, from, cmp.Or(l.SignedBy, "nobody"))
 			}
 			return errors.Join(w.Flush(), damaged)
 		},

@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -57,6 +58,8 @@ type Options struct {
 	Edit func([]Entry) []Entry
 	// EditRuntime does so with the CUDA runtime.
 	EditRuntime func([]Entry) []Entry
+	// Client is what the archive of llcuda-fetch for this system holds. Without any, the release has no client.
+	Client []Entry
 }
 
 // A Release is a folder with a release in it.
@@ -103,6 +106,13 @@ func New(t testing.TB, o Options) *Release {
 		assets = append(assets, r.bundle(t, o, sm)...)
 	}
 	assets = append(assets, r.runtime(t, o)...)
+	if len(o.Client) > 0 {
+		a := manifests.Artifact{Name: manifests.ClientName(runtime.GOOS, runtime.GOARCH), Kind: manifests.KindClient}
+		packed := Compress(t, Tar(t, o.Client), manifests.FormatTarGz)
+		a.URL, a.Size, a.SHA256 = a.Name, int64(len(packed)), SHA256(packed)
+		r.write(t, a.Name, packed)
+		assets = append(assets, a)
+	}
 	release, err := manifests.New(o.Tag, assets, o.Models)
 	if err != nil {
 		t.Fatal(err)
