@@ -407,7 +407,7 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 	partial := l.Partial(a.SHA256)
 	var refused error
 	follow := func(stream io.Reader) error {
-		err := stage.Unpack(stream)
+		err := stage.Unpack(ctx, stream)
 		if refused = nil; is[*store.ArchiveError](err) {
 			// The bytes may turn out to be no archive of ours at all: the digest is heard first, and speaks for itself.
 			refused = err
@@ -480,7 +480,7 @@ func (e *DamageError) Hint() string {
 
 // Verify checks the current installation from the signature to the last byte. It uses no network. A *DamageError lists
 // what is wrong.
-func (c *Client) Verify() (Install, *Release, error) {
+func (c *Client) Verify(ctx context.Context) (Install, *Release, error) {
 	i, err := c.Store.Current()
 	if err != nil {
 		return Install{}, nil, err
@@ -493,7 +493,7 @@ func (c *Client) Verify() (Install, *Release, error) {
 	}
 	damage := &DamageError{Install: i}
 	check := func(prefix string, a manifests.Artifact) error {
-		findings, err := c.Store.Verify(a, i.RuntimeNames)
+		findings, err := c.Store.Verify(ctx, a, i.RuntimeNames)
 		for _, f := range findings {
 			damage.Findings = append(damage.Findings, Finding{Path: prefix + "/" + f.Path, What: f.What})
 		}
