@@ -202,19 +202,32 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 	if tag != "" {
 		what = "release " + tag
 	}
+	// A slow source is left for the next one, and is waited for where none of the others does.
+	client, patient := c, *c
+	patient.Transfer = c.transfer().Patient()
+	if len(sources) == 1 {
+		client = &patient
+	}
 	var failed []error
-	for _, s := range sources {
-		r, err := c.from(ctx, s, tag, see)
-		if err == nil {
-			if c.Resolved != nil {
-				c.Resolved(r)
+	for len(sources) > 0 {
+		var slow []source
+		for _, s := range sources {
+			r, err := client.from(ctx, s, tag, see)
+			switch {
+			case err == nil:
+				if c.Resolved != nil {
+					c.Resolved(r)
+				}
+				return r, nil
+			case !passes(err):
+				return nil, c.blame(err)
+			case client == c && is[*transfer.SlowError](err):
+				slow = append(slow, s)
+			default:
+				failed = append(failed, err)
 			}
-			return r, nil
 		}
-		if !passes(err) {
-			return nil, c.blame(err)
-		}
-		failed = append(failed, err)
+		sources, client = slow, &patient
 	}
 	return nil, c.blame(fmt.Errorf("looking for %s: %w", what, errors.Join(failed...)))
 }

@@ -457,7 +457,7 @@ func (c *Client) useRuntime(ctx context.Context, l *store.Locked, r *Release, i 
 // bytes and every file in it are right.
 func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manifests.Artifact, runtimeNames []string, force bool) (string, error) {
 	if dir, there := l.Folder(a); there && !force {
-		findings, err := l.Verify(a, runtimeNames)
+		findings, err := l.Verify(ctx, a, runtimeNames)
 		if err == nil && len(findings) == 0 {
 			return dir, nil
 		}
@@ -480,7 +480,7 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 	partial := l.Partial(a.SHA256)
 	var refused error
 	follow := func(stream io.Reader) error {
-		err := stage.Unpack(stream)
+		err := stage.Unpack(ctx, stream)
 		if refused = nil; is[*store.ArchiveError](err) {
 			// The bytes may turn out to be no archive of ours at all: the digest is heard first, and speaks for itself.
 			refused = err
@@ -527,7 +527,7 @@ func (c *Client) Rollback(ctx context.Context) (Install, error) {
 	}
 	i, err := l.Previous()
 	if err == nil {
-		_, err = c.verify(i)
+		_, err = c.verify(ctx, i)
 	}
 	if err == nil {
 		err = l.Rollback(i)
@@ -572,16 +572,16 @@ func (e *DamageError) Hint() string {
 
 // Verify checks the current installation from the signature to the last byte. It uses no network. A *DamageError lists
 // what is wrong.
-func (c *Client) Verify() (Install, *Release, error) {
+func (c *Client) Verify(ctx context.Context) (Install, *Release, error) {
 	i, err := c.Store.Current()
 	if err != nil {
 		return Install{}, nil, err
 	}
-	r, err := c.verify(i)
+	r, err := c.verify(ctx, i)
 	return i, r, err
 }
 
-func (c *Client) verify(i Install) (*Release, error) {
+func (c *Client) verify(ctx context.Context, i Install) (*Release, error) {
 	kept := *c
 	kept.SkipSignature = c.SkipSignature || i.SignedBy == ""
 	r, err := kept.kept(i.Release)
@@ -599,7 +599,7 @@ func (c *Client) verify(i Install) (*Release, error) {
 			continue
 		}
 		read[dir] = true
-		findings, err := c.Store.Verify(a, i.RuntimeNames)
+		findings, err := c.Store.Verify(ctx, a, i.RuntimeNames)
 		if err != nil {
 			return r, err
 		}

@@ -338,7 +338,7 @@ func exported(r *Release, sms []matrix.SM) ([]manifests.Artifact, error) {
 
 func (c *Client) exportAsset(ctx context.Context, r *Release, a manifests.Artifact, dir string) (already bool, err error) {
 	target := filepath.Join(dir, a.Name)
-	if got, err := store.FileDigest(target); err == nil && got == a.SHA256 {
+	if got, err := store.FileDigest(ctx, target); err == nil && got == a.SHA256 {
 		return true, nil
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
@@ -360,7 +360,7 @@ func (c *Client) exportModel(ctx context.Context, release, name, dir string) (Ex
 		return Exported{}, err
 	}
 	if m.SHA256 == "" {
-		if m.SHA256, err = store.FileDigest(m.Path); err != nil {
+		if m.SHA256, err = store.FileDigest(ctx, m.Path); err != nil {
 			return Exported{}, err
 		}
 	}
@@ -368,7 +368,7 @@ func (c *Client) exportModel(ctx context.Context, release, name, dir string) (Ex
 		URL: path.Join(modelsDir, ref.Repo, m.Commit, ref.Path)}
 	target := filepath.Join(dir, filepath.FromSlash(entry.URL))
 	result := Exported{Name: entry.URL, Size: m.Size}
-	if got, err := store.FileDigest(target); err == nil && got == m.SHA256 {
+	if got, err := store.FileDigest(ctx, target); err == nil && got == m.SHA256 {
 		result.Already = true
 	} else {
 		if err := os.MkdirAll(filepath.Dir(target), 0o777); err != nil {

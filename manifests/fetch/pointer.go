@@ -106,7 +106,7 @@ func (c *Client) pointerAt(ctx context.Context, address string, patient bool) (*
 	t := c.transfer()
 	if !patient { // another address is nearer than a server that wants to be left alone for minutes
 		impatient := *t
-		impatient.Tries, impatient.MaxRetryAfter = 2, 5*time.Second
+		impatient.Tries, impatient.MaxRetryAfter, impatient.SlowRate = 2, 5*time.Second, 0
 		t = &impatient
 	}
 	data, _, err := t.Get(ctx, []string{address}, manifests.MaxPointerSize)

@@ -522,12 +522,12 @@ func (a *app) verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Verify what is installed, from the signature to the last byte",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client("verify")
 			if err != nil {
 				return err
 			}
-			current, _, err := c.Verify()
+			current, _, err := c.Verify(cmd.Context())
 			var damage *fetch.DamageError
 			if errors.As(err, &damage) {
 				if a.json {

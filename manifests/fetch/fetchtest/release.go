@@ -42,6 +42,10 @@ type Entry struct {
 	Body []byte
 	Link string
 	Type byte // tar's; 0 is a file, or a link if Link is given
+	// PAX are the records of an extended header, those of sparse files included.
+	PAX map[string]string
+	// Patch changes the entry's header block. Its checksum is made anew.
+	Patch func(block []byte)
 }
 
 // Options say what a release has. The zero value is one bundle for sm75.
@@ -242,28 +246,65 @@ func below(top string, entries []Entry) []Entry {
 // Tar writes entries as they are, good or not.
 func Tar(t testing.TB, entries []Entry) []byte {
 	t.Helper()
+	data, err := MakeTar(entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// MakeTar is Tar for entries that no tar may be able to hold.
+func MakeTar(entries []Entry) ([]byte, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, e := range entries {
 		header := &tar.Header{Name: e.Name, Mode: e.Mode, Size: int64(len(e.Body)), Linkname: e.Link, Typeflag: e.Type, ModTime: time.Unix(1790553600, 0)}
 		switch {
+		case e.Type == tar.TypeXGlobalHeader:
+			header = &tar.Header{Typeflag: e.Type}
 		case e.Type != 0:
 		case e.Link != "":
 			header.Typeflag, header.Mode = tar.TypeSymlink, 0o777
 		default:
 			header.Typeflag = tar.TypeReg
 		}
+		if e.PAX != nil {
+			header.PAXRecords = map[string]string{}
+		}
+		for record, value := range e.PAX {
+			header.PAXRecords[strings.Replace(record, sparse, unsparse, 1)] = value
+		}
 		if err := w.WriteHeader(header); err != nil {
-			t.Fatal(err)
+			return nil, err
+		}
+		if e.Patch != nil {
+			patch(buf.Bytes()[buf.Len()-blockSize:], e.Patch)
 		}
 		if _, err := w.Write(e.Body); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
+	err := w.Close()
+	return bytes.ReplaceAll(buf.Bytes(), []byte(unsparse), []byte(sparse)), err
+}
+
+const (
+	blockSize = 512
+	// archive/tar reads the records of sparse files and refuses to write them: they are written under other names of the
+	// same length.
+	sparse, unsparse = "GNU.sparse.", "GNU-sparse-"
+)
+
+// patch changes a header block and makes its checksum anew: the sum of all bytes, those of the checksum as blanks.
+func patch(block []byte, change func([]byte)) {
+	change(block)
+	checksum := block[148:156]
+	copy(checksum, "        ")
+	sum := 0
+	for _, b := range block {
+		sum += int(b)
 	}
-	return buf.Bytes()
+	copy(checksum, fmt.Sprintf("%06o\x00 ", sum))
 }
 
 // Compress gives a tar in a format of manifests.
