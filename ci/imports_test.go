@@ -52,7 +52,7 @@ var allowed = map[string][]string{
 	"manifests/fetch/launch/atonce": {"manifests/fetch/launch", "manifests/fetch/home"},
 	"manifests/fetch/store":         {"manifests/fetch/launch", "manifests", "matrix"},
 	"manifests/fetch/transfer":      {},
-	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests/fetch/launch", "manifests", "matrix"},
+	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests", "matrix"},
 	"manifests/gguf":                {},
 	"manifests/sigverify":           {"manifests"},
 	"manifests/cmd/llcuda-fetch":    {"manifests/fetch/fetchcli", "manifests/fetch/launch/atonce", "manifests/fetch", "manifests/sigverify", "manifests"},

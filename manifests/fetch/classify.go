@@ -35,7 +35,7 @@ func Classify(err error) Class {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return Interrupted
-	case is[*NameError](err), is[*hub.RefError](err):
+	case is[*NameError](err), is[*hub.RefError](err), is[*hub.ChoiceError](err):
 		return Usage
 	case is[*TrustError](err), is[*transfer.DigestError](err), is[*transfer.SizeError](err), is[*store.ArchiveError](err), is[*hub.MismatchError](err), is[*DamageError](err):
 		return Untrusted

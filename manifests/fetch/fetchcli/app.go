@@ -81,6 +81,13 @@ func (a *app) client(command string) (*fetch.Client, error) {
 		a.term.notef("waiting for process %d (%s), which has used the store since %s", h.PID, h.Command, h.Since.Local().Format("15:04:05"))
 	}
 	c.Step = func(what string) { a.term.notef("%s", what) }
+	warned := map[string]bool{}
+	c.Hub.Warn = func(problem error) {
+		if text := problem.Error(); !warned[text] {
+			warned[text] = true
+			a.term.warnf("%s", text)
+		}
+	}
 	c.Progress = a.term.progress
 	return c, nil
 }

@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,7 +15,6 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
-	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -271,6 +270,9 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	model := "gemma-3-1b-it-Q4_K_M"
 	if len(models) > 0 {
 		model = cmp.Or(models[0].Name, models[0].Path)
+		if models[0].Projector != "" {
+			model = models[0].Ref // by which run finds the projector, too
+		}
 	}
 	a.term.printf("run it:    llcuda-fetch run llama-server -m %s", model)
 	return nil
@@ -345,9 +347,23 @@ func (a *app) modelsCommand() *cobra.Command {
 
 func (a *app) pullCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "pull NAME | org/repo:file.gguf[@revision]",
+		Use:   "pull NAME | org/repo[:QUANT | :file.gguf][@revision] | ADDRESS",
 		Short: "Download a model into the cache that huggingface_hub uses",
-		Args:  cobra.ExactArgs(1),
+		Long: `Download a model into the cache that huggingface_hub uses, and print its path.
+
+It is one of those that the command models lists, a repository on the Hub, one
+of its quantisations or files, or the address of one as a browser shows it:
+
+  llcuda-fetch pull gemma-3-1b-it-Q4_K_M
+  llcuda-fetch pull org/repo              Q4_K_M, else Q8_0, else the first file
+  llcuda-fetch pull org/repo:Q5_K_M       in any case, UD-Q4_K_XL and such as well
+  llcuda-fetch pull org/repo:folder/file.gguf@revision
+  llcuda-fetch pull https://huggingface.co/org/repo/blob/main/file.gguf
+
+Of a model in parts, file-00001-of-00003.gguf, all come, whichever is named; the
+path is that of the first, from which llama.cpp finds the others. Where the
+repository has a projector (mmproj) for the model, it comes, too.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client("pull")
 			if err != nil {
@@ -368,6 +384,9 @@ func (a *app) pullCommand() *cobra.Command {
 
 func (a *app) showModel(m fetch.Model) {
 	a.term.printf("%s", m.Path)
+	if m.Projector != "" {
+		a.term.notef("its projector, for --mmproj, is %s", m.Projector)
+	}
 	if m.Unasked != "" {
 		a.term.warnf("the Hub did not answer, and the cache did: %s", m.Unasked)
 	}
@@ -383,7 +402,10 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run one of llama.cpp's programs: llama-server, llama-cli, llama-bench, llama-quantize.
 
 The arguments are the program's own; only a model that is named as for pull is
-replaced by its file. What is not installed yet is installed first.`,
+replaced by its file: after -m, -md, --mmproj, --lora and --control-vector. -hf,
+-hff and -hfd become -m and -md, and a model's projector, where its repository
+has one, comes along as --mmproj, unless --no-mmproj is given. What is not
+installed yet is installed first.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client("run")
@@ -406,11 +428,9 @@ replaced by its file. What is not installed yet is installed first.`,
 			if err != nil {
 				return err
 			}
-			arguments := slices.Clone(args[1:])
-			for _, at := range launch.Models(arguments) {
-				if arguments[at], err = c.ModelPath(cmd.Context(), arguments[at]); err != nil {
-					return err
-				}
+			arguments, err := c.Arguments(cmd.Context(), args[0], args[1:], os.Getenv)
+			if err != nil {
+				return err
 			}
 			// The point of no return: from here on this process is the program.
 			return fmt.Errorf("starting %s: %w", program, c.Store.Programs(current).Exec(program, arguments))
