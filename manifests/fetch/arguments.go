@@ -74,7 +74,7 @@ type replacement struct {
 	*Client
 	ctx       context.Context
 	files     map[launch.Kind][]string // those in the repositories of -hf and -hfd
-	projected bool                   // the program is to have the model's projector
+	projected bool                     // the program is to have the model's projector
 }
 
 func (r *replacement) replace(arguments []string) ([]string, error) {

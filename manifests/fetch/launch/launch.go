@@ -186,7 +186,11 @@ func Models(arguments []string) []int {
 		if kind == NoModel {
 			continue
 		}
-		if i++; kind == HubModel || kind == HubDraft || slices.ContainsFunc(Values(kind, arguments[i]), func(value string) bool { return !IsFile(value) }) {
+		i++
+		if kind == HubFile {
+			continue
+		}
+		if kind == HubModel || kind == HubDraft || slices.ContainsFunc(Values(kind, arguments[i]), func(value string) bool { return !IsFile(value) }) {
 			places = append(places, i)
 		}
 	}
