@@ -203,7 +203,7 @@ func Values(kind Kind, argument string) []string {
 	if argument == "" {
 		return nil
 	}
-	if kind == Draft || kind == Projector || IsFile(argument) && kind != Scaled || slices.Contains([]byte(argument), '"') {
+	if _, err := os.Stat(argument); err == nil && kind != Scaled || kind == Draft || kind == Projector || slices.Contains([]byte(argument), '"') {
 		return []string{argument}
 	}
 	var list []string

@@ -116,6 +116,7 @@ func TestModels(t *testing.T) {
 		{[]string{"-m", "-m", "gemma"}, []int{1}},
 		{[]string{"gemma"}, nil},
 		{[]string{"-mm", "org/repo", "--mmproj", "x.gguf", "--lora", "file", "--lora", "file,org/repo:x.gguf", "--spec-draft-model", "org/d"}, []int{1, 7, 9}},
+		{[]string{"--lora", "org/repo,x.gguf", "-m", "org/repo,x.gguf", "--mmproj", "a,b.gguf"}, []int{1, 3}},
 		{[]string{"-hf", "file", "-hff", "x", "--hf_repo", "org/repo", "-hfd", "org/d"}, []int{1, 5, 7}}, // never a file
 		{[]string{"--lora-scaled", "file:0.5,x.gguf:1", "--control_vector_scaled", "org/repo:x.gguf:0.5"}, []int{3}},
 		{[]string{"-m", "https://hf.co/o/r/resolve/main/x.gguf", "-m", "hf.co/o/r/blob/main/x.gguf", "-m", "hf.co/o/r"}, []int{1, 3, 5}},
