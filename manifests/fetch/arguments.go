@@ -10,7 +10,7 @@ import (
 )
 
 // Arguments are a program's arguments with the files of the models that they name, which are brought here if need be. The
-// farm's programs reach no Hub themselves, so what they would take from there they are given as files: -hf becomes -m. A
+// farm's programs reach no Hub themselves, having no TLS, so they are given files instead: -hf and -mu become -m. A
 // model's projector comes with it for programs that take one. getenv is os.Getenv: llama.cpp's flags have variables.
 func (c *Client) Arguments(ctx context.Context, program string, arguments []string, getenv func(string) string) ([]string, error) {
 	if len(launch.Models(arguments)) == 0 {
@@ -24,7 +24,7 @@ func (c *Client) Arguments(ctx context.Context, program string, arguments []stri
 		flag := arguments[i]
 		kind := launch.KindOf(flag)
 		switch {
-		case kind == launch.Projector, slices.Contains([]string{"-mmu", "--mmproj-url", "--no-mmproj", "--no-mmproj-auto"}, strings.ReplaceAll(flag, "_", "-")):
+		case kind == launch.Projector, kind == launch.ProjectorURL, slices.Contains([]string{"--no-mmproj", "--no-mmproj-auto"}, strings.ReplaceAll(flag, "_", "-")):
 			r.projected = false
 		case flag == "--offline":
 			r.Client = c.offline()
@@ -86,13 +86,21 @@ func (r *replacement) replace(arguments []string) ([]string, error) {
 			continue
 		}
 		i++
+		if kind == launch.ModelURL || kind == launch.ProjectorURL {
+			if _, err := hub.ParseName(arguments[i], r.Hub.Endpoint); err != nil { // of another server: the program's own business
+				list = append(list, arguments[i])
+				continue
+			}
+		}
 		value, projector, err := r.value(kind, arguments[i])
 		if err != nil {
 			return nil, err
 		}
 		switch kind {
-		case launch.HubModel:
+		case launch.HubModel, launch.ModelURL:
 			list[len(list)-1] = "-m"
+		case launch.ProjectorURL:
+			list[len(list)-1] = "--mmproj"
 		case launch.HubDraft:
 			list[len(list)-1] = "-md"
 		}
@@ -122,9 +130,9 @@ func (r *replacement) value(kind launch.Kind, argument string) (value, projector
 		}
 		wanted := hub.Weights
 		switch kind {
-		case launch.Projector:
+		case launch.Projector, launch.ProjectorURL:
 			wanted = hub.Projector
-		case launch.Model, launch.HubModel:
+		case launch.Model, launch.HubModel, launch.ModelURL:
 			if r.projected {
 				wanted = hub.WithProjector
 			}

@@ -82,6 +82,11 @@ type SplitError struct {
 
 func (e *SplitError) Error() string { return fmt.Sprintf("reading %s: %s", e.Path, e.Problem) }
 
+// Hint says what it means.
+func (e *SplitError) Hint() string {
+	return "llama.cpp takes the parts of a model by their names, and would refuse these; tell whoever named them"
+}
+
 // Read reads the header of a model: of its only file, or of all the parts that it was split into, in order. It gives a
 // *SplitError where the files say that they are others than those.
 func Read(path string, more ...string) (*Header, error) {

@@ -403,7 +403,7 @@ func (a *app) runCommand() *cobra.Command {
 
 The arguments are the program's own; only a model that is named as for pull is
 replaced by its file: after -m, -md, --mmproj, --lora and --control-vector. -hf,
--hff and -hfd become -m and -md, and a model's projector, where its repository
+-hff, -hfd and -mu become -m and -md, and a model's projector, where its repository
 has one, comes along as --mmproj, unless --no-mmproj is given. What is not
 installed yet is installed first.`,
 		Args: cobra.MinimumNArgs(1),

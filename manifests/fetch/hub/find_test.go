@@ -325,8 +325,17 @@ func TestUnsized(t *testing.T) {
 		t.Errorf("it was downloaded twice: %q", list)
 	}
 	withModels(s)
-	if files, _, err := pull(t, c, "org/model", func(transfer.Progress) {}); err != nil || len(files) != 4 {
-		t.Errorf("%q, %v", files, err)
+	var last transfer.Progress
+	files, results, err := pull(t, c, "org/model", func(p transfer.Progress) { last = p })
+	if err != nil || len(files) != 4 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	total := int64(0)
+	for _, r := range results {
+		total += r.Size
+	}
+	if last.Done != total || last.Total != total {
+		t.Errorf("the last report is %+v, want %d bytes", last, total)
 	}
 	s.set(func() { s.files[commit1]["empty.gguf"], s.files[commit1]["empty.txt"] = "", "" })
 	for _, name := range []string{"org/model:empty.gguf", "org/model:empty.txt"} {

@@ -228,9 +228,10 @@ func (c *Client) placeAll(ctx context.Context, name string, files []located, pro
 		}
 	}
 	results := make([]Result, len(files))
+	var size int64
 	for i, f := range files {
-		results[i] = f.cached
-		if f.remote == nil {
+		if results[i] = f.cached; f.remote == nil {
+			size += f.cached.Size
 			continue
 		}
 		report := progress
@@ -241,9 +242,10 @@ func (c *Client) placeAll(ctx context.Context, name string, files []located, pro
 		if results[i], err = c.place(ctx, c.repository(f.Ref), f.Ref, f.Want, *f.remote, report); err != nil {
 			return nil, c.cacheError(err)
 		}
+		size += results[i].Size
 	}
 	if progress != nil && len(files) > 1 && all.began {
-		progress(transfer.Progress{Name: name, Done: all.size, Total: all.size, Source: all.source})
+		progress(transfer.Progress{Name: name, Done: size, Total: size, Source: all.source})
 	}
 	return results, nil
 }

@@ -134,15 +134,17 @@ type Kind int
 
 // The kinds of flags.
 const (
-	NoModel   Kind = iota
-	Model          // a model
-	Draft          // a draft model
-	Projector      // a projector
-	Adapter        // adapters or control vectors
-	Scaled         // the same, each with :SCALE behind it
-	HubModel       // a repository with a model
-	HubFile        // the file in it, if not the usual one
-	HubDraft       // a repository with a draft model
+	NoModel      Kind = iota
+	Model             // a model
+	Draft             // a draft model
+	Projector         // a projector
+	Adapter           // adapters or control vectors
+	Scaled            // the same, each with :SCALE behind it
+	HubModel          // a repository with a model
+	HubFile           // the file in it, if not the usual one
+	HubDraft          // a repository with a draft model
+	ModelURL          // the address of a model
+	ProjectorURL      // the address of a projector
 )
 
 // KindOf says what a flag takes. Those that begin with two hyphens may have underscores, as in llama.cpp, which knows no
@@ -174,6 +176,10 @@ func KindOf(flag string) Kind {
 		return HubFile
 	case "-hfd", "-hfrd", "--hf-repo-draft", "--spec-draft-hf":
 		return HubDraft
+	case "-mu", "--model-url":
+		return ModelURL
+	case "-mmu", "--mmproj-url":
+		return ProjectorURL
 	}
 	return NoModel
 }
@@ -190,7 +196,7 @@ func Models(arguments []string) []int {
 		if kind == HubFile {
 			continue
 		}
-		if kind == HubModel || kind == HubDraft || slices.ContainsFunc(Values(kind, arguments[i]), func(value string) bool { return !IsFile(value) }) {
+		if kind >= HubModel || slices.ContainsFunc(Values(kind, arguments[i]), func(value string) bool { return !IsFile(value) }) {
 			places = append(places, i)
 		}
 	}
@@ -203,7 +209,7 @@ func Values(kind Kind, argument string) []string {
 	if argument == "" {
 		return nil
 	}
-	if _, err := os.Stat(argument); err == nil && kind != Scaled || kind == Draft || kind == Projector || slices.Contains([]byte(argument), '"') {
+	if _, err := os.Stat(argument); err == nil && kind != Scaled || kind == Draft || kind == Projector || kind >= ModelURL || slices.Contains([]byte(argument), '"') {
 		return []string{argument}
 	}
 	var list []string

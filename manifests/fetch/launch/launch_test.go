@@ -121,7 +121,8 @@ func TestModels(t *testing.T) {
 		{[]string{"--lora-scaled", "file:0.5,x.gguf:1", "--control_vector_scaled", "org/repo:x.gguf:0.5"}, []int{3}},
 		{[]string{"-m", "https://hf.co/o/r/resolve/main/x.gguf", "-m", "hf.co/o/r/blob/main/x.gguf", "-m", "hf.co/o/r"}, []int{1, 3, 5}},
 		{[]string{"-m", "/no/such:file", "-m", "./x", "-m", "../o/r", "-m", "/x/blob/y.gguf", "-m", ""}, nil}, // these are paths
-		{[]string{"-m=gemma", "--model=gemma", "--hf-file", "x"}, nil},                                        // llama.cpp takes none of these for a model
+		{[]string{"-mu", "https://hf.co/o/r/resolve/main/x.gguf", "--mmproj-url", "http://127.0.0.1/x,y.gguf"}, []int{1, 3}},
+		{[]string{"-m=gemma", "--model=gemma", "--hf-file", "x"}, nil}, // llama.cpp takes none of these for a model
 	} {
 		if diff := cmp.Diff(test.want, Models(test.arguments)); diff != "" {
 			t.Errorf("%q: %s", test.arguments, diff)
