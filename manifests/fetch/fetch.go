@@ -146,7 +146,7 @@ func (e *OfflineError) Error() string {
 
 // Hint says what helps.
 func (e *OfflineError) Hint() string {
-	return "run it once without --offline, or carry a folder of `llcuda-fetch export` here and use install --from DIR"
+	return "run it once without --offline, LLCUDA_OFFLINE and HF_HUB_OFFLINE, or carry a folder of `llcuda-fetch export` here and use install --from DIR"
 }
 
 // A NameError is a name that stands for nothing. Known lists what there is.

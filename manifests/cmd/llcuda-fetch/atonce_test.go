@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,7 +62,8 @@ func TestRunAtOnce(t *testing.T) {
 		t.Fatalf("the trace of an installation does not tell of %s: %q", verifier, all)
 	}
 
-	for _, arguments := range [][]string{{"llama-cli"}, {"llama-cli", "-m", "model.gguf", "--home", "x", "a b"}} {
+	for _, arguments := range [][]string{{"llama-cli"}, {"llama-cli", "-m", "model.gguf", "--home", "x", "a b"},
+		{"llama-cli", "--model", "./m", "--mmproj", "p.gguf", "--lora", "a.gguf,b.gguf", "--lora-scaled", "a.gguf:0.5", "--no-mmproj"}} {
 		atOnce, trace := command(append([]string{"--home", home, "run"}, arguments...)...)
 		if all := names(trace); len(all) > 40 || slices.ContainsFunc(all, func(name string) bool {
 			return strings.HasPrefix(name, "github.com/sigstore/") || strings.HasPrefix(name, "google.golang.org/protobuf") || strings.HasPrefix(name, "net/")
@@ -80,6 +82,25 @@ func TestRunAtOnce(t *testing.T) {
 			if !strings.Contains(atOnce, want) {
 				t.Errorf("%q: there is no %q in\n%s", arguments, want, atOnce)
 			}
+		}
+	}
+
+	// A name goes to main, and comes out as a file. That is in the cache here, and nothing else is asked for.
+	cache, commit := filepath.Join(dir, "hub", "models--org--repo"), strings.Repeat("1", 40)
+	model := filepath.Join(cache, "snapshots", commit, "x-Q4_K_M.gguf")
+	for path, content := range map[string]string{model: "no weights", filepath.Join(cache, "refs", "main"): commit} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o777), os.WriteFile(path, []byte(content), 0o666)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	environ = append(environ, "HF_HUB_CACHE="+filepath.Dir(cache), "HF_ENDPOINT=http://127.0.0.1:1")
+	for _, arguments := range [][]string{{"-hf", "org/repo"}, {"-m", "https://huggingface.co/org/repo/blob/main/x-Q4_K_M.gguf"}, {"--hf-repo", "hf.co/org/repo:q4_k_m"}} {
+		out, trace := command(append([]string{"--home", home, "run", "llama-cli"}, arguments...)...)
+		if !slices.Contains(names(trace), verifier) {
+			t.Errorf("%q: it was not main that started the program", arguments)
+		}
+		if !strings.Contains(out, " "+model+"\n") || strings.Contains(out, "-hf") {
+			t.Errorf("%q: the model is not among the arguments of\n%s", arguments, out)
 		}
 	}
 }

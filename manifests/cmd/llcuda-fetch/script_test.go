@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"llcuda-fetch": main}) }
@@ -47,7 +49,7 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(e.WorkDir+"/home", 0o777)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock,
+			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock, "hub": startHub,
 		},
 	})
 }
@@ -181,6 +183,30 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	if stdout := ts.ReadFile("stdout"); got != 0 && strings.Contains(stdout, "installed in") {
 		ts.Fatalf("exit code %d, and it says that something is installed", got)
 	}
+}
+
+// startHub runs a real Hub, and has the official client fill it: hub VARIABLE FOLDER. A repository of the Hub, org/NAME, is a
+// folder of that folder. Its address is in the variable.
+func startHub(ts *testscript.TestScript, _ bool, args []string) {
+	t := ts.Value("t").(testing.TB)
+	hub, official := hftest.Start(t), hftest.NewOfficial(t)
+	hub.Set(hftest.Settings{LargeFrom: 16})
+	root := ts.MkAbs(args[1])
+	repositories, err := os.ReadDir(root)
+	ts.Check(err)
+	for _, repository := range repositories {
+		repo, dir, files := "org/"+repository.Name(), filepath.Join(root, repository.Name()), map[string]string{}
+		ts.Check(filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && !entry.IsDir() {
+				inside, _ := filepath.Rel(dir, path)
+				files[filepath.ToSlash(inside)] = path
+			}
+			return err
+		}))
+		official.Do(hftest.Deed{Do: "create", Hub: hub.URL, Token: hftest.WriteToken, Repo: repo}, nil)
+		official.Do(hftest.Deed{Do: "upload", Hub: hub.URL, Token: hftest.WriteToken, Repo: repo, Files: files}, nil)
+	}
+	ts.Setenv(args[0], hub.URL)
 }
 
 // holdLock keeps the store's lock for a while, as another process would: holdlock STORE SECONDS.

@@ -86,6 +86,13 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	}
 	c.Resolved = a.noteNewer
 	c.Step = func(what string) { a.term.notef("%s", what) }
+	warned := map[string]bool{}
+	c.Hub.Warn = func(problem error) {
+		if text := problem.Error(); !warned[text] {
+			warned[text] = true
+			a.term.warnf("%s", text)
+		}
+	}
 	c.Progress = a.term.progress
 	return c, nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -297,6 +296,9 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	model := "gemma-3-1b-it-Q4_K_M"
 	if len(models) > 0 {
 		model = cmp.Or(models[0].Name, models[0].Path)
+		if models[0].Projector != "" {
+			model = models[0].Ref // by which run finds the projector, too
+		}
 	}
 	a.term.printf("run it:    llcuda-fetch run llama-server -m %s", model)
 	return nil
@@ -371,9 +373,23 @@ func (a *app) modelsCommand() *cobra.Command {
 
 func (a *app) pullCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "pull NAME | org/repo:file.gguf[@revision]",
+		Use:   "pull NAME | org/repo[:QUANT | :file.gguf][@revision] | ADDRESS",
 		Short: "Download a model into the cache that huggingface_hub uses",
-		Args:  cobra.ExactArgs(1),
+		Long: `Download a model into the cache that huggingface_hub uses, and print its path.
+
+It is one of those that the command models lists, a repository on the Hub, one
+of its quantisations or files, or the address of one as a browser shows it:
+
+  llcuda-fetch pull gemma-3-1b-it-Q4_K_M
+  llcuda-fetch pull org/repo              Q4_K_M, else Q8_0, else the first file
+  llcuda-fetch pull org/repo:Q5_K_M       in any case, UD-Q4_K_XL and such as well
+  llcuda-fetch pull org/repo:folder/file.gguf@revision
+  llcuda-fetch pull https://huggingface.co/org/repo/blob/main/file.gguf
+
+Of a model in parts, file-00001-of-00003.gguf, all come, whichever is named; the
+path is that of the first, from which llama.cpp finds the others. Where the
+repository has a projector (mmproj) for the model, it comes, too.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client("pull")
 			if err != nil {
@@ -394,6 +410,9 @@ func (a *app) pullCommand() *cobra.Command {
 
 func (a *app) showModel(m fetch.Model) {
 	a.term.printf("%s", m.Path)
+	if m.Projector != "" {
+		a.term.notef("its projector, for --mmproj, is %s", m.Projector)
+	}
 	if m.Unasked != "" {
 		a.term.warnf("the Hub did not answer, and the cache did: %s", m.Unasked)
 	}
@@ -409,9 +428,13 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run one of llama.cpp's programs: llama-server, llama-cli, llama-bench, llama-quantize.
 
 The arguments are the program's own; only a model that is named as for pull is
-replaced by its file. What is not installed yet is installed first, and what does
-not serve the GPUs that CUDA shows now is put right, or the program is not started:
-nothing runs on the processor, or with another GPU's code, without having been asked to.`,
+replaced by its file: after -m, -md, --mmproj, --lora and --control-vector. -hf,
+-hff, -hfd and -mu become -m and -md, and a model's projector, where its repository
+has one, comes along as --mmproj, unless --no-mmproj is given.
+
+What is not installed yet is installed first, and what does not serve the GPUs that
+CUDA shows now is put right, or the program is not started: nothing runs on the
+processor, or with another GPU's code, without having been asked to.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client("run")
@@ -437,11 +460,9 @@ nothing runs on the processor, or with another GPU's code, without having been a
 			if err != nil {
 				return err
 			}
-			arguments := slices.Clone(args[1:])
-			for _, at := range launch.Models(arguments) {
-				if arguments[at], err = c.ModelPath(cmd.Context(), arguments[at]); err != nil {
-					return err
-				}
+			arguments, err := c.Arguments(cmd.Context(), args[0], args[1:], os.Getenv)
+			if err != nil {
+				return err
 			}
 			// The point of no return: from here on this process is the program.
 			return fmt.Errorf("starting %s: %w", program, c.Store.Programs(current).Exec(program, arguments))

@@ -136,7 +136,7 @@ func (a *app) root() *cobra.Command {
 	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag, or for current where the release pointer is; repeatable, tried in turn; default is GitHub (default: those of the installation; LLCUDA_MIRROR, separated by blanks)")
 	f.StringVar(&a.home, "home", "", "the store's `folder` (LLCUDA_HOME)")
 	f.BoolVar(&a.trustHome, "trust-home", false, "use a store's folder that others may write to (LLCUDA_TRUST_HOME)")
-	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE, HF_HUB_OFFLINE)")
+	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE; HF_HUB_OFFLINE for models alone)")
 	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON")
 	f.BoolVar(&a.yes, "yes", false, "do what is only shown without it: prune and uninstall remove nothing unless told to; no command asks")

@@ -43,6 +43,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -641,9 +642,17 @@ func asked(from, to int64) string {
 	return fmt.Sprintf("bytes=%d-%d", from, to)
 }
 
-// RetryAfter is how long an answer asks to wait, 0 where it does not: seconds, or a date (RFC 9110, 10.2.3).
+// usedUp is the time to the next window in the header of a limit of requests that is used up, `"api";r=0;t=55`:
+// https://www.ietf.org/archive/id/draft-ietf-httpapi-ratelimit-headers-09.html
+var usedUp = regexp.MustCompile(`;\s*r=0\s*;\s*t=([0-9]{1,9})`)
+
+// RetryAfter is how long an answer asks to wait, 0 where it does not: until the window of a limit of requests ends, or
+// seconds, or until a date (RFC 9110, 10.2.3).
 func RetryAfter(h http.Header) time.Duration {
 	text := h.Get("Retry-After")
+	if match := usedUp.FindStringSubmatch(h.Get("RateLimit")); match != nil {
+		text = match[1]
+	}
 	if seconds, err := strconv.Atoi(text); err == nil {
 		return time.Duration(min(max(seconds, 0), 1<<20)) * time.Second
 	}
