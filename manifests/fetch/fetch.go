@@ -56,6 +56,8 @@ type Signer struct {
 	ID string
 	// Tag is the tag that the signing workflow ran for; empty where a signature does not tell.
 	Tag string
+	// Commit is the commit that it ran for; empty where a signature does not tell.
+	Commit string
 }
 
 // A Verifier says whose signature over SHA256SUMS counts.
