@@ -88,6 +88,9 @@ func (c *Client) Plan(ctx context.Context, o Options) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	if _, err := c.checkWithdrawn(ctx, o.Release); err != nil {
+		return Plan{}, err
+	}
 	r, err := c.Resolve(ctx, o.Release)
 	if err != nil {
 		return Plan{}, err
@@ -205,6 +208,7 @@ func (e *OlderError) Hint() string {
 // Install has a bundle installed and current. The second time it answers from the store, without network and lock.
 func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
 	if current, ok := c.installed(o); ok {
+		c.warnWithdrawn(current)
 		return Outcome{Install: current, Already: true}, nil
 	}
 	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
@@ -264,6 +268,13 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 	if tag == "" && have && !o.Update && len(c.Mirrors) == 0 {
 		tag = current.Release // repair, or another GPU: no new release by the way
 	}
+	named, err := c.checkWithdrawn(ctx, o.Release)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if named != nil && named.CheckTime(time.Now()) == nil {
+		_ = l.SeePointer(named.Signer.ID, named.Pointer) // what was named is taken, whatever the record says
+	}
 	r, err := c.resolve(ctx, tag, func(p *Pointer) error {
 		c.step("release pointer %d names %s, until %s", p.Number, p.Release, p.Expires.Format(time.DateOnly))
 		if err := l.SeePointer(p.Signer.ID, p.Pointer); err != nil {
@@ -273,6 +284,9 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 	})
 	if err != nil {
 		return Outcome{}, err
+	}
+	if have {
+		c.warnWithdrawn(current)
 	}
 	if have && o.Release == "" && !o.AllowOlder && older(r.Release, current) && !withdrawn(current, r.Pointer) {
 		return Outcome{}, &TrustError{&OlderError{current.Release, r.Release.Release}, ""}
@@ -437,10 +451,10 @@ func older(r manifests.Release, installed Install) bool {
 	return r.SourceDateEpoch < installed.SourceDateEpoch
 }
 
-// withdrawn says whether the farm took an installed release back: a pointer named it, and a later one of the same signer
-// names another. What the user chose himself is not taken from him so.
+// withdrawn says whether the farm took an installed release back: a pointer lists it as withdrawn, or named it, and a later
+// one of the same signer names another. What the user chose himself is taken from him by the list alone.
 func withdrawn(installed Install, p *Pointer) bool {
-	return p != nil && installed.Pointer > 0 && installed.PointerBy == p.Signer.ID && installed.Pointer < p.Number
+	return p != nil && p.CheckWithdrawn(installed.Release) != nil || p != nil && installed.Pointer > 0 && installed.PointerBy == p.Signer.ID && installed.Pointer < p.Number
 }
 
 // Rollback makes the installation before the current one the current one.
