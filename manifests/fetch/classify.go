@@ -61,3 +61,21 @@ func is[T error](err error) bool {
 	var as T
 	return errors.As(err, &as)
 }
+
+// all are all errors of a type that an error joins or wraps.
+func all[T error](err error) []T {
+	if found, ok := err.(T); ok {
+		return []T{found}
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return all[T](e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var list []T
+		for _, part := range e.Unwrap() {
+			list = append(list, all[T](part)...)
+		}
+		return list
+	}
+	return nil
+}

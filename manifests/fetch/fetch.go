@@ -58,6 +58,8 @@ type Signer struct {
 	ID string
 	// Tag is the tag that the signing workflow ran for; empty where a signature does not tell.
 	Tag string
+	// Commit is the commit that it ran for; empty where a signature does not tell.
+	Commit string
 }
 
 // A Verifier says whose signature over SHA256SUMS counts.
@@ -96,14 +98,27 @@ type Client struct {
 	Transfer *transfer.Client
 	// Hub is where models come from. Required for them.
 	Hub *hub.Client
+	// Own is the release that this program came with; empty if none did. It is what a machine without an installation takes
+	// where the release pointer has expired and names nothing newer.
+	Own string
+	// AllowWithdrawn takes a release that is named, although the farm withdrew it.
+	AllowWithdrawn bool
 	// Command is what others who wait for the store are told of: "llcuda-fetch install".
 	Command string
 	// Progress, Waiting and Step are told of what goes on, if not nil. Step is told a sentence at the beginning of each
-	// thing that takes time and is no download. Resolved is told of each release that a mirror gave.
+	// thing that takes time and is no download; Warn one that the user must not miss. Resolved is told of each release that
+	// a mirror gave.
 	Progress func(Progress)
 	Waiting  func(Holder)
 	Step     func(string)
+	Warn     func(string)
 	Resolved func(*Release)
+}
+
+func (c *Client) warn(format string, args ...any) {
+	if c.Warn != nil {
+		c.Warn(fmt.Sprintf(format, args...))
+	}
 }
 
 func (c *Client) step(format string, args ...any) {
@@ -166,6 +181,8 @@ type Release struct {
 	Signer Signer
 	// Pointer named it as the current one; nil where the user named it, or a folder that has no pointer.
 	Pointer *Pointer
+	// Expired is the release pointer that was the newest to be had, where the release is Client.Own for want of a better one.
+	Expired *manifests.PointerTimeError
 	// From is the folder that it was read from; empty where it was the store.
 	From      string
 	Documents store.Documents
@@ -229,8 +246,26 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 		}
 		sources, client = slow, &patient
 	}
-	return nil, c.blame(fmt.Errorf("looking for %s: %w", what, errors.Join(failed...)))
+	err := errors.Join(failed...)
+	if late := c.ownRelease(err); tag == "" && late != nil {
+		c.warn("%v. It names nothing newer than %s, the release that this program came with: taking that", late, c.Own)
+		r, err := c.resolve(ctx, c.Own, see)
+		if err == nil && late.Pointer.Release == c.Own {
+			if err := late.Pointer.CheckRelease(digestOf(r.Documents.Manifest)); err != nil {
+				return nil, &TrustError{err, replaced}
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.Expired = late
+		return r, nil
+	}
+	return nil, c.blame(fmt.Errorf("looking for %s: %w", what, err))
 }
+
+// replaced is what it may mean that a release is not the one that the pointer names.
+const replaced = "somebody replaced the release or keeps the one named from you, or the mirror is half way to it; --release names one"
 
 // passes says whether an error is of one source alone: one that does not answer, or is behind. The next one may do.
 func passes(err error) bool {
@@ -262,7 +297,7 @@ func (c *Client) from(ctx context.Context, s source, tag string, see func(*Point
 	}
 	if p != nil {
 		if err := p.CheckRelease(digestOf(documents.Manifest)); err != nil {
-			return nil, &TrustError{err, "somebody replaced the release or keeps the one named from you, or the mirror is half way to it; --release names one"}
+			return nil, &TrustError{err, replaced}
 		}
 	}
 	r, err := c.believe(documents, tag)

@@ -104,6 +104,9 @@ func (c *Client) Plan(ctx context.Context, o Options) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	if _, err := c.checkWithdrawn(ctx, o.Release); err != nil {
+		return Plan{}, err
+	}
 	r, err := c.Resolve(ctx, o.Release)
 	if err != nil {
 		return Plan{}, err
@@ -231,6 +234,7 @@ func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
 		return Outcome{}, err
 	}
 	if current, ok := c.installed(o); ok && (!o.Remember || slices.Equal(mirrors, current.Mirrors)) {
+		c.warnWithdrawn(current)
 		return Outcome{Install: current, Already: true}, nil
 	}
 	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
@@ -341,6 +345,13 @@ func (c *Client) choose(ctx context.Context, l *store.Locked, host manifests.Hos
 	if repair && len(c.Mirrors) == 0 {
 		tag = base.Release
 	}
+	named, err := c.checkWithdrawn(ctx, o.Release)
+	if err != nil {
+		return nil, Plan{}, parts{}, err
+	}
+	if named != nil && named.CheckTime(time.Now()) == nil {
+		_ = l.SeePointer(named.Signer.ID, named.Pointer) // what was named is taken, whatever the record says
+	}
 	resolve := c.resolveOrKept
 	if o.Update {
 		resolve = c.resolve
@@ -354,6 +365,9 @@ func (c *Client) choose(ctx context.Context, l *store.Locked, host manifests.Hos
 	})
 	if err != nil {
 		return nil, Plan{}, parts{}, err
+	}
+	if have {
+		c.warnWithdrawn(base)
 	}
 	if have && o.Release == "" && !o.AllowOlder && older(r.Release, base) && !withdrawn(base, r.Pointer) {
 		return nil, Plan{}, parts{}, &TrustError{&OlderError{base.Release, r.Release.Release}, ""}
@@ -510,10 +524,10 @@ func older(r manifests.Release, installed Install) bool {
 	return r.SourceDateEpoch < installed.SourceDateEpoch
 }
 
-// withdrawn says whether the farm took an installed release back: a pointer named it, and a later one of the same signer
-// names another. What the user chose himself is not taken from him so.
+// withdrawn says whether the farm took an installed release back: a pointer lists it as withdrawn, or named it, and a later
+// one of the same signer names another. What the user chose himself is taken from him by the list alone.
 func withdrawn(installed Install, p *Pointer) bool {
-	return p != nil && installed.Pointer > 0 && installed.PointerBy == p.Signer.ID && installed.Pointer < p.Number
+	return p != nil && p.CheckWithdrawn(installed.Release) != nil || p != nil && installed.Pointer > 0 && installed.PointerBy == p.Signer.ID && installed.Pointer < p.Number
 }
 
 // Rollback makes the installation before the current one the current one, once every file of it was verified.

@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(e.WorkDir+"/home", 0o777)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock, "hub": startHub,
+			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock, "hub": startHub, "packaged": packaged,
 		},
 	})
 }
@@ -102,8 +102,19 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pub"), r.PublicKey(t), 0o644))
 }
 
-// point writes a release pointer: point FOLDER RELEASE NUMBER [signed-by=OTHER] [issued=-1h] [expires=1h]. The times are
-// from now.
+// packaged builds llcuda-fetch as it is packaged with a release, in the place of the test's own: packaged TAG.
+func packaged(ts *testscript.TestScript, _ bool, args []string) {
+	program := ts.MkAbs("bin/llcuda-fetch")
+	ts.Check(os.MkdirAll(filepath.Dir(program), 0o777))
+	cmd := exec.Command("go", "build", "-o", program, "-tags", "grpcnotrace", "-ldflags", "-X github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli.release="+args[0], ".")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		ts.Fatalf("go build: %v\n%s", err, out)
+	}
+}
+
+// point writes a release pointer: point FOLDER RELEASE NUMBER [signed-by=OTHER] [issued=-1h] [expires=1h]
+// [withdrawn=TAG:REASON]. The times are from now.
 func point(ts *testscript.TestScript, _ bool, args []string) {
 	t, releases := ts.Value("t").(testing.TB), ts.Value("releases").(map[string]*fetchtest.Release)
 	number, err := strconv.ParseInt(args[2], 10, 64)
@@ -114,6 +125,11 @@ func point(ts *testscript.TestScript, _ bool, args []string) {
 		key, value, _ := strings.Cut(arg, "=")
 		if key == "signed-by" {
 			signer = releases[value]
+			continue
+		}
+		if key == "withdrawn" {
+			tag, reason, _ := strings.Cut(value, ":")
+			p.Withdrawn = append(p.Withdrawn, manifests.Withdrawal{Release: tag, Reason: reason})
 			continue
 		}
 		after, err := time.ParseDuration(value)

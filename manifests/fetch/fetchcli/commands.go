@@ -582,6 +582,8 @@ type listed struct {
 	Kinds   []string `json:"current_for"`
 	Folder  string   `json:"path"`
 	Size    int64    `json:"size"`
+	// Withdrawn is why the release was withdrawn; empty if it was not.
+	Withdrawn string `json:"withdrawn,omitempty"`
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -609,7 +611,11 @@ func (a *app) listCommand() *cobra.Command {
 			list := []listed{}
 			for _, i := range installs {
 				i.Mirrors = nonNil(i.Mirrors)
-				list = append(list, listed{i, i.ID == current.ID, nonNil(kinds[i.ID]), c.Store.Dir(i), c.Store.Size(i)})
+				reason := ""
+				if w := new(manifests.WithdrawnError); errors.As(c.Withdrawn(i.Release), &w) {
+					reason = w.Reason
+				}
+				list = append(list, listed{i, i.ID == current.ID, nonNil(kinds[i.ID]), c.Store.Dir(i), c.Store.Size(i), reason})
 			}
 			if a.json {
 				return a.print(list)
@@ -621,6 +627,11 @@ func (a *app) listCommand() *cobra.Command {
 			seen, damaged := c.Store.SeenPointers()
 			for _, s := range seen {
 				a.term.notef("the newest release pointer seen is number %d, for %s, until %s, signed by %s", s.Pointer.Number, s.Pointer.Release, s.Pointer.Expires.Format(time.DateOnly), s.Signer)
+			}
+			for _, l := range list {
+				if l.Withdrawn != "" {
+					a.term.warnf("release %s was withdrawn: %s; llcuda-fetch install --update takes another one", l.Release, l.Withdrawn)
+				}
 			}
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tFOR\tFROM\tSIGNED BY")
