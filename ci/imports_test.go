@@ -16,16 +16,17 @@ const module = "github.com/waqasm86/llcuda-farm"
 // imports. Packages that do not exist yet are listed too, so that they come into
 // being with their place known.
 var allowed = map[string][]string{
-	"matrix":      {},
-	"matrix/spec": {"matrix"},
-	"manifests":   {"matrix"},
-	"bundler":     {"manifests", "matrix"},
+	"matrix":         {},
+	"matrix/spec":    {"matrix"},
+	"matrix/patches": {},
+	"manifests":      {"matrix"},
+	"bundler":        {"manifests", "matrix"},
 
 	"docker/cuda12":      {},
 	"docker/cuda12/lock": {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/installer", "ci/internal/goreleaser", "manifests/fetch", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/installer", "ci/internal/goreleaser", "manifests/fetch", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/sigverify"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
 	"ci/internal/engine/builtin": {},
 	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
@@ -33,7 +34,7 @@ var allowed = map[string][]string{
 	"ci/internal/download":       {},
 	"ci/internal/goreleaser":     {},
 	"ci/internal/tinygguf":       {},
-	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix"},
+	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix", "matrix/patches"},
 
 	"publisher":            {"manifests", "matrix"},
 	"publisher/ghrelease":  {"publisher", "manifests"},
