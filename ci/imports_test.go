@@ -33,7 +33,6 @@ var allowed = map[string][]string{
 	"ci/internal/engine/npm":     {"ci/internal/download"},
 	"ci/internal/download":       {},
 	"ci/internal/goreleaser":     {},
-	"ci/internal/tinygguf":       {},
 	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix", "matrix/patches"},
 
 	"publisher":            {"manifests", "matrix"},
@@ -51,18 +50,20 @@ var allowed = map[string][]string{
 	"manifests/fetch/hub":           {"manifests/fetch/transfer", "manifests/gguf", "matrix"},
 	"manifests/fetch/launch":        {},
 	"manifests/fetch/launch/atonce": {"manifests/fetch/launch", "manifests/fetch/home"},
-	"manifests/fetch/store":         {"manifests/fetch/launch", "manifests", "matrix"},
+	"manifests/fetch/store":         {"manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
 	"manifests/fetch/transfer":      {},
 	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests/fetch/launch", "manifests", "matrix"},
 	"manifests/gguf":                {},
+	"manifests/gguf/tinygguf":       {},
+	"manifests/variants":            {},
 	"manifests/sigverify":           {"manifests"},
 	"manifests/cmd/llcuda-fetch":    {"manifests/fetch/fetchcli", "manifests/fetch/launch/atonce", "manifests/fetch", "manifests/sigverify", "manifests"},
 }
 
 // inTests are the edges that tests have beyond those of their package.
 var inTests = map[string][]string{
-	"ci":                         {"publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "ci/internal/tinygguf", "bundler", "manifests", "matrix", "matrix/spec"},
-	"ci/internal/engine":         {"ci/internal/tinygguf", "bundler", "manifests", "matrix/spec"},
+	"ci":                         {"publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "bundler", "manifests", "matrix", "matrix/spec"},
+	"ci/internal/engine":         {"manifests/gguf/tinygguf", "bundler", "manifests", "matrix/spec"},
 	"ci/internal/engine/image":   {"ci/internal/engine/image/imagetest"},
 	"bundler":                    {"matrix/spec"},
 	"manifests":                  {"matrix/spec"},
@@ -76,7 +77,7 @@ var inTests = map[string][]string{
 	"publisher/cosign":           {"publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
-	"ci/internal/cli":            {"ci/internal/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
+	"ci/internal/cli":            {"manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
 	"publisher":                  {"manifests/fetch/fetchtest"},
 	"publisher/ghrelease":        {"publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
 }

@@ -41,6 +41,8 @@ type (
 	Finding = store.Finding
 	// Item is something that Prune removes.
 	Item = store.Item
+	// A LeftOut is a CPU variant that an installation does without.
+	LeftOut = store.LeftOut
 	// Source is one place that was asked about the machine.
 	Source = detect.Source
 )

@@ -309,6 +309,10 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 		}
 	}
 	probe, err := c.prepare(ctx, l, r, &i, p, o.Force)
+	if err == nil && c.Host == nil {
+		c.step("trying the CPU")
+		probe.LeftOut, err = l.TryVariants(ctx, i)
+	}
 	if err != nil {
 		if have && current.Folder == i.Folder { // the links of the one that stays
 			_, back := l.Link(l.Dir(current), current.Libraries)

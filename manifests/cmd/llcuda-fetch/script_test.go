@@ -48,7 +48,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [model] [signed-by=OTHER]. Its folder is $NAME, and the
+// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [model] [signed-by=OTHER]
+// [cpu=VARIANT:SCORE:COMMAND,…]. Its folder is $NAME, and the
 // public key that its signature is by, $NAME.pub.
 func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 	t, releases := ts.Value("t").(testing.TB), ts.Value("releases").(map[string]*fetchtest.Release)
@@ -73,6 +74,12 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 			o.Models = append(o.Models, matrix.Model{Name: "tiny-Q4_K_M", Aliases: []string{"tiny"}, Repo: "org/tiny", File: "tiny.gguf", Source: "org/tiny", Licence: "mit"})
 		case "server":
 			o.Programs = map[string]string{"llama-server": "#!/bin/sh\n" + value + "\n"}
+		case "cpu": // cpu=x64:1:true,haswell:2:exit 3
+			o.CPU = map[string]string{}
+			for variant := range strings.SplitSeq(value, ",") {
+				parts := strings.SplitN(variant, ":", 3)
+				o.CPU[parts[0]] = parts[1] + " " + parts[2]
+			}
 		case "signed-by":
 			signer = value
 		default:

@@ -296,6 +296,7 @@ func (a *app) showInstalled(c *fetch.Client, o fetch.Outcome) {
 	if i.Through == manifests.ThroughCPU {
 		a.term.printf("GPU        none: it runs on the processor")
 	}
+	a.warnLeftOut(o.Probe.LeftOut)
 	if i.Through == manifests.ThroughPTX {
 		a.term.notef("the first start takes minutes: the driver compiles the bundle's PTX for this GPU, once")
 	}
@@ -303,6 +304,13 @@ func (a *app) showInstalled(c *fetch.Client, o fetch.Outcome) {
 		if !gpu.Served && i.Through != manifests.ThroughCPU {
 			a.term.warnf("%s is left out: %s", cmp.Or(gpu.Name, "a GPU"), gpu.Reason)
 		}
+	}
+}
+
+// warnLeftOut names the CPU variants that an installation does without.
+func (a *app) warnLeftOut(list []fetch.LeftOut) {
+	for _, out := range list {
+		a.term.warnf("%s; the next best is used", out)
 	}
 }
 
@@ -513,6 +521,7 @@ func (a *app) verifyCommand() *cobra.Command {
 			if a.json {
 				return a.print([]fetch.Finding{})
 			}
+			a.warnLeftOut(c.Store.LeftOut(current))
 			a.term.printf("%s of release %s is as it was published, %s", current.Bundle, current.Release, signedText(current.SignedBy))
 			return nil
 		},
@@ -525,6 +534,8 @@ type listed struct {
 	Current bool   `json:"current"`
 	Folder  string `json:"path"`
 	Size    int64  `json:"size"`
+	// LeftOut are the CPU variants that it does without.
+	LeftOut []fetch.LeftOut `json:"left_out"`
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -547,7 +558,7 @@ func (a *app) listCommand() *cobra.Command {
 			}
 			list := []listed{}
 			for _, i := range installs {
-				list = append(list, listed{i, i.ID == current.ID, c.Store.Dir(i), c.Store.Size(i)})
+				list = append(list, listed{i, i.ID == current.ID, c.Store.Dir(i), c.Store.Size(i), append([]fetch.LeftOut{}, c.Store.LeftOut(i)...)})
 			}
 			if a.json {
 				return a.print(list)
@@ -569,7 +580,13 @@ func (a *app) listCommand() *cobra.Command {
 				}
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), cmp.Or(l.SignedBy, "nobody"))
 			}
-			return errors.Join(w.Flush(), damaged)
+			err = errors.Join(w.Flush(), damaged)
+			for _, l := range list {
+				if l.Current {
+					a.warnLeftOut(l.LeftOut)
+				}
+			}
+			return err
 		},
 	}
 }
