@@ -179,4 +179,7 @@ func (c *Client) doctorInstallation(ctx context.Context, offered *Release, add a
 		said += "; " + strings.Join(probe.Devices, "; ")
 	}
 	add("programs", StatusOK, "", "%s", said)
+	for _, out := range c.Store.LeftOut(current) {
+		add("cpu", StatusWarn, "a later release may mend it: llcuda-fetch install --update tries all of them anew", "%s", out)
+	}
 }

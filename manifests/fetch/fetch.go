@@ -43,6 +43,8 @@ type (
 	Item = store.Item
 	// Contents are what the store's folder holds.
 	Contents = store.Contents
+	// A LeftOut is a CPU variant that an installation does without.
+	LeftOut = store.LeftOut
 	// Source is one place that was asked about the machine.
 	Source = detect.Source
 )

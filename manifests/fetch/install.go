@@ -311,6 +311,10 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirror
 		i.Libraries = here(i.Libraries)
 	}
 	probe, err := c.prepare(ctx, l, r, &i, p, o.Force)
+	if err == nil && c.Host == nil {
+		c.step("trying the CPU")
+		probe.LeftOut, err = l.TryVariants(ctx, i)
+	}
 	if err != nil {
 		if have && base.Folder == i.Folder && len(base.Libraries) > 0 { // the links of the one that stays
 			_, back := l.Link(l.Dir(base), base.Libraries)

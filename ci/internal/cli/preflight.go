@@ -54,6 +54,9 @@ func (b *build) preflight(ctx context.Context) error {
 		return err
 	}
 	b.term.notef("source    llama.cpp %s, commit %s, %s", b.source.Version, orNone(b.source.Commit), b.source.Digest)
+	for _, patch := range b.source.Patches {
+		b.term.notef("source    patched by %s", patch.Name)
+	}
 	return b.sameRelease(ctx)
 }
 

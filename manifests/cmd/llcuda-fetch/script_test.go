@@ -54,9 +54,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [model] [signed-by=OTHER] [client=FILE] [beside=FILE]. Its
-// folder is $NAME, and the public key that its signature is by, $NAME.pub. The client's archive has a file as its
-// llcuda-fetch, and others beside it.
+// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [model] [signed-by=OTHER] [client=FILE] [beside=FILE]
+// [cpu=VARIANT:SCORE:COMMAND,…]. Its folder is $NAME, and the public key that its signature is by, $NAME.pub. The client's
+// archive has a file as its llcuda-fetch, and others beside it.
 func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 	t, releases := ts.Value("t").(testing.TB), ts.Value("releases").(map[string]*fetchtest.Release)
 	var o fetchtest.Options
@@ -80,6 +80,12 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 			o.Models = append(o.Models, matrix.Model{Name: "tiny-Q4_K_M", Aliases: []string{"tiny"}, Repo: "org/tiny", File: "tiny.gguf", Source: "org/tiny", Licence: "mit"})
 		case "server":
 			o.Programs = map[string]string{"llama-server": "#!/bin/sh\n" + value + "\n"}
+		case "cpu": // cpu=x64:1:true,haswell:2:exit 3
+			o.CPU = map[string]string{}
+			for variant := range strings.SplitSeq(value, ",") {
+				parts := strings.SplitN(variant, ":", 3)
+				o.CPU[parts[0]] = parts[1] + " " + parts[2]
+			}
 		case "signed-by":
 			signer = value
 		case "client":

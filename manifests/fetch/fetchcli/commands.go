@@ -324,6 +324,7 @@ func (a *app) showInstalled(c *fetch.Client, o fetch.Outcome) {
 	if i.Through == manifests.ThroughCPU {
 		a.term.printf("GPU        none: it runs on the processor")
 	}
+	a.warnLeftOut(o.Probe.LeftOut)
 	if i.Through == manifests.ThroughPTX {
 		a.term.notef("the first start takes minutes: the driver compiles the bundle's PTX for this GPU, once")
 	}
@@ -331,6 +332,13 @@ func (a *app) showInstalled(c *fetch.Client, o fetch.Outcome) {
 		if !gpu.Served && i.Through != manifests.ThroughCPU {
 			a.term.warnf("%s is left out: %s", cmp.Or(gpu.Name, "a GPU"), gpu.Reason)
 		}
+	}
+}
+
+// warnLeftOut names the CPU variants that an installation does without.
+func (a *app) warnLeftOut(list []fetch.LeftOut) {
+	for _, out := range list {
+		a.term.warnf("%s; the next best is used", out)
 	}
 }
 
@@ -568,6 +576,7 @@ func (a *app) verifyCommand() *cobra.Command {
 			if a.json {
 				return a.print([]fetch.Finding{})
 			}
+			a.warnLeftOut(c.Store.LeftOut(current))
 			a.term.printf("%s of release %s is as it was published, %s", current.Bundle, current.Release, signedText(current.SignedBy))
 			return nil
 		},
@@ -584,6 +593,8 @@ type listed struct {
 	Size    int64    `json:"size"`
 	// Withdrawn is why the release was withdrawn; empty if it was not.
 	Withdrawn string `json:"withdrawn,omitempty"`
+	// LeftOut are the CPU variants that it does without.
+	LeftOut []fetch.LeftOut `json:"left_out"`
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -615,7 +626,7 @@ func (a *app) listCommand() *cobra.Command {
 				if w := new(manifests.WithdrawnError); errors.As(c.Withdrawn(i.Release), &w) {
 					reason = w.Reason
 				}
-				list = append(list, listed{i, i.ID == current.ID, nonNil(kinds[i.ID]), c.Store.Dir(i), c.Store.Size(i), reason})
+				list = append(list, listed{i, i.ID == current.ID, nonNil(kinds[i.ID]), c.Store.Dir(i), c.Store.Size(i), reason, append([]fetch.LeftOut{}, c.Store.LeftOut(i)...)})
 			}
 			if a.json {
 				return a.print(list)
@@ -643,7 +654,13 @@ func (a *app) listCommand() *cobra.Command {
 				from := cmp.Or(strings.Join(l.Mirrors, " "), "GitHub")
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), l.Machine.Kind, from, cmp.Or(l.SignedBy, "nobody"))
 			}
-			return errors.Join(w.Flush(), damaged)
+			err = errors.Join(w.Flush(), damaged)
+			for _, l := range list {
+				if l.Current {
+					a.warnLeftOut(l.LeftOut)
+				}
+			}
+			return err
 		},
 	}
 }

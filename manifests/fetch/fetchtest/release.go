@@ -18,6 +18,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,6 +57,9 @@ type Options struct {
 	Models []matrix.Model
 	// Programs replace the scripts of the same name.
 	Programs map[string]string
+	// CPU has each bundle contain CPU variants, by their names: a score, and what the shell does to compute on them. The
+	// best score is picked, as llama.cpp does; one of 0 the CPU cannot run. "7 kill -ILL $$" is one that crashes.
+	CPU map[string]string
 	// Padding is added to each bundle, in bytes that do not compress.
 	Padding int
 	// Edit changes what is packed, after metadata.json was derived.
@@ -86,6 +90,21 @@ case "$1" in
 	echo "LD_LIBRARY_PATH=$LD_LIBRARY_PATH"
 	echo "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset}" ;;
 esac
+`
+
+// bench is llama-bench on CPU variants that are shell scripts.
+const bench = `#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+best=0
+for file in "$here"/libggml-cpu-*.so; do
+	[ -e "$file" ] && read -r score compute < "$file" || continue
+	if [ "$score" -gt "$best" ]; then best=$score picked=$file run=$compute; fi
+done
+[ "$best" -gt 0 ] || { echo "llama_bench: error: CPU backend is not loaded"; exit 1; }
+[ "$run" = early ] && kill -SEGV $$
+echo "load_backend: loaded CPU backend from $picked"
+[ "$1" != -m ] || [ "$(head -c 4 "$2")" = GGUF ] || exit 9
+eval "$run"
 `
 
 // New makes a release in a folder of the test's own.
@@ -148,10 +167,21 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 	}
 	for _, program := range []string{"llama-server", "llama-cli", "llama-bench", "llama-quantize"} {
 		script := server
+		if program == "llama-bench" && o.CPU != nil {
+			script = bench
+		}
 		if o.Programs[program] != "" {
 			script = o.Programs[program]
 		}
 		entries = append(entries, Entry{Name: "binaries/cuda12/" + program, Mode: 0o755, Body: []byte(script)})
+	}
+	if o.CPU != nil {
+		requires.CPUVariants = slices.Sorted(maps.Keys(o.CPU))
+	}
+	for variant, compute := range o.CPU {
+		name := "libggml-cpu-" + variant + ".so"
+		entries = append(entries, Entry{Name: "lib/" + name, Mode: 0o755, Body: []byte(compute + "\n")},
+			Entry{Name: "binaries/cuda12/" + name, Link: "../../lib/" + name})
 	}
 	padding := make([]byte, o.Padding)
 	_, _ = rand.Read(padding)

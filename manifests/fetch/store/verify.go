@@ -17,7 +17,8 @@ import (
 // Verify reads every file of an unpacked archive of the store and compares it with what the manifest and the archive's
 // own metadata.json say. It returns what is wrong; an error is one of reading, where nothing can be said.
 //
-// The links to CUDA libraries that Link made may be there beside the bundle's own files.
+// The links to CUDA libraries that Link made may be there beside the bundle's own files, and the links to CPU variants
+// that TryVariants left out may be gone.
 func (s *Store) Verify(ctx context.Context, a manifests.Artifact, runtimeNames []string) ([]Finding, error) {
 	dir := s.path(folder(a))
 	found, err := readTree(ctx, dir)
@@ -39,7 +40,8 @@ func (s *Store) Verify(ctx context.Context, a manifests.Artifact, runtimeNames [
 		return []Finding{{manifests.MetadataName, err.Error()}}, nil
 	}
 	delete(found, manifests.MetadataName)
-	return compareFiles(meta.Files, found, func(f manifests.File) bool { return isOurs(f, runtimeNames) }), nil
+	delete(found, leftOutName)
+	return compareFiles(notLeftOut(meta.Files, found, leftOut(dir)), found, func(f manifests.File) bool { return isOurs(f, runtimeNames) }), nil
 }
 
 // readTree describes the files and links of a folder.
