@@ -262,9 +262,11 @@ func TestFolders(t *testing.T) {
 		{name: "a folder for each release", mirrors: []string{"https://a.example/{release}/", "/abs/{release}"}, tag: tag,
 			want: []string{"https://a.example/v1.1.0-runtime/", "file:///abs/v1.1.0-runtime/"}},
 		{name: "a folder for each release, and none named", mirrors: []string{"https://a.example/{release}/"}, err: "give one with --release"},
+		{name: "a mirror, and then the farm's own", mirrors: []string{"./default", "default"}, tag: tag,
+			want: []string{"file://" + here + "/default/", "https://github.com/waqasm86/llcuda-farm/releases/download/v1.1.0-runtime/"}},
 		{name: "one folder, and none named", mirrors: []string{"https://a.example"}, want: []string{"https://a.example/"}},
 	} {
-		c := &Client{Mirrors: test.mirrors, Offline: test.offline}
+		c := &Client{Store: &store.Store{Home: t.TempDir()}, Mirrors: test.mirrors, Offline: test.offline}
 		got, err := c.folders(test.tag)
 		if test.err != "" {
 			if err == nil || !strings.Contains(err.Error(), test.err) {
