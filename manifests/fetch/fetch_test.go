@@ -388,7 +388,7 @@ func TestKept(t *testing.T) {
 	if _, err := c.Install(t.Context(), Options{}); err != nil {
 		t.Fatal(err)
 	}
-	c.Mirrors = nil
+	c.Mirrors = []string{DefaultMirror} // not the folder that the installation remembers
 	r, err := c.Resolve(t.Context(), "")
 	if err != nil || r.Release.Release != "v1.0.0-runtime" || r.From != "" {
 		t.Fatalf("got %+v, %v", r, err)
