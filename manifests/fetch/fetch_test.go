@@ -312,9 +312,11 @@ func TestFolders(t *testing.T) {
 		{name: "a folder for each release", mirrors: []string{"https://a.example/{release}/", "/abs/{release}"}, tag: tag,
 			want: []string{"https://a.example/v1.1.0-runtime/", "file:///abs/v1.1.0-runtime/"}},
 		{name: "a folder for each release, and none named", mirrors: []string{"https://a.example/{release}/"}, err: "give one with --release"},
+		{name: "a mirror, and then the farm's own", mirrors: []string{"./default", "default"}, tag: tag,
+			want: []string{"file://" + here + "/default/", "https://github.com/waqasm86/llcuda-farm/releases/download/v1.1.0-runtime/"}},
 		{name: "one folder, and none named", mirrors: []string{"https://a.example"}, want: []string{"https://a.example/"}},
 	} {
-		c := &Client{Mirrors: test.mirrors, Offline: test.offline}
+		c := &Client{Store: &store.Store{Home: t.TempDir()}, Mirrors: test.mirrors, Offline: test.offline}
 		got, err := c.folders(test.tag)
 		if test.err != "" {
 			if err == nil || !strings.Contains(err.Error(), test.err) {
@@ -436,7 +438,7 @@ func TestKept(t *testing.T) {
 	if _, err := c.Install(t.Context(), Options{}); err != nil {
 		t.Fatal(err)
 	}
-	c.Mirrors = nil
+	c.Mirrors = []string{DefaultMirror} // not the folder that the installation remembers
 	r, err := c.Resolve(t.Context(), "")
 	if err != nil || r.Release.Release != "v1.0.0-runtime" || r.From != "" {
 		t.Fatalf("got %+v, %v", r, err)

@@ -226,7 +226,7 @@ func TestSelfUpdateWhereItCannot(t *testing.T) {
 			}
 			cmd := exec.Command(args[0], args[1:]...)
 			cmd.Dir = work
-			cmd.Env = append(os.Environ(), "BIN="+p.bin, "REALKEY="+p.key, "KEY="+p.key, "MIRROR="+filepath.Join(p.mirror, "v1.1.0-runtime"),
+			cmd.Env = append(os.Environ(), "HOME="+work, "BIN="+p.bin, "REALKEY="+p.key, "KEY="+p.key, "MIRROR="+filepath.Join(p.mirror, "v1.1.0-runtime"),
 				fmt.Sprintf("SIZE=%d", len(p.clients["v1.0.0-runtime"])))
 			if len(args) == 3 {
 				cmd.Env = append(cmd.Env, "USER_ONLY=1")
