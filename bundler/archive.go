@@ -377,7 +377,9 @@ func (a *archive) readTar(r io.Reader, root *os.Root) error {
 		}
 		seen[name], last = true, name
 		folders[name] = h.Typeflag == tar.TypeDir
-		a.checkHeader(h)
+		if !a.checkHeader(h) {
+			continue
+		}
 		if err := a.member(h, tr, strings.TrimPrefix(strings.TrimPrefix(name, a.top), "/"), root); err != nil {
 			return err
 		}
@@ -391,8 +393,9 @@ func (a *archive) readTar(r io.Reader, root *os.Root) error {
 	return nil
 }
 
-// checkHeader wants what writeTar writes: nothing that depends on who packed, where and when.
-func (a *archive) checkHeader(h *tar.Header) {
+// checkHeader wants what writeTar writes: nothing that depends on who packed, where and when. It reports whether the
+// member may be read: of a sparse file, archive/tar makes up bytes that are not in the tar, without end.
+func (a *archive) checkHeader(h *tar.Header) bool {
 	if h.Uid != 0 || h.Gid != 0 || h.Uname != "" || h.Gname != "" {
 		a.add(h.Name, "its owner is %d:%d (%q, %q) and must be 0:0 without names", h.Uid, h.Gid, h.Uname, h.Gname)
 	}
@@ -405,8 +408,10 @@ func (a *archive) checkHeader(h *tar.Header) {
 	for record := range h.PAXRecords {
 		if record != "path" && record != "linkpath" {
 			a.add(h.Name, "it has the extended header %s", record)
+			return false
 		}
 	}
+	return true
 }
 
 // member reads one entry; name is its path below the top folder.

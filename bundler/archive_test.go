@@ -501,6 +501,39 @@ func TestBomb(t *testing.T) {
 	}
 }
 
+// A sparse file is refused for its records, and the bytes that they stand for are never made up.
+func TestSparse(t *testing.T) {
+	out, artifacts := pack(t, newTree(t, "sm75.fatbin"), 75)
+	// archive/tar refuses to write the records, which stand in the tar under other names of the same length.
+	const written, meant = "GNU-sparse-", "GNU.sparse."
+	for form, test := range map[string]struct {
+		records map[string]string
+		data    string
+	}{
+		"0.1": {records: map[string]string{"size": "67108864", "numblocks": "1", "map": "67108864,0"}},
+		"1.0": {records: map[string]string{"major": "1", "minor": "0", "name": "llcuda-bins-sm75/LICENSE", "realsize": "67108864"},
+			data: "1\n67108864\n0\n" + strings.Repeat("\x00", 499)},
+	} {
+		for _, original := range artifacts {
+			f := newForgery(t, filepath.Join(out, original.Name))
+			f.set("LICENSE", []byte(test.data))
+			f.at("LICENSE").Format, f.at("LICENSE").PAXRecords = tar.FormatPAX, map[string]string{}
+			for record, value := range test.records {
+				f.at("LICENSE").PAXRecords[written+record] = value
+			}
+			inner := bytes.ReplaceAll(f.tar(), []byte(written), []byte(meant))
+			name := filepath.Join(t.TempDir(), original.Name)
+			if err := os.WriteFile(name, compress(t, original.Format, inner), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			_, err := bundler.ReadArtifact(context.Background(), name)
+			if !slices.Contains(findingsIn(t, err), "llcuda-bins-sm75/LICENSE: archive") || strings.Contains(err.Error(), "67108864") {
+				t.Errorf("%s, %s: %v", form, original.Format, err)
+			}
+		}
+	}
+}
+
 func TestReadArtifactOfOtherFiles(t *testing.T) {
 	for _, name := range []string{"llcuda-fetch", "llcuda-bins-sm75.zip", "SHA256SUMS"} {
 		if _, err := bundler.ReadArtifact(context.Background(), filepath.Join(t.TempDir(), name)); err == nil || !strings.Contains(err.Error(), "neither a bundle") {

@@ -106,6 +106,11 @@ func writeArchives(ctx context.Context, base string, tarDigest manifests.Digest,
 	if err := os.MkdirAll(outDir, 0o755); err != nil {
 		return nil, err
 	}
+	unlock, err := LockFolder(ctx, outDir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	dir, err := os.OpenRoot(outDir)
 	if err != nil {
 		return nil, err
@@ -247,13 +252,10 @@ type pendingFile struct {
 	file       *os.File
 }
 
-const (
-	partialSuffix = ".partial"
-	// staleAfter is how old a partial file must be to be one that a killed process left. Packing takes minutes.
-	staleAfter = 6 * time.Hour
-)
+const partialSuffix = ".partial"
 
-// createPending opens a new file beside name, and removes what killed processes left for the same name.
+// createPending opens a new file beside name, and removes what killed processes left for the same name: the caller
+// holds the folder's lock, so no process is writing it.
 func createPending(dir *os.Root, name string) (*pendingFile, error) {
 	prefix := "." + name + "."
 	entries, err := fs.ReadDir(dir.FS(), ".")
@@ -261,8 +263,7 @@ func createPending(dir *os.Root, name string) (*pendingFile, error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		info, err := e.Info()
-		if err == nil && strings.HasPrefix(e.Name(), prefix) && strings.HasSuffix(e.Name(), partialSuffix) && time.Since(info.ModTime()) > staleAfter {
+		if e.Type().IsRegular() && strings.HasPrefix(e.Name(), prefix) && strings.HasSuffix(e.Name(), partialSuffix) {
 			if err := dir.Remove(e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, err
 			}

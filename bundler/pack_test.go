@@ -294,11 +294,12 @@ func TestPackAgain(t *testing.T) {
 	}
 }
 
-func TestPackRemovesStalePartials(t *testing.T) {
+// Whoever holds the folder's lock removes what killed processes left, however new it is, and nothing else.
+func TestPackRemovesUnfinishedFiles(t *testing.T) {
 	dir := newTree(t, "sm75.fatbin")
 	out := t.TempDir()
-	old, fresh := filepath.Join(out, ".llcuda-bins-sm75.tar.gz.1-1.partial"), filepath.Join(out, ".llcuda-bins-sm75.tar.gz.1-2.partial")
-	for _, name := range []string{old, fresh} {
+	old, fresh, other := filepath.Join(out, ".llcuda-bins-sm75.tar.gz.1-1.partial"), filepath.Join(out, ".llcuda-bins-sm75.tar.zst.1-2.partial"), filepath.Join(out, ".notes.1.partial")
+	for _, name := range []string{old, fresh, other} {
 		if err := os.WriteFile(name, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -310,9 +311,40 @@ func TestPackRemovesStalePartials(t *testing.T) {
 	if _, err := bundler.Pack(context.Background(), fsys, describe(t, fsys, rules(75)), out, bundler.PackOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{filepath.Base(fresh), "llcuda-bins-sm75.tar.gz", "llcuda-bins-sm75.tar.zst"}
+	want := []string{filepath.Base(other), "llcuda-bins-sm75.tar.gz", "llcuda-bins-sm75.tar.zst"}
 	if diff := cmp.Diff(want, names(t, out)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// While another process writes to the folder, its unfinished files are not touched.
+func TestPackWaitsForTheFolder(t *testing.T) {
+	fsys, out := open(t, newTree(t, "sm75.fatbin")), t.TempDir()
+	meta := describe(t, fsys, rules(75))
+	unlock, ok, err := bundler.TryLockFolder(out)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	theirs := filepath.Join(out, ".llcuda-bins-sm75.tar.gz.1-1.partial")
+	if err := os.WriteFile(theirs, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	packed := make(chan error)
+	go func() {
+		_, err := bundler.Pack(ctx, fsys, meta, out, bundler.PackOptions{})
+		packed <- err
+	}()
+	cancel()
+	if err := <-packed; !errors.Is(err, context.Canceled) {
+		t.Errorf("packing into a locked folder: %v, want %v", err, context.Canceled)
+	}
+	if diff := cmp.Diff([]string{filepath.Base(theirs)}, names(t, out)); diff != "" {
+		t.Error(diff)
+	}
+	unlock()
+	if _, err := bundler.Pack(context.Background(), fsys, meta, out, bundler.PackOptions{}); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -16,24 +16,24 @@ const module = "github.com/waqasm86/llcuda-farm"
 // imports. Packages that do not exist yet are listed too, so that they come into
 // being with their place known.
 var allowed = map[string][]string{
-	"matrix":      {},
-	"matrix/spec": {"matrix"},
-	"manifests":   {"matrix"},
-	"bundler":     {"manifests", "matrix"},
+	"matrix":         {},
+	"matrix/spec":    {"matrix"},
+	"matrix/patches": {},
+	"manifests":      {"matrix"},
+	"bundler":        {"manifests", "matrix"},
 
 	"docker/cuda12":      {},
 	"docker/cuda12/lock": {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/installer", "ci/internal/goreleaser", "manifests/fetch", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/installer", "ci/internal/goreleaser", "manifests/fetch", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/sigverify"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
 	"ci/internal/engine/builtin": {},
 	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
 	"ci/internal/engine/npm":     {"ci/internal/download"},
 	"ci/internal/download":       {},
 	"ci/internal/goreleaser":     {},
-	"ci/internal/tinygguf":       {},
-	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix"},
+	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix", "matrix/patches"},
 
 	"publisher":            {"manifests", "matrix"},
 	"publisher/ghrelease":  {"publisher", "manifests"},
@@ -45,24 +45,26 @@ var allowed = map[string][]string{
 	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
 
 	"manifests/fetch":               {"manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
-	"manifests/fetch/detect":        {"manifests/fetch/home", "manifests", "matrix"},
+	"manifests/fetch/detect":        {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},
 	"manifests/fetch/home":          {},
 	"manifests/fetch/hub":           {"manifests/fetch/transfer", "manifests/gguf", "matrix"},
 	"manifests/fetch/launch":        {"manifests/fetch/machine"},
 	"manifests/fetch/machine":       {},
 	"manifests/fetch/launch/atonce": {"manifests/fetch/launch", "manifests/fetch/home"},
-	"manifests/fetch/store":         {"manifests/fetch/launch", "manifests", "matrix"},
+	"manifests/fetch/store":         {"manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
 	"manifests/fetch/transfer":      {},
-	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests/fetch/launch", "manifests", "matrix"},
+	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests", "matrix"},
 	"manifests/gguf":                {},
+	"manifests/gguf/tinygguf":       {},
+	"manifests/variants":            {},
 	"manifests/sigverify":           {"manifests"},
 	"manifests/cmd/llcuda-fetch":    {"manifests/fetch/fetchcli", "manifests/fetch/launch/atonce", "manifests/fetch", "manifests/sigverify", "manifests"},
 }
 
 // inTests are the edges that tests have beyond those of their package.
 var inTests = map[string][]string{
-	"ci":                         {"publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "ci/internal/tinygguf", "bundler", "manifests", "matrix", "matrix/spec"},
-	"ci/internal/engine":         {"ci/internal/tinygguf", "bundler", "manifests", "matrix/spec"},
+	"ci":                         {"publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "bundler", "manifests", "matrix", "matrix/spec"},
+	"ci/internal/engine":         {"manifests/gguf/tinygguf", "bundler", "manifests", "matrix/spec"},
 	"ci/internal/engine/image":   {"ci/internal/engine/image/imagetest"},
 	"bundler":                    {"matrix/spec"},
 	"manifests":                  {"matrix/spec"},
@@ -72,11 +74,11 @@ var inTests = map[string][]string{
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
 	"publisher/hfhub":            {"publisher/hftest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
-	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "publisher/pointer", "matrix"},
+	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "publisher/hftest", "publisher/pointer", "matrix"},
 	"publisher/cosign":           {"publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
-	"ci/internal/cli":            {"ci/internal/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
+	"ci/internal/cli":            {"manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
 	"publisher":                  {"manifests/fetch/fetchtest"},
 	"publisher/ghrelease":        {"publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
 }

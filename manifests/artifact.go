@@ -81,6 +81,12 @@ func (a Artifact) Top() string {
 	return a.Stem()
 }
 
+// ClientName is the name of the client's archive for a system, by Go's names. Its llcuda-fetch says of itself that it is of
+// the release, and what lies beside it at the top and may be executed belongs to it.
+func ClientName(goos, goarch string) string {
+	return "llcuda-fetch-" + goos + "-" + goarch + "." + FormatTarGz
+}
+
 func (a Artifact) check() error {
 	var p matrix.Problems
 	checkName(&p, "name", a.Name)

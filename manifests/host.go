@@ -6,6 +6,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
@@ -21,13 +22,19 @@ type Host struct {
 	Platform string `json:"platform"`
 	// Kernel is what uname -r prints.
 	Kernel string `json:"kernel"`
-	// Glibc and GLIBCXX are the newest versions that the machine's C and C++
-	// libraries define: "2.35", "3.4.30". Glibc is empty on systems with another C library.
-	Glibc   string     `json:"glibc"`
-	GLIBCXX string     `json:"glibcxx"`
-	CPU     CPU        `json:"cpu"`
-	Driver  HostDriver `json:"driver"`
-	// GPUs are all GPUs of NVIDIA's, in the driver's order.
+	// Distribution is ID and VERSION_ID of /etc/os-release: "ubuntu 22.04".
+	Distribution string `json:"distribution"`
+	// Glibc and GLIBCXX are the newest versions that the C and C++ libraries define which
+	// programs get: "2.35", "3.4.30". Glibc is empty where the loader finds no GNU C library.
+	Glibc   string `json:"glibc"`
+	GLIBCXX string `json:"glibcxx"`
+	// LibStdCXX is the C++ library that programs get, where LD_LIBRARY_PATH leads to it. It is
+	// empty where the system's own is used.
+	LibStdCXX string     `json:"libstdcxx"`
+	CPU       CPU        `json:"cpu"`
+	Driver    HostDriver `json:"driver"`
+	CUDA      HostCUDA   `json:"cuda"`
+	// GPUs are the GPUs that CUDA gives to a program, in CUDA's order where it was asked, else in nvidia-smi's.
 	GPUs []GPU `json:"gpus"`
 	// CUDALibraries are the CUDA 12 libraries found, in the order in which they are to be tried.
 	CUDALibraries []CUDALibrary `json:"cuda_libraries"`
@@ -50,17 +57,34 @@ type HostDriver struct {
 	CUDA string `json:"cuda"`
 }
 
-// A GPU is one GPU of NVIDIA's.
+// HostCUDA is what CUDA gives to programs, and why it gives them no GPU.
+type HostCUDA struct {
+	// Asked says that CUDA itself answered. Otherwise the GPUs are those of nvidia-smi or of the kernel's files.
+	Asked bool `json:"asked"`
+	// Library is the libcuda.so.1 that programs get.
+	Library string `json:"library"`
+	// Error is CUDA's number of the error that it answered with, 0 for none, and Name its name: "CUDA_ERROR_NO_DEVICE".
+	Error int    `json:"error"`
+	Name  string `json:"name"`
+	// Environment are the variables that were set and decide which GPUs CUDA shows: "CUDA_VISIBLE_DEVICES=0".
+	Environment []string `json:"environment"`
+	// Problem is why programs have no GPU, and Way what helps, for a person. Both are empty where there is a GPU, and
+	// where nothing hints at one.
+	Problem string `json:"problem"`
+	Way     string `json:"way"`
+}
+
+// A GPU is one GPU of NVIDIA's, or one MIG slice of it.
 type GPU struct {
 	Index int `json:"index"`
-	// UUID is empty where only the PCI bus knows of the GPU: "GPU-3de16fa6-…".
+	// UUID is empty where it is not known: "GPU-3de16fa6-…", "MIG-…".
 	UUID string `json:"uuid"`
 	Name string `json:"name"`
 	// SM is 0 where it is not known.
 	SM matrix.SM `json:"sm"`
-	// MemoryMiB is 0 where it is not known.
+	// MemoryMiB is what a program may have of it, 0 where that is not known.
 	MemoryMiB int `json:"memory_mib"`
-	// MIG says that the GPU is split: its memory is not for one program.
+	// MIG says that it is a slice of a GPU, or a GPU that is split into slices of which no more is known.
 	MIG bool `json:"mig"`
 }
 
@@ -69,7 +93,7 @@ type CUDALibrary struct {
 	// Name is the soname: "libcublas.so.12".
 	Name string `json:"name"`
 	Path string `json:"path"`
-	// Source is where it was found: "environment", "store", "pip", "toolkit" or "loader".
+	// Source is where it was found: "environment", "pip", "toolkit" or "loader"; "store" is what the client fetched.
 	Source string `json:"source"`
 }
 
@@ -95,6 +119,17 @@ func (h Host) Check() error {
 		if version != "" {
 			checkVersion(&p, at, version)
 		}
+	}
+	if h.CUDA.Error < 0 {
+		p.Addf("cuda.error", "%d is less than 0, which stands for none", h.CUDA.Error)
+	}
+	for i, variable := range h.CUDA.Environment {
+		if name, _, ok := strings.Cut(variable, "="); !ok || name == "" {
+			p.Addf(fmt.Sprintf("cuda.environment[%d]", i), "%q is not NAME=VALUE", shorten(variable))
+		}
+	}
+	if h.CUDA.Problem != "" && len(h.GPUs) > 0 {
+		p.Addf("cuda.problem", "given, and gpus lists %d that programs have", len(h.GPUs))
 	}
 	for i, gpu := range h.GPUs {
 		at := fmt.Sprintf("gpus[%d]", i)

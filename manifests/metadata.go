@@ -93,13 +93,21 @@ type File struct {
 // Build is how the bundle was made.
 type Build struct {
 	// BuilderImage and BaseImage name the two by digest.
-	BuilderImage    string   `json:"builder_image"`
-	BaseImage       string   `json:"base_image"`
+	BuilderImage string `json:"builder_image"`
+	BaseImage    string `json:"base_image"`
+	// Patches are what was changed in the source before it was compiled, in this order.
+	Patches         []Patch  `json:"patches,omitempty"`
 	HostCMake       []string `json:"host_cmake"`
 	CUDACMake       []string `json:"cuda_cmake"`
 	SourceDateEpoch int64    `json:"source_date_epoch"`
 	// Engine is the build engine and its version.
 	Engine string `json:"engine"`
+}
+
+// A Patch is a file of matrix/patches, as it was applied.
+type Patch struct {
+	Name   string `json:"name"`
+	SHA256 string `json:"sha256"`
 }
 
 // Check reports everything wrong with the metadata, as matrix.Problems.
@@ -126,6 +134,11 @@ func (b Build) check() error {
 		if text.value == "" {
 			p.Addf(text.at, "empty")
 		}
+	}
+	for i, patch := range b.Patches {
+		at := fmt.Sprintf("patches[%d]", i)
+		checkName(&p, at+".name", patch.Name)
+		checkSHA256(&p, at+".sha256", patch.SHA256)
 	}
 	checkEpoch(&p, "source_date_epoch", b.SourceDateEpoch)
 	return p.Err()

@@ -62,6 +62,7 @@ func TestMetadataRefuses(t *testing.T) {
 		"two cubins":     {func(m *manifests.Metadata) { m.DeviceCode.Cubin = []matrix.SM{75, 80} }, "device_code.cubin: [75 80], but the bundle is for [75]"},
 		"toolkit":        {func(m *manifests.Metadata) { m.Toolkit = manifests.Toolkit{} }, "toolkit.cuda: \"\" is not dotted numbers\ntoolkit.nvcc: \"\" is not dotted numbers"},
 		"build":          {func(m *manifests.Metadata) { m.Build = manifests.Build{} }, "build.builder_image: empty\nbuild.base_image: empty\nbuild.engine: empty\nbuild.source_date_epoch: 0 is not between 1 and 8589934591"},
+		"a patch":        {func(m *manifests.Metadata) { m.Build.Patches = []manifests.Patch{{Name: "../a", SHA256: "1"}} }, "build.patches[0].name: \"../a\" is no name: letters, digits and ._- with no dot in front\nbuild.patches[0].sha256: \"1\" is not 64 lower-case hex digits"},
 		"build text":     {func(m *manifests.Metadata) { m.Build.HostCMake = []string{"a\x00b"} }, `build.host_cmake[0]: "a\x00b" cannot be printed in one line`},
 		"no files":       {func(m *manifests.Metadata) { m.Files = nil }, "files: empty"},
 		"order":          {func(m *manifests.Metadata) { m.Files[0], m.Files[6] = m.Files[6], m.Files[0] }, `files[6].path: "LICENSE" comes after "lib/libllama.so.0": files ascend by path, each once`},

@@ -73,6 +73,11 @@ const (
 	LackDisk   Lack = "disk"   // one fits, and the disk is too full for it
 )
 
+// Absent says that the bundle was picked by its SM alone, for a GPU that this host does not have.
+func (d Decision) Absent() bool {
+	return d.Through != ThroughCPU && !slices.ContainsFunc(d.GPUs, func(v GPUVerdict) bool { return v.Served })
+}
+
 // A NoBundleError is a host that no bundle can be picked for. Decision has the whole trace.
 type NoBundleError struct {
 	Lack   Lack
@@ -91,10 +96,11 @@ func (e *NoBundleError) Hint() string { return e.Way }
 //
 // A bundle serves a GPU by a cubin of the GPU's own SM, else by one of the same major and a lower minor, else by PTX
 // that is not newer than the GPU, if the driver is new enough to compile it. The bundle that serves the most memory
-// wins, then the one that serves the most GPUs, then the one that serves more memory by cubin, then the newest SM. The
-// memory of a GPU in MIG mode does not count, as no program has it whole.
+// wins, then the one that serves the most GPUs, then the one that serves more memory by cubin, then the newest SM.
 //
-// Without a GPU that can be served the error is a *NoBundleError; only AllowCPU makes it the smallest bundle instead.
+// Without a GPU that can be served the error is a *NoBundleError. Two options change that: AllowCPU makes it the smallest
+// bundle, and SM alone, where there is no GPU or no driver at all, the bundle of that SM: an image is built for another
+// machine's GPU.
 func Pick(r Release, host Host, opts PickOptions) (Decision, error) {
 	p := picker{release: r, host: host, opts: opts, candidates: candidates(r)}
 	p.decision.GPUs = make([]GPUVerdict, len(host.GPUs))
@@ -163,9 +169,6 @@ func (p *picker) pick() (Decision, error) {
 				continue
 			}
 			c.count++
-			if gpu.MIG {
-				continue
-			}
 			c.memory += gpu.MemoryMiB
 			if m.through == ThroughCubin {
 				c.cubin += gpu.MemoryMiB
@@ -183,10 +186,14 @@ func (p *picker) pick() (Decision, error) {
 			}
 		}
 	}
-	if best >= 0 {
-		p.choose(p.candidates[best], onCPU)
+	absent := best < 0 && p.opts.SM != 0 && (len(p.host.GPUs) == 0 || p.host.Driver.Version == "")
+	if absent {
+		best = slices.IndexFunc(p.candidates, func(c candidate) bool { return c.against == "" })
 	}
-	p.explain(best, onCPU)
+	if best >= 0 {
+		p.choose(p.candidates[best], onCPU, absent)
+	}
+	p.explain(best, onCPU, absent)
 	if best < 0 {
 		none := p.lack()
 		none.Decision = p.decision
@@ -212,19 +219,53 @@ func (p *picker) against(c candidate) string {
 		return fmt.Sprintf("%s was asked for", p.opts.SM)
 	case h.OS != "linux" || h.Arch != "amd64":
 		return fmt.Sprintf("it is for linux/amd64, and this machine is %s/%s", h.OS, h.Arch)
+	case h.Glibc == "" && distribution(h) == "nixos":
+		return fmt.Sprintf("it needs the GNU C library %s or later, and NixOS does not have it where programs built elsewhere look for it", need.Glibc)
 	case h.Glibc == "":
-		return fmt.Sprintf("it needs the GNU C library %s or later, and this system has another C library", need.Glibc)
+		return fmt.Sprintf("it needs the GNU C library %s or later, and there is none where the loader looks", need.Glibc)
 	case matrix.CompareVersions(h.Glibc, need.Glibc) < 0:
 		return fmt.Sprintf("it needs glibc %s or later, and this system has %s; a newer distribution or container has it", need.Glibc, h.Glibc)
 	case need.GLIBCXX != "" && matrix.CompareVersions(h.GLIBCXX, need.GLIBCXX) < 0:
 		if h.GLIBCXX == "" {
 			return "it needs the C++ library libstdc++.so.6, which this system lacks; its package is named libstdc++6 or libstdc++"
 		}
+		if h.LibStdCXX != "" {
+			return fmt.Sprintf("it needs libstdc++ with GLIBCXX_%s, and %s, to which LD_LIBRARY_PATH leads, ends at %s", need.GLIBCXX, h.LibStdCXX, h.GLIBCXX)
+		}
 		return fmt.Sprintf("it needs libstdc++ with GLIBCXX_%s, and this system's ends at %s", need.GLIBCXX, h.GLIBCXX)
 	case !runsOn(h.CPU, need.CPUVariants):
 		return fmt.Sprintf("none of its CPU backends (%s) runs on this processor (%s)", strings.Join(need.CPUVariants, ", "), cmp.Or(h.CPU.Model, "of unknown model"))
 	}
 	return ""
+}
+
+// distribution is the first word of the host's distribution: "rhel".
+func distribution(h Host) string {
+	id, _, _ := strings.Cut(h.Distribution, " ")
+	return id
+}
+
+// wayOfLibraries is what helps a host whose C or C++ library keeps it from every bundle.
+func (p *picker) wayOfLibraries(c candidate) string {
+	const container = "run it in a container with a newer distribution, such as nvidia/cuda's for Ubuntu 22.04"
+	h, need := p.host, c.Requires
+	switch {
+	case h.OS != "linux" || h.Arch != "amd64":
+	case h.Glibc == "" && distribution(h) == "nixos":
+		return "programs.nix-ld.enable = true, with stdenv.cc.cc.lib in programs.nix-ld.libraries; or an FHS environment: steam-run llcuda-fetch, buildFHSEnv"
+	case h.Glibc == "":
+		return "musl systems such as Alpine need a container, or a chroot, of a distribution with glibc; gcompat is not enough for CUDA"
+	case matrix.CompareVersions(h.Glibc, need.Glibc) < 0:
+		return container
+	case need.GLIBCXX == "" || matrix.CompareVersions(h.GLIBCXX, need.GLIBCXX) >= 0:
+	case h.GLIBCXX == "":
+		return "install libstdc++6 (Debian, Ubuntu) or libstdc++ (Fedora, RHEL and their family)"
+	case h.LibStdCXX != "":
+		return fmt.Sprintf("unset LD_LIBRARY_PATH, or take %s out of it", path.Dir(h.LibStdCXX))
+	default:
+		return "a newer libstdc++.so.6 in a folder of LD_LIBRARY_PATH does it, such as conda's: conda install -c conda-forge libstdcxx-ng, LD_LIBRARY_PATH=$CONDA_PREFIX/lib; or " + container
+	}
+	return "llcuda-fetch detect shows what was found out about this machine"
 }
 
 // oldVariants are llama.cpp's CPU backends for processors without AVX2, and the flags of /proc/cpuinfo that each needs.
@@ -304,7 +345,7 @@ func notServed(c candidate, gpu GPU) string {
 }
 
 // choose fills in what the choice of a bundle means.
-func (p *picker) choose(c candidate, onCPU bool) {
+func (p *picker) choose(c candidate, onCPU, absent bool) {
 	d := &p.decision
 	d.Bundle, d.Asset, d.SM, d.Through = c.Stem(), c.Name, c.SM, ThroughCPU
 	d.DownloadBytes, d.DiskBytes = c.Size, c.Size+c.Tar.Size
@@ -318,10 +359,14 @@ func (p *picker) choose(c candidate, onCPU bool) {
 			d.Through = m.through
 		}
 	}
-	if onCPU {
+	switch {
+	case onCPU:
 		return // the CUDA backend is not loaded
+	case absent:
+		d.Through = ThroughCubin
+	default:
+		d.VisibleDevices = visible(d.GPUs)
 	}
-	d.VisibleDevices = visible(d.GPUs)
 	if runtime, ok := p.runtime(); ok {
 		d.Runtime = runtime.Name
 		d.DownloadBytes += runtime.Size
@@ -377,12 +422,14 @@ func (p *picker) runtime() (Artifact, bool) {
 }
 
 // explain says of every bundle why it was chosen or not.
-func (p *picker) explain(best int, onCPU bool) {
+func (p *picker) explain(best int, onCPU, absent bool) {
 	for i, c := range p.candidates {
 		v := BundleVerdict{Bundle: c.Stem(), SM: c.SM, Chosen: i == best, Reason: c.against}
 		switch {
 		case i == best && onCPU:
 			v.Reason = "no GPU can be served, and the CPU was allowed; it is the smallest"
+		case i == best && absent:
+			v.Reason = fmt.Sprintf("it is for a GPU that is not here: %s was asked for, and %s", p.opts.SM, p.unserved(c))
 		case i == best:
 			v.Reason = fmt.Sprintf("it serves %s", served(c, p.host.GPUs))
 		case c.against != "":
@@ -429,7 +476,7 @@ func (p *picker) worse(c, chosen candidate) string {
 // unserved is why a bundle serves none of the host's GPUs.
 func (p *picker) unserved(c candidate) string {
 	if len(p.host.GPUs) == 0 {
-		return "there is no GPU"
+		return cmp.Or(p.host.CUDA.Problem, "there is no GPU")
 	}
 	var parts []string
 	for i, m := range c.serves {
@@ -440,9 +487,26 @@ func (p *picker) unserved(c candidate) string {
 	return strings.Join(parts, "; ")
 }
 
+// allowCPU is the way out of every machine without a GPU that serves.
+const allowCPU = "--allow-cpu installs llama.cpp for the processor alone"
+
+// NoGPU is why programs have no GPU on a host, whatever the release; nil where they have one.
+func (h Host) NoGPU() *NoBundleError {
+	switch {
+	case h.CUDA.Problem != "":
+		return &NoBundleError{Lack: LackGPU, Reason: h.CUDA.Problem, Way: cmp.Or(h.CUDA.Way, "llcuda-fetch doctor looks closer") + "; " + allowCPU}
+	case len(h.GPUs) == 0:
+		return &NoBundleError{Lack: LackGPU, Reason: "no NVIDIA GPU was found; " + allowCPU,
+			Way: "in a container, start it with --gpus all; on Colab and Kaggle, choose a GPU for the notebook; for the GPU of another machine, name it with --sm; llcuda-fetch doctor looks closer"}
+	case h.Driver.Version == "":
+		return &NoBundleError{Lack: LackDriver, Reason: "there is an NVIDIA GPU, and no NVIDIA driver is loaded; install the driver, or use --allow-cpu",
+			Way: "nothing of CUDA is needed but the driver; llcuda-fetch doctor says what nvidia-smi answered"}
+	}
+	return nil
+}
+
 // lack is what to tell a host that gets nothing: the nearest thing that would help.
 func (p *picker) lack() NoBundleError {
-	const cpu = "--allow-cpu installs llama.cpp for the processor alone"
 	allowed := slices.DeleteFunc(slices.Clone(p.candidates), func(c candidate) bool { return p.opts.SM != 0 && c.SM != p.opts.SM })
 	if len(allowed) == 0 {
 		var have []string
@@ -453,25 +517,20 @@ func (p *picker) lack() NoBundleError {
 			Way: "without --sm the best one for this machine is taken; --release names another release"}
 	}
 	if against := allowed[0].against; !slices.ContainsFunc(allowed, func(c candidate) bool { return c.against == "" }) {
-		return NoBundleError{Lack: LackBundle, Reason: "no bundle runs here: " + against, Way: "llcuda-fetch detect shows what was found out about this machine"}
+		return NoBundleError{Lack: LackBundle, Reason: "no bundle runs here: " + against, Way: p.wayOfLibraries(allowed[0])}
 	}
-	switch {
-	case len(p.host.GPUs) == 0:
-		return NoBundleError{Lack: LackGPU, Reason: "no NVIDIA GPU was found; " + cpu,
-			Way: "in a container, start it with --gpus all; on Colab and Kaggle, choose a GPU for the notebook; llcuda-fetch doctor looks closer"}
-	case p.host.Driver.Version == "":
-		return NoBundleError{Lack: LackDriver, Reason: "there is an NVIDIA GPU, and no NVIDIA driver is loaded; install the driver, or use --allow-cpu",
-			Way: "nothing of CUDA is needed but the driver; llcuda-fetch doctor says what nvidia-smi answered"}
+	if none := p.host.NoGPU(); none != nil {
+		return *none
 	}
 	// Of the reasons, the one of the bundle that is nearest to the GPUs: where the driver alone is missing, that.
 	for _, c := range slices.Backward(allowed) {
 		if slices.ContainsFunc(c.serves, func(m match) bool { return m.oldDriver }) {
-			return NoBundleError{Lack: LackBundle, Reason: p.unserved(c), Way: "update NVIDIA's driver, nothing else of CUDA is needed; " + cpu}
+			return NoBundleError{Lack: LackBundle, Reason: p.unserved(c), Way: "update NVIDIA's driver, nothing else of CUDA is needed; " + allowCPU}
 		}
 	}
-	way := "llcuda-fetch plan has the reason for each bundle; " + cpu
+	way := "llcuda-fetch plan has the reason for each bundle; " + allowCPU
 	if p.opts.SM != 0 {
-		way = "without --sm the best one for this machine is taken; " + cpu
+		way = "without --sm the best one for this machine is taken; " + allowCPU
 	}
 	return NoBundleError{Lack: LackBundle, Reason: p.unserved(allowed[0]), Way: way}
 }

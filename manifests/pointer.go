@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,37 @@ type Pointer struct {
 	Number int64
 	// Issued and Expires are in UTC, in whole seconds. The pointer counts between them.
 	Issued, Expires time.Time
+	// Withdrawn are the releases that were taken back, ascending by tag. Later pointers keep them.
+	Withdrawn []Withdrawal
+}
+
+// A Withdrawal is a release that was taken back: nobody should install it any more.
+type Withdrawal struct {
+	Release string `json:"release"`
+	// Reason is one line for those who ask for the release by its tag, or have it installed.
+	Reason string `json:"reason"`
+}
+
+const (
+	// MaxWithdrawn and maxReason bound the withdrawn releases, so that with them a pointer stays well below MaxPointerSize
+	// in a Sigstore bundle, which has it in base64.
+	MaxWithdrawn = 60
+	maxReason    = 300 // bytes
+)
+
+// Withdrawal says whether a release was taken back, and why.
+func (p Pointer) Withdrawal(release string) (Withdrawal, bool) {
+	at := slices.IndexFunc(p.Withdrawn, func(w Withdrawal) bool { return w.Release == release })
+	if at < 0 {
+		return Withdrawal{}, false
+	}
+	return p.Withdrawn[at], true
+}
+
+// Equal says whether two pointers say the same.
+func (p Pointer) Equal(q Pointer) bool {
+	return p.Release == q.Release && p.Manifest == q.Manifest && p.Number == q.Number &&
+		p.Issued.Equal(q.Issued) && p.Expires.Equal(q.Expires) && slices.Equal(p.Withdrawn, q.Withdrawn)
 }
 
 // A pointerStatement is a pointer as it is signed: an in-toto statement about a manifest.json.
@@ -70,6 +102,8 @@ type pointerPredicate struct {
 	Number  int64  `json:"number"`
 	Issued  string `json:"issued"`
 	Expires string `json:"expires"`
+	// Withdrawn is left out where there is none.
+	Withdrawn []Withdrawal `json:"withdrawn,omitempty"`
 }
 
 // Check reports everything wrong with a pointer, as matrix.Problems. It looks at no clock.
@@ -91,7 +125,28 @@ func (p Pointer) Check() error {
 	if life := p.Expires.Sub(p.Issued); life <= 0 || life > MaxPointerLife {
 		problems.Addf("expires", "%s after it was issued; want more than nothing, and at most %s", life, MaxPointerLife)
 	}
+	p.checkWithdrawn(&problems)
 	return problems.Err()
+}
+
+func (p Pointer) checkWithdrawn(problems *matrix.Problems) {
+	if len(p.Withdrawn) > MaxWithdrawn {
+		problems.Addf("withdrawn", "%d releases, and at most %d have room", len(p.Withdrawn), MaxWithdrawn)
+		return
+	}
+	for i, w := range p.Withdrawn {
+		at := fmt.Sprintf("withdrawn[%d]", i)
+		checkName(problems, at+".release", w.Release)
+		switch {
+		case w.Release == p.Release:
+			problems.Addf(at+".release", "%s is the current release, too", w.Release)
+		case i > 0 && w.Release <= p.Withdrawn[i-1].Release:
+			problems.Addf(at+".release", "%s does not come after %s", w.Release, p.Withdrawn[i-1].Release)
+		}
+		if strings.TrimSpace(w.Reason) == "" || len(w.Reason) > maxReason || !matrix.IsPrintable(w.Reason) {
+			problems.Addf(at+".reason", "%q is not one line of 1 to %d bytes", shorten(w.Reason), maxReason)
+		}
+	}
 }
 
 // EncodePointer gives the statement to sign. It refuses a pointer that Check refuses.
@@ -103,7 +158,7 @@ func EncodePointer(p Pointer) ([]byte, error) {
 		Type:          statementType,
 		Subject:       []pointerSubject{{Name: ManifestName, Digest: pointerDigest{SHA256: p.Manifest}}},
 		PredicateType: pointerType,
-		Predicate:     pointerPredicate{Release: p.Release, Number: p.Number, Issued: p.Issued.Format(pointerTime), Expires: p.Expires.Format(pointerTime)},
+		Predicate:     pointerPredicate{Release: p.Release, Number: p.Number, Issued: p.Issued.Format(pointerTime), Expires: p.Expires.Format(pointerTime), Withdrawn: p.Withdrawn},
 	})
 }
 
@@ -144,7 +199,7 @@ func decodePointer(statement []byte) (Pointer, error) {
 	if err := problems.Err(); err != nil {
 		return Pointer{}, err
 	}
-	p := Pointer{Release: s.Predicate.Release, Manifest: s.Subject[0].Digest.SHA256, Number: s.Predicate.Number}
+	p := Pointer{Release: s.Predicate.Release, Manifest: s.Subject[0].Digest.SHA256, Number: s.Predicate.Number, Withdrawn: s.Predicate.Withdrawn}
 	for _, t := range []struct {
 		at, text string
 		time     *time.Time
@@ -226,6 +281,30 @@ func (e *PointerBackError) Hint() string {
 	return "somebody may be holding you at an old release; a cache that is minutes behind does so, too: then it passes by itself"
 }
 
+// A WithdrawnError is a release that was asked for by its tag, and was taken back.
+type WithdrawnError struct {
+	Withdrawal
+	// Instead is the release that the pointer names.
+	Instead string
+}
+
+func (e *WithdrawnError) Error() string {
+	return fmt.Sprintf("release %s was withdrawn: %s", e.Release, e.Reason)
+}
+
+// Hint says what to use instead.
+func (e *WithdrawnError) Hint() string {
+	return "--release " + e.Instead + " is the current release; --allow-withdrawn takes " + e.Release + " all the same"
+}
+
+// CheckWithdrawn says whether a release that was asked for was taken back. Its error is a *WithdrawnError.
+func (p Pointer) CheckWithdrawn(release string) error {
+	if w, withdrawn := p.Withdrawal(release); withdrawn {
+		return &WithdrawnError{w, p.Release}
+	}
+	return nil
+}
+
 // named is the release of a pointer, as exactly as a person may want it.
 func (p Pointer) named() string {
 	const digits = 12
@@ -235,7 +314,7 @@ func (p Pointer) named() string {
 // CheckAfter says whether the pointer may follow one that was seen before: one of a lower number, or itself. Its error
 // is a *PointerBackError. A pointer that is only made anew has another number.
 func (p Pointer) CheckAfter(seen Pointer) error {
-	if p.Number < seen.Number || p.Number == seen.Number && (p.Release != seen.Release || p.Manifest != seen.Manifest) {
+	if p.Number < seen.Number || p.Number == seen.Number && (p.Release != seen.Release || p.Manifest != seen.Manifest || !slices.Equal(p.Withdrawn, seen.Withdrawn)) {
 		return &PointerBackError{Seen: seen, Offered: p}
 	}
 	return nil

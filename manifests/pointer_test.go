@@ -2,7 +2,9 @@ package manifests_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -84,6 +86,8 @@ func TestDecodePointerRefuses(t *testing.T) {
 		"never good":           {"2026-12-25", "2026-11-25", "expires: 0s after it was issued"},
 		"good for ever":        {"2026-12-25", "2936-12-25", "want more than nothing, and at most 8784h0m0s"},
 		"a field more":         {`"number"`, `"colour": "red", "number"`, "predicate.colour: unknown field"},
+		"nothing withdrawn":    {`"number"`, `"withdrawn": [], "number"`, "predicate.withdrawn: empty: leave it out"},
+		"withdrawn, and how":   {`"number"`, `"withdrawn": [{"release": "v1"}], "number"`, "predicate.withdrawn[0].reason: missing"},
 		"a field twice":        {`"number"`, `"number": 8, "number"`, "predicate.number: given twice"},
 		"no number":            {"\"number\": 7,\n", "", "predicate.number: missing"},
 		"something after it":   {"}\n}\n", "}\n}\n{}", "invalid character"},
@@ -99,7 +103,7 @@ func TestDecodePointerRefuses(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), "reading current.sigstore.json: ") || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v, want %s", name, err, test.want)
 		}
-		if p != (manifests.Pointer{}) {
+		if !p.Equal(manifests.Pointer{}) {
 			t.Errorf("%s: it gave out %+v", name, p)
 		}
 	}
@@ -138,19 +142,70 @@ func TestNoNumberIsTheLast(t *testing.T) {
 
 func TestEncodePointerRefuses(t *testing.T) {
 	for name, change := range map[string]func(*manifests.Pointer){
-		"no release":       func(p *manifests.Pointer) { p.Release = "" },
-		"no manifest":      func(p *manifests.Pointer) { p.Manifest = "" },
-		"no number":        func(p *manifests.Pointer) { p.Number = 0 },
-		"no times":         func(p *manifests.Pointer) { p.Issued, p.Expires = time.Time{}, time.Time{} },
-		"part of a second": func(p *manifests.Pointer) { p.Issued = p.Issued.Add(1) },
-		"another zone":     func(p *manifests.Pointer) { p.Issued = p.Issued.In(time.FixedZone("x", 3600)) },
-		"the wrong way":    func(p *manifests.Pointer) { p.Issued, p.Expires = p.Expires, p.Issued },
+		"no release":                    func(p *manifests.Pointer) { p.Release = "" },
+		"no manifest":                   func(p *manifests.Pointer) { p.Manifest = "" },
+		"no number":                     func(p *manifests.Pointer) { p.Number = 0 },
+		"no times":                      func(p *manifests.Pointer) { p.Issued, p.Expires = time.Time{}, time.Time{} },
+		"part of a second":              func(p *manifests.Pointer) { p.Issued = p.Issued.Add(1) },
+		"another zone":                  func(p *manifests.Pointer) { p.Issued = p.Issued.In(time.FixedZone("x", 3600)) },
+		"the current release withdrawn": func(p *manifests.Pointer) { p.Withdrawn = withdrawn(p.Release) },
+		"withdrawn twice":               func(p *manifests.Pointer) { p.Withdrawn = withdrawn("v1.0.0", "v1.0.0") },
+		"withdrawn in another order":    func(p *manifests.Pointer) { p.Withdrawn = withdrawn("v1.0.1", "v1.0.0") },
+		"withdrawn, and no tag":         func(p *manifests.Pointer) { p.Withdrawn = withdrawn("../v1") },
+		"withdrawn without a reason":    func(p *manifests.Pointer) { p.Withdrawn = []manifests.Withdrawal{{Release: "v1.0.0", Reason: "  "}} },
+		"a reason of two lines": func(p *manifests.Pointer) {
+			p.Withdrawn = []manifests.Withdrawal{{Release: "v1.0.0", Reason: "a\nb"}}
+		},
+		"a reason that rewrites the terminal": func(p *manifests.Pointer) {
+			p.Withdrawn = []manifests.Withdrawal{{Release: "v1.0.0", Reason: "\x1b[2J"}}
+		},
+		"a long reason": func(p *manifests.Pointer) {
+			p.Withdrawn = []manifests.Withdrawal{{Release: "v1.0.0", Reason: strings.Repeat("x", 301)}}
+		},
+		"too many withdrawn": func(p *manifests.Pointer) {
+			for i := range manifests.MaxWithdrawn + 1 {
+				p.Withdrawn = append(p.Withdrawn, withdrawn(fmt.Sprintf("v0.%03d", i))...)
+			}
+		},
+		"the wrong way": func(p *manifests.Pointer) { p.Issued, p.Expires = p.Expires, p.Issued },
 	} {
 		p := pointer()
 		change(&p)
 		if data, err := manifests.EncodePointer(p); err == nil {
 			t.Errorf("%s: it wrote %s", name, data)
 		}
+	}
+}
+
+// withdrawn are releases that were taken back, as they are given.
+func withdrawn(releases ...string) []manifests.Withdrawal {
+	var list []manifests.Withdrawal
+	for _, release := range releases {
+		list = append(list, manifests.Withdrawal{Release: release, Reason: "wrong results"})
+	}
+	return list
+}
+
+// As many as there may be, each as long as it may be, fit: in base64, beside 20 kB for certificate, logs and timestamp.
+func TestWithdrawnFit(t *testing.T) {
+	p := pointer()
+	for i := range manifests.MaxWithdrawn {
+		p.Withdrawn = append(p.Withdrawn, manifests.Withdrawal{Release: fmt.Sprintf("v0.%03d.%s", i, strings.Repeat("0", 90)), Reason: strings.Repeat("x", 300)})
+	}
+	data := encodePointer(t, p)
+	if size := base64.StdEncoding.EncodedLen(len(data)); size > manifests.MaxPointerSize-20_000 {
+		t.Errorf("it has %d bytes in base64", size)
+	}
+	got, err := manifests.DecodePointer(data)
+	if diff := cmp.Diff(p, got); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	if _, is := got.Withdrawal("v1.1.0-runtime"); is {
+		t.Error("a release counts as withdrawn that is not")
+	}
+	var said *manifests.WithdrawnError
+	if err := got.CheckWithdrawn(p.Withdrawn[7].Release); !errors.As(err, &said) || said.Instead != "v1.1.0-runtime" {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -193,6 +248,7 @@ func TestPointerOrder(t *testing.T) {
 		{"a lower number", func(p *manifests.Pointer) { p.Number = 6 }, "release pointer 6 names v1.1.0-runtime (manifest aaaaaaaaaaaa), and pointer 7,"},
 		{"a lower number of a newer release", func(p *manifests.Pointer) { p.Number, p.Release = 6, "v2.0.0-runtime" }, "release pointer 6 names v2.0.0-runtime"},
 		{"another release by the same number", func(p *manifests.Pointer) { p.Release = "v1.2.0-runtime" }, "two release pointers have the number 7"},
+		{"other withdrawn releases by the same number", func(p *manifests.Pointer) { p.Withdrawn = withdrawn("v1.0.0") }, "two release pointers have the number 7"},
 		{"another manifest by the same number", func(p *manifests.Pointer) { p.Manifest = hash("b") }, "two release pointers have the number 7"},
 	} {
 		p := pointer()
@@ -238,13 +294,13 @@ func FuzzDecodePointer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := manifests.DecodePointer(data)
 		if err != nil {
-			if p != (manifests.Pointer{}) {
+			if !p.Equal(manifests.Pointer{}) {
 				t.Errorf("an error, and yet it gave out %+v", p)
 			}
 			return
 		}
 		again, err := manifests.DecodePointer(encodePointer(t, p))
-		if err != nil || again != p {
+		if err != nil || !again.Equal(p) {
 			t.Errorf("%+v became %+v, %v", p, again, err)
 		}
 	})

@@ -126,6 +126,7 @@ func metadata() manifests.Metadata {
 		},
 		Build: manifests.Build{
 			BuilderImage: "sha256:" + hash("8"), BaseImage: "debian@sha256:" + hash("9"), HostCMake: []string{"-DGGML_CUDA=OFF"},
+			Patches:   []manifests.Patch{{Name: "0001-mend.patch", SHA256: hash("7")}},
 			CUDACMake: []string{"-DGGML_CUDA=ON"}, SourceDateEpoch: epoch, Engine: "dagger v0.15.1",
 		},
 	}

@@ -35,7 +35,7 @@ func Classify(err error) Class {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return Interrupted
-	case is[*NameError](err), is[*hub.RefError](err), is[*store.ForeignError](err), is[*store.DistrustError](err):
+	case is[*NameError](err), is[*MirrorError](err), is[*hub.RefError](err), is[*hub.ChoiceError](err), is[*store.ForeignError](err), is[*store.DistrustError](err):
 		return Usage
 	case is[*TrustError](err), is[*transfer.DigestError](err), is[*transfer.SizeError](err), is[*store.ArchiveError](err), is[*hub.MismatchError](err), is[*DamageError](err):
 		return Untrusted
@@ -60,4 +60,22 @@ func Classify(err error) Class {
 func is[T error](err error) bool {
 	var as T
 	return errors.As(err, &as)
+}
+
+// all are all errors of a type that an error joins or wraps.
+func all[T error](err error) []T {
+	if found, ok := err.(T); ok {
+		return []T{found}
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return all[T](e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var list []T
+		for _, part := range e.Unwrap() {
+			list = append(list, all[T](part)...)
+		}
+		return list
+	}
+	return nil
 }

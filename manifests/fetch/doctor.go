@@ -76,8 +76,8 @@ func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	default:
 		add("disk", StatusOK, "", "%.1f GB are free in %s", float64(host.DiskFree)/1e9, c.Store.Home)
 	}
-	c.doctorRelease(ctx, host, add)
-	c.doctorInstallation(ctx, add)
+	r := c.doctorRelease(ctx, host, add)
+	c.doctorInstallation(ctx, r, add)
 	return checks, ctx.Err()
 }
 
@@ -88,16 +88,17 @@ type addCheck = func(name string, status Status, hint, format string, args ...an
 
 func hintOf(err error) string { return strings.Join(Hints(err), "; ") }
 
-// doctorRelease asks the mirrors for a release, and whether it has a bundle for the machine.
-func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add addCheck) {
+// doctorRelease asks the mirrors for a release, and whether it has a bundle for the machine. The release is nil where there is
+// none.
+func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add addCheck) *Release {
 	r, err := c.Resolve(ctx, "")
 	if Classify(err) == NotOffline {
 		add("release", StatusWarn, hintOf(err), "%v", err)
-		return
+		return nil
 	}
 	if err != nil {
 		add("release", StatusFail, hintOf(err), "%v", err)
-		return
+		return nil
 	}
 	by := "its signature was not looked at"
 	if r.Signer.By != "" {
@@ -110,32 +111,37 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 			status, hint = StatusWarn, "the farm is late to renew it; from then on --release TAG is needed"
 		}
 		add("pointer", status, hint, "number %d of %s names it, until %s", p.Number, p.Issued.Format(time.DateOnly), p.Expires.Format(time.DateOnly))
-		if current, err := c.Store.Current(); err == nil && current.Release != r.Release.Release {
+		current, err := c.Store.Current()
+		if err == nil && current.Release != r.Release.Release {
 			add("newer", StatusWarn, "llcuda-fetch install --update", "%s is installed; the current release is %s", current.Release, r.Release.Release)
 		}
 	}
+	if late := r.Expired; late != nil {
+		add("pointer", StatusFail, late.Hint(), "%v", late)
+	}
 	plan, p, err := c.plan(r, host, Options{})
 	if Classify(err) == NoGPU {
-		return // said above
+		return r // said above
 	}
 	if err != nil {
 		add("bundle", StatusFail, hintOf(err), "%v", err)
-		return
+		return r
 	}
 	add("bundle", StatusOK, "", "%s by %s", plan.Decision.Bundle, plan.Decision.Through)
 	if !p.fetch {
 		add("cuda", StatusOK, "", "%s, %s and %s from %s", plan.Libraries[0].Name, plan.Libraries[1].Name, plan.Libraries[2].Name, plan.Libraries[0].Source)
-		return
+		return r
 	}
 	if _, there := c.Store.Folder(p.runtime); there {
 		add("cuda", StatusOK, "", "the CUDA libraries are in the store")
-		return
+		return r
 	}
 	add("cuda", StatusOK, "", "this machine has no CUDA 12 libraries; install fetches them (%d MB)", p.runtime.Size/1e6)
+	return r
 }
 
-// doctorInstallation tries what is installed.
-func (c *Client) doctorInstallation(ctx context.Context, add addCheck) {
+// doctorInstallation tries what is installed, beside the release that the mirrors offer, which may be nil.
+func (c *Client) doctorInstallation(ctx context.Context, offered *Release, add addCheck) {
 	if err := c.Store.Trusted(); err != nil {
 		add("store", StatusFail, hintOf(err), "%v", err)
 		return
@@ -152,6 +158,13 @@ func (c *Client) doctorInstallation(ctx context.Context, add addCheck) {
 		add("installed", StatusFail, "llcuda-fetch install --force puts it right", "%v", err)
 		return
 	}
+	withdrawn := c.Withdrawn(current.Release)
+	if offered != nil && offered.Pointer != nil { // it is newer than any seen, which doctor leaves as they are
+		withdrawn = offered.Pointer.CheckWithdrawn(current.Release)
+	}
+	if withdrawn != nil {
+		add("withdrawn", StatusWarn, "llcuda-fetch install --update takes another one", "%v", withdrawn)
+	}
 	add("installed", StatusOK, "", "%s of release %s, in %s", current.Bundle, current.Release, c.Store.Dir(current))
 	if !covers(current, c.Store.Here()) {
 		add("machine", StatusWarn, "llcuda-fetch, without a command, looks at it anew, and so does the next run", "the GPUs, their driver, CUDA_VISIBLE_DEVICES or what LD_LIBRARY_PATH leads to changed since the installation")
@@ -166,4 +179,7 @@ func (c *Client) doctorInstallation(ctx context.Context, add addCheck) {
 		said += "; " + strings.Join(probe.Devices, "; ")
 	}
 	add("programs", StatusOK, "", "%s", said)
+	for _, out := range c.Store.LeftOut(current) {
+		add("cpu", StatusWarn, "a later release may mend it: llcuda-fetch install --update tries all of them anew", "%s", out)
+	}
 }

@@ -5,6 +5,7 @@
 //
 //	Resolve: release pointer ──▶ signature ──▶ SHA256SUMS ──▶ manifest.json      Plan: detect ──▶ manifests.Pick
 //	Install: download ──▶ verify ──▶ unpack ──▶ link the CUDA libraries ──▶ try the programs ──▶ flip `current`
+//	SelfUpdate: download ──▶ verify ──▶ unpack ──▶ try the client ──▶ put it in the place of the one that runs
 //
 // Nothing is used before what vouches for it was verified, in the order that package manifests gives. What is installed
 // already is answered from the store, with no network. The package calls functions of the Client's to report progress; it
@@ -12,13 +13,12 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
-	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -43,6 +43,8 @@ type (
 	Item = store.Item
 	// Contents are what the store's folder holds.
 	Contents = store.Contents
+	// A LeftOut is a CPU variant that an installation does without.
+	LeftOut = store.LeftOut
 	// Source is one place that was asked about the machine.
 	Source = detect.Source
 )
@@ -58,6 +60,8 @@ type Signer struct {
 	ID string
 	// Tag is the tag that the signing workflow ran for; empty where a signature does not tell.
 	Tag string
+	// Commit is the commit that it ran for; empty where a signature does not tell.
+	Commit string
 }
 
 // A Verifier says whose signature over SHA256SUMS counts.
@@ -86,8 +90,9 @@ type Client struct {
 	// Pointers is required to look for the current release; not for one that is named.
 	Pointers PointerVerifier
 	// Mirrors are the addresses of folders with a release, tried in turn: http, https, file, or a path. "{release}" in one
-	// stands for the release's tag, and for "current" where the release pointer is. Without any, it is the releases of
-	// manifests.Repository on GitHub.
+	// stands for the release's tag, and for "current" where the release pointer is. Without any, they are those that the
+	// installation remembers, else DefaultMirror. Whose signature counts is never remembered: whoever can write one file
+	// of the store would decide it, for a program that may be replaced with the rights of another user.
 	Mirrors []string
 	// Offline keeps the client from using the network. Mirrors on this machine are used all the same.
 	Offline bool
@@ -95,13 +100,27 @@ type Client struct {
 	Transfer *transfer.Client
 	// Hub is where models come from. Required for them.
 	Hub *hub.Client
+	// Own is the release that this program came with; empty if none did. It is what a machine without an installation takes
+	// where the release pointer has expired and names nothing newer.
+	Own string
+	// AllowWithdrawn takes a release that is named, although the farm withdrew it.
+	AllowWithdrawn bool
 	// Command is what others who wait for the store are told of: "llcuda-fetch install".
 	Command string
 	// Progress, Waiting and Step are told of what goes on, if not nil. Step is told a sentence at the beginning of each
-	// thing that takes time and is no download.
+	// thing that takes time and is no download; Warn one that the user must not miss. Resolved is told of each release that
+	// a mirror gave.
 	Progress func(Progress)
 	Waiting  func(Holder)
 	Step     func(string)
+	Warn     func(string)
+	Resolved func(*Release)
+}
+
+func (c *Client) warn(format string, args ...any) {
+	if c.Warn != nil {
+		c.Warn(fmt.Sprintf(format, args...))
+	}
 }
 
 func (c *Client) step(format string, args ...any) {
@@ -144,7 +163,7 @@ func (e *OfflineError) Error() string {
 
 // Hint says what helps.
 func (e *OfflineError) Hint() string {
-	return "run it once without --offline, or carry a folder of `llcuda-fetch export` here and use install --from DIR"
+	return "run it once without --offline, LLCUDA_OFFLINE and HF_HUB_OFFLINE, or carry a folder of `llcuda-fetch export` here and use install --from DIR"
 }
 
 // A NameError is a name that stands for nothing. Known lists what there is.
@@ -164,6 +183,8 @@ type Release struct {
 	Signer Signer
 	// Pointer named it as the current one; nil where the user named it, or a folder that has no pointer.
 	Pointer *Pointer
+	// Expired is the release pointer that was the newest to be had, where the release is Client.Own for want of a better one.
+	Expired *manifests.PointerTimeError
 	// From is the folder that it was read from; empty where it was the store.
 	From      string
 	Documents store.Documents
@@ -175,7 +196,19 @@ const maxSignature = 1 << 20
 // Resolve finds a release by its tag, or, where the tag is empty, the current one, and verifies it. Offline it is one that
 // was installed here before.
 func (c *Client) Resolve(ctx context.Context, tag string) (*Release, error) {
-	return c.resolve(ctx, tag, func(*Pointer) error { return nil })
+	return c.resolveOrKept(ctx, tag, func(*Pointer) error { return nil })
+}
+
+// resolveOrKept is resolve for those who do not look for something newer: offline, where a folder that the installation
+// remembers is gone, they go by what was installed from it.
+func (c *Client) resolveOrKept(ctx context.Context, tag string, see func(*Pointer) error) (*Release, error) {
+	r, err := c.resolve(ctx, tag, see)
+	if c.Offline && is[*RememberedError](err) && !is[*TrustError](err) {
+		if kept, err := c.kept(tag); err == nil {
+			return kept, nil
+		}
+	}
+	return r, err
 }
 
 // resolve is Resolve. see is told of a release pointer as soon as it counts, before anything that it names is looked at.
@@ -188,19 +221,53 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 	if tag != "" {
 		what = "release " + tag
 	}
+	// A slow source is left for the next one, and is waited for where none of the others does.
+	client, patient := c, *c
+	patient.Transfer = c.transfer().Patient()
+	if len(sources) == 1 {
+		client = &patient
+	}
 	var failed []error
-	for _, s := range sources {
-		r, err := c.from(ctx, s, tag, see)
-		if err == nil {
-			return r, nil
+	for len(sources) > 0 {
+		var slow []source
+		for _, s := range sources {
+			r, err := client.from(ctx, s, tag, see)
+			switch {
+			case err == nil:
+				if c.Resolved != nil {
+					c.Resolved(r)
+				}
+				return r, nil
+			case !passes(err):
+				return nil, c.blame(err)
+			case client == c && is[*transfer.SlowError](err):
+				slow = append(slow, s)
+			default:
+				failed = append(failed, err)
+			}
 		}
-		if !passes(err) {
+		sources, client = slow, &patient
+	}
+	err := errors.Join(failed...)
+	if late := c.ownRelease(err); tag == "" && late != nil {
+		c.warn("%v. It names nothing newer than %s, the release that this program came with: taking that", late, c.Own)
+		r, err := c.resolve(ctx, c.Own, see)
+		if err == nil && late.Pointer.Release == c.Own {
+			if err := late.Pointer.CheckRelease(digestOf(r.Documents.Manifest)); err != nil {
+				return nil, &TrustError{err, replaced}
+			}
+		}
+		if err != nil {
 			return nil, err
 		}
-		failed = append(failed, err)
+		r.Expired = late
+		return r, nil
 	}
-	return nil, fmt.Errorf("looking for %s: %w", what, errors.Join(failed...))
+	return nil, c.blame(fmt.Errorf("looking for %s: %w", what, err))
 }
+
+// replaced is what it may mean that a release is not the one that the pointer names.
+const replaced = "somebody replaced the release or keeps the one named from you, or the mirror is half way to it; --release names one"
 
 // passes says whether an error is of one source alone: one that does not answer, or is behind. The next one may do.
 func passes(err error) bool {
@@ -232,7 +299,7 @@ func (c *Client) from(ctx context.Context, s source, tag string, see func(*Point
 	}
 	if p != nil {
 		if err := p.CheckRelease(digestOf(documents.Manifest)); err != nil {
-			return nil, &TrustError{err, "somebody replaced the release or keeps the one named from you, or the mirror is half way to it; --release names one"}
+			return nil, &TrustError{err, replaced}
 		}
 	}
 	r, err := c.believe(documents, tag)
@@ -241,68 +308,6 @@ func (c *Client) from(ctx context.Context, s source, tag string, see func(*Point
 	}
 	r.From, r.Pointer = folder, p
 	return r, nil
-}
-
-// placeholder stands for a release's tag in the address of a mirror.
-const placeholder = "{release}"
-
-// A source is where releases are: a mirror as the user gave it, or the farm's own releases.
-type source struct {
-	address string // without a slash at the end
-	own     bool
-}
-
-// sources are those to try, in turn.
-func (c *Client) sources() []source {
-	if len(c.Mirrors) == 0 {
-		if c.Offline {
-			return nil
-		}
-		return []source{{address: manifests.RepositoryURL + "/releases/download/" + placeholder, own: true}}
-	}
-	var list []source
-	for _, mirror := range c.Mirrors {
-		s := source{address: strings.TrimSuffix(mirror, "/")}
-		if !c.Offline || s.isLocal() {
-			list = append(list, s)
-		}
-	}
-	return list
-}
-
-func (s source) isLocal() bool {
-	return strings.HasPrefix(s.address, "file:") || !strings.Contains(s.address, "://")
-}
-
-// byTag says whether the source has a folder for each release.
-func (s source) byTag() bool { return strings.Contains(s.address, placeholder) }
-
-// folder is the address of a release's folder, ending in a slash.
-func (s source) folder(tag string) (string, error) {
-	if s.byTag() && tag == "" {
-		return "", fmt.Errorf("the mirror %s needs a release: give one with --release", s.address)
-	}
-	if strings.Contains(s.address, "://") {
-		return strings.ReplaceAll(s.address, placeholder, url.PathEscape(tag)) + "/", nil
-	}
-	path, err := filepath.Abs(strings.ReplaceAll(s.address, placeholder, url.PathEscape(tag)))
-	if err != nil {
-		return "", err
-	}
-	return (&url.URL{Scheme: "file", Path: path}).String() + "/", nil
-}
-
-// folders are the addresses of a release's folder in all sources.
-func (c *Client) folders(tag string) ([]string, error) {
-	var list []string
-	for _, s := range c.sources() {
-		folder, err := s.folder(tag)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, folder)
-	}
-	return list, nil
 }
 
 // documents reads what vouches for a release from one folder.
@@ -321,7 +326,7 @@ func (c *Client) documents(ctx context.Context, folder string) (store.Documents,
 	if !c.SkipSignature {
 		d.Signature = get(manifests.SignatureName, maxSignature)
 		if missing(err) && d.Sums != nil {
-			return d, &TrustError{fmt.Errorf("the release at %s is not signed", folder),
+			return d, &TrustError{fmt.Errorf("the release at %s is not signed", withoutUser(folder)),
 				"it may not be a release of the farm's, or its publication is under way; --insecure-skip-signature trusts whoever controls that address"}
 		}
 	}
@@ -357,8 +362,17 @@ func (c *Client) believe(d store.Documents, tag string) (*Release, error) {
 	if got := digestOf(d.Manifest); listed[manifests.ManifestName] != got {
 		return nil, &TrustError{&transfer.DigestError{Name: manifests.ManifestName, Want: listed[manifests.ManifestName], Got: got}, mixed}
 	}
-	if r.Release, err = manifests.Decode(strings.NewReader(string(d.Manifest))); err != nil {
-		return nil, err // well signed: it is no lie, but newer than this program, or a mistake of the farm's
+	signedFor := func(tag string) error {
+		if tag == "" || r.Signer.Tag == "" || r.Signer.Tag == tag {
+			return nil
+		}
+		return &TrustError{fmt.Errorf("it was signed for tag %s, and is to be release %s", r.Signer.Tag, tag), "somebody passes one release off as another"}
+	}
+	if r.Release, err = manifests.Decode(strings.NewReader(string(d.Manifest))); is[*manifests.VersionError](err) {
+		return nil, cmp.Or[error](signedFor(tag), &newerManifestError{err, sums, cmp.Or(tag, r.Signer.Tag)})
+	}
+	if err != nil {
+		return nil, err // well signed: it is no lie, but a mistake of the farm's
 	}
 	for _, a := range r.Assets {
 		if listed[a.Name] != a.SHA256 {
@@ -367,11 +381,10 @@ func (c *Client) believe(d store.Documents, tag string) (*Release, error) {
 	}
 	if tag != "" && r.Release.Release != tag {
 		return nil, &TrustError{fmt.Errorf("release %s was asked for, and the manifest is that of %s", tag, r.Release.Release),
-			"the mirror has another release; --release names the one wanted"}
+			"the mirror has another release; install --update takes it, --release names the one wanted"}
 	}
-	if r.Signer.Tag != "" && r.Signer.Tag != r.Release.Release {
-		return nil, &TrustError{fmt.Errorf("it was signed for tag %s, and the manifest is that of %s", r.Signer.Tag, r.Release.Release),
-			"somebody passes one release off as another"}
+	if err := signedFor(r.Release.Release); err != nil {
+		return nil, err
 	}
 	return r, nil
 }

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -70,6 +71,55 @@ func wantClass(t *testing.T, err error, want Class, text string) {
 	if err == nil || Classify(err) != want || !strings.Contains(err.Error(), text) {
 		t.Errorf("got class %d: %v; want class %d with %q", Classify(err), err, want, text)
 	}
+}
+
+// A mirror that gives a few bytes a second is left for the next one before anything is installed, and waited for where there
+// is no other.
+func TestSlowMirrors(t *testing.T) {
+	r := fetchtest.New(t, fetchtest.Options{})
+	slow := transfertest.New(t, r.Dir, transfertest.Fault{Rate: 2 << 10})
+	crawling := transfertest.New(t, r.Dir, transfertest.Fault{Rate: 1})
+	good := transfertest.New(t, r.Dir, transfertest.Fault{})
+	empty := transfertest.New(t, t.TempDir(), transfertest.Fault{})
+	for _, test := range []struct {
+		name    string
+		mirrors []*transfertest.Server
+		want    *transfertest.Server
+	}{
+		{"next", []*transfertest.Server{crawling, good}, good},
+		{"next but one", []*transfertest.Server{slow, empty, good}, good},
+		{"alone", []*transfertest.Server{slow}, slow},
+		{"no other has it", []*transfertest.Server{empty, slow, empty}, slow},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := newClient(t, r)
+			for _, s := range test.mirrors {
+				c.Mirrors = append(c.Mirrors, s.URL)
+			}
+			c.Transfer.SlowWindow = time.Second
+			found, err := c.Resolve(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := test.want.URL + "/"; found.From != want {
+				t.Errorf("the release was read from %s, not %s", found.From, want)
+			}
+		})
+	}
+}
+
+// An interrupt ends the reading of what is installed.
+func TestVerifyEnds(t *testing.T) {
+	r := fetchtest.New(t, fetchtest.Options{})
+	c := newClient(t, r, r.Dir)
+	if _, err := c.Install(t.Context(), Options{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err := c.Verify(ctx)
+	wantClass(t, err, Interrupted, "canceled")
 }
 
 // hosts are web servers by the names that the client knows them by.
@@ -262,9 +312,11 @@ func TestFolders(t *testing.T) {
 		{name: "a folder for each release", mirrors: []string{"https://a.example/{release}/", "/abs/{release}"}, tag: tag,
 			want: []string{"https://a.example/v1.1.0-runtime/", "file:///abs/v1.1.0-runtime/"}},
 		{name: "a folder for each release, and none named", mirrors: []string{"https://a.example/{release}/"}, err: "give one with --release"},
+		{name: "a mirror, and then the farm's own", mirrors: []string{"./default", "default"}, tag: tag,
+			want: []string{"file://" + here + "/default/", "https://github.com/waqasm86/llcuda-farm/releases/download/v1.1.0-runtime/"}},
 		{name: "one folder, and none named", mirrors: []string{"https://a.example"}, want: []string{"https://a.example/"}},
 	} {
-		c := &Client{Mirrors: test.mirrors, Offline: test.offline}
+		c := &Client{Store: &store.Store{Home: t.TempDir()}, Mirrors: test.mirrors, Offline: test.offline}
 		got, err := c.folders(test.tag)
 		if test.err != "" {
 			if err == nil || !strings.Contains(err.Error(), test.err) {
@@ -386,7 +438,7 @@ func TestKept(t *testing.T) {
 	if _, err := c.Install(t.Context(), Options{}); err != nil {
 		t.Fatal(err)
 	}
-	c.Mirrors = nil
+	c.Mirrors = []string{DefaultMirror} // not the folder that the installation remembers
 	r, err := c.Resolve(t.Context(), "")
 	if err != nil || r.Release.Release != "v1.0.0-runtime" || r.From != "" {
 		t.Fatalf("got %+v, %v", r, err)

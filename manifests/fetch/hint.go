@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
@@ -42,6 +43,8 @@ func ownHints(err error, add func(string)) {
 		if Classify(e) == Network {
 			add(networkHint(e))
 		}
+	case *RememberedError:
+		e.hints(add)
 	case interface{ Unwrap() error }:
 		ownHints(e.Unwrap(), add)
 	case interface{ Unwrap() []error }:
@@ -55,6 +58,8 @@ func classHint(err error) string {
 	switch {
 	case is[*store.ArchiveError](err):
 		return "these are the very bytes that were signed, and they are not what the farm promises: a mistake of the farm's, or somebody signed in its name; tell its maintainers"
+	case is[*manifests.VersionError](err):
+		return "llcuda-fetch self-update brings a newer one; where it cannot tell which, self-update --release TAG does"
 	case Classify(err) == Untrusted:
 		return "somebody changed it on its way, or the mirror is damaged or half way to another release; try later, or another --mirror"
 	case Classify(err) == Disk:

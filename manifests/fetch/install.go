@@ -39,6 +39,8 @@ type Options struct {
 	Force bool
 	// AllowOlder takes a release that is older than the one installed, without its having been asked for by its tag.
 	AllowOlder bool
+	// Remember has the installation remember the client's Mirrors, even where it is all there already.
+	Remember bool
 }
 
 // A Download is an archive that an installation needs.
@@ -102,6 +104,9 @@ func (c *Client) Plan(ctx context.Context, o Options) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	if _, err := c.checkWithdrawn(ctx, o.Release); err != nil {
+		return Plan{}, err
+	}
 	r, err := c.Resolve(ctx, o.Release)
 	if err != nil {
 		return Plan{}, err
@@ -118,7 +123,7 @@ type parts struct {
 }
 
 func (c *Client) plan(r *Release, host manifests.Host, o Options) (Plan, parts, error) {
-	plan := Plan{Release: r.Release.Release, SignedBy: r.Signer.By, From: r.From, Downloads: []Download{}, Libraries: []manifests.CUDALibrary{}}
+	plan := Plan{Release: r.Release.Release, SignedBy: r.Signer.By, From: withoutUser(r.From), Downloads: []Download{}, Libraries: []manifests.CUDALibrary{}}
 	if p := r.Pointer; p != nil {
 		plan.Pointer = &PlanPointer{p.Number, p.Issued, p.Expires, p.Signer.By, p.From}
 	}
@@ -140,7 +145,10 @@ func (c *Client) plan(r *Release, host manifests.Host, o Options) (Plan, parts, 
 		if err != nil {
 			return plan, p, err
 		}
-		d := Download{Asset: a.Name, Size: a.Size, URLs: urls}
+		d := Download{Asset: a.Name, Size: a.Size}
+		for _, address := range urls {
+			d.URLs = append(d.URLs, withoutUser(address))
+		}
 		if _, there := c.Store.Folder(a); there && !o.Force {
 			d.Have = a.Size
 		} else if info, err := os.Stat(c.Store.Partial(a.SHA256)); err == nil {
@@ -221,7 +229,12 @@ func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
 	if err := c.Store.Trusted(); err != nil {
 		return Outcome{}, err
 	}
-	if current, ok := c.installed(o); ok {
+	mirrors, err := toRemember(c.Mirrors)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if current, ok := c.installed(o); ok && (!o.Remember || slices.Equal(mirrors, current.Mirrors)) {
+		c.warnWithdrawn(current)
 		return Outcome{Install: current, Already: true}, nil
 	}
 	l, err := c.Store.Lock(ctx, c.Command, c.Waiting)
@@ -231,11 +244,14 @@ func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	outcome, err := c.install(ctx, l, o)
+	outcome, err := c.install(ctx, l, o, mirrors)
+	if err == nil && o.Remember && !slices.Equal(mirrors, outcome.Install.Mirrors) {
+		outcome.Install, err = l.Remember(outcome.Install, mirrors)
+	}
 	return outcome, errors.Join(err, l.Close())
 }
 
-func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outcome, error) {
+func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirrors []string) (Outcome, error) {
 	// Whoever had the lock may have installed the very thing.
 	if current, ok := c.installed(o); ok {
 		return Outcome{Install: current, Already: true}, nil
@@ -261,6 +277,11 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 		}
 		// The machine's own CUDA libraries may have changed with it.
 	}
+	if o.SM == 0 && !o.AllowCPU {
+		if none := host.NoGPU(); none != nil { // no network is needed to know
+			return Outcome{}, none
+		}
+	}
 	r, plan, p, err := c.choose(ctx, l, host, o)
 	if err != nil {
 		return Outcome{Decision: plan.Decision}, err
@@ -277,6 +298,9 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 		Through: plan.Decision.Through, Folder: relative(c.Store, bundle), RuntimeNames: runtimeNames(p.runtime), Libraries: plan.Libraries,
 		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: r.Signer.By,
 	}, c.Store.Here(), plan.Decision)
+	if i.Mirrors = mirrors; len(c.Mirrors) == 0 && have {
+		i.Mirrors = append(i.Mirrors, base.Mirrors...)
+	}
 	switch {
 	case r.Pointer != nil:
 		i.Pointer, i.PointerBy = r.Pointer.Number, r.Pointer.Signer.ID
@@ -287,6 +311,10 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options) (Outco
 		i.Libraries = here(i.Libraries)
 	}
 	probe, err := c.prepare(ctx, l, r, &i, p, o.Force)
+	if err == nil && c.Host == nil {
+		c.step("trying the CPU")
+		probe.LeftOut, err = l.TryVariants(ctx, i)
+	}
 	if err != nil {
 		if have && base.Folder == i.Folder && len(base.Libraries) > 0 { // the links of the one that stays
 			_, back := l.Link(l.Dir(base), base.Libraries)
@@ -321,7 +349,18 @@ func (c *Client) choose(ctx context.Context, l *store.Locked, host manifests.Hos
 	if repair && len(c.Mirrors) == 0 {
 		tag = base.Release
 	}
-	r, err := c.resolve(ctx, tag, func(p *Pointer) error {
+	named, err := c.checkWithdrawn(ctx, o.Release)
+	if err != nil {
+		return nil, Plan{}, parts{}, err
+	}
+	if named != nil && named.CheckTime(time.Now()) == nil {
+		_ = l.SeePointer(named.Signer.ID, named.Pointer) // what was named is taken, whatever the record says
+	}
+	resolve := c.resolveOrKept
+	if o.Update {
+		resolve = c.resolve
+	}
+	r, err := resolve(ctx, tag, func(p *Pointer) error {
 		c.step("release pointer %d names %s, until %s", p.Number, p.Release, p.Expires.Format(time.DateOnly))
 		if err := l.SeePointer(p.Signer.ID, p.Pointer); err != nil {
 			return &TrustError{err, ""}
@@ -330,6 +369,9 @@ func (c *Client) choose(ctx context.Context, l *store.Locked, host manifests.Hos
 	})
 	if err != nil {
 		return nil, Plan{}, parts{}, err
+	}
+	if have {
+		c.warnWithdrawn(base)
 	}
 	if have && o.Release == "" && !o.AllowOlder && older(r.Release, base) && !withdrawn(base, r.Pointer) {
 		return nil, Plan{}, parts{}, &TrustError{&OlderError{base.Release, r.Release.Release}, ""}
@@ -346,7 +388,7 @@ func (c *Client) planLike(base Install, r *Release, host manifests.Host, o Optio
 		narrow := o
 		narrow.SM = base.Asked.SM
 		plan, p, err := c.plan(r, host, narrow)
-		if err == nil && !absent(plan.Decision) && !slices.ContainsFunc(plan.Decision.GPUs, func(gpu manifests.GPUVerdict) bool { return !gpu.Served }) {
+		if err == nil && !plan.Decision.Absent() && !slices.ContainsFunc(plan.Decision.GPUs, func(gpu manifests.GPUVerdict) bool { return !gpu.Served }) {
 			return plan, p, nil
 		}
 	}
@@ -433,7 +475,7 @@ func (c *Client) useRuntime(ctx context.Context, l *store.Locked, r *Release, i 
 // bytes and every file in it are right.
 func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manifests.Artifact, runtimeNames []string, force bool) (string, error) {
 	if dir, there := l.Folder(a); there && !force {
-		findings, err := l.Verify(a, runtimeNames)
+		findings, err := l.Verify(ctx, a, runtimeNames)
 		if err == nil && len(findings) == 0 {
 			return dir, nil
 		}
@@ -456,7 +498,7 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 	partial := l.Partial(a.SHA256)
 	var refused error
 	follow := func(stream io.Reader) error {
-		err := stage.Unpack(stream)
+		err := stage.Unpack(ctx, stream)
 		if refused = nil; is[*store.ArchiveError](err) {
 			// The bytes may turn out to be no archive of ours at all: the digest is heard first, and speaks for itself.
 			refused = err
@@ -466,7 +508,7 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 	}
 	blob := transfer.Blob{Name: a.Name, Size: a.Size, SHA256: a.SHA256, URLs: urls, Transient: true}
 	if err := c.transfer().Fetch(ctx, blob, partial, follow, c.Progress); err != nil {
-		return "", errors.Join(err, stage.Close())
+		return "", errors.Join(c.blame(err), stage.Close())
 	}
 	// The archive is of no use any more. Gone before Adopt has the file system write, it is never written, nor takes the
 	// room that what was unpacked from it may need.
@@ -486,10 +528,10 @@ func older(r manifests.Release, installed Install) bool {
 	return r.SourceDateEpoch < installed.SourceDateEpoch
 }
 
-// withdrawn says whether the farm took an installed release back: a pointer named it, and a later one of the same signer
-// names another. What the user chose himself is not taken from him so.
+// withdrawn says whether the farm took an installed release back: a pointer lists it as withdrawn, or named it, and a later
+// one of the same signer names another. What the user chose himself is taken from him by the list alone.
 func withdrawn(installed Install, p *Pointer) bool {
-	return p != nil && installed.Pointer > 0 && installed.PointerBy == p.Signer.ID && installed.Pointer < p.Number
+	return p != nil && p.CheckWithdrawn(installed.Release) != nil || p != nil && installed.Pointer > 0 && installed.PointerBy == p.Signer.ID && installed.Pointer < p.Number
 }
 
 // Rollback makes the installation before the current one the current one, once every file of it was verified.
@@ -503,7 +545,7 @@ func (c *Client) Rollback(ctx context.Context) (Install, error) {
 	}
 	i, err := l.Previous()
 	if err == nil {
-		_, err = c.verify(i)
+		_, err = c.verify(ctx, i)
 	}
 	if err == nil {
 		err = l.Rollback(i)
@@ -548,7 +590,7 @@ func (e *DamageError) Hint() string {
 
 // Verify checks the current installation from the signature to the last byte; on a machine that has none, that which the
 // store got last. It uses no network. A *DamageError lists what is wrong.
-func (c *Client) Verify() (Install, *Release, error) {
+func (c *Client) Verify(ctx context.Context) (Install, *Release, error) {
 	i, err := c.Store.Current()
 	if errors.Is(err, ErrNotInstalled) {
 		if base, have := c.base(); have {
@@ -558,11 +600,11 @@ func (c *Client) Verify() (Install, *Release, error) {
 	if err != nil {
 		return Install{}, nil, err
 	}
-	r, err := c.verify(i)
+	r, err := c.verify(ctx, i)
 	return i, r, err
 }
 
-func (c *Client) verify(i Install) (*Release, error) {
+func (c *Client) verify(ctx context.Context, i Install) (*Release, error) {
 	kept := *c
 	kept.SkipSignature = c.SkipSignature || i.SignedBy == ""
 	r, err := kept.kept(i.Release)
@@ -580,7 +622,7 @@ func (c *Client) verify(i Install) (*Release, error) {
 			continue
 		}
 		read[dir] = true
-		findings, err := c.Store.Verify(a, i.RuntimeNames)
+		findings, err := c.Store.Verify(ctx, a, i.RuntimeNames)
 		if err != nil {
 			return r, err
 		}

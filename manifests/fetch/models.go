@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,27 +22,58 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// A Model is a GGUF file on this machine.
+// A Model is a model on this machine: a GGUF file, or several that it was split into.
 type Model struct {
 	Name string `json:"name"` // of the registry; empty for one that was named by its repository
 	Ref  string `json:"ref"`
+	// Path is the file that llama.cpp is given: of several parts the first, from which it finds the others.
 	Path string `json:"path"`
-	Size int64  `json:"size"`
+	// Size is that of all parts.
+	Size int64 `json:"size"`
 	// Cached says that nothing was downloaded.
 	Cached bool `json:"cached"`
 	// Commit is that of the repository.
 	Commit string `json:"commit"`
-	SHA256 string `json:"sha256"` // empty where nobody vouched for one
+	SHA256 string `json:"sha256"` // empty where nobody knows it, and for several parts
+	// Parts are the paths of all parts, where there are several.
+	Parts []string `json:"parts,omitempty"`
+	// Projector is the path of the file that llama.cpp takes as --mmproj; empty where the repository has none, and for the
+	// models of the registry.
+	Projector string `json:"mmproj,omitempty"`
 	// Layers is the recommended -ngl for the GPUs of the current installation, and Why the reason. -1 is no advice.
 	Layers int    `json:"ngl"`
 	Why    string `json:"why"`
 	// Unasked is why the Hub did not answer, where the cache did instead.
 	Unasked string `json:"unasked,omitempty"`
+
+	files []modelFile // all, the projector last
+}
+
+// A modelFile is one file of a model.
+type modelFile struct {
+	hub.Ref
+	hub.Result
+}
+
+// forModels is the client as far as models go: offline also where only the Hub's own tools are told to be.
+func (c *Client) forModels() *Client {
+	m := *c
+	h := *c.Hub
+	m.Offline = c.Offline || h.Offline
+	h.Offline = m.Offline
+	if h.Transfer == nil {
+		h.Transfer = c.transfer()
+	}
+	if h.Step == nil {
+		h.Step = c.Step
+	}
+	m.Hub = &h
+	return &m
 }
 
 // Models is the registry: of the installed release where there is one, else of the newest that the mirrors offer.
 func (c *Client) Models(ctx context.Context, release string) ([]matrix.Model, error) {
-	r, err := c.registry(ctx, release)
+	r, err := c.forModels().registry(ctx, release)
 	if err != nil {
 		return nil, err
 	}
@@ -60,71 +92,128 @@ func (c *Client) registry(ctx context.Context, release string) (*Release, error)
 	return c.Resolve(ctx, release)
 }
 
-// reference reads a name of the registry or a file of a repository.
-func (c *Client) reference(ctx context.Context, release, name string) (hub.Ref, hub.Want, matrix.Model, error) {
+// A wanted model is what a name stands for, before its files are looked for.
+type wanted struct {
+	hub.Name
+	kind     hub.Kind
+	want     hub.Want
+	registry string // its name there; empty for one that was named by its repository
+}
+
+// reference reads a name of the registry, or what hub.ParseName does.
+func (c *Client) reference(ctx context.Context, release, name string, kind hub.Kind) (wanted, error) {
 	if strings.ContainsAny(name, ":/") {
-		ref, err := hub.ParseRef(name)
-		return ref, hub.Want{}, matrix.Model{}, err
+		n, err := hub.ParseName(name, c.Hub.Endpoint)
+		return wanted{Name: n, kind: kind}, err
 	}
 	models, err := c.Models(ctx, release)
 	if err != nil {
-		return hub.Ref{}, hub.Want{}, matrix.Model{}, err
+		return wanted{}, err
 	}
 	known := []string{}
 	for _, m := range models {
 		if slices.ContainsFunc(append([]string{m.Name}, m.Aliases...), func(n string) bool { return strings.EqualFold(n, name) }) {
-			revision := m.Revision
-			if revision == "" {
-				revision = "main"
-			}
-			return hub.Ref{Repo: m.Repo, Path: m.File, Revision: revision}, hub.Want{Size: m.Size, SHA256: m.SHA256}, m, nil
+			return registered(m), nil
 		}
 		known = append(known, m.Name)
 	}
-	return hub.Ref{}, hub.Want{}, matrix.Model{}, &NameError{Kind: "model", Name: name, Known: append(known, "or any org/repo:file.gguf")}
+	return wanted{}, &NameError{Kind: "model", Name: name, Known: append(known, "or any org/repo:file.gguf, org/repo:QUANT or org/repo")}
 }
 
-// Pull has a model in the Hub's cache: one of the registry by its name, or "org/repo:file.gguf[@revision]".
+// registered is a model of the registry: the file that it names, without a projector.
+func registered(m matrix.Model) wanted {
+	return wanted{Name: hub.Name{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}, kind: hub.Weights,
+		want: hub.Want{Size: m.Size, SHA256: m.SHA256}, registry: m.Name}
+}
+
+// Pull has a model in the Hub's cache: one of the registry by its name, or one that is named by its repository, all parts of
+// it and its projector.
 func (c *Client) Pull(ctx context.Context, release, name string) (Model, error) {
-	ref, want, m, err := c.reference(ctx, release, name)
-	if err != nil {
-		return Model{}, err
-	}
-	client := *c.Hub
-	client.Offline = client.Offline || c.Offline
-	if client.Transfer == nil {
-		client.Transfer = c.transfer()
-	}
-	result, imported, err := c.importModel(ctx, &client, release, ref, want)
-	if err == nil && !imported {
-		result, err = client.Download(ctx, ref, want, c.Progress)
-	}
-	if err != nil {
-		return Model{}, err
-	}
-	model := Model{Name: m.Name, Ref: ref.String(), Path: result.Path, Size: result.Size, Cached: result.Cached, Commit: result.Commit, Layers: -1}
-	if result.Unasked != nil {
-		model.Unasked = result.Unasked.Error()
-	}
-	if blob, err := filepath.EvalSymlinks(result.Path); err == nil && len(filepath.Base(blob)) == len(digestOf(nil)) {
-		model.SHA256 = filepath.Base(blob)
-	}
-	c.advise(&model)
-	return model, nil
+	return c.pull(ctx, release, name, hub.WithProjector)
 }
 
-// advise recommends a number of layers for the GPUs of the current installation.
-func (c *Client) advise(m *Model) {
-	current, err := c.Store.Current()
-	if err != nil || current.Through == manifests.ThroughCPU || slices.Contains(current.GPUMemory, 0) || len(current.GPUMemory) == 0 {
-		return
-	}
-	header, err := gguf.Read(m.Path)
+func (c *Client) pull(ctx context.Context, release, name string, kind hub.Kind) (Model, error) {
+	c = c.forModels()
+	w, err := c.reference(ctx, release, name, kind)
 	if err != nil {
-		m.Why = err.Error() // llama.cpp may still know better
-		return
+		return Model{}, err
 	}
-	m.Layers, m.Why = hub.Layers(header, current.GPUMemory)
+	m, err := c.bring(ctx, release, w)
+	if err != nil {
+		return Model{}, err
+	}
+	return m, c.advise(&m)
+}
+
+// bring looks for a model in the mirrors that the user gave, then on the Hub or, offline, in its cache, and has its files there.
+func (c *Client) bring(ctx context.Context, release string, w wanted) (Model, error) {
+	found, ok, err := c.carried(ctx, release, w)
+	if err == nil && !ok {
+		found, err = c.Hub.Find(ctx, w.Name, w.want, w.kind)
+	}
+	if err != nil {
+		return Model{}, err
+	}
+	files := found.All()
+	results, err := c.Hub.DownloadAll(ctx, files[0].Ref.String(), files, c.Progress)
+	if err != nil {
+		return Model{}, err
+	}
+	m := Model{Name: w.registry, Ref: files[0].Ref.String(), Path: results[0].Path, Commit: results[0].Commit, Cached: true, Layers: -1}
+	for i, result := range results {
+		m.files = append(m.files, modelFile{files[i].Ref, result})
+		m.Cached = m.Cached && result.Cached
+		if result.Unasked != nil {
+			m.Unasked = result.Unasked.Error()
+		}
+		if i == len(found.Files) {
+			m.Projector = result.Path
+			break
+		}
+		m.Size += result.Size
+		if len(found.Files) > 1 {
+			m.Parts = append(m.Parts, result.Path)
+		}
+	}
+	if len(found.Files) == 1 {
+		m.SHA256 = m.files[0].sha256()
+	}
+	return m, nil
+}
+
+// sha256 is a file's digest as the name of its blob has it, or empty.
+func (f modelFile) sha256() string {
+	if blob, err := filepath.EvalSymlinks(f.Result.Path); err == nil && len(filepath.Base(blob)) == len(digestOf(nil)) {
+		return filepath.Base(blob)
+	}
+	return ""
+}
+
+// advise recommends a number of layers for the GPUs of the current installation. It gives a *gguf.SplitError for files whose
+// names make them parts of one model and whose headers do not: llama.cpp would refuse them.
+func (c *Client) advise(m *Model) error {
+	current, err := c.Store.Current()
+	noGPU := err != nil || current.Through == manifests.ThroughCPU || slices.Contains(current.GPUMemory, 0) || len(current.GPUMemory) == 0
+	if noGPU && len(m.Parts) == 0 {
+		return nil
+	}
+	var header *gguf.Header
+	if len(m.Parts) > 0 {
+		header, err = gguf.Read(m.Path, m.Parts[1:]...)
+	} else {
+		header, err = gguf.Read(m.Path)
+	}
+	switch {
+	case is[*gguf.SplitError](err) && len(m.Parts) > 0:
+		return err
+	case err != nil:
+		m.Why = err.Error() // llama.cpp may still know better
+	case header.Parameters == 0:
+		m.Why = "it has no weights"
+	case !noGPU:
+		m.Layers, m.Why = hub.Layers(header, current.GPUMemory)
+	}
+	return nil
 }
 
 // The models of an exported folder: models.json lists them, and they lie under models/.
@@ -146,40 +235,58 @@ type exportedModel struct {
 	URL string `json:"url"`
 }
 
-// importModel brings a model from the mirrors that the user gave, if one has it.
-func (c *Client) importModel(ctx context.Context, client *hub.Client, release string, ref hub.Ref, want hub.Want) (hub.Result, bool, error) {
-	if len(c.Mirrors) == 0 {
-		return hub.Result{}, false, nil
+// carried looks for a model in the mirrors that the user gave, now or at the installation.
+func (c *Client) carried(ctx context.Context, release string, w wanted) (hub.Model, bool, error) {
+	if !slices.ContainsFunc(c.sources(), func(s source) bool { return !s.own }) {
+		return hub.Model{}, false, nil
 	}
 	if base, have := c.base(); have && release == "" {
 		release = base.Release
 	}
 	folders, err := c.folders(release)
 	if err != nil {
-		return hub.Result{}, false, nil // one folder a release, and no release: the Hub is asked
+		return hub.Model{}, false, nil // one folder a release, and no release: the Hub is asked
 	}
 	for _, folder := range folders {
 		data, _, err := c.transfer().Get(ctx, []string{folder + modelsIndex}, maxIndex)
 		if ctx.Err() != nil {
-			return hub.Result{}, false, ctx.Err()
+			return hub.Model{}, false, ctx.Err()
 		}
 		if err != nil {
 			continue // a mirror of bundles alone
 		}
 		models, err := decodeIndex(data)
 		if err != nil {
-			return hub.Result{}, false, fmt.Errorf("reading %s%s: %w", folder, modelsIndex, err)
+			return hub.Model{}, false, fmt.Errorf("reading %s%s: %w", folder, modelsIndex, err)
 		}
-		for _, m := range models {
-			if m.Repo != ref.Repo || m.File != ref.Path || m.Revision != ref.Revision && m.Commit != ref.Revision {
-				continue
+		var there []string
+		by := map[string]exportedModel{}
+		for _, m := range models { // a later export of the same file stands for the earlier ones
+			if m.Repo == w.Repo && (m.Revision == w.Revision || m.Commit == w.Revision) {
+				there, by[m.File] = append(there, m.File), m
 			}
-			known := hub.Known{Commit: m.Commit, Size: m.Size, SHA256: m.SHA256}
-			result, err := client.Import(ctx, ref, want, known, []string{folder + escaped(m.URL)}, c.Progress)
-			return result, true, err
 		}
+		found, ok := hub.Choose(there, w.Name, w.kind)
+		if !ok {
+			continue
+		}
+		from := func(f *hub.File) {
+			m := by[f.Ref.Path]
+			f.Known = &hub.Known{Commit: m.Commit, Size: m.Size, SHA256: m.SHA256}
+			f.URLs = []string{folder + escaped(m.URL)}
+			if f.Ref.Path == w.Path {
+				f.Want = w.want
+			}
+		}
+		for i := range found.Files {
+			from(&found.Files[i])
+		}
+		if found.Projector != nil {
+			from(found.Projector)
+		}
+		return found, true, nil
 	}
-	return hub.Result{}, false, nil
+	return hub.Model{}, false, nil
 }
 
 func decodeIndex(data []byte) ([]exportedModel, error) {
@@ -202,33 +309,31 @@ func escaped(p string) string { return (&url.URL{Path: p}).EscapedPath() }
 
 // Cached says which models of the registry are in the Hub's cache, without asking the Hub.
 func (c *Client) Cached(ctx context.Context, m matrix.Model) (Model, bool) {
-	client := *c.Hub
-	client.Offline = true
-	revision := m.Revision
-	if revision == "" {
-		revision = "main"
-	}
-	ref := hub.Ref{Repo: m.Repo, Path: m.File, Revision: revision}
-	result, err := client.Download(ctx, ref, hub.Want{Size: m.Size, SHA256: m.SHA256}, nil)
-	if err != nil {
-		return Model{}, false
-	}
-	return Model{Name: m.Name, Ref: ref.String(), Path: result.Path, Size: result.Size, Cached: true, Commit: result.Commit}, true
+	cached, err := c.inCache().bring(ctx, "", registered(m))
+	return cached, err == nil
 }
 
-// ModelPath is the file of a model that a program is to be started with: it is taken from the cache, else from the Hub.
-func (c *Client) ModelPath(ctx context.Context, arg string) (string, error) {
-	ref, want, _, err := c.reference(ctx, "", arg)
+// inCache is the client that looks into the Hub's cache alone.
+func (c *Client) inCache() *Client {
+	kept := *c.forModels()
+	kept.Mirrors, kept.Progress, kept.Hub.Offline = nil, nil, true
+	return &kept
+}
+
+// forRun is the model that a program is to be started with: from the cache, with no question to the Hub on the way to its
+// start, else as pull has it.
+func (c *Client) forRun(ctx context.Context, name string, kind hub.Kind) (Model, error) {
+	w, err := c.forModels().reference(ctx, "", name, kind)
 	if err != nil {
-		return "", err
+		return Model{}, err
 	}
-	client := *c.Hub
-	client.Offline = true
-	if result, err := client.Download(ctx, ref, want, nil); err == nil {
-		return result.Path, nil // no question to the Hub on the way to a program's start
+	if w.Path == "" && w.Quant == "" && kind != hub.Projector {
+		w.Quant = hub.DefaultQuant // what the Hub would have chosen; without it, it is the Hub that knows
 	}
-	m, err := c.Pull(ctx, "", arg)
-	return m.Path, err
+	if m, err := c.inCache().bring(ctx, "", w); err == nil {
+		return m, nil
+	}
+	return c.pull(ctx, "", name, kind)
 }
 
 // ExportOptions say what goes into an exported folder.
@@ -246,9 +351,12 @@ type Exported struct {
 	Already bool `json:"already"`
 }
 
-// Export makes a folder that installs from: the bundles asked for, the CUDA runtime, models, and all that vouches for
-// them. It is a mirror itself, by its path or on any web server. What is there already is kept; a broken one goes on.
+// Export makes a folder that installs from: the bundles asked for, the CUDA runtime, the client, models, and all that vouches
+// for them. It is a mirror itself, by its path or on any web server. What is there already is kept; a broken one goes on.
 func (c *Client) Export(ctx context.Context, dir string, o ExportOptions) ([]Exported, error) {
+	if _, err := c.checkWithdrawn(ctx, o.Release); err != nil {
+		return nil, err
+	}
 	r, err := c.Resolve(ctx, o.Release)
 	if err != nil {
 		return nil, err
@@ -278,11 +386,11 @@ func (c *Client) export(ctx context.Context, r *Release, assets []manifests.Arti
 		list = append(list, Exported{a.Name, a.Size, already})
 	}
 	for _, name := range o.Models {
-		file, err := c.exportModel(ctx, o.Release, name, dir)
+		files, err := c.exportModel(ctx, o.Release, name, dir)
 		if err != nil {
 			return list, err
 		}
-		list = append(list, file)
+		list = append(list, files...)
 	}
 	// Last, so that a folder with them is a whole one.
 	for _, document := range []struct {
@@ -300,7 +408,8 @@ func (c *Client) export(ctx context.Context, r *Release, assets []manifests.Arti
 	return list, nil
 }
 
-// exported are the assets to export: of each bundle and of the runtime the smaller archive.
+// exported are the assets to export: of each bundle and of the runtime the smaller archive, and the client, without which
+// nobody could use the folder, or read it once it is newer than the client there.
 func exported(r *Release, sms []matrix.SM) ([]manifests.Artifact, error) {
 	best := map[matrix.SM]manifests.Artifact{}
 	for _, a := range r.Assets {
@@ -326,12 +435,18 @@ func exported(r *Release, sms []matrix.SM) ([]manifests.Artifact, error) {
 		}
 		assets = append(assets, a)
 	}
-	return append(assets, runtimeOf(r)), nil
+	assets = append(assets, runtimeOf(r))
+	for _, a := range r.Assets {
+		if a.Kind == manifests.KindClient {
+			assets = append(assets, a)
+		}
+	}
+	return assets, nil
 }
 
 func (c *Client) exportAsset(ctx context.Context, r *Release, a manifests.Artifact, dir string) (already bool, err error) {
 	target := filepath.Join(dir, a.Name)
-	if got, err := store.FileDigest(target); err == nil && got == a.SHA256 {
+	if got, err := store.FileDigest(ctx, target); err == nil && got == a.SHA256 {
 		return true, nil
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
@@ -343,48 +458,52 @@ func (c *Client) exportAsset(ctx context.Context, r *Release, a manifests.Artifa
 	return false, c.fetchFile(ctx, a.Name, a.Size, a.SHA256, urls, target)
 }
 
-func (c *Client) exportModel(ctx context.Context, release, name, dir string) (Exported, error) {
-	ref, _, _, err := c.reference(ctx, release, name)
-	if err != nil {
-		return Exported{}, err
-	}
+func (c *Client) exportModel(ctx context.Context, release, name, dir string) ([]Exported, error) {
 	m, err := c.Pull(ctx, release, name)
 	if err != nil {
-		return Exported{}, err
+		return nil, err
 	}
-	if m.SHA256 == "" {
-		if m.SHA256, err = store.FileDigest(m.Path); err != nil {
-			return Exported{}, err
+	var list []Exported
+	var entries []exportedModel
+	for _, f := range m.files {
+		sum := f.sha256()
+		if sum == "" {
+			if sum, err = store.FileDigest(ctx, f.Result.Path); err != nil {
+				return nil, err
+			}
 		}
-	}
-	entry := exportedModel{Repo: ref.Repo, File: ref.Path, Revision: ref.Revision, Commit: m.Commit, Size: m.Size, SHA256: m.SHA256,
-		URL: path.Join(modelsDir, ref.Repo, m.Commit, ref.Path)}
-	target := filepath.Join(dir, filepath.FromSlash(entry.URL))
-	result := Exported{Name: entry.URL, Size: m.Size}
-	if got, err := store.FileDigest(target); err == nil && got == m.SHA256 {
-		result.Already = true
-	} else {
-		if err := os.MkdirAll(filepath.Dir(target), 0o777); err != nil {
-			return Exported{}, err
+		entry := exportedModel{Repo: f.Repo, File: f.Ref.Path, Revision: f.Revision, Commit: f.Commit, Size: f.Size, SHA256: sum,
+			URL: path.Join(modelsDir, f.Repo, f.Commit, f.Ref.Path)}
+		target := filepath.Join(dir, filepath.FromSlash(entry.URL))
+		result := Exported{Name: entry.URL, Size: f.Size}
+		if got, err := store.FileDigest(ctx, target); err == nil && got == sum {
+			result.Already = true
+		} else {
+			if err := os.MkdirAll(filepath.Dir(target), 0o777); err != nil {
+				return nil, err
+			}
+			from := (&url.URL{Scheme: "file", Path: f.Result.Path}).String()
+			if err := c.fetchFile(ctx, path.Base(entry.URL), f.Size, sum, []string{from}, target); err != nil {
+				return nil, err
+			}
 		}
-		from := (&url.URL{Scheme: "file", Path: m.Path}).String()
-		if err := c.fetchFile(ctx, path.Base(entry.URL), m.Size, m.SHA256, []string{from}, target); err != nil {
-			return Exported{}, err
-		}
+		list, entries = append(list, result), append(entries, entry)
 	}
 	index := filepath.Join(dir, modelsIndex)
 	models := []exportedModel{}
 	if data, err := os.ReadFile(index); err == nil {
 		if models, err = decodeIndex(data); err != nil {
-			return Exported{}, fmt.Errorf("reading %s: %w", index, err)
+			return nil, fmt.Errorf("reading %s: %w", index, err)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return Exported{}, err
+		return nil, err
 	}
-	models = slices.DeleteFunc(models, func(m exportedModel) bool { return m.URL == entry.URL && m.Revision == entry.Revision })
-	data, err := json.MarshalIndent(append(models, entry), "", "  ")
+	models = slices.DeleteFunc(models, func(m exportedModel) bool {
+		return slices.ContainsFunc(entries, func(e exportedModel) bool { return m.URL == e.URL && m.Revision == e.Revision })
+	})
+	data, err := json.MarshalIndent(append(models, entries...), "", "  ")
 	if err != nil {
-		return Exported{}, err
+		return nil, err
 	}
-	return result, replaceFile(index, append(data, '\n'))
+	return list, replaceFile(index, append(data, '\n'))
 }

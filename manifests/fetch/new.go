@@ -1,6 +1,8 @@
 package fetch
 
 import (
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -22,7 +24,7 @@ func New(given string, getenv func(string) string) (*Client, error) {
 		return nil, err
 	}
 	s := &store.Store{Home: folder}
-	c := &Client{Store: s, Hub: models, Detector: detect.Detector{Getenv: getenv, Disk: folder}}
+	c := &Client{Store: s, Hub: models, Detector: detect.Detector{Probe: probe(), Disk: folder}}
 	s.Machine, s.TrustAll = c.machine, isTrue(getenv("LLCUDA_TRUST_HOME"))
 	c.Offline = isTrue(getenv("LLCUDA_OFFLINE"))
 	return c, nil
@@ -36,4 +38,16 @@ func isTrue(value string) bool {
 	}
 	on, err := strconv.ParseBool(value)
 	return err == nil && on
+}
+
+// probe is where the program that asks CUDA lies: beside this one.
+func probe() string {
+	program, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	if real, err := filepath.EvalSymlinks(program); err == nil {
+		program = real
+	}
+	return filepath.Join(filepath.Dir(program), detect.ProbeName)
 }

@@ -15,7 +15,7 @@ import (
 type Pointer struct {
 	manifests.Pointer
 	Signer Signer
-	// From is the address that it was read from.
+	// From is the address that it was read from, without a name and a password.
 	From string
 }
 
@@ -73,7 +73,11 @@ func (c *Client) firstPointer(ctx context.Context, addresses []string, patient b
 		failed = append(failed, err)
 	}
 	if len(failed) == 0 {
-		return nil, nil, &TrustError{&NoPointerError{addresses}, ""}
+		e := &NoPointerError{}
+		for _, address := range addresses {
+			e.Addresses = append(e.Addresses, withoutUser(address))
+		}
+		return nil, nil, &TrustError{e, ""}
 	}
 	if len(unreached) < len(failed) { // one is behind, or expired: no patience mends that
 		unreached = nil
@@ -99,31 +103,11 @@ func (s source) pointers() (addresses []string, required bool, err error) {
 
 // pointerAt reads the release pointer at one address and holds it to everything that it can be held to by itself.
 func (c *Client) pointerAt(ctx context.Context, address string, patient bool) (*Pointer, error) {
-	t := c.transfer()
-	if !patient { // another address is nearer than a server that wants to be left alone for minutes
-		impatient := *t
-		impatient.Tries, impatient.MaxRetryAfter = 2, 5*time.Second
-		t = &impatient
-	}
-	data, _, err := t.Get(ctx, []string{address}, manifests.MaxPointerSize)
+	p, err := c.signedPointer(ctx, address, patient)
 	if err != nil {
 		return nil, err
 	}
-	statement, signer, err := c.Pointers.VerifyPointer(data)
-	if err != nil {
-		return nil, &TrustError{fmt.Errorf("reading the release pointer at %s: %w", address, err), ""}
-	}
-	p, err := manifests.DecodePointer(statement)
-	if is[*manifests.VersionError](err) {
-		return nil, err // well signed: it is newer than this program
-	}
-	if err != nil {
-		return nil, &TrustError{err, "somebody passes another signed file of the farm's off as the release pointer"}
-	}
-	if err := p.CheckTime(time.Now()); err != nil {
-		return nil, &TrustError{err, ""}
-	}
-	seen, any, err := c.Store.SeenPointer(signer.ID)
+	seen, any, err := c.Store.SeenPointer(p.Signer.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -132,5 +116,127 @@ func (c *Client) pointerAt(ctx context.Context, address string, patient bool) (*
 			return nil, &TrustError{err, ""}
 		}
 	}
-	return &Pointer{Pointer: p, Signer: signer, From: address}, nil
+	if err := p.CheckTime(time.Now()); err != nil {
+		return nil, &TrustError{err, ""}
+	}
+	return p, nil
+}
+
+// signedPointer reads the release pointer at one address, which is well signed, and of any time.
+func (c *Client) signedPointer(ctx context.Context, address string, patient bool) (*Pointer, error) {
+	t := c.transfer()
+	if !patient { // another address is nearer than a server that wants to be left alone for minutes
+		impatient := *t
+		impatient.Tries, impatient.MaxRetryAfter, impatient.SlowRate = 2, 5*time.Second, 0
+		t = &impatient
+	}
+	data, _, err := t.Get(ctx, []string{address}, manifests.MaxPointerSize)
+	if err != nil {
+		return nil, err
+	}
+	statement, signer, err := c.Pointers.VerifyPointer(data)
+	if err != nil {
+		return nil, &TrustError{fmt.Errorf("reading the release pointer at %s: %w", withoutUser(address), err), ""}
+	}
+	p, err := manifests.DecodePointer(statement)
+	if is[*manifests.VersionError](err) {
+		return nil, err // well signed: it is newer than this program
+	}
+	if err != nil {
+		return nil, &TrustError{err, "somebody passes another signed file of the farm's off as the release pointer"}
+	}
+	return &Pointer{Pointer: p, Signer: signer, From: withoutUser(address)}, nil
+}
+
+// ownRelease is what an empty store takes where every release pointer that could be read has expired and none names anything
+// newer than the release that this program came with: that release. Nobody can lead a machine to something older so than to
+// what its user fetched the program from. nil is that there is no such way out.
+func (c *Client) ownRelease(err error) *manifests.PointerTimeError {
+	if c.Own == "" || is[*manifests.PointerBackError](err) {
+		return nil
+	}
+	if _, have := c.base(); have {
+		return nil // what is installed runs, and needs nothing
+	}
+	var newest *manifests.PointerTimeError
+	for _, late := range all[*manifests.PointerTimeError](err) {
+		order, ordered := manifests.CompareTags(late.Pointer.Release, c.Own)
+		_, withdrawn := late.Pointer.Withdrawal(c.Own)
+		if !late.Expired() || withdrawn || late.Pointer.Release != c.Own && !(ordered && order < 0) {
+			return nil
+		}
+		if newest == nil || late.Pointer.Number > newest.Pointer.Number {
+			newest = late
+		}
+	}
+	return newest
+}
+
+// checkWithdrawn refuses a release that the user named, if the release pointer says that it was withdrawn. Where no pointer
+// can be read the name counts, as it does without one. The pointer is returned for the store to remember; it may be nil.
+func (c *Client) checkWithdrawn(ctx context.Context, release string) (*Pointer, error) {
+	if release == "" || c.SkipSignature || c.Pointers == nil {
+		return nil, nil
+	}
+	p := c.newestPointer(ctx)
+	if p == nil {
+		return nil, ctx.Err()
+	}
+	err := p.CheckWithdrawn(release)
+	switch {
+	case err == nil:
+		return p, nil
+	case c.AllowWithdrawn:
+		c.warn("%v", err)
+		return p, nil
+	}
+	return p, &TrustError{err, ""}
+}
+
+// newestPointer is the newest release pointer that can be read or was seen of the same signer, of any time; nil if none can
+// be read.
+func (c *Client) newestPointer(ctx context.Context) *Pointer {
+	var newest *Pointer
+	for _, s := range c.sources() {
+		addresses, _, err := s.pointers()
+		if err != nil {
+			continue
+		}
+		for _, address := range addresses {
+			p, err := c.signedPointer(ctx, address, false)
+			if err != nil {
+				continue
+			}
+			if newest == nil || p.Number > newest.Number {
+				newest = p
+			}
+			break // the others of a source are copies
+		}
+	}
+	if newest != nil {
+		if seen, any, err := c.Store.SeenPointer(newest.Signer.ID); err == nil && any && seen.Number > newest.Number {
+			newest.Pointer = seen
+		}
+	}
+	return newest
+}
+
+// Withdrawn is what the release pointers seen on this machine say of a release that was withdrawn: a
+// *manifests.WithdrawnError, or nil.
+func (c *Client) Withdrawn(release string) error {
+	seen, _ := c.Store.SeenPointers() // what cannot be read is said where pointers are followed
+	for _, s := range seen {
+		if err := s.Pointer.CheckWithdrawn(release); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// warnWithdrawn warns of an installation whose release was withdrawn.
+func (c *Client) warnWithdrawn(i Install) {
+	var w *manifests.WithdrawnError
+	if errors.As(c.Withdrawn(i.Release), &w) {
+		c.warn("%v; llcuda-fetch install --update takes %s", w, w.Instead)
+	}
 }

@@ -82,7 +82,7 @@ func (c *Client) reuse(o Options, host manifests.Host) (i Install, d manifests.D
 		if errors.As(err, &none) && (none.Lack == manifests.LackGPU || none.Lack == manifests.LackDriver) && o.SM == 0 && !o.AllowCPU {
 			return Install{}, d, false, err
 		}
-		if err != nil || d.Through != i.Through || absent(d) {
+		if err != nil || d.Through != i.Through || d.Absent() {
 			continue
 		}
 		as := describe(i, now, d)
@@ -121,7 +121,7 @@ func describe(i Install, now launch.Machine, d manifests.Decision) Install {
 		}
 		i.Every = i.Every && gpu.Served
 	}
-	if absent(d) {
+	if d.Absent() {
 		i.Machine, i.Every = launch.Machine{Kind: launch.AnyKind, Folders: []string{}}, false
 	}
 	return i
@@ -135,15 +135,13 @@ func ofBundle(m manifests.Metadata) manifests.Release {
 	}}}
 }
 
-// absent says that a bundle was picked for a GPU that is not here.
-func absent(d manifests.Decision) bool {
-	return d.Through != manifests.ThroughCPU && !slices.ContainsFunc(d.GPUs, func(v manifests.GPUVerdict) bool { return v.Served })
-}
-
 // takeOver makes an installation that reuse found this machine's own, after its programs were tried.
 func (c *Client) takeOver(ctx context.Context, l *store.Locked, i Install, d manifests.Decision) (Outcome, error) {
 	c.step("trying the programs")
 	probe, err := store.TryPrograms(ctx, l.Programs(i), i.Through != manifests.ThroughCPU && c.Host == nil)
+	if err == nil && c.Host == nil {
+		probe.LeftOut, err = l.TryVariants(ctx, i)
+	}
 	if err != nil {
 		return Outcome{}, err
 	}

@@ -1,13 +1,14 @@
 // Package gguf reads the header of a model's file: what the model is, and how its weights are spread over its layers.
 //
-// The client calls it to say how many layers a GPU holds, ci to describe what it publishes. A file goes in, a Header
-// comes out; a hostile file costs neither memory nor time. It reads no weights and never writes.
+// The client calls it to say how many layers a GPU holds, ci to describe what it publishes. The files of one model go in,
+// usually one, a Header comes out; a hostile file costs neither memory nor time. It reads no weights and never writes.
 //
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 package gguf
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -59,8 +60,73 @@ type Header struct {
 	Vocabulary int64
 }
 
-// Read reads the header of a file.
-func Read(path string) (*Header, error) {
+// A model is a header in the making: the weights of its parts are added one after another.
+type model struct {
+	*Header
+	embeddings int64 // the token embeddings, in bytes
+	output     bool  // the model has an output of its own
+}
+
+func (m *model) finish() *Header {
+	if !m.output {
+		m.Output += m.embeddings
+	}
+	return m.Header
+}
+
+// A SplitError is a set of files that are not the parts of one model, in order.
+type SplitError struct {
+	Path    string
+	Problem string
+}
+
+func (e *SplitError) Error() string { return fmt.Sprintf("reading %s: %s", e.Path, e.Problem) }
+
+// Hint says what it means.
+func (e *SplitError) Hint() string {
+	return "llama.cpp takes the parts of a model by their names, and would refuse these; tell whoever named them"
+}
+
+// Read reads the header of a model: of its only file, or of all the parts that it was split into, in order. It gives a
+// *SplitError where the files say that they are others than those.
+func Read(path string, more ...string) (*Header, error) {
+	paths := append([]string{path}, more...)
+	var first *decoder
+	var m *model
+	var tensors uint64
+	names := map[string]bool{}
+	for i, path := range paths {
+		d, err := readPart(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading the header of %s: %w", path, err)
+		}
+		if problem := d.misplaced(i, len(paths)); problem != "" {
+			return nil, &SplitError{path, problem}
+		}
+		if i == 0 {
+			first = d
+			if m, err = d.model(); err != nil {
+				return nil, fmt.Errorf("reading the header of %s: %w", path, err)
+			}
+		}
+		for _, t := range d.tensors {
+			if names[t.name] {
+				return nil, &SplitError{path, fmt.Sprintf("an earlier part has the tensor %q, too", t.name)}
+			}
+			names[t.name] = true
+		}
+		tensors += uint64(len(d.tensors))
+		if d.weights(m); d.err != nil {
+			return nil, fmt.Errorf("reading the header of %s: %w", path, d.err)
+		}
+	}
+	if want, ok := first.numbers["split.tensors.count"]; ok && len(paths) > 1 && want != tensors {
+		return nil, &SplitError{paths[0], fmt.Sprintf("it says that the model has %d tensors, and its %d parts have %d", want, len(paths), tensors)}
+	}
+	return m.finish(), nil
+}
+
+func readPart(path string) (*decoder, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -70,26 +136,56 @@ func Read(path string) (*Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := Decode(f, info.Size())
-	if err != nil {
-		return nil, fmt.Errorf("reading the header of %s: %w", path, err)
-	}
-	return g, nil
+	return decode(f, info.Size())
 }
 
-// Decode reads the header of a file of so many bytes from its start.
+// misplaced says why a file is not part i of so many, if it is not. A part counts from 0, and llama.cpp's own tool leaves
+// the keys out where there is one part only.
+func (d *decoder) misplaced(i, parts int) string {
+	count := max(d.numbers["split.count"], 1)
+	no := d.numbers["split.no"]
+	switch {
+	case parts == 1 && count > 1:
+		return fmt.Sprintf("the model lies in %d files, and this is one of them", count)
+	case count == 1 && parts > 1:
+		return fmt.Sprintf("it is a whole model, and its name says that it is one of %d files", parts)
+	case count != uint64(parts):
+		return fmt.Sprintf("it says that the model lies in %d files, and its name says %d", count, parts)
+	case no != uint64(i):
+		return fmt.Sprintf("it says that it is part %d of %d, and its name says %d", no+1, count, i+1)
+	}
+	return ""
+}
+
+// Decode reads the header of a model's only file, of so many bytes, from its start.
 func Decode(r io.Reader, size int64) (*Header, error) {
-	d := &decoder{r: bufio.NewReaderSize(r, 1<<16), left: min(size, maxHeader), numbers: map[string]uint64{}, lists: map[string][]int64{}}
-	d.header()
-	if d.err != nil {
+	d, err := decode(r, size)
+	if err != nil {
+		return nil, err
+	}
+	if problem := d.misplaced(0, 1); problem != "" {
+		return nil, errors.New(problem)
+	}
+	m, err := d.model()
+	if err != nil {
+		return nil, err
+	}
+	if d.weights(m); d.err != nil {
 		return nil, d.err
 	}
-	return d.model(size)
+	return m.finish(), nil
+}
+
+func decode(r io.Reader, size int64) (*decoder, error) {
+	d := &decoder{r: bufio.NewReaderSize(r, 1<<16), size: size, left: min(size, maxHeader), numbers: map[string]uint64{}, lists: map[string][]int64{}}
+	d.header()
+	return d, d.err
 }
 
 // decoder reads the parts of a header one after another and keeps the first error.
 type decoder struct {
 	r    *bufio.Reader
+	size int64 // of the file
 	read int64
 	left int64 // bytes that may still be read
 	err  error
@@ -343,12 +439,10 @@ func (d *decoder) number(key string, limit, otherwise int64) int64 {
 	return int64(n)
 }
 
-func (d *decoder) model(size int64) (*Header, error) {
+// model is the header without its weights.
+func (d *decoder) model() (*model, error) {
 	if d.architecture == "" {
 		return nil, errors.New("it names no architecture")
-	}
-	if parts := d.numbers["split.count"]; parts > 1 {
-		return nil, fmt.Errorf("the model lies in %d files, and this is one of them", parts)
 	}
 	g := &Header{Architecture: d.architecture, Name: d.title, FileType: -1}
 	if kind, ok := d.numbers["general.file_type"]; ok {
@@ -362,13 +456,7 @@ func (d *decoder) model(size int64) (*Header, error) {
 	g.Context = d.number("context_length", 1<<40, 0)
 	g.Embedding = d.number("embedding_length", 1<<24, 0)
 	d.heads(g)
-	if d.err == nil {
-		d.weights(g, size)
-	}
-	if d.err != nil {
-		return nil, d.err
-	}
-	return g, nil
+	return &model{Header: g}, d.err
 }
 
 // heads reads what the size of the KV cache comes from. The defaults are llama.cpp's: as many
@@ -391,9 +479,10 @@ func (d *decoder) heads(g *Header) {
 	g.HeadsKV = slices.Repeat([]int64{d.number("attention.head_count_kv", maxNumber, count)}, len(g.Layers))
 }
 
-// weights adds up the tensors. A tensor reaches to the next one's offset, which needs no table of
-// types and is true of types that this program does not know.
-func (d *decoder) weights(g *Header, size int64) {
+// weights adds up the tensors of one file. A tensor reaches to the next one's offset, which needs no table of types and is
+// true of types that this program does not know. A file without tensors is a vocabulary, or the first part of a model
+// whose parts were made with --no-tensor-first-split.
+func (d *decoder) weights(m *model) {
 	alignment := uint64(32)
 	if n, ok := d.numbers["general.alignment"]; ok {
 		alignment = n
@@ -403,23 +492,10 @@ func (d *decoder) weights(g *Header, size int64) {
 		return
 	}
 	start := (d.read + int64(alignment) - 1) / int64(alignment) * int64(alignment)
-	data := uint64(max(0, size-start))
-	if len(d.tensors) == 0 {
-		d.fail("it has no tensors")
-	}
-	slices.SortStableFunc(d.tensors, func(a, b tensor) int {
-		switch {
-		case a.offset < b.offset:
-			return -1
-		case a.offset > b.offset:
-			return 1
-		}
-		return 0
-	})
-	var embeddings int64
-	output := false
+	data := uint64(max(0, d.size-start))
+	slices.SortStableFunc(d.tensors, func(a, b tensor) int { return cmp.Compare(a.offset, b.offset) })
 	for i, t := range d.tensors {
-		g.Parameters += t.elements()
+		m.Parameters += t.elements()
 		end := data
 		if i+1 < len(d.tensors) {
 			end = d.tensors[i+1].offset
@@ -432,25 +508,22 @@ func (d *decoder) weights(g *Header, size int64) {
 		if rest, ok := strings.CutPrefix(t.name, "blk."); ok {
 			number, _, _ := strings.Cut(rest, ".")
 			n, err := strconv.Atoi(number)
-			if err != nil || n < 0 || n >= len(g.Layers) {
-				d.fail("the tensor %q belongs to none of the %d layers", t.name, len(g.Layers))
+			if err != nil || n < 0 || n >= len(m.Layers) {
+				d.fail("the tensor %q belongs to none of the %d layers", t.name, len(m.Layers))
 				return
 			}
-			g.Layers[n] += bytes
+			m.Layers[n] += bytes
 			continue
 		}
 		switch {
 		case t.name == "token_embd.weight":
-			embeddings = bytes
+			m.embeddings = bytes
 			if len(t.dims) == 2 && t.dims[1] <= 1<<24 {
-				g.Vocabulary = int64(t.dims[1])
+				m.Vocabulary = int64(t.dims[1])
 			}
 		case strings.HasPrefix(t.name, "output"):
-			output = output || t.name == "output.weight"
-			g.Output += bytes
+			m.output = m.output || t.name == "output.weight"
+			m.Output += bytes
 		}
-	}
-	if !output {
-		g.Output += embeddings
 	}
 }

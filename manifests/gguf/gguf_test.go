@@ -3,6 +3,8 @@ package gguf
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -147,7 +149,6 @@ func TestHostile(t *testing.T) {
 		"same key":          {with(u32("llama.block_count", 2)), "twice"},
 		"no architecture":   {encode(3, pairs[1:], weights), "architecture"},
 		"no layers":         {encode(3, pairs[:3], weights), "block_count"},
-		"no tensors":        {encode(3, pairs, nil), "no tensors"},
 		"same tensor":       {encode(3, pairs, append(weights, weights[0])), "twice"},
 		"five dimensions":   {encode(3, pairs, []weight{{"x", make([]uint64, 5), 32}}), "dimensions"},
 		"empty tensor":      {encode(3, pairs, []weight{{"x", nil, 0}, {"y", nil, 32}}), "outside"},
@@ -164,6 +165,85 @@ func TestHostile(t *testing.T) {
 			got, err := Decode(bytes.NewReader(test.data), int64(len(test.data)))
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %+v, %v, want an error with %q", got, err, test.want)
+			}
+		})
+	}
+}
+
+// llama.cpp's own vocabularies have no tensors.
+func TestNoTensors(t *testing.T) {
+	pairs, _ := sample()
+	data := encode(3, pairs, nil)
+	for _, cut := range []int{0, len(data) & 31} { // with and without padding up to where weights would begin
+		got, err := Decode(bytes.NewReader(data[:len(data)-cut]), int64(len(data)-cut))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := &Header{Architecture: "llama", Name: "Sample", FileType: 15, Layers: []int64{0, 0}, Context: 2048, Embedding: 64, HeadsKV: []int64{2, 1}, KeyLength: 16, ValueLength: 16}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+// part writes one part as llama.cpp's gguf-split does: those after the first one have nothing but the keys of the split.
+func part(no, count, tensors int, weights []weight) []byte {
+	split := []pair{{"split.no", 2, []any{uint16(no)}}, {"split.count", 2, []any{uint16(count)}}, {"split.tensors.count", 5, []any{int32(tensors)}}}
+	if no == 0 {
+		pairs, _ := sample()
+		split = append(pairs, split...)
+	}
+	return encode(3, split, weights)
+}
+
+func TestSplit(t *testing.T) {
+	pairs, weights := sample()
+	whole := encode(3, pairs, weights)
+	want, err := Decode(bytes.NewReader(whole), int64(len(whole)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	output := weight{"output.weight", []uint64{64, 500}, 640}
+	for name, test := range map[string]struct {
+		parts   [][]byte
+		problem string // empty is none
+	}{
+		"two":                        {[][]byte{part(0, 2, 5, weights[:2]), part(1, 2, 5, weights[2:])}, ""},
+		"three, the first one empty": {[][]byte{part(0, 3, 5, nil), part(1, 3, 5, weights[:4]), part(2, 3, 5, weights[4:])}, ""},
+		"the embeddings last":        {[][]byte{part(0, 2, 5, weights[1:]), part(1, 2, 5, weights[:1])}, ""},
+		"one":                        {[][]byte{part(0, 1, 5, weights)}, ""},
+		"one of two":                 {[][]byte{part(0, 2, 5, weights[:2])}, "in 2 files, and this is one of them"},
+		"the second of two":          {[][]byte{part(1, 2, 5, weights[2:])}, "in 2 files, and this is one of them"},
+		"of other counts":            {[][]byte{part(0, 2, 5, weights[:2]), part(1, 3, 5, weights[2:])}, "in 3 files, and its name says 2"},
+		"whole files":                {[][]byte{whole, whole}, "a whole model, and its name says that it is one of 2"},
+		"the wrong way round":        {[][]byte{part(1, 2, 5, weights[:2]), part(0, 2, 5, weights[2:])}, "part 2 of 2, and its name says 1"},
+		"the first one twice":        {[][]byte{part(0, 2, 5, weights[:2]), part(0, 2, 5, weights[2:])}, "part 1 of 2, and its name says 2"},
+		"a tensor twice":             {[][]byte{part(0, 2, 5, weights[:3]), part(1, 2, 5, weights[2:])}, "an earlier part has the tensor"},
+		"a tensor too few":           {[][]byte{part(0, 2, 5, weights[:2]), part(1, 2, 5, weights[3:])}, "has 5 tensors, and its 2 parts have 4"},
+		"a tensor too many":          {[][]byte{part(0, 2, 5, weights[:2]), part(1, 2, 5, append([]weight{output}, weights[2:]...))}, "has 5 tensors, and its 2 parts have 6"},
+		"a part that is cut off":     {[][]byte{part(0, 2, 5, weights[:2]), part(1, 2, 5, weights[2:])[:280]}, "cut off"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var paths []string
+			for i, data := range test.parts {
+				paths = append(paths, filepath.Join(t.TempDir(), fmt.Sprint(i)))
+				if err := os.WriteFile(paths[i], data, 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, err := Read(paths[0], paths[1:]...)
+			if test.problem == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Error(diff)
+				}
+				return
+			}
+			var split *SplitError
+			if err == nil || !strings.Contains(err.Error(), test.problem) || !errors.As(err, &split) && test.problem != "cut off" {
+				t.Errorf("%+v, %v (%T), want an error with %q", got, err, err, test.problem)
 			}
 		})
 	}

@@ -103,6 +103,7 @@ type Workflow struct {
 	Repository   string // owner/name
 	Path         string // ".github/workflows/release.yml"
 	Ref          string // "refs/tags/v1.1.0-runtime"
+	Commit       string // 40 hex digits
 	RepositoryID string
 	OwnerID      string
 	Runner       string // "github-hosted"
@@ -119,7 +120,7 @@ func (w Workflow) claims() map[string]any {
 	ref := cmp.Or(w.Ref, "refs/tags/"+Tag)
 	owner, _, _ := strings.Cut(repository, "/")
 	workflow := repository + "/" + path + "@" + ref
-	commit := strings.Repeat("01", 20)
+	commit := cmp.Or(w.Commit, strings.Repeat("01", 20))
 	claims := map[string]any{
 		"iss": cmp.Or(w.Issuer, manifests.SignerIssuer), "sub": "repo:" + repository + ":ref:" + ref,
 		"repository": repository, "repository_owner": owner, "repository_visibility": "public",

@@ -83,7 +83,7 @@ func (s *Store) explainAnswer(answer *github.ErrorResponse) error {
 		return refused("the token in GITHUB_TOKEN (or GH_TOKEN) is wrong or has expired: set another one and run this again; what has arrived stays")
 	case status == http.StatusForbidden:
 		return refused("the token may not do this: a fine-grained token needs \"Contents: read and write\" for " + s.owner + "/" + s.repo +
-			", a classic one the scope repo, a workflow \"permissions: contents: write\"")
+			", a classic one the scope repo, a workflow \"permissions: contents: write\". " + workflowChanges)
 	case status == http.StatusNotFound:
 		return &missingError{err}
 	case status == http.StatusUnprocessableEntity && strings.Contains(strings.ToLower(err.Error()), "immutable"):
@@ -93,6 +93,11 @@ func (s *Store) explainAnswer(answer *github.ErrorResponse) error {
 	}
 	return refused("GitHub does not take this, and would not the next time: what it says above is all that it tells")
 }
+
+// workflowChanges is the other reason for "Resource not accessible by integration". A draft that has such a commit as its
+// target keeps it.
+const workflowChanges = "GitHub also refuses where the release's commit has other files in .github/workflows than the default branch: " +
+	"push the tag first (git push origin TAG), and delete a draft that was made before, if there is one"
 
 // exists says whether all that is wrong is that something is there.
 func exists(answer *github.ErrorResponse) bool {

@@ -83,7 +83,8 @@ func (s *Store) Find(ctx context.Context, tag string) ([]publisher.Release, erro
 			found = append(found, r.public(time.Now()))
 		}
 	}
-	return found, s.checkTag(ctx, tag)
+	_, err = s.checkTag(ctx, tag)
+	return found, err
 }
 
 // noRepository says what a 404 on the repository means.
@@ -95,14 +96,17 @@ func (s *Store) noRepository(err error) error {
 	way := "is the name right? The token must be allowed to see the repository: GitHub does not tell one that is hidden from one that does not exist"
 	if s.token == "" {
 		way = "is the name right? If the repository is private, set GITHUB_TOKEN"
+	} else if s.commit != "" {
+		way += ". " + workflowChanges
 	}
 	return &publisher.RefusedError{Err: fmt.Errorf("there is no repository %s/%s: %w", s.owner, s.repo, missing.err), Way: way}
 }
 
-// checkTag holds a tag that exists to the commit that it is to be at.
-func (s *Store) checkTag(ctx context.Context, tag string) error {
+// checkTag holds a tag that exists to the commit that it is to be at, and says whether it exists. It is not looked for
+// where no commit is wanted.
+func (s *Store) checkTag(ctx context.Context, tag string) (exists bool, err error) {
 	if s.commit == "" {
-		return nil
+		return false, nil
 	}
 	type object struct {
 		Object struct {
@@ -111,10 +115,10 @@ func (s *Store) checkTag(ctx context.Context, tag string) error {
 		} `json:"object"`
 	}
 	var ref object
-	_, err := s.call(ctx, http.MethodGet, s.path("/git/ref/tags/%s", url.PathEscape(tag)), nil, &ref)
+	_, err = s.call(ctx, http.MethodGet, s.path("/git/ref/tags/%s", url.PathEscape(tag)), nil, &ref)
 	var missing *missingError
 	if errors.As(err, &missing) {
-		return nil // it is made when the release is published
+		return false, nil // it is made when the release is published
 	}
 	for hops := 0; err == nil && ref.Object.Type == "tag" && hops < 5; hops++ { // annotated, perhaps of another tag
 		sha := ref.Object.SHA
@@ -122,15 +126,26 @@ func (s *Store) checkTag(ctx context.Context, tag string) error {
 		_, err = s.call(ctx, http.MethodGet, s.path("/git/tags/%s", sha), nil, &ref)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if ref.Object.SHA != s.commit {
-		return &publisher.RefusedError{
+		return true, &publisher.RefusedError{
 			Err: fmt.Errorf("the tag %s is at commit %s, and this release is of %s", tag, ref.Object.SHA, s.commit),
 			Way: "a tag that people may have is never moved: publish under a new tag, or from the commit that this one is at",
 		}
 	}
-	return nil
+	return true, nil
+}
+
+// commitFor is the commit to send with a release: only where its tag is still to be made there. GitHub has no use for it
+// where the tag exists, and refuses a workflow's token that names a commit whose workflow files are not those of the default
+// branch: https://github.com/cli/cli/issues/9514
+func (s *Store) commitFor(ctx context.Context, tag string) (string, error) {
+	exists, err := s.checkTag(ctx, tag)
+	if err != nil || exists {
+		return "", err
+	}
+	return s.commit, nil
 }
 
 // changes is what is sent to make or change a release.
@@ -146,9 +161,13 @@ type changes struct {
 
 // Create implements publisher.Store.
 func (s *Store) Create(ctx context.Context, draft publisher.Draft) (publisher.Release, error) {
+	commit, err := s.commitFor(ctx, draft.Tag)
+	if err != nil {
+		return publisher.Release{}, err
+	}
 	var made release
 	response, err := s.call(ctx, http.MethodPost, s.path("/releases"),
-		changes{TagName: draft.Tag, Commit: s.commit, Name: draft.Title, Body: draft.Notes, Draft: true}, &made)
+		changes{TagName: draft.Tag, Commit: commit, Name: draft.Title, Body: draft.Notes, Draft: true}, &made)
 	if err != nil {
 		return publisher.Release{}, s.noRepository(err)
 	}
@@ -157,9 +176,13 @@ func (s *Store) Create(ctx context.Context, draft publisher.Draft) (publisher.Re
 
 // Promote implements publisher.Store.
 func (s *Store) Promote(ctx context.Context, r publisher.Release, draft publisher.Draft, latest publisher.Latest) (publisher.Release, error) {
+	commit, err := s.commitFor(ctx, r.Tag)
+	if err != nil {
+		return publisher.Release{}, err
+	}
 	var made release
 	response, err := s.call(ctx, http.MethodPatch, s.path("/releases/%d", r.ID),
-		changes{TagName: r.Tag, Commit: s.commit, Name: draft.Title, Body: draft.Notes, Draft: false, Latest: string(latest)}, &made)
+		changes{TagName: r.Tag, Commit: commit, Name: draft.Title, Body: draft.Notes, Draft: false, Latest: string(latest)}, &made)
 	if err != nil {
 		return publisher.Release{}, found(err)
 	}

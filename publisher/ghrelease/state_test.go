@@ -161,6 +161,15 @@ func TestWhatIsThere(t *testing.T) {
 		{name: "an annotated tag is where it is to be", store: ghrelease.Options{Commit: strings.Repeat("1", 40)}, before: func(s *site) { s.server.SetTag(ghtest.Repository, tag, strings.Repeat("1", 40), true) }},
 		{name: "the tag is elsewhere", store: ghrelease.Options{Commit: strings.Repeat("1", 40)}, before: func(s *site) { s.server.SetTag(ghtest.Repository, tag, strings.Repeat("2", 40), false) }, refused: "is at commit 2222"},
 		{name: "an annotated tag is elsewhere", store: ghrelease.Options{Commit: strings.Repeat("1", 40)}, before: func(s *site) { s.server.SetTag(ghtest.Repository, tag, strings.Repeat("2", 40), true) }, refused: "is at commit 2222"},
+		{name: "the tag is at a commit with other workflows", store: ghrelease.Options{Commit: strings.Repeat("1", 40)}, before: func(s *site) {
+			s.server.SetTag(ghtest.Repository, tag, strings.Repeat("1", 40), false)
+			s.server.SetWorkflows(ghtest.Repository, strings.Repeat("1", 40))
+		}},
+		{name: "an annotated tag and a draft, at a commit with other workflows", store: ghrelease.Options{Commit: strings.Repeat("1", 40)}, before: func(s *site) {
+			s.server.SetTag(ghtest.Repository, tag, strings.Repeat("1", 40), true)
+			s.server.SetWorkflows(ghtest.Repository, strings.Repeat("1", 40))
+			s.draft(ours)
+		}},
 		{name: "the tag is made where it is to be", store: ghrelease.Options{Commit: strings.Repeat("1", 40)}, before: func(s *site) { s.draft(ours) }},
 	}
 	dir := fetchtest.New(t, fetchtest.Options{Padding: 20_000}).Dir
@@ -407,4 +416,41 @@ func TestInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantPublished(t, server, ghtest.Repository, folder)
+}
+
+// A token that may not change workflows, and a release whose target is a commit that has others. The way out is named.
+func TestTargetWithOtherWorkflows(t *testing.T) {
+	commit := strings.Repeat("1", 40)
+	dir := fetchtest.New(t, fetchtest.Options{}).Dir
+	folder, err := publisher.OpenFolder(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, before := range map[string]func(*site){
+		"the tag is not there":          func(*site) {},
+		"a draft has the commit by now": func(s *site) { s.draft(ours) },
+		"a draft had it before the tag": func(s *site) {
+			s.draft(ours)
+			s.server.SetTag(ghtest.Repository, tag, commit, false)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &site{t: t, server: ghtest.New(t, ghtest.Options{}), folder: folder, dir: dir}
+			s.store = newStore(t, s.server, ghrelease.Options{Commit: commit})
+			before(s)
+			s.server.SetWorkflows(ghtest.Repository, commit)
+			_, err := publisher.Publish(t.Context(), s.store, folder, fast(t))
+			var refused *publisher.RefusedError
+			if !errors.As(err, &refused) || !strings.Contains(err.Error(), "Resource not accessible by integration") ||
+				!strings.Contains(refused.Way, ".github/workflows") || !strings.Contains(refused.Way, "git push origin TAG") {
+				t.Errorf("got %v", err)
+			}
+			for _, r := range s.server.Releases(ghtest.Repository) {
+				if !r.Draft {
+					t.Errorf("%s is public", r.Tag)
+				}
+			}
+		})
+	}
 }

@@ -127,6 +127,13 @@ func (s *Server) createRelease(r *request, _ bool) answer {
 
 // change gives a release new fields, and publishes it.
 func (s *Server) change(repo *repository, to *release, f fields, publish bool) *answer {
+	target := to.commit // an earlier request's counts as well: https://docs.github.com/en/rest/releases/releases#update-a-release
+	if f.Commit != nil {
+		target = *f.Commit
+	}
+	if repo.workflows[target] {
+		return problem(http.StatusForbidden, "Resource not accessible by integration")
+	}
 	for _, field := range []struct {
 		from *string
 		to   *string

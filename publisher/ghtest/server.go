@@ -7,7 +7,8 @@
 // Every request and every answer is held to GitHub's own description of the API (testdata), and one that breaks it
 // fails the test. Beyond the description the server does what GitHub is known to do: drafts are not found by tag, share
 // tags, and are listed late; uploads that break off leave assets in state "starter", which block their name, and are
-// listed or not; a name that is taken is 422; the tag is made when a release is published; immutable releases take
+// listed or not; a name that is taken is 422; the tag is made when a release is published; a release whose target is a
+// commit with other workflow files than the default branch takes a token that may change them; immutable releases take
 // nothing more. That it behaves as GitHub's own client expects is vouched for by that client, and that its answers have
 // the form of GitHub's by recorded ones.
 package ghtest
@@ -78,6 +79,8 @@ type repository struct {
 	releases []*release
 	tags     map[string]tag
 	latest   int64
+	// workflows are the commits whose workflow files are not those of the default branch.
+	workflows map[string]bool
 }
 
 // A tag is what a tag's ref leads to: a commit, or a tag object and through it a commit.
@@ -155,7 +158,7 @@ func listen(t testing.TB, address string, handler http.Handler) *httptest.Server
 func (s *Server) AddRepository(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.repos[name] = &repository{name: name, tags: map[string]tag{}}
+	s.repos[name] = &repository{name: name, tags: map[string]tag{}, workflows: map[string]bool{}}
 }
 
 // SetToken changes the token that may write.
@@ -175,6 +178,14 @@ func (s *Server) SetTag(repo, name, commit string, annotated bool) {
 		made.object = hex.EncodeToString(sum[:20])
 	}
 	s.repos[repo].tags[name] = made
+}
+
+// SetWorkflows says that a commit has other workflow files than the default branch. The token may not change workflows: a
+// release whose target is that commit is refused, whether its tag exists or not.
+func (s *Server) SetWorkflows(repo, commit string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.repos[repo].workflows[commit] = true
 }
 
 // TagCommit is the commit that a tag is at, empty where there is no tag.

@@ -87,6 +87,7 @@ bring() {
 	code=6
 	for mirror in ${LLCUDA_MIRROR:-"$downloads"}; do
 		case $mirror in
+		default) mirror=$downloads ;;
 		*'{release}'*) mirror=${mirror%%'{release}'*}$release${mirror#*'{release}'} ;;
 		esac
 		mirror=${mirror%/}

@@ -28,7 +28,7 @@ const Name = "install.sh"
 const Program = "llcuda-fetch"
 
 // Archive is the name of the client's archive for an architecture by Go's name.
-func Archive(arch string) string { return Program + "-linux-" + arch + ".tar.gz" }
+func Archive(arch string) string { return manifests.ClientName("linux", arch) }
 
 // Architectures are those that the client is published for, by Go's names.
 func Architectures() []string { return []string{"amd64", "arm64"} }

@@ -55,6 +55,38 @@ func (b Branch) Read(ctx context.Context) (State, error) {
 	return State{Signed: signed, Version: tip}, nil
 }
 
+// Has says whether the branch has a commit in its history. A shallow clone is made whole for that.
+func (b Branch) Has(ctx context.Context, commit string) (bool, error) {
+	tip, err := b.tip(ctx)
+	if err != nil || tip == "" {
+		return false, err
+	}
+	fetch := []string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head"}
+	shallow, err := b.git(ctx, nil, "rev-parse", "--is-shallow-repository")
+	if err != nil {
+		return false, err
+	}
+	if string(bytes.TrimSpace(shallow)) == "true" {
+		fetch = append(fetch, "--unshallow")
+	}
+	if _, err := b.git(ctx, nil, append(fetch, b.Remote, b.ref())...); err != nil {
+		return false, err
+	}
+	_, err = b.git(ctx, nil, "cat-file", "-e", commit+"^{commit}")
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if err != nil {
+		return false, nil // git has no other way to say that there is none
+	}
+	_, err = b.git(ctx, nil, "merge-base", "--is-ancestor", commit, tip)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 1 {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // tip is the commit that the remote's branch is at; empty if there is no branch.
 func (b Branch) tip(ctx context.Context) (string, error) {
 	out, err := b.git(ctx, nil, "ls-remote", b.Remote, b.ref())

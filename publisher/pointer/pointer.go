@@ -5,16 +5,19 @@
 //
 //	read the present one ──▶ verify it ──▶ its number + 1 ──▶ sign ──▶ verify as a client ──▶ change it, if it is still the one read
 //
-// The number grows with every pointer, whatever it names, for clients never go back. So no two pointers may have one
+// The releases that were withdrawn are carried from pointer to pointer. The number grows with every pointer, whatever it names, for clients never go back. So no two pointers may have one
 // number: a Place changes only from the state that was read, and whoever comes second reads again. The package looks at no
 // release: whether there is one, and what its manifest is, Options.Manifest answers.
 package pointer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -56,8 +59,12 @@ type Options struct {
 	// Back allows to name an older release than the present pointer does, or another one of the same tag.
 	Back bool
 	// Number is the pointer's; 0 is that of the present pointer and 1. With a number, a present pointer that cannot be
-	// verified does not matter.
+	// verified does not matter; what it said of withdrawn releases is lost.
 	Number int64
+	// Withdraw, if it names a release, is one to add to those withdrawn, or one whose reason changes; Restore is the tag of
+	// one that is withdrawn no longer.
+	Withdraw manifests.Withdrawal
+	Restore  string
 	// Sign is required: the Sigstore bundle with a statement.
 	Sign func(ctx context.Context, statement []byte) ([]byte, error)
 	// Verifier is required.
@@ -106,6 +113,14 @@ func (e *NumberError) Error() string {
 
 // Hint says the way out.
 func (e *NumberError) Hint() string { return "leave --number out, and it is the next one" }
+
+// A WithdrawError is a change of the withdrawn releases that contradicts them, or the release to be named.
+type WithdrawError struct{ said, hint string }
+
+func (e *WithdrawError) Error() string { return e.said }
+
+// Hint says the way out.
+func (e *WithdrawError) Hint() string { return e.hint }
 
 // ErrNoPresent is a pointer that shall be made anew, and is not there.
 var ErrNoPresent = errors.New("there is no release pointer yet")
@@ -163,7 +178,7 @@ func publish(ctx context.Context, place Place, o Options) (next, present manifes
 	switch again, err := read(o.Verifier, signed); {
 	case err != nil:
 		return next, present, fmt.Errorf("verifying what was signed just now, as clients will: %w", err)
-	case again != next:
+	case !again.Equal(next):
 		return next, present, fmt.Errorf("verifying what was signed just now: it says %+v, not %+v", again, next)
 	}
 	if len(signed) > manifests.MaxPointerSize {
@@ -175,7 +190,7 @@ func publish(ctx context.Context, place Place, o Options) (next, present manifes
 
 // next is the pointer to publish after the present one, if that is known.
 func (o Options) next(ctx context.Context, present manifests.Pointer, known bool) (manifests.Pointer, error) {
-	next := manifests.Pointer{Release: o.Release, Number: o.Number}
+	next := manifests.Pointer{Release: o.Release}
 	if next.Release == "" {
 		if !known {
 			return next, ErrNoPresent
@@ -192,19 +207,92 @@ func (o Options) next(ctx context.Context, present manifests.Pointer, known bool
 			return next, &BackError{present, next}
 		}
 	}
-	switch {
-	case next.Number == 0:
-		next.Number = present.Number + 1
-	case known && next.Number <= present.Number:
-		return next, &NumberError{present, next.Number}
+	if next.Withdrawn, err = o.withdrawn(present.Withdrawn, next.Release); err != nil {
+		return next, err
+	}
+	if known && o.Number != 0 && o.Number <= present.Number && taken(present, time.Now()) {
+		return next, &NumberError{present, o.Number}
+	}
+	if next.Number, next.Issued, err = o.number(ctx, present); err != nil {
+		return next, err
 	}
 	life := o.Life
 	if life == 0 {
 		life = DefaultLife
 	}
-	next.Issued = time.Now().UTC().Truncate(time.Second)
 	next.Expires = next.Issued.Add(life).Truncate(time.Second)
 	return next, next.Check()
+}
+
+// taken says whether clients take a pointer, or took it before it expired. Those that were issued too far in the future they
+// refuse, so that nobody has seen their numbers.
+func taken(p manifests.Pointer, now time.Time) bool {
+	return !p.Issued.After(now.Add(manifests.MaxClockLag))
+}
+
+// number is the number of the pointer after the present one, and when that is issued: now, unless the number is that of a
+// later second. After a present pointer that clients refuse, and whose number is beyond what they take, it is now's.
+func (o Options) number(ctx context.Context, present manifests.Pointer) (number int64, issued time.Time, err error) {
+	number = cmp.Or(o.Number, present.Number+1)
+	for {
+		now := time.Now().UTC().Truncate(time.Second)
+		latest := now.Add(manifests.MaxClockLag)
+		switch earliest := time.Unix(number, 0).UTC(); {
+		case !earliest.After(now), o.Number != 0 && earliest.After(latest):
+			return number, now, nil
+		case !earliest.After(latest):
+			return number, earliest, nil
+		case !taken(present, now):
+			return now.Unix(), now, nil
+		}
+		// Clients take the present pointer since this very second, and one with the next number from the next second on.
+		select {
+		case <-ctx.Done():
+			return 0, now, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// withdrawn are the releases that are withdrawn from now on.
+func (o Options) withdrawn(present []manifests.Withdrawal, names string) ([]manifests.Withdrawal, error) {
+	list := slices.Clone(present)
+	at := func(release string) int {
+		return slices.IndexFunc(list, func(w manifests.Withdrawal) bool { return w.Release == release })
+	}
+	if o.Restore != "" {
+		i := at(o.Restore)
+		if i < 0 {
+			return nil, &WithdrawError{fmt.Sprintf("release %s is not withdrawn", o.Restore), "withdrawn are: " + tags(list)}
+		}
+		list = slices.Delete(list, i, i+1)
+	}
+	if w := o.Withdraw; w.Release != "" {
+		if i := at(w.Release); i >= 0 {
+			list = slices.Delete(list, i, i+1)
+		}
+		list = append(list, w)
+		slices.SortFunc(list, func(a, b manifests.Withdrawal) int { return strings.Compare(a.Release, b.Release) })
+	}
+	if i := at(names); i >= 0 {
+		way := "--restore " + names + " makes it a release like any other again"
+		if o.Withdraw.Release == names {
+			way = "name the one to use instead, too: --release TAG --back"
+		}
+		return nil, &WithdrawError{fmt.Sprintf("release %s cannot be the current one and withdrawn: %s", names, list[i].Reason), way}
+	}
+	return list, nil
+}
+
+func tags(list []manifests.Withdrawal) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	var names []string
+	for _, w := range list {
+		names = append(names, w.Release)
+	}
+	return strings.Join(names, ", ")
 }
 
 // read verifies a pointer as clients do. It looks at no clock: one that expired has a number all the same.

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
@@ -177,7 +178,9 @@ func TestPublish(t *testing.T) {
 		before  func() // what somebody else does first
 		number  int64
 		names   string
-		err     any // a pointer to an error's type, or a sentinel
+		// withdrawn are the tags of the withdrawn releases, with blanks between them.
+		withdrawn string
+		err       any // a pointer to an error's type, or a sentinel
 	}{
 		{name: "made anew, and there is none", err: ErrNoPresent},
 		{name: "the first", release: "v1.0.0-runtime", number: 1, names: "v1.0.0-runtime"},
@@ -207,6 +210,16 @@ func TestPublish(t *testing.T) {
 		{name: "a short life", change: func(o *Options) { o.Life = time.Hour }, number: 52, names: "nightly"},
 		{name: "somebody forged one", before: func() { write(t, place, forged) }, err: new(*PresentError)},
 		{name: "it is replaced by number", release: "v1.1.0-runtime", change: func(o *Options) { o.Number = 100 }, number: 100, names: "v1.1.0-runtime"},
+		{name: "an older release is withdrawn", change: func(o *Options) { o.Withdraw = bad("v1.0.0-runtime") }, number: 101, names: "v1.1.0-runtime", withdrawn: "v1.0.0-runtime"},
+		{name: "later pointers keep that", number: 102, names: "v1.1.0-runtime", withdrawn: "v1.0.0-runtime"},
+		{name: "the current one is withdrawn", change: func(o *Options) { o.Withdraw = bad("v1.1.0-runtime") }, err: new(*WithdrawError)},
+		{name: "a withdrawn one is named", release: "v1.0.0-runtime", change: func(o *Options) { o.Back = true }, err: new(*WithdrawError)},
+		{name: "another one is withdrawn, and named instead", release: "v1.0.5-runtime", change: func(o *Options) { o.Withdraw, o.Back = bad("v1.1.0-runtime"), true },
+			number: 103, names: "v1.0.5-runtime", withdrawn: "v1.0.0-runtime v1.1.0-runtime"},
+		{name: "without a reason", change: func(o *Options) { o.Withdraw.Release = "v0.9.0" }, err: nil},
+		{name: "one is restored that is not withdrawn", change: func(o *Options) { o.Restore = "v0.9.0" }, err: new(*WithdrawError)},
+		{name: "one is restored and named", release: "v1.1.0-runtime", change: func(o *Options) { o.Restore = "v1.1.0-runtime" }, number: 104, names: "v1.1.0-runtime", withdrawn: "v1.0.0-runtime"},
+		{name: "the other one is restored", change: func(o *Options) { o.Restore = "v1.0.0-runtime" }, number: 105, names: "v1.1.0-runtime"},
 		{name: "somebody emptied it", before: func() { write(t, place, nil) }, err: new(*PresentError)},
 	} {
 		if step.before != nil {
@@ -243,12 +256,136 @@ func TestPublish(t *testing.T) {
 		if diff := cmp.Diff(now, public); err != nil || diff != "" {
 			t.Errorf("%s: public is %v (-said +public):\n%s", step.name, err, diff)
 		}
+		var withdrawn []string
+		for _, w := range public.Withdrawn {
+			withdrawn = append(withdrawn, w.Release)
+		}
+		if diff := cmp.Diff(strings.Fields(step.withdrawn), withdrawn, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s: withdrawn (-want +got):\n%s", step.name, diff)
+		}
 		life := o.Life
 		if life == 0 {
 			life = DefaultLife
 		}
 		if age := time.Since(now.Issued); now.Expires.Sub(now.Issued) != life || age < 0 || age > time.Minute {
 			t.Errorf("%s: issued %s, expires %s", step.name, now.Issued, now.Expires)
+		}
+	}
+}
+
+func bad(release string) manifests.Withdrawal {
+	return manifests.Withdrawal{Release: release, Reason: "wrong results on Pascal"}
+}
+
+// Whatever the present pointer says of its issue and its number, the farm goes on with one that clients take: those which
+// took the present one, and those which never saw it.
+func TestAfterAnyPointer(t *testing.T) {
+	o := options(t, "v1.1.0-runtime")
+	for name, test := range map[string]struct {
+		ahead  time.Duration // of the present pointer's issue
+		number int64         // the present pointer's; 0 is the greatest that its issue allows, and -n the n-th before
+		ask    int64         // Options.Number
+	}{
+		"of yesterday":                               {ahead: -24 * time.Hour, number: 7},
+		"of yesterday, with the greatest number":     {ahead: -24 * time.Hour},
+		"of now, with the greatest number":           {},
+		"in an hour":                                 {ahead: time.Hour, number: 7},
+		"in an hour, with the greatest number":       {ahead: time.Hour},
+		"in an hour, with the number before":         {ahead: time.Hour, number: -1},
+		"as late as clients take it":                 {ahead: manifests.MaxClockLag},
+		"a second before":                            {ahead: manifests.MaxClockLag - time.Second},
+		"a few seconds later than clients take it":   {ahead: manifests.MaxClockLag + 30*time.Second},
+		"in a month, with the greatest number":       {ahead: 30 * 24 * time.Hour},
+		"in a month, with a small number":            {ahead: 30 * 24 * time.Hour, number: 7},
+		"in a hundred years":                         {ahead: 100 * 365 * 24 * time.Hour},
+		"in a hundred years, and a number is given":  {ahead: 100 * 365 * 24 * time.Hour, ask: 1_700_000_000},
+		"in an hour, and the next number is given":   {ahead: time.Hour, number: 41, ask: 42},
+		"in an hour, and a number is given far away": {ahead: time.Hour, number: 41, ask: 1_700_000_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			now := time.Now().UTC().Truncate(time.Second)
+			present := manifests.Pointer{Release: "v1.0.0-runtime", Manifest: digest("v1.0.0-runtime"), Number: test.number, Issued: now.Add(test.ahead)}
+			present.Expires = present.Issued.Add(DefaultLife)
+			if test.number <= 0 {
+				present.Number = present.Issued.Unix() + test.number
+			}
+			statement, err := manifests.EncodePointer(present)
+			if err != nil {
+				t.Fatal(err)
+			}
+			signed, err := o.Sign(t.Context(), statement)
+			if err != nil {
+				t.Fatal(err)
+			}
+			place := File(filepath.Join(t.TempDir(), manifests.PointerName))
+			write(t, place, signed)
+			taken := present.CheckTime(now) == nil
+			before := manifests.Pointer{}
+			if taken {
+				before = present
+			}
+			o := o
+			o.Number = test.ask
+			for range 3 { // and on
+				next, _, err := Publish(t.Context(), place, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := next.CheckTime(time.Now()); err != nil {
+					t.Errorf("clients refuse it: %v", err)
+				}
+				if err := next.CheckAfter(before); err != nil || next.Number <= before.Number {
+					t.Errorf("clients refuse it: %+v after %+v", next, before)
+				}
+				if want := max(present.Number+1, now.Unix()); taken && before.Equal(present) && next.Issued.Unix() > want+2 {
+					t.Errorf("it is issued at %s, and could be at %s", next.Issued, time.Unix(want, 0).UTC())
+				}
+				before, o.Number = next, 0
+			}
+		})
+	}
+}
+
+// A branch has what was merged into it, and nothing else: not a commit of another branch or of a tag alone.
+func TestBranchHas(t *testing.T) {
+	_, far := newBranch(t)
+	source := t.TempDir()
+	git(t, ".", "init", "--quiet", "--initial-branch=main", source)
+	commit := func(text string) string {
+		git(t, source, "commit", "--quiet", "--allow-empty", "-m", text)
+		return git(t, source, "rev-parse", "HEAD")
+	}
+	first := commit("first")
+	git(t, source, "checkout", "--quiet", "-b", "other")
+	stray := commit("stray")
+	git(t, source, "tag", "v9.9.9")
+	git(t, source, "checkout", "--quiet", "main")
+	git(t, source, "checkout", "--quiet", "-b", "merged")
+	merged := commit("merged")
+	git(t, source, "checkout", "--quiet", "main")
+	git(t, source, "merge", "--quiet", "--no-ff", "-m", "merge", "merged")
+	last := commit("last")
+	git(t, source, "push", "--quiet", far, "main", "v9.9.9")
+	unknown := strings.Repeat("ab", 20)
+	for name, clone := range map[string][]string{
+		"whole": {"clone", "--quiet"}, "shallow": {"clone", "--quiet", "--depth=1", "--branch=main"}, "of the tag": {"clone", "--quiet", "--depth=1", "--branch=v9.9.9"},
+	} {
+		dir := filepath.Join(t.TempDir(), "clone")
+		git(t, ".", append(clone, "file://"+far, dir)...)
+		b := Branch{Dir: dir, Remote: "origin", Name: "main"}
+		for commit, want := range map[string]bool{first: true, merged: true, last: true, stray: false, unknown: false} {
+			if got, err := b.Has(t.Context(), commit); err != nil || got != want {
+				t.Errorf("%s clone: %s: got %v, %v, want %v", name, commit, got, err, want)
+			}
+		}
+		b.Name = "nowhere"
+		if got, err := b.Has(t.Context(), first); err != nil || got {
+			t.Errorf("%s clone: a branch that is not there has a commit: %v, %v", name, got, err)
+		}
+		b.Remote = filepath.Join(t.TempDir(), "nowhere.git")
+		if _, err := b.Has(t.Context(), first); err == nil {
+			t.Errorf("%s clone: a remote that does not answer says something", name)
 		}
 	}
 }

@@ -143,7 +143,7 @@ func list(texts []string) []any {
 	return items
 }
 
-// dependencies are the source, and the images, each once: bundles that were built on several machines may have several.
+// dependencies are the source, what it was patched with, and the images, each once: bundles that were built on several machines may have several.
 func (f Facts) dependencies(bundles []manifests.Metadata) []*intoto.ResourceDescriptor {
 	commit := bundles[0].LlamaCPP.Commit
 	source := &intoto.ResourceDescriptor{Name: "llama.cpp", Digest: map[string]string{"gitCommit": commit}}
@@ -155,6 +155,12 @@ func (f Facts) dependencies(bundles []manifests.Metadata) []*intoto.ResourceDesc
 	found := []*intoto.ResourceDescriptor{source}
 	seen := map[string]bool{}
 	for _, bundle := range bundles {
+		for _, patch := range bundle.Build.Patches {
+			if !seen[patch.Name+patch.SHA256] {
+				seen[patch.Name+patch.SHA256] = true
+				found = append(found, &intoto.ResourceDescriptor{Name: "patches/" + patch.Name, Digest: map[string]string{"sha256": patch.SHA256}})
+			}
+		}
 		for _, image := range []struct{ name, digest string }{
 			{"builder image", bundle.Build.BuilderImage}, {"base image", bundle.Build.BaseImage},
 		} {

@@ -19,6 +19,7 @@ func facts() provenance.Facts {
 			Build: manifests.Build{
 				BuilderImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "debian@sha256:" + strings.Repeat("2", 64),
 				HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DCMAKE_CUDA_ARCHITECTURES=" + sm.String()},
+				Patches:         []manifests.Patch{{Name: "0001-mend.patch", SHA256: strings.Repeat("f", 64)}},
 				SourceDateEpoch: 1790553600, Engine: "dagger v0.15.1",
 			},
 		}
@@ -48,6 +49,7 @@ func TestStatement(t *testing.T) {
 		`"_type":"https://in-toto.io/Statement/v1"`, `"predicateType":"https://slsa.dev/provenance/v1"`,
 		`"invocationId":"` + manifests.RepositoryURL + `/actions/runs/42/attempts/1"`, `"id":"` + workflow + `"`,
 		`"gitCommit":"` + strings.Repeat("c", 40) + `"`, `"sms":[75,86]`, `"source_date_epoch":1790553600`,
+		`{"digest":{"sha256":"` + strings.Repeat("f", 64) + `"},"name":"patches/0001-mend.patch"}`,
 	} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("%s is not in\n%s", want, text)

@@ -17,6 +17,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/matrix/patches"
 )
 
 // buildOptions are the flags of build.
@@ -215,7 +216,7 @@ func (b *build) identity() bundler.Identity {
 		LlamaCPP: manifests.LlamaCPP{Version: b.source.Version, Commit: commit, Build: b.source.Build},
 		Build: manifests.Build{
 			BuilderImage: b.recipe.BuilderImage, BaseImage: b.recipe.BaseImage,
-			HostCMake: b.recipe.HostCMake, CUDACMake: b.recipe.CUDACMake,
+			Patches: b.source.Patches, HostCMake: b.recipe.HostCMake, CUDACMake: b.recipe.CUDACMake,
 			SourceDateEpoch: b.source.Epoch.Unix(), Engine: b.recipe.Engine,
 		},
 	}
@@ -265,7 +266,11 @@ func cacheDir(given string) string {
 
 // resolve finds the source tree.
 func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal) (farm.Source, error) {
-	return farm.ResolveSource(ctx, s.llama, m.LlamaCPP, filepath.Join(s.cacheDir(), "sources"), func(text string) {
+	set, err := patches.Default()
+	if err != nil {
+		return farm.Source{}, err
+	}
+	return farm.ResolveSource(ctx, s.llama, m.LlamaCPP, set, filepath.Join(s.cacheDir(), "sources"), func(text string) {
 		term.notef("source    %s", text)
 	})
 }

@@ -37,12 +37,17 @@ const (
 // Main runs ci with the given arguments on the given engines.
 //
 // The first interrupt ends the command in order: running steps are stopped and
-// what was finished is kept. The second one ends it at once.
+// what was finished is kept. The second one ends it at once. The end of the
+// `go run` that started it counts as an interrupt.
 func Main(args []string, backend Backend) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // gives the next signal its usual effect
-	return run(ctx, args, newTerminal(os.Stdout, os.Stderr), backend)
+	term := newTerminal(os.Stdout, os.Stderr)
+	if err := endWithGoRun(); err != nil {
+		term.warnf("%v", err)
+	}
+	return run(ctx, args, term, backend)
 }
 
 // run is Main without the process around it.

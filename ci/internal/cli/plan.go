@@ -10,7 +10,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/matrix/patches"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
 
@@ -63,6 +65,8 @@ type plannedSource struct {
 	Build   int    `json:"build,omitempty"`
 	Digest  string `json:"digest,omitempty"`
 	Epoch   int64  `json:"source_date_epoch,omitempty"`
+	// Patches are those that the tree gets; of the pin, the whole set.
+	Patches []manifests.Patch `json:"patches"`
 }
 
 // plan is what plan --json prints.
@@ -101,7 +105,10 @@ It needs no engine, and no network unless --llama names a source to look at.`,
 			if err != nil {
 				return err
 			}
-			src := pinnedSource(m.LlamaCPP)
+			src, err := pinnedSource(m.LlamaCPP)
+			if err != nil {
+				return err
+			}
 			if chosen.llama != "" {
 				resolved, err := chosen.resolve(cmd.Context(), m, term)
 				if err != nil {
@@ -126,12 +133,18 @@ It needs no engine, and no network unless --llama names a source to look at.`,
 	return cmd
 }
 
-func pinnedSource(pin matrix.LlamaPin) plannedSource {
-	return plannedSource{Given: pin.Repository + "@" + pin.Ref, Version: pin.Version, Commit: pin.Commit}
+func pinnedSource(pin matrix.LlamaPin) (plannedSource, error) {
+	set, err := patches.Default()
+	src := plannedSource{Given: pin.Repository + "@" + pin.Ref, Version: pin.Version, Commit: pin.Commit, Patches: []manifests.Patch{}}
+	for _, p := range set {
+		src.Patches = append(src.Patches, manifests.Patch{Name: p.Name, SHA256: p.SHA256})
+	}
+	return src, err
 }
 
 func foundSource(src farm.Source) plannedSource {
-	return plannedSource{Given: src.Given, Version: src.Version, Commit: src.Commit, Build: src.Build, Digest: src.Digest, Epoch: src.Epoch.Unix()}
+	return plannedSource{Given: src.Given, Version: src.Version, Commit: src.Commit, Build: src.Build, Digest: src.Digest, Epoch: src.Epoch.Unix(),
+		Patches: append([]manifests.Patch{}, src.Patches...)}
 }
 
 func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) plan {
@@ -161,6 +174,9 @@ func (p plan) table() string {
 	}
 	if p.LlamaCPP.Digest != "" {
 		fmt.Fprintf(&b, "\n          tree %s", p.LlamaCPP.Digest)
+	}
+	for _, patch := range p.LlamaCPP.Patches {
+		fmt.Fprintf(&b, "\n          patched by %s", patch.Name)
 	}
 	fmt.Fprintf(&b, "\ntoolkit   CUDA %s, nvcc %s; drivers from %s, for PTX from %s\n", p.Toolkit.CUDA, p.Toolkit.NVCC, p.Toolkit.DriverCubin, p.Toolkit.DriverPTX)
 	fmt.Fprintf(&b, "systems   glibc %s, GLIBCXX_%s\n\n", p.Floors.Glibc, p.Floors.GLIBCXX)

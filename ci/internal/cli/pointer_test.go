@@ -86,17 +86,12 @@ func TestPointerByWorkflow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	release := fetchtest.New(t, fetchtest.Options{Tag: cosigntest.Tag})
-	token, err := cosign.ParseToken(stack.Token(t, cosigntest.Workflow{}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	signRelease(t, release, cosign.Keyless(token, services))
-
 	work, far := t.TempDir(), filepath.Join(t.TempDir(), "far.git")
 	git := func(args ...string) string {
 		t.Helper()
-		out, err := exec.Command("git", append([]string{"-C", far}, args...)...).CombinedOutput()
+		cmd := exec.Command("git", append([]string{"-C", far}, args...)...)
+		cmd.Env = append(os.Environ(), "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b")
+		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("git %q: %v\n%s", args, err, out)
 		}
@@ -105,6 +100,28 @@ func TestPointerByWorkflow(t *testing.T) {
 	if out, err := exec.Command("git", "init", "--quiet", "--bare", far).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	commit := func(ref, parent string) string {
+		args := []string{"commit-tree", "-m", ref, strings.TrimSpace(git("hash-object", "-t", "tree", "-w", "/dev/null"))}
+		if parent != "" {
+			args = append(args, "-p", parent)
+		}
+		made := strings.TrimSpace(git(args...))
+		git("update-ref", ref, made)
+		return made
+	}
+	released := commit("refs/heads/main", "")
+	commit("refs/heads/main", released)
+	stray := commit("refs/tags/v9.9.9", released)
+	signed := func(tag, commit string) *fetchtest.Release {
+		release := fetchtest.New(t, fetchtest.Options{Tag: tag})
+		token, err := cosign.ParseToken(stack.Token(t, cosigntest.Workflow{Ref: "refs/tags/" + tag, Commit: commit}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		signRelease(t, release, cosign.Keyless(token, services))
+		return release
+	}
+	release := signed(cosigntest.Tag, released)
 	public := func() []byte { return []byte(git("cat-file", "blob", "refs/heads/pointer:"+manifests.PointerName)) }
 	as := func(w cosigntest.Workflow) []string {
 		return []string{"--oidc-token", tempFile(t, []byte(stack.Token(t, w))), "--signing-config", stack.SigningConfig, "--trusted-root", stack.TrustedRoot,
@@ -128,6 +145,9 @@ func TestPointerByWorkflow(t *testing.T) {
 	} {
 		runPointer(t, work, exitRefused, "hint: clients believe a pointer that the workflow signed on the default branch", as(other)...)
 	}
+	// A tag that somebody pushed beside the default branch, whoever signs, and a commit that nobody has.
+	runPointer(t, work, exitRefused, "which is not on the branch main", append(as(mine), "--release", "v9.9.9", "--dir", signed("v9.9.9", stray).Dir)...)
+	runPointer(t, work, exitRefused, "which is not on the branch main", append(as(mine), "--release", "v9.9.9", "--dir", signed("v9.9.9", "").Dir)...)
 	// A release that does not hold is not named.
 	runPointer(t, work, exitRefused, "release v9.0.0-runtime was asked for", append(as(mine), "--release", "v9.0.0-runtime")...)
 	if err := os.WriteFile(filepath.Join(release.Dir, manifests.SumsName), append(release.Read(t, manifests.SumsName), '\n'), 0o644); err != nil {
@@ -182,6 +202,17 @@ func TestPointerByKey(t *testing.T) {
 	wantPointer(t, policy, public(), 3, older)
 	runPointer(t, work, exitRefused, "number 3 does not come after 3", to(older, "--number", "3")...)
 
+	// A release is taken back, that is kept, and it is undone.
+	why := []string{"--withdraw", "v1.1.0-runtime", "--reason", "wrong results on Pascal"}
+	runPointer(t, work, exitRefused, "hint: name the one to use instead, too: --release TAG --back", to(newer, why...)...)
+	runPointer(t, work, exitDone, "withdrawn v1.1.0-runtime: wrong results on Pascal", to(older, why...)...)
+	runPointer(t, work, exitDone, "withdrawn v1.1.0-runtime: wrong results on Pascal", "--key", key, "--out", out, "--dir", older.Dir)
+	wantPointer(t, policy, public(), 5, older)
+	runPointer(t, work, exitRefused, "hint: --restore v1.1.0-runtime makes it a release like any other again", to(newer)...)
+	runPointer(t, work, exitRefused, "release v1.0.0-runtime is not withdrawn", to(older, "--restore", "v1.0.0-runtime")...)
+	runPointer(t, work, exitDone, "release pointer 6: v1.1.0-runtime", to(newer, "--restore", "v1.1.0-runtime")...)
+	wantPointer(t, policy, public(), 6, newer)
+
 	// Somebody else's key, and a pointer that is not this farm's.
 	other, stranger := newKey()
 	runPointer(t, work, exitRefused, "verifying the signature", to(older, "--key", other)...)
@@ -197,6 +228,9 @@ func TestPointerByKey(t *testing.T) {
 		{"is no folder", "--dir", "nowhere"},
 		{"letters, digits and ._- only", "--release", "../x"},
 		{"is no owner/name", "--repo", "x"},
+		{"--withdraw and --reason belong together", "--withdraw", "v1.0.0-runtime"},
+		{"--withdraw and --reason belong together", "--reason", "none"},
+		{"letters, digits and ._- only", "--restore", "../x"},
 	} {
 		runPointer(t, work, exitUsage, wrong.text, to(newer, wrong.flag, wrong.value)...)
 	}

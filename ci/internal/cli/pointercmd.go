@@ -30,6 +30,9 @@ type pointing struct {
 	out    string
 	number int64
 	back   bool
+
+	withdraw manifests.Withdrawal
+	restore  string
 }
 
 func pointerCommand(term *terminal) *cobra.Command {
@@ -46,7 +49,15 @@ that the present pointer names; then only its number and its expiry change, and
 that has to happen before it expires.
 
 Clients take no pointer with a lower number than they have seen. So the number
-grows even where --back goes to an older release.`,
+grows even where --back goes to an older release.
+
+--withdraw takes a release back: clients that name it by its tag, or have it
+installed, are told the reason. Later pointers keep that, until --restore. The
+current release cannot be withdrawn: name the one to use instead in the same
+command.
+
+To a branch only such a release goes whose workflow ran for a commit of the
+remote's branch ` + defaultBranch + `: a tag on any other commit is not the maintainers' word.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context(), term) },
 	}
@@ -57,6 +68,9 @@ grows even where --back goes to an older release.`,
 	cmd.Flags().StringVar(&p.out, "out", "", "change this `file` instead of a git branch: …/current/"+manifests.PointerName)
 	cmd.Flags().Int64Var(&p.number, "number", 0, "the pointer's `number` (default: one more than the present pointer's); replaces one that cannot be verified")
 	cmd.Flags().BoolVar(&p.back, "back", false, "name an older release than the present pointer does")
+	cmd.Flags().StringVar(&p.withdraw.Release, "withdraw", "", "take back the release with this `tag`, for the --reason given")
+	cmd.Flags().StringVar(&p.withdraw.Reason, "reason", "", "why the release is withdrawn, in one `line` for its users")
+	cmd.Flags().StringVar(&p.restore, "restore", "", "the release with this `tag` is withdrawn no longer")
 	p.as.flags(cmd)
 	return cmd
 }
@@ -82,7 +96,7 @@ func (p *pointing) run(ctx context.Context, term *terminal) error {
 		return err
 	}
 	now, before, err := pointer.Publish(ctx, place, pointer.Options{
-		Release: p.public.tag, Life: life, Back: p.back, Number: p.number, Verifier: c.verifier,
+		Release: p.public.tag, Life: life, Back: p.back, Number: p.number, Withdraw: p.withdraw, Restore: p.restore, Verifier: c.verifier,
 		Manifest: func(ctx context.Context, tag string) (string, error) {
 			at := p.public
 			at.tag = tag
@@ -92,6 +106,9 @@ func (p *pointing) run(ctx context.Context, term *terminal) error {
 			}
 			release, err := resolve(ctx, folder, tag, releases)
 			if err != nil {
+				return "", err
+			}
+			if err := p.onDefaultBranch(ctx, place, tag, release.Signer.Commit); err != nil {
 				return "", err
 			}
 			sum := sha256.Sum256(release.Documents.Manifest)
@@ -109,6 +126,9 @@ func (p *pointing) run(ctx context.Context, term *terminal) error {
 	}
 	if before.Number > 0 {
 		term.notef("before    number %d, %s, until %s", before.Number, before.Release, before.Expires.Format(time.RFC3339))
+	}
+	for _, w := range now.Withdrawn {
+		term.notef("withdrawn %s: %s", w.Release, w.Reason)
 	}
 	term.printf("release pointer %d: %s, until %s", now.Number, now.Release, now.Expires.Format(time.RFC3339))
 	return nil
@@ -131,7 +151,26 @@ func (p *pointing) check() (life time.Duration, err error) {
 	if p.number < 0 {
 		return 0, &usageError{fmt.Errorf("--number %d: numbers begin at 1", p.number), "leave it out, and it is the next one"}
 	}
+	if err := p.checkWithdrawal(); err != nil {
+		return 0, err
+	}
 	return lifeOf(p.life)
+}
+
+func (p *pointing) checkWithdrawal() error {
+	const example = `like --withdraw v1.1.0-runtime --reason "wrong results on Pascal"`
+	for flag, tag := range map[string]string{"--withdraw": p.withdraw.Release, "--restore": p.restore} {
+		if tag != "" && !releaseName.MatchString(tag) {
+			return &usageError{fmt.Errorf("%s %q: letters, digits and ._- only", flag, tag), "give the release's tag"}
+		}
+	}
+	switch {
+	case (p.withdraw.Release == "") != (strings.TrimSpace(p.withdraw.Reason) == ""):
+		return &usageError{errors.New("--withdraw and --reason belong together"), example}
+	case p.withdraw.Release != "" && p.withdraw.Release == p.restore:
+		return &usageError{fmt.Errorf("--withdraw and --restore name the same release, %s", p.restore), "give one of them"}
+	}
+	return nil
 }
 
 // lifeOf reads a duration in days or in Go's units.
@@ -176,9 +215,41 @@ func (p *pointing) place(ctx context.Context) (pointer.Place, func() error, erro
 	return pointer.Branch{Dir: dir, Remote: p.remote}, done, nil
 }
 
+// defaultBranch is the branch that the pointer's own workflow runs on.
+var defaultBranch = manifests.PointerWorkflow[strings.LastIndex(manifests.PointerWorkflow, "/")+1:]
+
+// A strayError is a release whose commit is not on the default branch: whoever may push a tag made it, without review.
+type strayError struct{ tag, commit string }
+
+func (e *strayError) Error() string {
+	return fmt.Sprintf("release %s was made from commit %.12s, which is not on the branch %s", e.tag, e.commit, defaultBranch)
+}
+
+// Hint says the way out.
+func (e *strayError) Hint() string {
+	return "look who pushed the tag; merge the commit into " + defaultBranch + ", or publish under a new tag from there"
+}
+
+// onDefaultBranch refuses a release that a workflow made from a commit that is not on the default branch of where the pointer
+// goes. A key tells no commit, and a file has no branches: there whoever holds the key answers for it.
+func (p *pointing) onDefaultBranch(ctx context.Context, place pointer.Place, tag, commit string) error {
+	branch, ok := place.(pointer.Branch)
+	if !ok || commit == "" {
+		return nil
+	}
+	branch.Name = defaultBranch
+	switch has, err := branch.Has(ctx, commit); {
+	case err != nil:
+		return fmt.Errorf("looking for the commit of %s on the branch %s: %w", tag, defaultBranch, err)
+	case !has:
+		return &strayError{tag, commit}
+	}
+	return nil
+}
+
 // refusedPointer makes what clients, or the order of things, would refuse a refusal.
 func refusedPointer(err error) error {
-	if isAs[*pointer.BackError](err) || isAs[*pointer.NumberError](err) || isAs[*pointer.PresentError](err) || isAs[*sigverify.SignatureError](err) {
+	if isAs[*pointer.BackError](err) || isAs[*pointer.NumberError](err) || isAs[*pointer.PresentError](err) || isAs[*pointer.WithdrawError](err) || isAs[*strayError](err) || isAs[*sigverify.SignatureError](err) {
 		return &refusal{err, hintFor(err)}
 	}
 	if errors.Is(err, pointer.ErrNoPresent) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
@@ -47,6 +48,9 @@ func (b *build) preflight(ctx context.Context) error {
 	if err := b.writable(); err != nil {
 		return err
 	}
+	if err := b.ownFolder(); err != nil {
+		return err
+	}
 	if err := b.room(); err != nil {
 		return err
 	}
@@ -54,6 +58,9 @@ func (b *build) preflight(ctx context.Context) error {
 		return err
 	}
 	b.term.notef("source    llama.cpp %s, commit %s, %s", b.source.Version, orNone(b.source.Commit), b.source.Digest)
+	for _, patch := range b.source.Patches {
+		b.term.notef("source    patched by %s", patch.Name)
+	}
 	return b.sameRelease(ctx)
 }
 
@@ -69,7 +76,7 @@ func (b *build) writable() error {
 	err := os.MkdirAll(string(b.dir), 0o755)
 	var probe *os.File
 	if err == nil {
-		probe, err = os.CreateTemp(string(b.dir), ".writable.*.partial")
+		probe, err = os.CreateTemp(string(b.dir), "."+writableName+".*.partial")
 	}
 	if err == nil {
 		err = errors.Join(probe.Close(), os.Remove(probe.Name()))
@@ -78,6 +85,18 @@ func (b *build) writable() error {
 		return &usageError{fmt.Errorf("--out %s: %w", b.dir, err), "give a folder that you may write to"}
 	}
 	return os.MkdirAll(b.cacheDir(), 0o755)
+}
+
+// ownFolder refuses a release folder that could not be described once all is built.
+func (b *build) ownFolder() error {
+	strange, err := b.dir.foreign()
+	if err != nil {
+		return err
+	}
+	if len(strange) > 0 {
+		return &usageError{fmt.Errorf("--out %s holds what is no part of a release: %s", b.dir, strings.Join(strange, ", ")), "move it out of the folder, or use another --out"}
+	}
+	return nil
 }
 
 // room compares what the build takes with what is free.

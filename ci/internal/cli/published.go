@@ -118,7 +118,7 @@ type releaseVerifier struct{ *sigverify.Verifier }
 
 func (v releaseVerifier) Verify(sums, signed []byte) (fetch.Signer, error) {
 	signer, err := v.Verifier.Verify(sums, signed)
-	return fetch.Signer{By: signer.By(), Tag: signer.Tag()}, err
+	return fetch.Signer{By: signer.By(), Tag: signer.Tag(), Commit: signer.Commit}, err
 }
 
 // downloadLimit is how many assets are downloaded at once: more would not be faster, and each is several connections.

@@ -154,7 +154,10 @@ func (p *modelsPublication) check() error {
 			return os.Getenv(name)
 		}
 	}
-	if p.source, err = hub.FromEnvironment(getenv); err != nil {
+	if p.source, err = hub.FromEnvironment(getenv); err == nil {
+		err = cmp.Or(p.source.EndpointProblem, p.source.TokenProblem)
+	}
+	if err != nil {
 		return &usageError{err, "check --endpoint, and the variables HF_ENDPOINT, HF_HOME and HF_TOKEN"}
 	}
 	if p.source.Offline {

@@ -16,9 +16,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/waqasm86/llcuda-farm/ci/internal/tinygguf"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
 	"github.com/waqasm86/llcuda-farm/manifests/gguf"
+	"github.com/waqasm86/llcuda-farm/manifests/gguf/tinygguf"
 	"github.com/waqasm86/llcuda-farm/publisher/hfhub"
 	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )

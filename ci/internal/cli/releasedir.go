@@ -17,7 +17,6 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -251,8 +250,17 @@ func strangers(archives []manifests.Artifact, mine common) error {
 	return errors.Join(errs...)
 }
 
-// writeManifest describes the folder and writes what describes it.
+// writeManifest describes the folder and writes what describes it. Files that killed processes left unfinished are
+// removed before.
 func (d releaseDir) writeManifest(ctx context.Context, term *terminal) error {
+	unlock, err := bundler.LockFolder(ctx, string(d))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := d.removePartials(); err != nil {
+		return err
+	}
 	says, err := d.describe(ctx)
 	if err != nil {
 		return err
@@ -292,18 +300,29 @@ func (d releaseDir) write(says described, term *terminal) (signed bool, err erro
 	return false, writeFile(d.path(manifests.SumsName), says.sums)
 }
 
-// partialForm is how writeFile calls a file that is not whole yet.
-var partialForm = regexp.MustCompile(`^\.(.+)\.[0-9]+\.partial$`)
+// partialForm is how writeFile and the bundler call a file that is not whole yet.
+var partialForm = regexp.MustCompile(`^\.(.+)\.[0-9]+(?:-[0-9]+)?\.partial$`)
 
-// removePartials removes what a killed writeFile left. Nobody else may be writing.
+// writableName is what build calls the file by which it tries the folder.
+const writableName = "writable"
+
+// isPartial says whether a name is that of an unfinished file of a release.
+func isPartial(name string) bool {
+	match := partialForm.FindStringSubmatch(name)
+	return match != nil && (match[1] == writableName || isPart(match[1]))
+}
+
+// isPart says whether a name is that of a file of a release.
+func isPart(name string) bool { return isArchive(name) || isOwn(name) || besideKind(name) != "" }
+
+// removePartials removes what killed processes left unfinished, whatever its age. The caller holds the folder's lock.
 func (d releaseDir) removePartials() error {
 	names, err := d.names()
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		match := partialForm.FindStringSubmatch(name)
-		if match != nil && (isOwn(match[1]) || besideKind(match[1]) != "") {
+		if isPartial(name) {
 			if err := os.Remove(d.path(name)); err != nil {
 				return err
 			}
@@ -312,20 +331,30 @@ func (d releaseDir) removePartials() error {
 	return nil
 }
 
-// lock keeps others from signing the same folder until unlock.
-func (d releaseDir) lock() (unlock func(), err error) {
-	f, err := os.Open(string(d))
+// foreign are the names of what has no place in the folder: no part of a release, no unfinished part of one, or a
+// folder of such a name.
+func (d releaseDir) foreign() ([]string, error) {
+	entries, err := os.ReadDir(string(d))
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s is being signed by another process", d)
+	var strange []string
+	for _, entry := range entries {
+		name := entry.Name()
+		if entry.IsDir() && name != logsName || !entry.IsDir() && !isPart(name) && !isPartial(name) {
+			strange = append(strange, name)
 		}
-		return nil, fmt.Errorf("locking %s: %w", d, err)
 	}
-	return func() { f.Close() }, nil // which gives the lock back
+	return strange, nil
+}
+
+// lock keeps others from writing to the folder until unlock.
+func (d releaseDir) lock() (unlock func(), err error) {
+	unlock, ok, err := bundler.TryLockFolder(string(d))
+	if err == nil && !ok {
+		err = fmt.Errorf("%s is in use by another process, which builds into it or signs it", d)
+	}
+	return unlock, err
 }
 
 // exists says whether there is something of that name.

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -34,8 +35,9 @@ type Source struct {
 	Version string // as the tree states it: "0.5.0", a tag, or "b1234"
 	Build   int    // llama.cpp's build number; 0 where neither the history nor the pin gives it
 	Dir     string // a folder holding the tree, without .git
-	Digest  string // "sha256:" over sorted paths, modes, links and contents
+	Digest  string // of the tree as it came, before Patches: "sha256:" over sorted paths, modes, links and contents
 	Epoch   time.Time
+	Patches []manifests.Patch // what was changed in Dir, in this order
 }
 
 // Recipe is how a tree is compiled: everything but the tree and the SM.
@@ -72,6 +74,7 @@ func deviceKey(target matrix.Target, src Source, recipe Recipe) string {
 	inputs, err := json.Marshal(struct {
 		Architectures   string
 		Digest, Commit  string
+		Patches         []manifests.Patch
 		Version         string
 		Build           int
 		SourceDateEpoch int64
@@ -80,7 +83,7 @@ func deviceKey(target matrix.Target, src Source, recipe Recipe) string {
 		BaseImage       string
 		CUDACMake       []string
 	}{
-		target.CMakeArchitectures(), src.Digest, src.Commit, src.Version, src.Build, src.Epoch.Unix(),
+		target.CMakeArchitectures(), src.Digest, src.Commit, src.Patches, src.Version, src.Build, src.Epoch.Unix(),
 		recipe.Toolkit, recipe.BuilderImage, recipe.BaseImage, recipe.CUDACMake,
 	})
 	if err != nil {

@@ -114,7 +114,7 @@ func checkRun(jobs []Job, builders []Builder, opts RunOptions) error {
 			return fmt.Errorf("running the farm: two jobs for %s", name)
 		}
 		steps[name] = true
-		if job.Source.Digest != jobs[0].Source.Digest {
+		if job.Source.Digest != jobs[0].Source.Digest || !slices.Equal(job.Source.Patches, jobs[0].Source.Patches) {
 			return fmt.Errorf("running the farm: %s has another source than %s", name, jobs[0].Target.SM)
 		}
 	}

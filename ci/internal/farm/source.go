@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/matrix/patches"
 )
 
 // fallbackEpoch dates a tree that carries no date of its own, so that the same
@@ -51,9 +52,14 @@ func (e *SourceError) Error() string {
 // A folder that is a git work tree gives its tracked files and those that git
 // does not ignore; any other folder gives all of its files.
 //
+// The patches are applied to a copy of the tree, which is kept as well. One that the
+// tree has already is dropped, with a word to progress, and so is one that changes
+// a file which the tree does not have, but not from the pinned commit: the set is
+// made for it. One that does not apply is an error.
+//
 // The date of the tree is $SOURCE_DATE_EPOCH, else that of the commit, else the
 // newest in the tarball, else 2020-01-01.
-func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, cacheDir string, progress func(string)) (Source, error) {
+func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set []patches.Patch, cacheDir string, progress func(string)) (Source, error) {
 	if progress == nil {
 		progress = func(string) {}
 	}
@@ -99,12 +105,14 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, cache
 		Given:  given,
 		Commit: tree.commit,
 		Build:  tree.build,
-		Dir:    cache.path(tree.digest),
 		Digest: tree.digest,
 		Epoch:  time.Unix(fallbackEpoch, 0).UTC(),
 	}
 	if given == "" {
 		src.Given = pin.Repository + "@" + pin.Ref
+	}
+	if src.Dir, src.Patches, err = r.patched(ctx, tree, set, tree.commit == pin.Commit); err != nil {
+		return Source{}, err
 	}
 	if src.Version, err = statedVersion(src.Dir); err != nil {
 		return Source{}, err

@@ -235,7 +235,7 @@ func TestResolveSourceForms(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := ResolveSource(t.Context(), test.given, noPin, cache, nil)
+			got, err := ResolveSource(t.Context(), test.given, noPin, nil, cache, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -260,7 +260,7 @@ func TestResolveSourceHistory(t *testing.T) {
 	cache := t.TempDir()
 	resolve := func(given string) Source {
 		t.Helper()
-		src, err := ResolveSource(t.Context(), given, noPin, cache, nil)
+		src, err := ResolveSource(t.Context(), given, noPin, nil, cache, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -313,7 +313,7 @@ func TestResolveSourceFromCache(t *testing.T) {
 	repo, commits := llamaRepo(t)
 	cache := t.TempDir()
 	given := "file://" + repo + "@" + commits[1]
-	first, err := ResolveSource(t.Context(), given, noPin, cache, nil)
+	first, err := ResolveSource(t.Context(), given, noPin, nil, cache, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +322,7 @@ func TestResolveSourceFromCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Rename(away, repo) })
-	second, err := ResolveSource(t.Context(), given, noPin, cache, nil)
+	second, err := ResolveSource(t.Context(), given, noPin, nil, cache, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,19 +331,19 @@ func TestResolveSourceFromCache(t *testing.T) {
 	}
 	pin := noPin
 	pin.Commit = commits[1]
-	if src, err := ResolveSource(t.Context(), "", pin, cache, nil); err != nil || src.Digest != first.Digest {
+	if src, err := ResolveSource(t.Context(), "", pin, nil, cache, nil); err != nil || src.Digest != first.Digest {
 		t.Errorf("the pin gives %+v, %v", src, err)
 	}
 	if err := os.WriteFile(filepath.Join(first.Dir, "ggml/src/ggml.c"), []byte("int evil;\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if src, err := ResolveSource(t.Context(), given, noPin, cache, nil); err == nil {
+	if src, err := ResolveSource(t.Context(), given, noPin, nil, cache, nil); err == nil {
 		t.Errorf("a changed tree was used: %+v", src)
 	}
 	if err := os.Rename(away, repo); err != nil {
 		t.Fatal(err)
 	}
-	if third, err := ResolveSource(t.Context(), given, noPin, cache, nil); err != nil || third.Digest != first.Digest {
+	if third, err := ResolveSource(t.Context(), given, noPin, nil, cache, nil); err != nil || third.Digest != first.Digest {
 		t.Errorf("fetched again: %+v, %v", third, err)
 	}
 }
@@ -399,7 +399,7 @@ func TestResolveSourceRefuses(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			cache := t.TempDir()
-			src, err := ResolveSource(t.Context(), test.given, noPin, cache, nil)
+			src, err := ResolveSource(t.Context(), test.given, noPin, nil, cache, nil)
 			if err == nil {
 				t.Fatalf("accepted as %+v", src)
 			}
@@ -481,7 +481,7 @@ func TestResolveSourcePinFromNPM(t *testing.T) {
 			if test.change != nil {
 				test.change(&pin)
 			}
-			src, err := ResolveSource(t.Context(), "", pin, t.TempDir(), nil)
+			src, err := ResolveSource(t.Context(), "", pin, nil, t.TempDir(), nil)
 			if len(test.wantErr) == 0 && (err != nil || src.Commit != commits[1] || src.Version != "0.7.3" || src.Given != pin.Repository+"@v0.7.3") {
 				t.Errorf("got %+v, %v", src, err)
 			}
@@ -502,14 +502,14 @@ func TestResolveSourcePinFromGit(t *testing.T) {
 	repo, commits := llamaRepo(t)
 	t.Setenv("npm_config_registry", "http://127.0.0.1:1")
 	pin := matrix.LlamaPin{Repository: "file://" + repo, Ref: "v0.7.3", Commit: commits[1], NPMPackage: "x@1"}
-	src, err := ResolveSource(t.Context(), "", pin, t.TempDir(), nil)
+	src, err := ResolveSource(t.Context(), "", pin, nil, t.TempDir(), nil)
 	if err != nil || src.Commit != commits[1] || src.Build != 2 {
 		t.Errorf("got %+v, %v", src, err)
 	}
 	// A tag that was moved is not the pin.
 	pin.Commit = strings.Repeat("c", 40)
 	pin.NPMPackage = ""
-	if src, err := ResolveSource(t.Context(), "", pin, t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), "does not lead to the pinned commit") {
+	if src, err := ResolveSource(t.Context(), "", pin, nil, t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), "does not lead to the pinned commit") {
 		t.Errorf("got %+v, %v", src, err)
 	}
 }
@@ -564,7 +564,7 @@ func TestResolveSourceStops(t *testing.T) {
 			<-t.Context().Done()
 		}
 	}()
-	_, err = ResolveSource(ctx, "http://"+listener.Addr().String()+"/x.git", noPin, t.TempDir(), nil)
+	_, err = ResolveSource(ctx, "http://"+listener.Addr().String()+"/x.git", noPin, nil, t.TempDir(), nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
@@ -586,7 +586,7 @@ func TestResolveSourceFromFilteringServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, ref := range []string{"v0.7.3", commits[1], commits[1][:9]} {
-		src, err := ResolveSource(t.Context(), "file://"+repo+"@"+ref, noPin, t.TempDir(), nil)
+		src, err := ResolveSource(t.Context(), "file://"+repo+"@"+ref, noPin, nil, t.TempDir(), nil)
 		if err != nil || src.Digest != want || src.Build != 2 {
 			t.Errorf("%s: got %+v, %v", ref, src, err)
 		}

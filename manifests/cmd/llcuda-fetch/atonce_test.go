@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,10 +16,11 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// build makes the program as it is published, with a stamp more: see .goreleaser.yaml.
-func build(t testing.TB, program, main, stamp string) {
+// build makes the program as it is published, of a release if one is given, with more stamps: see .goreleaser.yaml.
+func build(t testing.TB, program, main, release string, stamps ...string) {
 	t.Helper()
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", "-s -w -buildid= "+stamp, "-o", program, main)
+	flags := "-s -w -buildid= -X github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli.release=" + release + " " + strings.Join(stamps, " ")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", flags, "-o", program, main)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -31,7 +33,7 @@ func TestRunAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	program, home, key := filepath.Join(dir, "llcuda-fetch"), filepath.Join(dir, "store"), filepath.Join(dir, "key.pub")
 	machine := newKernel(t, "1b06 NVIDIA GeForce GTX 1080 Ti, 6.1", "1b06 NVIDIA GeForce GTX 1080 Ti, 6.1", "1f08 NVIDIA GeForce RTX 2060, 7.5")
-	build(t, program, ".", machine.stamp())
+	build(t, program, ".", "", machine.stamp())
 	release := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{61, 75}, Programs: map[string]string{"llama-cli": "#!/bin/sh\necho \"arguments: $0 $*\"\nenv | sort | grep -v ^GODEBUG=\n"}})
 	if err := os.WriteFile(key, release.PublicKey(t), 0o644); err != nil {
 		t.Fatal(err)
@@ -62,7 +64,8 @@ func TestRunAtOnce(t *testing.T) {
 		t.Fatalf("the trace of an installation does not tell of %s: %q", verifier, all)
 	}
 
-	for _, arguments := range [][]string{{"llama-cli"}, {"llama-cli", "-m", "model.gguf", "--home", "x", "a b"}} {
+	for _, arguments := range [][]string{{"llama-cli"}, {"llama-cli", "-m", "model.gguf", "--home", "x", "a b"},
+		{"llama-cli", "--model", "./m", "--mmproj", "p.gguf", "--lora", "a.gguf,b.gguf", "--lora-scaled", "a.gguf:0.5", "--no-mmproj"}} {
 		atOnce, trace := command(append([]string{"--home", home, "run"}, arguments...)...)
 		if all := names(trace); len(all) > 40 || slices.ContainsFunc(all, func(name string) bool {
 			return strings.HasPrefix(name, "github.com/sigstore/") || strings.HasPrefix(name, "google.golang.org/protobuf") || strings.HasPrefix(name, "net/")
@@ -81,6 +84,25 @@ func TestRunAtOnce(t *testing.T) {
 			if !strings.Contains(atOnce, want) {
 				t.Errorf("%q: there is no %q in\n%s", arguments, want, atOnce)
 			}
+		}
+	}
+
+	// A name goes to main, and comes out as a file. That is in the cache here, and nothing else is asked for.
+	cache, commit := filepath.Join(dir, "hub", "models--org--repo"), strings.Repeat("1", 40)
+	model := filepath.Join(cache, "snapshots", commit, "x-Q4_K_M.gguf")
+	for path, content := range map[string]string{model: "no weights", filepath.Join(cache, "refs", "main"): commit} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o777), os.WriteFile(path, []byte(content), 0o666)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	environ = append(environ, "HF_HUB_CACHE="+filepath.Dir(cache), "HF_ENDPOINT=http://127.0.0.1:1")
+	for _, arguments := range [][]string{{"-hf", "org/repo"}, {"-m", "https://huggingface.co/org/repo/blob/main/x-Q4_K_M.gguf"}, {"--hf-repo", "hf.co/org/repo:q4_k_m"}} {
+		out, trace := command(append([]string{"--home", home, "run", "llama-cli"}, arguments...)...)
+		if !slices.Contains(names(trace), verifier) {
+			t.Errorf("%q: it was not main that started the program", arguments)
+		}
+		if !strings.Contains(out, " "+model+"\n") || strings.Contains(out, "-hf") {
+			t.Errorf("%q: the model is not among the arguments of\n%s", arguments, out)
 		}
 	}
 }

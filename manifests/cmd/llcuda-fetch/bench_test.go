@@ -76,7 +76,7 @@ func newStand(b *testing.B, padding int) *stand {
 		b.Fatal(err)
 	}
 	s.machine = newKernel(b, "1e07 NVIDIA GeForce RTX 2080 Ti, 7.5")
-	build(b, s.program, ".", s.machine.stamp())
+	build(b, s.program, ".", "", s.machine.stamp())
 	build(b, s.nothing, source, "")
 	nothing, err := os.ReadFile(s.nothing)
 	if err != nil {

@@ -63,7 +63,7 @@ func (m *machine) sound() string {
 	if err != nil {
 		m.t.Fatalf("the store is broken: %v", err)
 	}
-	if _, _, err := c.Verify(); err != nil {
+	if _, _, err := c.Verify(m.t.Context()); err != nil {
 		var damage *fetch.DamageError
 		if errors.As(err, &damage) {
 			m.t.Fatalf("the store is broken: %v: %v", err, damage.Findings)

@@ -30,7 +30,7 @@ func newNode(t *testing.T, gpus ...string) *node {
 	t.Helper()
 	n := &node{t: t, machine: newKernel(t, gpus...), dir: t.TempDir(), release: fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{61, 75, 80, 86}})}
 	n.server = transfertest.New(t, n.release.Dir, transfertest.Fault{})
-	build(t, n.path("llcuda-fetch"), ".", n.machine.stamp())
+	build(t, n.path("llcuda-fetch"), ".", "", n.machine.stamp())
 	if err := os.WriteFile(n.path("key.pub"), n.release.PublicKey(t), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"llcuda-fetch": main}) }
@@ -27,6 +29,10 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	clients := t.TempDir()
+	for _, release := range []string{"v1.0.0-runtime", "v1.1.0-runtime"} {
+		build(t, filepath.Join(clients, release), ".", release)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -35,7 +41,7 @@ func TestScripts(t *testing.T) {
 			e.Values["releases"] = map[string]*fetchtest.Release{}
 			e.Values["servers"] = map[string]*transfertest.Server{}
 			for name, value := range map[string]string{
-				"HOSTS": hosts, "HOME": e.WorkDir + "/home", "LLCUDA_HOME": e.WorkDir + "/store", "HF_HUB_CACHE": e.WorkDir + "/hub",
+				"HOSTS": hosts, "CLIENTS": clients, "HOME": e.WorkDir + "/home", "LLCUDA_HOME": e.WorkDir + "/store", "HF_HUB_CACHE": e.WorkDir + "/hub",
 				"PATH": e.WorkDir + "/bin:" + e.Getenv("PATH"), "HF_ENDPOINT": "http://127.0.0.1:1",
 			} {
 				e.Setenv(name, value)
@@ -43,13 +49,14 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(e.WorkDir+"/home", 0o777)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock,
+			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock, "hub": startHub, "packaged": packaged,
 		},
 	})
 }
 
-// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [model] [signed-by=OTHER]. Its folder is $NAME, and the
-// public key that its signature is by, $NAME.pub.
+// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [model] [signed-by=OTHER] [client=FILE] [beside=FILE]
+// [cpu=VARIANT:SCORE:COMMAND,…]. Its folder is $NAME, and the public key that its signature is by, $NAME.pub. The client's
+// archive has a file as its llcuda-fetch, and others beside it.
 func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 	t, releases := ts.Value("t").(testing.TB), ts.Value("releases").(map[string]*fetchtest.Release)
 	var o fetchtest.Options
@@ -73,8 +80,21 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 			o.Models = append(o.Models, matrix.Model{Name: "tiny-Q4_K_M", Aliases: []string{"tiny"}, Repo: "org/tiny", File: "tiny.gguf", Source: "org/tiny", Licence: "mit"})
 		case "server":
 			o.Programs = map[string]string{"llama-server": "#!/bin/sh\n" + value + "\n"}
+		case "cpu": // cpu=x64:1:true,haswell:2:exit 3
+			o.CPU = map[string]string{}
+			for variant := range strings.SplitSeq(value, ",") {
+				parts := strings.SplitN(variant, ":", 3)
+				o.CPU[parts[0]] = parts[1] + " " + parts[2]
+			}
 		case "signed-by":
 			signer = value
+		case "client":
+			o.Client = append(o.Client,
+				fetchtest.Entry{Name: "LICENSE", Mode: 0o644, Body: []byte("MIT\n")},
+				fetchtest.Entry{Name: "completions/llcuda-fetch.bash", Mode: 0o644, Body: []byte("complete\n")},
+				fetchtest.Entry{Name: "llcuda-fetch", Mode: 0o755, Body: []byte(ts.ReadFile(value))})
+		case "beside":
+			o.Client = append(o.Client, fetchtest.Entry{Name: filepath.Base(value), Mode: 0o755, Body: []byte(ts.ReadFile(value))})
 		default:
 			ts.Fatalf("release: what is %q?", arg)
 		}
@@ -88,8 +108,19 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pub"), r.PublicKey(t), 0o644))
 }
 
-// point writes a release pointer: point FOLDER RELEASE NUMBER [signed-by=OTHER] [issued=-1h] [expires=1h]. The times are
-// from now.
+// packaged builds llcuda-fetch as it is packaged with a release, in the place of the test's own: packaged TAG.
+func packaged(ts *testscript.TestScript, _ bool, args []string) {
+	program := ts.MkAbs("bin/llcuda-fetch")
+	ts.Check(os.MkdirAll(filepath.Dir(program), 0o777))
+	cmd := exec.Command("go", "build", "-o", program, "-tags", "grpcnotrace", "-ldflags", "-X github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli.release="+args[0], ".")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		ts.Fatalf("go build: %v\n%s", err, out)
+	}
+}
+
+// point writes a release pointer: point FOLDER RELEASE NUMBER [signed-by=OTHER] [issued=-1h] [expires=1h]
+// [withdrawn=TAG:REASON]. The times are from now.
 func point(ts *testscript.TestScript, _ bool, args []string) {
 	t, releases := ts.Value("t").(testing.TB), ts.Value("releases").(map[string]*fetchtest.Release)
 	number, err := strconv.ParseInt(args[2], 10, 64)
@@ -100,6 +131,11 @@ func point(ts *testscript.TestScript, _ bool, args []string) {
 		key, value, _ := strings.Cut(arg, "=")
 		if key == "signed-by" {
 			signer = releases[value]
+			continue
+		}
+		if key == "withdrawn" {
+			tag, reason, _ := strings.Cut(value, ":")
+			p.Withdrawn = append(p.Withdrawn, manifests.Withdrawal{Release: tag, Reason: reason})
 			continue
 		}
 		after, err := time.ParseDuration(value)
@@ -169,6 +205,30 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	if stdout := ts.ReadFile("stdout"); got != 0 && strings.Contains(stdout, "installed in") {
 		ts.Fatalf("exit code %d, and it says that something is installed", got)
 	}
+}
+
+// startHub runs a real Hub, and has the official client fill it: hub VARIABLE FOLDER. A repository of the Hub, org/NAME, is a
+// folder of that folder. Its address is in the variable.
+func startHub(ts *testscript.TestScript, _ bool, args []string) {
+	t := ts.Value("t").(testing.TB)
+	hub, official := hftest.Start(t), hftest.NewOfficial(t)
+	hub.Set(hftest.Settings{LargeFrom: 16})
+	root := ts.MkAbs(args[1])
+	repositories, err := os.ReadDir(root)
+	ts.Check(err)
+	for _, repository := range repositories {
+		repo, dir, files := "org/"+repository.Name(), filepath.Join(root, repository.Name()), map[string]string{}
+		ts.Check(filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && !entry.IsDir() {
+				inside, _ := filepath.Rel(dir, path)
+				files[filepath.ToSlash(inside)] = path
+			}
+			return err
+		}))
+		official.Do(hftest.Deed{Do: "create", Hub: hub.URL, Token: hftest.WriteToken, Repo: repo}, nil)
+		official.Do(hftest.Deed{Do: "upload", Hub: hub.URL, Token: hftest.WriteToken, Repo: repo, Files: files}, nil)
+	}
+	ts.Setenv(args[0], hub.URL)
 }
 
 // holdLock keeps the store's lock for a while, as another process would: holdlock STORE SECONDS.

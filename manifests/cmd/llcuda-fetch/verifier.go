@@ -57,5 +57,5 @@ func (v *verifier) signer(s sigverify.Signer) fetch.Signer {
 	if s.Key {
 		id = v.key
 	}
-	return fetch.Signer{By: s.By(), ID: id, Tag: s.Tag()}
+	return fetch.Signer{By: s.By(), ID: id, Tag: s.Tag(), Commit: s.Commit}
 }

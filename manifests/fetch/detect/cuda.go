@@ -15,7 +15,6 @@ var runtimeLibraries = []string{"libcublas.so.12", "libcublasLt.so.12", "libcuda
 // The sources of CUDA libraries, in the order in which they are to be tried.
 const (
 	sourceEnvironment = "environment"
-	sourceStore       = "store"
 	sourcePip         = "pip"
 	sourceToolkit     = "toolkit"
 	sourceLoader      = "loader"
@@ -30,7 +29,6 @@ func (d Detector) cudaLibraries(ctx context.Context) []manifests.CUDALibrary {
 		folders func() []string
 	}{
 		{sourceEnvironment, d.environmentFolders},
-		{sourceStore, func() []string { return d.Store }},
 		{sourcePip, d.pipFolders},
 		{sourceToolkit, d.toolkitFolders},
 		{sourceLoader, d.loaderFolders},
@@ -47,7 +45,10 @@ func (d Detector) cudaLibraries(ctx context.Context) []manifests.CUDALibrary {
 func (d Detector) librariesIn(source string, folders []string) []manifests.CUDALibrary {
 	at := map[string]string{} // soname → folder
 	for _, folder := range folders {
-		has := func(soname string) bool { return checkLibrary(d.path(folder, soname), soname) == nil }
+		has := func(soname string) bool {
+			file := d.path(folder, soname)
+			return checkLibrary(file, soname) == nil && !d.inStore(file)
+		}
 		for _, soname := range runtimeLibraries {
 			if at[soname] != "" || !has(soname) {
 				continue
@@ -67,6 +68,17 @@ func (d Detector) librariesIn(source string, folders []string) []manifests.CUDAL
 	return list
 }
 
+// inStore says whether a file is the client's own, as where LD_LIBRARY_PATH leads into an installation: what is there today
+// belongs to another installation and goes with it.
+func (d Detector) inStore(file string) bool {
+	if d.Disk == "" {
+		return false
+	}
+	real, err := filepath.EvalSymlinks(file)
+	home, homeErr := filepath.EvalSymlinks(d.Disk)
+	return err == nil && homeErr == nil && strings.HasPrefix(real, home+string(filepath.Separator))
+}
+
 // glob lists what matches below the root, as paths of the machine, the highest version first.
 func (d Detector) glob(pattern string) []string {
 	matches, _ := filepath.Glob(d.path(pattern)) // the pattern is good, and what cannot be read does not match
@@ -83,8 +95,8 @@ func (d Detector) glob(pattern string) []string {
 func (d Detector) pipFolders() []string {
 	var folders []string
 	for _, packages := range []string{
-		d.Getenv("VIRTUAL_ENV") + "/lib/python3*/site-packages", d.Getenv("CONDA_PREFIX") + "/lib/python3*/site-packages",
-		d.Getenv("HOME") + "/.local/lib/python3*/site-packages",
+		d.getenv("VIRTUAL_ENV") + "/lib/python3*/site-packages", d.getenv("CONDA_PREFIX") + "/lib/python3*/site-packages",
+		d.getenv("HOME") + "/.local/lib/python3*/site-packages",
 		"/usr/local/lib/python3*/dist-packages", "/usr/local/lib/python3*/site-packages",
 		"/usr/lib/python3*/site-packages", "/usr/lib/python3/dist-packages", "/opt/conda/lib/python3*/site-packages",
 	} {
@@ -100,7 +112,7 @@ func (d Detector) pipFolders() []string {
 func (d Detector) toolkitFolders() []string {
 	var homes []string
 	for _, name := range []string{"CUDA_HOME", "CUDA_PATH"} {
-		if home := d.Getenv(name); filepath.IsAbs(home) {
+		if home := d.getenv(name); filepath.IsAbs(home) {
 			homes = append(homes, home)
 		}
 	}

@@ -3,11 +3,13 @@
 // The fetch package calls it. In goes a Detector, which names the root folder and the environment to look at; out comes
 // a Report: the manifests.Host that Pick reads, and for each part of it which source gave it, or why the source did not.
 //
-//	nvidia-smi → the driver's files under /proc and /sys → the PCI bus     the first that answers gives the GPUs
+//	the probe (probe/probe.c), which asks CUDA        decides which GPUs programs have
+//	nvidia-smi → the driver's files → the PCI bus     say why there are none, and serve where the probe cannot run
 //
-// Every source has a time limit, because nvidia-smi and network folders hang on real machines. What no source tells is
-// left empty. The package runs nvidia-smi and nothing else; it loads no library, uses no network, writes nothing and
-// never prints.
+// A GPU that only the driver's files or the bus show is not one that programs have, unless everything that CUDA opens is
+// there as well. Every source has a time limit, because drivers, nvidia-smi and network folders hang on real machines. What
+// no source tells is left empty. The package runs the probe and nvidia-smi and nothing else; it loads no library, uses no
+// network, writes nothing and never prints.
 package detect
 
 import (
@@ -16,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,13 +31,14 @@ import (
 type Detector struct {
 	// Root is the root folder: "/" where empty.
 	Root string
-	// Getenv gives the environment: os.Getenv where nil.
-	Getenv func(string) string
-	// Limit is the time that each source has: 10 seconds where 0.
+	// Environ is the environment, as programs would have it: os.Environ() where nil.
+	Environ []string
+	// Limit is the time that each source has: 10 seconds where 0. The probe has three times as much.
 	Limit time.Duration
-	// Store are the folders of CUDA libraries that the client itself installed.
-	Store []string
-	// Disk is the folder whose file system's free space counts. It need not exist yet.
+	// Probe is the program that asks CUDA. Where it is not there, the other sources serve.
+	Probe string
+	// Disk is the store's folder: the free space of its file system counts, and libraries in it are not the machine's. It
+	// need not exist yet.
 	Disk string
 }
 
@@ -61,13 +65,14 @@ const DefaultLimit = 10 * time.Second
 func (d Detector) Detect(ctx context.Context) (Report, error) {
 	d = d.withDefaults()
 	// What is slow runs side by side; each part has the Host's fields of its own.
-	smi, cuda := background(ctx, d.Limit, d.nvidiaSMI), background(ctx, d.Limit, d.cudaLibraries)
+	cuda := background(ctx, d.Limit, d.cudaLibraries)
 	environment := background(ctx, d.Limit, func(context.Context) cVersions { return d.cLibraries(d.environmentFolders()) })
 	var r Report
 	h := &r.Host
 	h.OS, h.Arch = runtime.GOOS, runtime.GOARCH
 	h.Kernel = d.text("proc/sys/kernel/osrelease")
 	h.Platform = d.Platform()
+	h.Distribution = d.distribution()
 	h.CPU = d.cpu()
 	h.DiskFree = freeBytes(d.Disk)
 	c := <-environment
@@ -76,21 +81,12 @@ func (d Detector) Detect(ctx context.Context) (Report, error) {
 		c.value = d.cLibraries(nil)
 	}
 	r.add(c.value.source)
-	h.Glibc, h.GLIBCXX = c.value.glibc, c.value.glibcxx
+	h.Glibc, h.GLIBCXX, h.LibStdCXX = c.value.glibc, c.value.glibcxx, c.value.libstdcxx
 
-	answer := <-smi
+	d.gpus(ctx, &r)
 	if err := ctx.Err(); err != nil {
 		return Report{}, err
 	}
-	switch {
-	case answer.late:
-		r.add(Source{Name: smiName, Problem: fmt.Sprintf("no answer within %s", d.Limit)})
-	default:
-		r.add(answer.value.source)
-		h.Driver, h.GPUs = answer.value.driver, answer.value.gpus
-	}
-	d.driverFiles(&r)
-	d.pciBus(&r)
 
 	libraries := <-cuda
 	if err := ctx.Err(); err != nil {
@@ -109,31 +105,32 @@ func (d Detector) Detect(ctx context.Context) (Report, error) {
 	return r, nil
 }
 
-// Fingerprint changes when the machine's GPUs or their driver do. It costs a few reads of /proc and /sys, so that a
-// second run can know without nvidia-smi that nothing changed. It is empty where the kernel shows neither, as on WSL.
-func (d Detector) Fingerprint() string {
-	d = d.withDefaults()
-	parts := []string{}
-	if version := d.text("sys/module/nvidia/version"); version != "" {
-		parts = append(parts, version)
-	}
-	for _, device := range d.pciDevices() {
-		parts = append(parts, fmt.Sprintf("%s=%04x", device.address, device.id))
-	}
-	return strings.Join(parts, " ")
-}
-
 func (d Detector) withDefaults() Detector {
 	if d.Root == "" {
 		d.Root = "/"
 	}
-	if d.Getenv == nil {
-		d.Getenv = os.Getenv
+	if d.Environ == nil {
+		d.Environ = os.Environ()
 	}
 	if d.Limit == 0 {
 		d.Limit = DefaultLimit
 	}
 	return d
+}
+
+// lookup is a variable of the environment, and whether it is set.
+func (d Detector) lookup(name string) (string, bool) {
+	for _, pair := range slices.Backward(d.Environ) { // the last of several counts for exec.Cmd
+		if value, ok := strings.CutPrefix(pair, name+"="); ok {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+func (d Detector) getenv(name string) string {
+	value, _ := d.lookup(name)
+	return value
 }
 
 func (r *Report) add(sources ...Source) { r.Sources = append(r.Sources, sources...) }

@@ -39,20 +39,17 @@ func root(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-func environment(pairs ...string) func(string) string {
-	return func(name string) string {
-		for i := 0; i < len(pairs); i += 2 {
-			if pairs[i] == name {
-				return pairs[i+1]
-			}
-		}
-		return ""
+func environment(pairs ...string) []string {
+	environ := []string{}
+	for i := 0; i < len(pairs); i += 2 {
+		environ = append(environ, pairs[i]+"="+pairs[i+1])
 	}
+	return environ
 }
 
 func detect(t *testing.T, dir string, env ...string) Report {
 	t.Helper()
-	report, err := Detector{Root: dir, Getenv: environment(env...), Limit: 2 * time.Second, Disk: dir}.Detect(t.Context())
+	report, err := Detector{Root: dir, Environ: environment(env...), Limit: 2 * time.Second, Disk: filepath.Join(dir, "store")}.Detect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +100,7 @@ func TestNvidiaSMI(t *testing.T) {
 		"MIG": {
 			smi:    smi("0, GPU-a, NVIDIA A100-SXM4-40GB, 8.0, 535.104.05, 40960 MiB, Enabled", banner),
 			driver: manifests.HostDriver{Version: "535.104.05", CUDA: "12.4"},
-			gpus:   []manifests.GPU{{UUID: "GPU-a", Name: "NVIDIA A100-SXM4-40GB", SM: 80, MemoryMiB: 40960, MIG: true}},
+			gpus:   []manifests.GPU{{UUID: "GPU-a", Name: "NVIDIA A100-SXM4-40GB", SM: 80, MIG: true}},
 		},
 		"values not given": {
 			smi:    smi("0, GPU-a, NVIDIA Thor, [N/A], 580.00, [Not Supported], [N/A]", "no banner"),
@@ -156,6 +153,7 @@ esac`,
 			files: map[string]string{
 				"sys/module/nvidia/version":                        "535.104.05\n",
 				"proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA GeForce RTX 3090\nIRQ:   \t\t 131\nGPU UUID: \t GPU-a\nBus Type: \t PCIe\n",
+				"dev/nvidiactl":                                    "", "dev/nvidia-uvm": "",
 				"proc/driver/nvidia/gpus/0000:41:00.0/information": "Model: \t\t NVIDIA GeForce RTX 3090\nGPU UUID: \t GPU-????????-????-????-????-????????????\n",
 				"sys/bus/pci/devices/0000:01:00.0/vendor":          "0x10de\n",
 				"sys/bus/pci/devices/0000:01:00.0/class":           "0x030000\n",
@@ -181,14 +179,13 @@ esac`,
 				"sys/bus/pci/devices/0000:01:00.1/vendor": "0x10de\n", "sys/bus/pci/devices/0000:01:00.1/class": "0x040300\n", "sys/bus/pci/devices/0000:01:00.1/device": "0x10f0\n",
 				"sys/bus/pci/devices/0000:02:00.0/vendor": "0x10de\n", "sys/bus/pci/devices/0000:02:00.0/class": "0x030000\n", "sys/bus/pci/devices/0000:02:00.0/device": "0xffff\n",
 			},
-			gpus:    []manifests.GPU{{Name: "NVIDIA GP100 [10de:15f8]", SM: 60}, {Index: 1, Name: "NVIDIA GPU [10de:ffff]"}},
 			problem: "Failed to initialize NVML: Unknown Error",
 		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			files := map[string]string{}
+			files := map[string]string{"usr/lib64/libcuda.so.1": "a driver's library"}
 			for name, content := range test.files {
 				files[name] = content
 			}
@@ -231,7 +228,7 @@ func TestHangingChildrenEnd(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}()
-	if _, err := (Detector{Root: dir, Getenv: environment(), Limit: time.Minute}).Detect(ctx); err == nil {
+	if _, err := (Detector{Root: dir, Environ: environment(), Limit: time.Minute}).Detect(ctx); err == nil {
 		t.Fatal("it was canceled and gave no error")
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -248,7 +245,6 @@ func TestHangingChildrenEnd(t *testing.T) {
 // A folder of LD_LIBRARY_PATH that never answers, as those of a dead server: all that the other sources tell is there.
 func TestHangingFolders(t *testing.T) {
 	dir := t.TempDir()
-	libraries(t, dir, "/store")
 	if err := os.MkdirAll(filepath.Join(dir, "dead"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +261,7 @@ func TestHangingFolders(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(libc, 0o755), os.WriteFile(filepath.Join(libc, "libc.so.6"), system, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	report, err := Detector{Root: dir, Getenv: environment("LD_LIBRARY_PATH", "/dead"), Store: []string{"/store"}, Limit: 200 * time.Millisecond}.Detect(t.Context())
+	report, err := Detector{Root: dir, Environ: environment("LD_LIBRARY_PATH", "/dead"), Limit: 200 * time.Millisecond}.Detect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,8 +363,13 @@ func TestCUDALibraries(t *testing.T) {
 	}{
 		"none":        {put: func(string) {}, want: []string{}},
 		"environment": {put: func(dir string) { libraries(t, dir, "/opt/cuda") }, env: []string{"LD_LIBRARY_PATH", "relative::/missing:/opt/cuda"}, want: whole("environment", "/opt/cuda")},
-		"store":       {put: func(dir string) { libraries(t, dir, "/store") }, want: whole("store", "/store")},
-		"toolkit":     {put: func(dir string) { libraries(t, dir, "/usr/local/cuda-12.4/lib64") }, want: whole("toolkit", "/usr/local/cuda-12.4/lib64")},
+		"the client's own, by way of an installation": {put: func(dir string) {
+			libraries(t, dir, "/store/runtimes/r/lib")
+			if err := os.Symlink("store/runtimes/r/lib", dir+"/linked"); err != nil {
+				t.Fatal(err)
+			}
+		}, env: []string{"LD_LIBRARY_PATH", "/store/runtimes/r/lib:/linked"}, want: []string{}},
+		"toolkit": {put: func(dir string) { libraries(t, dir, "/usr/local/cuda-12.4/lib64") }, want: whole("toolkit", "/usr/local/cuda-12.4/lib64")},
 		"another home": {put: func(dir string) { libraries(t, dir, "/opt/toolkit/targets/x86_64-linux/lib") },
 			env: []string{"CUDA_HOME", "/opt/toolkit"}, want: whole("toolkit", "/opt/toolkit/targets/x86_64-linux/lib")},
 		"loader": {put: func(dir string) { libraries(t, dir, multiarch) }, want: whole("loader", multiarch)},
@@ -381,15 +382,15 @@ func TestCUDALibraries(t *testing.T) {
 			}
 		}, env: []string{"LD_LIBRARY_PATH", "/opt/plain"}, want: []string{}},
 		"nor what is no library": {put: func(dir string) {
-			libraries(t, dir, "/store")
-			if err := os.WriteFile(dir+"/store/libcudart.so.12", []byte("text"), 0o644); err != nil {
+			libraries(t, dir, "/usr/local/cuda/lib64")
+			if err := os.WriteFile(dir+"/usr/local/cuda/lib64/libcudart.so.12", []byte("text"), 0o644); err != nil {
 				t.Fatal(err)
 			}
-		}, want: whole("store", "/store")[:2]},
+		}, want: whole("toolkit", "/usr/local/cuda/lib64")[:2]},
 		"nor another version by this name": {put: func(dir string) {
-			libraries(t, dir, "/store")
-			library(t, dir+"/store/libcudart.so.12", "libcudart.so.13")
-		}, want: whole("store", "/store")[:2]},
+			libraries(t, dir, "/usr/local/cuda/lib64")
+			library(t, dir+"/usr/local/cuda/lib64/libcudart.so.12", "libcudart.so.13")
+		}, want: whole("toolkit", "/usr/local/cuda/lib64")[:2]},
 		"cuBLAS is taken whole": {put: func(dir string) {
 			library(t, dir+"/usr/local/cuda/lib64/libcublas.so.12", "libcublas.so.12")
 			libraries(t, dir, "/usr/local/cuda/lib")
@@ -406,14 +407,14 @@ func TestCUDALibraries(t *testing.T) {
 		}},
 		"in the order of trial": {put: func(dir string) {
 			libraries(t, dir, multiarch)
-			libraries(t, dir, "/store")
-		}, want: append(whole("store", "/store"), whole("loader", multiarch)...)},
+			libraries(t, dir, "/usr/local/cuda/lib64")
+		}, want: append(whole("toolkit", "/usr/local/cuda/lib64"), whole("loader", multiarch)...)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			test.put(dir)
-			report, err := Detector{Root: dir, Getenv: environment(test.env...), Store: []string{"/store"}}.Detect(t.Context())
+			report, err := Detector{Root: dir, Environ: environment(test.env...), Disk: filepath.Join(dir, "store")}.Detect(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -474,21 +475,5 @@ func TestThisMachine(t *testing.T) {
 	}
 	if _, err := host.Encode(); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestFingerprint(t *testing.T) {
-	files := map[string]string{
-		"sys/module/nvidia/version":               "535.104.05\n",
-		"sys/bus/pci/devices/0000:01:00.0/vendor": "0x10de\n", "sys/bus/pci/devices/0000:01:00.0/class": "0x030200\n", "sys/bus/pci/devices/0000:01:00.0/device": "0x1eb8\n",
-	}
-	print := func() string { return Detector{Root: root(t, files)}.Fingerprint() }
-	before := print()
-	if before != "535.104.05 0000:01:00.0=1eb8" || before != print() {
-		t.Errorf("%q", before)
-	}
-	files["sys/bus/pci/devices/0000:01:00.0/device"] = "0x20b0\n" // a notebook that was given another GPU
-	if print() == before {
-		t.Error("another GPU has the same fingerprint")
 	}
 }

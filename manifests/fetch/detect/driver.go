@@ -14,36 +14,36 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// driverVersion finds the version in /proc/driver/nvidia/version, which the open kernel modules word differently:
+// versionLine finds the version in /proc/driver/nvidia/version, which the open kernel modules word differently:
 //
 //	NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023
 //	NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (…)
-var driverVersion = regexp.MustCompile(`Module\b.*?\s([0-9]{2,}\.[0-9]+(?:\.[0-9]+)?)\s`)
+var versionLine = regexp.MustCompile(`Module\b.*?\s([0-9]{2,}\.[0-9]+(?:\.[0-9]+)?)\s`)
 
-// driverFiles asks the driver's own files for what nvidia-smi did not tell.
-func (d Detector) driverFiles(r *Report) {
-	h := &r.Host
-	if h.Driver.Version == "" {
-		if version := d.text("sys/module/nvidia/version"); matrix.IsVersion(version) {
-			h.Driver.Version = version
-			r.add(Source{Name: "/sys/module/nvidia/version", Gave: "driver " + version})
-		} else if match := driverVersion.FindStringSubmatch(d.text("proc/driver/nvidia/version") + "\n"); match != nil {
-			h.Driver.Version = match[1]
-			r.add(Source{Name: "/proc/driver/nvidia/version", Gave: "driver " + match[1]})
-		}
+// driverVersion asks the kernel which driver is loaded.
+func (d Detector) driverVersion() (version string, source Source) {
+	if version := d.text("sys/module/nvidia/version"); matrix.IsVersion(version) {
+		return version, Source{Name: "/sys/module/nvidia/version", Gave: "driver " + version}
 	}
-	if len(h.GPUs) > 0 {
-		return
+	if match := versionLine.FindStringSubmatch(d.text("proc/driver/nvidia/version") + "\n"); match != nil {
+		return match[1], Source{Name: "/proc/driver/nvidia/version", Gave: "driver " + match[1]}
 	}
-	const folder = "/proc/driver/nvidia/gpus"
-	files, _ := filepath.Glob(d.path(folder, "*", "information")) // the pattern is good
-	slices.Sort(files)                                            // by bus address, as the driver counts
+	return "", Source{}
+}
+
+const gpusFolder = "/proc/driver/nvidia/gpus"
+
+// driverGPUs asks the driver's own files. They are there in every container, whether it may use the GPUs or not.
+func (d Detector) driverGPUs() []manifests.GPU {
+	files, _ := filepath.Glob(d.path(gpusFolder, "*", "information")) // the pattern is good
+	slices.Sort(files)                                                // by bus address, as the driver counts
+	var gpus []manifests.GPU
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			continue
 		}
-		gpu := manifests.GPU{Index: len(h.GPUs)}
+		gpu := manifests.GPU{Index: len(gpus)}
 		for line := range strings.Lines(string(data)) {
 			key, value, _ := strings.Cut(line, ":")
 			switch value = strings.TrimSpace(value); strings.TrimSpace(key) {
@@ -58,27 +58,20 @@ func (d Detector) driverFiles(r *Report) {
 		if device, ok := d.pciDevice(filepath.Base(filepath.Dir(file))); ok {
 			gpu.SM = chipOf(device.id).sm
 		}
-		h.GPUs = append(h.GPUs, gpu)
+		gpus = append(gpus, gpu)
 	}
-	if len(h.GPUs) > 0 {
-		r.add(Source{Name: folder, Gave: fmt.Sprintf("%d of them", len(h.GPUs))})
-	}
+	return gpus
 }
 
-// pciBus asks the bus for GPUs that no driver serves.
-func (d Detector) pciBus(r *Report) {
-	if len(r.Host.GPUs) > 0 {
-		return
-	}
-	devices := d.pciDevices()
-	for i, device := range devices {
+// busGPUs asks the bus, which shows GPUs that no driver serves.
+func (d Detector) busGPUs() []manifests.GPU {
+	var gpus []manifests.GPU
+	for i, device := range d.pciDevices() {
 		chip := chipOf(device.id)
 		name := fmt.Sprintf("NVIDIA %s [%04x:%04x]", cmp.Or(chip.name, "GPU"), vendorNVIDIA, device.id)
-		r.Host.GPUs = append(r.Host.GPUs, manifests.GPU{Index: i, Name: name, SM: chip.sm})
+		gpus = append(gpus, manifests.GPU{Index: i, Name: name, SM: chip.sm})
 	}
-	if len(devices) > 0 {
-		r.add(Source{Name: pciFolder, Gave: fmt.Sprintf("%d of NVIDIA's display controllers", len(devices))})
-	}
+	return gpus
 }
 
 const (

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -29,7 +30,7 @@ func systemFolders() []string {
 // environmentFolders are those of LD_LIBRARY_PATH.
 func (d Detector) environmentFolders() []string {
 	var folders []string
-	for _, folder := range filepath.SplitList(d.Getenv("LD_LIBRARY_PATH")) {
+	for _, folder := range filepath.SplitList(d.getenv("LD_LIBRARY_PATH")) {
 		if filepath.IsAbs(folder) {
 			folders = append(folders, folder)
 		}
@@ -43,44 +44,69 @@ const cLibrariesName = "libc.so.6 and libstdc++.so.6"
 // cVersions are what the C and the C++ library define.
 type cVersions struct {
 	glibc, glibcxx string
+	libstdcxx      string // the file, where one of the folders has it
 	source         Source
 }
 
 // cLibraries learns them without running the libraries: those in these folders, else those that the loader finds.
 func (d Detector) cLibraries(folders []string) cVersions {
-	source := Source{Name: cLibrariesName}
-	cache := d.loaderCache()
-	newest := func(soname, prefix string) string {
-		for _, folder := range folders {
-			if version := d.newestVersion(filepath.Join(folder, soname), prefix); version != "" {
-				return version
-			}
-		}
-		candidates := cache[soname]
-		for _, folder := range systemFolders() {
-			candidates = append(candidates, filepath.Join(folder, soname))
-		}
-		for _, file := range candidates {
+	c := cVersions{source: Source{Name: cLibrariesName}}
+	newest := func(soname, prefix string) (version, file string) {
+		for i, file := range slices.Concat(in(folders, soname), d.loaderFiles(soname)) {
 			if version := d.newestVersion(file, prefix); version != "" {
-				return version
+				if i >= len(folders) {
+					file = ""
+				}
+				return version, file
 			}
 		}
-		return ""
+		return "", ""
 	}
-	glibc, glibcxx := newest("libc.so.6", "GLIBC_"), newest("libstdc++.so.6", "GLIBCXX_")
+	c.glibc, _ = newest("libc.so.6", "GLIBC_")
+	c.glibcxx, c.libstdcxx = newest("libstdc++.so.6", "GLIBCXX_")
 	switch {
-	case glibc == "":
-		source.Problem = "there is no GNU C library where the loader looks"
-	case glibcxx == "":
-		source.Problem = "there is no libstdc++.so.6 where the loader looks"
+	case c.glibc == "":
+		c.source.Problem = "there is no GNU C library where the loader looks"
+	case c.glibcxx == "":
+		c.source.Problem = "there is no libstdc++.so.6 where the loader looks"
 		fallthrough
 	default:
-		source.Gave = "glibc " + glibc
-		if glibcxx != "" {
-			source.Gave += ", GLIBCXX " + glibcxx
+		c.source.Gave = "glibc " + c.glibc
+		if c.glibcxx != "" {
+			c.source.Gave += ", GLIBCXX " + c.glibcxx
+		}
+		if c.libstdcxx != "" {
+			c.source.Gave += " from " + c.libstdcxx
 		}
 	}
-	return cVersions{glibc, glibcxx, source}
+	return c
+}
+
+// in are the paths of a file in each of some folders.
+func in(folders []string, name string) []string {
+	var files []string
+	for _, folder := range folders {
+		files = append(files, filepath.Join(folder, name))
+	}
+	return files
+}
+
+// loaderFiles is where the dynamic loader finds a library without LD_LIBRARY_PATH, in its order.
+func (d Detector) loaderFiles(soname string) []string {
+	return slices.Concat(d.loaderCache()[soname], in(systemFolders(), soname), in(d.nixFolders(), soname))
+}
+
+// nixFolders are where the loader of nix-ld looks, which NixOS has for programs that were built elsewhere: beside the loader
+// that it starts, and in its list. https://github.com/nix-community/nix-ld
+func (d Detector) nixFolders() []string {
+	const standard = "/run/current-system/sw/share/nix-ld/lib"
+	folders := append(filepath.SplitList(d.getenv("NIX_LD_LIBRARY_PATH")), standard)
+	for _, loader := range []string{d.getenv("NIX_LD"), standard + "/ld.so"} {
+		if real, err := filepath.EvalSymlinks(d.path(loader)); err == nil && loader != "" {
+			folders = append(folders, filepath.Dir("/"+strings.TrimPrefix(real, filepath.Clean(d.Root))))
+		}
+	}
+	return folders
 }
 
 // newestVersion is the highest version with a prefix that a library of this machine defines, or nothing.

@@ -12,16 +12,30 @@ import (
 // Platform asks where the machine runs. The notebooks come first: they are containers too.
 func (d Detector) Platform() string {
 	d = d.withDefaults()
-	if notebook := home.Notebook(d.Getenv, d.exists); notebook != "" {
+	if notebook := home.Notebook(d.getenv, d.exists); notebook != "" {
 		return notebook
 	}
 	switch {
 	case strings.Contains(strings.ToLower(d.text("proc/version")), "microsoft"):
 		return "wsl"
-	case d.exists(".dockerenv"), d.exists("run/.containerenv"), d.Getenv("KUBERNETES_SERVICE_HOST") != "", d.exists("run/systemd/container"):
+	case d.exists(".dockerenv"), d.exists("run/.containerenv"), d.getenv("KUBERNETES_SERVICE_HOST") != "", d.exists("run/systemd/container"):
 		return "container"
 	}
 	return "local"
+}
+
+// distribution is ID and VERSION_ID of os-release(5).
+func (d Detector) distribution() string {
+	text := d.text("etc/os-release")
+	if text == "" {
+		text = d.text("usr/lib/os-release")
+	}
+	values := map[string]string{}
+	for line := range strings.Lines(text) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		values[key] = strings.Trim(value, `"'`)
+	}
+	return strings.TrimSpace(values["ID"] + " " + values["VERSION_ID"])
 }
 
 // cpu reads the first processor of /proc/cpuinfo.

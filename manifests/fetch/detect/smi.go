@@ -1,20 +1,15 @@
 package detect
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -28,6 +23,7 @@ var smiFolders = []string{"/usr/bin", "/usr/local/bin", "/usr/lib/wsl/lib", "/us
 
 // An smiAnswer is what nvidia-smi told.
 type smiAnswer struct {
+	there  bool
 	driver manifests.HostDriver
 	gpus   []manifests.GPU
 	source Source
@@ -59,12 +55,12 @@ func (d Detector) nvidiaSMI(ctx context.Context) smiAnswer {
 		answer.source.Problem = "not found"
 		return answer
 	}
-	answer.source.Name = program
+	answer.there, answer.source.Name = true, program
 	fields := []string{fieldIndex, fieldUUID, fieldName, fieldSM, fieldDriver, fieldMemory, fieldMIG}
 	var out string
 	for {
 		var err error
-		out, err = d.smi(ctx, program, "--query-gpu="+strings.Join(fields, ","), "--format=csv,noheader")
+		out, err = child(ctx, d.Limit, d.Environ, program, "--query-gpu="+strings.Join(fields, ","), "--format=csv,noheader")
 		refused := refusedField.FindStringSubmatch(out)
 		if refused == nil || !slices.Contains(fields, refused[1]) {
 			if err != nil {
@@ -100,7 +96,7 @@ func (d Detector) nvidiaSMI(ctx context.Context) smiAnswer {
 	if len(answer.gpus) == 0 {
 		return answer
 	}
-	banner, _ := d.smi(ctx, program) // the version is for people, and the banner tells nothing else
+	banner, _ := child(ctx, d.Limit, d.Environ, program) // the version is for people, and the banner tells nothing else
 	if match := bannerCUDA.FindStringSubmatch(banner); match != nil {
 		answer.driver.CUDA = match[1]
 	}
@@ -113,7 +109,7 @@ func (d Detector) nvidiaSMI(ctx context.Context) smiAnswer {
 
 // findSMI looks for the program in PATH and where else it may be.
 func (d Detector) findSMI() (string, bool) {
-	for _, folder := range append(filepath.SplitList(d.Getenv("PATH")), smiFolders...) {
+	for _, folder := range append(filepath.SplitList(d.getenv("PATH")), smiFolders...) {
 		if !filepath.IsAbs(folder) {
 			continue // a program of the current folder is nobody's driver
 		}
@@ -123,46 +119,6 @@ func (d Detector) findSMI() (string, bool) {
 		}
 	}
 	return "", false
-}
-
-// smi runs nvidia-smi in a process group of its own, so that whatever it started ends with it, and returns its
-// standard output.
-func (d Detector) smi(ctx context.Context, program string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second // a grandchild that left the group may hold the pipe
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	var out, problem bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &limitedBuffer{&out}, &limitedBuffer{&problem}
-	err := cmd.Run()
-	switch {
-	case ctx.Err() != nil:
-		return out.String(), fmt.Errorf("no answer within %s", d.Limit)
-	case err == nil:
-		return out.String(), nil
-	}
-	said := strings.TrimSpace(problem.String())
-	if said, _, _ = strings.Cut(said, "\n"); said == "" {
-		said, _, _ = strings.Cut(strings.TrimSpace(out.String()), "\n")
-	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && said != "" {
-		return out.String(), fmt.Errorf("%s (%w)", said, err)
-	}
-	return out.String(), err
-}
-
-// maxSMIOutput is far above the table of any machine; a program that writes without end must not fill the memory.
-const maxSMIOutput = 1 << 20
-
-type limitedBuffer struct{ *bytes.Buffer }
-
-func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if room := maxSMIOutput - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(len(p), room)])
-	}
-	return len(p), nil
 }
 
 // parseGPU reads one line of the table. A value that the driver does not give ("[N/A]", "[Not Supported]") is unknown.
@@ -210,6 +166,9 @@ func parseGPU(fields []string, line string) (gpu manifests.GPU, driver string, o
 		case fieldMIG:
 			gpu.MIG = value == "Enabled"
 		}
+	}
+	if gpu.MIG {
+		gpu.MemoryMiB = 0 // a program gets a slice, whose size is not told here
 	}
 	return gpu, driver, true
 }

@@ -23,14 +23,19 @@ type app struct {
 	release, home, asHost              string
 	mirrors                            []string
 	offline, allowCPU, json, yes       bool
-	trustHome                          bool
+	trustHome, allowWithdrawn          bool
 	issuer, identity, trustedRoot, key string
 	skipSignature                      bool
+
+	newerNoted bool
 }
 
 // release and commit are what a packager stamps with the linker's -X; empty in any other build. They say which release
 // the program came with, which Go's own record of a build cannot: the tag is made after the program.
 var release, commit string
+
+// snapshot ends the stamp of a program that is of no release, but of a working tree: see .goreleaser.yaml.
+const snapshot = "-snapshot"
 
 // version is what the program was built from.
 func version() string {
@@ -61,7 +66,10 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	if c.Mirrors = a.mirrors; len(c.Mirrors) == 0 {
 		c.Mirrors = strings.Fields(os.Getenv("LLCUDA_MIRROR"))
 	}
-	c.SkipSignature = a.skipSignature
+	c.SkipSignature, c.AllowWithdrawn = a.skipSignature, a.allowWithdrawn
+	if !strings.HasSuffix(release, snapshot) {
+		c.Own = release
+	}
 	verifier := &lazyVerifier{app: a}
 	c.Verifier, c.Pointers = verifier, verifier
 	if a.asHost != "" {
@@ -82,7 +90,16 @@ func (a *app) client(command string) (*fetch.Client, error) {
 		}
 		a.term.notef("waiting for process %d (%s), which has used the store since %s", h.PID, h.Command, h.Since.Local().Format("15:04:05"))
 	}
+	c.Resolved = a.noteNewer
 	c.Step = func(what string) { a.term.notef("%s", what) }
+	warned := map[string]bool{}
+	c.Hub.Warn = func(problem error) {
+		if text := problem.Error(); !warned[text] {
+			warned[text] = true
+			a.term.warnf("%s", text)
+		}
+	}
+	c.Warn = func(what string) { a.term.warnf("%s", what) }
 	c.Progress = a.term.progress
 	return c, nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
-	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -54,8 +52,15 @@ func (a *app) showHost(h manifests.Host, sources []fetch.Source) {
 	for _, gpu := range h.GPUs {
 		a.term.printf("GPU %-6d %s", gpu.Index, gpuText(gpu))
 	}
-	if len(h.GPUs) == 0 {
+	switch {
+	case h.CUDA.Problem != "":
+		a.term.printf("GPU        %s", h.CUDA.Problem)
+		a.term.notef("hint: %s", h.CUDA.Way)
+	case len(h.GPUs) == 0:
 		a.term.printf("GPU        none of NVIDIA's was found")
+	}
+	for _, variable := range h.CUDA.Environment {
+		a.term.printf("set        %s", variable)
 	}
 	driver := "none is loaded"
 	if h.Driver.Version != "" {
@@ -65,8 +70,12 @@ func (a *app) showHost(h manifests.Host, sources []fetch.Source) {
 		}
 	}
 	a.term.printf("driver     %s", driver)
-	a.term.printf("platform   %s, %s/%s, kernel %s", h.Platform, h.OS, h.Arch, unknown(h.Kernel))
-	a.term.printf("libraries  glibc %s, GLIBCXX %s", unknown(h.Glibc), unknown(h.GLIBCXX))
+	a.term.printf("platform   %s, %s, %s/%s, kernel %s", h.Platform, cmp.Or(h.Distribution, "unknown distribution"), h.OS, h.Arch, unknown(h.Kernel))
+	libraries := fmt.Sprintf("glibc %s, GLIBCXX %s", unknown(h.Glibc), unknown(h.GLIBCXX))
+	if h.LibStdCXX != "" {
+		libraries += " from " + h.LibStdCXX
+	}
+	a.term.printf("libraries  %s", libraries)
 	a.term.printf("CPU        %s", unknown(h.CPU.Model))
 	disk := "unknown"
 	if h.DiskFree >= 0 {
@@ -98,7 +107,7 @@ func gpuText(gpu manifests.GPU) string {
 		text += fmt.Sprintf(", %d MiB", gpu.MemoryMiB)
 	}
 	if gpu.MIG {
-		text += ", split by MIG"
+		text += ", MIG"
 	}
 	if gpu.UUID != "" {
 		text += ", " + gpu.UUID
@@ -154,7 +163,11 @@ func (a *app) showPlan(p fetch.Plan) {
 	if at := p.Pointer; at != nil {
 		a.term.printf("pointer    number %d, until %s, %s, from %s", at.Number, at.Expires.Format(time.RFC3339), signedText(at.SignedBy), at.From)
 	}
-	if d.Bundle != "" {
+	switch {
+	case d.Bundle == "":
+	case d.Absent():
+		a.term.printf("bundle     %s, by %s, for a GPU that is not here", d.Bundle, d.Through)
+	default:
 		a.term.printf("bundle     %s, by %s", d.Bundle, d.Through)
 	}
 	for _, gpu := range d.GPUs {
@@ -220,6 +233,18 @@ func (a *app) installCommand() *cobra.Command {
 	return cmd
 }
 
+// takeFrom has a client use the folder of --from, if it was given.
+func (a *app) takeFrom(c *fetch.Client, folder string) error {
+	if folder == "" {
+		return nil
+	}
+	if len(a.mirrors) > 0 {
+		return &usageError{errors.New("--from and --mirror are two ways to say the same"), "give one of them"}
+	}
+	c.Mirrors = []string{folder}
+	return nil
+}
+
 // An installed is what install prints as JSON.
 type installed struct {
 	Install  fetch.Install      `json:"install"`
@@ -241,13 +266,11 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	if err != nil {
 		return err
 	}
-	o.Update, o.Force, o.AllowOlder = f.update, f.force, f.older
-	if f.from != "" {
-		if len(a.mirrors) > 0 {
-			return &usageError{errors.New("--from and --mirror are two ways to say the same"), "give one of them"}
-		}
-		c.Mirrors, o.Update = []string{f.from}, true
+	o.Update, o.Force, o.AllowOlder = f.update || f.from != "", f.force, f.older
+	if err := a.takeFrom(c, f.from); err != nil {
+		return err
 	}
+	o.Remember = f.from != "" || len(a.mirrors) > 0
 	outcome, err := c.Install(ctx, o)
 	if err != nil {
 		return err
@@ -272,6 +295,9 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	model := "gemma-3-1b-it-Q4_K_M"
 	if len(models) > 0 {
 		model = cmp.Or(models[0].Name, models[0].Path)
+		if models[0].Projector != "" {
+			model = models[0].Ref // by which run finds the projector, too
+		}
 	}
 	a.term.printf("run it:    llcuda-fetch run llama-server -m %s", model)
 	return nil
@@ -297,6 +323,7 @@ func (a *app) showInstalled(c *fetch.Client, o fetch.Outcome) {
 	if i.Through == manifests.ThroughCPU {
 		a.term.printf("GPU        none: it runs on the processor")
 	}
+	a.warnLeftOut(o.Probe.LeftOut)
 	if i.Through == manifests.ThroughPTX {
 		a.term.notef("the first start takes minutes: the driver compiles the bundle's PTX for this GPU, once")
 	}
@@ -304,6 +331,13 @@ func (a *app) showInstalled(c *fetch.Client, o fetch.Outcome) {
 		if !gpu.Served && i.Through != manifests.ThroughCPU {
 			a.term.warnf("%s is left out: %s", cmp.Or(gpu.Name, "a GPU"), gpu.Reason)
 		}
+	}
+}
+
+// warnLeftOut names the CPU variants that an installation does without.
+func (a *app) warnLeftOut(list []fetch.LeftOut) {
+	for _, out := range list {
+		a.term.warnf("%s; the next best is used", out)
 	}
 }
 
@@ -346,9 +380,23 @@ func (a *app) modelsCommand() *cobra.Command {
 
 func (a *app) pullCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "pull NAME | org/repo:file.gguf[@revision]",
+		Use:   "pull NAME | org/repo[:QUANT | :file.gguf][@revision] | ADDRESS",
 		Short: "Download a model into the cache that huggingface_hub uses",
-		Args:  cobra.ExactArgs(1),
+		Long: `Download a model into the cache that huggingface_hub uses, and print its path.
+
+It is one of those that the command models lists, a repository on the Hub, one
+of its quantisations or files, or the address of one as a browser shows it:
+
+  llcuda-fetch pull gemma-3-1b-it-Q4_K_M
+  llcuda-fetch pull org/repo              Q4_K_M, else Q8_0, else the first file
+  llcuda-fetch pull org/repo:Q5_K_M       in any case, UD-Q4_K_XL and such as well
+  llcuda-fetch pull org/repo:folder/file.gguf@revision
+  llcuda-fetch pull https://huggingface.co/org/repo/blob/main/file.gguf
+
+Of a model in parts, file-00001-of-00003.gguf, all come, whichever is named; the
+path is that of the first, from which llama.cpp finds the others. Where the
+repository has a projector (mmproj) for the model, it comes, too.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client("pull")
 			if err != nil {
@@ -369,6 +417,9 @@ func (a *app) pullCommand() *cobra.Command {
 
 func (a *app) showModel(m fetch.Model) {
 	a.term.printf("%s", m.Path)
+	if m.Projector != "" {
+		a.term.notef("its projector, for --mmproj, is %s", m.Projector)
+	}
 	if m.Unasked != "" {
 		a.term.warnf("the Hub did not answer, and the cache did: %s", m.Unasked)
 	}
@@ -384,9 +435,13 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run one of llama.cpp's programs: llama-server, llama-cli, llama-bench, llama-quantize.
 
 The arguments are the program's own; only a model that is named as for pull is
-replaced by its file. What is not installed yet is installed first, and what does
-not serve the GPUs that CUDA shows now is put right, or the program is not started:
-nothing runs on the processor, or with another GPU's code, without having been asked to.`,
+replaced by its file: after -m, -md, --mmproj, --lora and --control-vector. -hf,
+-hff, -hfd and -mu become -m and -md, and a model's projector, where its repository
+has one, comes along as --mmproj, unless --no-mmproj is given.
+
+What is not installed yet is installed first, and what does not serve the GPUs that
+CUDA shows now is put right, or the program is not started: nothing runs on the
+processor, or with another GPU's code, without having been asked to.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client("run")
@@ -405,18 +460,16 @@ nothing runs on the processor, or with another GPU's code, without having been a
 			if !outcome.Already {
 				a.term.notef("%s of release %s is installed for this machine", current.Bundle, current.Release)
 			}
-			if backend := launch.ForeignBackend(os.Getenv); backend != "" {
+			if backend := os.Getenv("GGML_BACKEND_PATH"); backend != "" {
 				a.term.notef("GGML_BACKEND_PATH is set: llama.cpp loads %s beside its own backends", backend)
 			}
 			program, err := c.Program(current, args[0])
 			if err != nil {
 				return err
 			}
-			arguments := slices.Clone(args[1:])
-			for _, at := range launch.Models(arguments) {
-				if arguments[at], err = c.ModelPath(cmd.Context(), arguments[at]); err != nil {
-					return err
-				}
+			arguments, err := c.Arguments(cmd.Context(), args[0], args[1:], os.Getenv)
+			if err != nil {
+				return err
 			}
 			// The point of no return: from here on this process is the program.
 			return fmt.Errorf("starting %s: %w", program, c.Store.Programs(current).Exec(program, arguments))
@@ -497,12 +550,12 @@ func (a *app) verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Verify what is installed, from the signature to the last byte",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client("verify")
 			if err != nil {
 				return err
 			}
-			current, _, err := c.Verify()
+			current, _, err := c.Verify(cmd.Context())
 			var damage *fetch.DamageError
 			if errors.As(err, &damage) {
 				if a.json {
@@ -522,6 +575,7 @@ func (a *app) verifyCommand() *cobra.Command {
 			if a.json {
 				return a.print([]fetch.Finding{})
 			}
+			a.warnLeftOut(c.Store.LeftOut(current))
 			a.term.printf("%s of release %s is as it was published, %s", current.Bundle, current.Release, signedText(current.SignedBy))
 			return nil
 		},
@@ -536,6 +590,10 @@ type listed struct {
 	Kinds   []string `json:"current_for"`
 	Folder  string   `json:"path"`
 	Size    int64    `json:"size"`
+	// Withdrawn is why the release was withdrawn; empty if it was not.
+	Withdrawn string `json:"withdrawn,omitempty"`
+	// LeftOut are the CPU variants that it does without.
+	LeftOut []fetch.LeftOut `json:"left_out"`
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -562,7 +620,12 @@ func (a *app) listCommand() *cobra.Command {
 			}
 			list := []listed{}
 			for _, i := range installs {
-				list = append(list, listed{i, i.ID == current.ID, nonNil(kinds[i.ID]), c.Store.Dir(i), c.Store.Size(i)})
+				i.Mirrors = nonNil(i.Mirrors)
+				reason := ""
+				if w := new(manifests.WithdrawnError); errors.As(c.Withdrawn(i.Release), &w) {
+					reason = w.Reason
+				}
+				list = append(list, listed{i, i.ID == current.ID, nonNil(kinds[i.ID]), c.Store.Dir(i), c.Store.Size(i), reason, append([]fetch.LeftOut{}, c.Store.LeftOut(i)...)})
 			}
 			if a.json {
 				return a.print(list)
@@ -575,8 +638,13 @@ func (a *app) listCommand() *cobra.Command {
 			for _, s := range seen {
 				a.term.notef("the newest release pointer seen is number %d, for %s, until %s, signed by %s", s.Pointer.Number, s.Pointer.Release, s.Pointer.Expires.Format(time.DateOnly), s.Signer)
 			}
+			for _, l := range list {
+				if l.Withdrawn != "" {
+					a.term.warnf("release %s was withdrawn: %s; llcuda-fetch install --update takes another one", l.Release, l.Withdrawn)
+				}
+			}
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tFOR\tSIGNED BY")
+			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tFOR\tFROM\tSIGNED BY")
 			for _, l := range list {
 				mark, machine := "", l.Machine.Kind
 				if l.Current {
@@ -584,9 +652,16 @@ func (a *app) listCommand() *cobra.Command {
 				} else if len(l.Kinds) > 0 {
 					machine += ", current there"
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), machine, cmp.Or(l.SignedBy, "nobody"))
+				from := cmp.Or(strings.Join(l.Mirrors, " "), "GitHub")
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), machine, from, cmp.Or(l.SignedBy, "nobody"))
 			}
-			return errors.Join(w.Flush(), damaged)
+			err = errors.Join(w.Flush(), damaged)
+			for _, l := range list {
+				if l.Current {
+					a.warnLeftOut(l.LeftOut)
+				}
+			}
+			return err
 		},
 	}
 }

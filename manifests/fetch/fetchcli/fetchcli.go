@@ -110,7 +110,7 @@ const rootHelp = `Run llama.cpp on the NVIDIA GPU of this machine: no CUDA insta
 Without a command it detects the GPU, picks the bundle made for it, downloads and
 verifies it, installs it, and says how to run it.
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 signature or checksum refused,
+Exit codes: 0 done, 1 failed, 2 usage, 3 signature, checksum or release refused,
 4 no GPU or driver, 5 no bundle fits this machine, 6 network,
 7 not available offline, 8 disk, 130 interrupted.`
 
@@ -133,11 +133,12 @@ func (a *app) root() *cobra.Command {
 	})
 	f := root.PersistentFlags()
 	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the one that the release pointer names)")
-	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag, or for current where the release pointer is; repeatable, tried in turn (LLCUDA_MIRROR, separated by blanks)")
+	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag, or for current where the release pointer is; repeatable, tried in turn; default is GitHub (default: those of the installation; LLCUDA_MIRROR, separated by blanks)")
 	f.StringVar(&a.home, "home", "", "the store's `folder` (LLCUDA_HOME)")
 	f.BoolVar(&a.trustHome, "trust-home", false, "use a store's folder that others may write to (LLCUDA_TRUST_HOME)")
-	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE, HF_HUB_OFFLINE)")
+	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE; HF_HUB_OFFLINE for models alone)")
 	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served")
+	f.BoolVar(&a.allowWithdrawn, "allow-withdrawn", false, "take the release that --release names, although it was withdrawn")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON")
 	f.BoolVar(&a.yes, "yes", false, "do what is only shown without it: prune and uninstall remove nothing unless told to; no command asks")
 	f.BoolVar(&a.term.quiet, "quiet", false, "print results and errors only")
@@ -148,7 +149,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM")
 	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "believe whoever controls the mirror; checksums are still verified")
 	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.pullCommand(), a.runCommand(), a.envCommand(),
-		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.uninstallCommand(), a.doctorCommand(), a.exportCommand())
+		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.uninstallCommand(), a.doctorCommand(), a.exportCommand(), a.selfUpdateCommand())
 	usageArgs(root)
 	return root
 }

@@ -167,6 +167,9 @@ func (d *download) line(p fetch.Progress, now time.Time) string {
 		return fmt.Sprintf("%s  %s", p.Name, bytesText(p.Done))
 	}
 	line := fmt.Sprintf("%s  %s of %s  %d%%", p.Name, bytesText(p.Done), bytesText(p.Total), 100*p.Done/p.Total)
+	if p.Slow {
+		line += "  slow server"
+	}
 	elapsed, brought := now.Sub(d.began), p.Done-d.from
 	if elapsed < time.Second || brought <= 0 {
 		return line

@@ -18,9 +18,11 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +43,10 @@ type Entry struct {
 	Body []byte
 	Link string
 	Type byte // tar's; 0 is a file, or a link if Link is given
+	// PAX are the records of an extended header, those of sparse files included.
+	PAX map[string]string
+	// Patch changes the entry's header block. Its checksum is made anew.
+	Patch func(block []byte)
 }
 
 // Options say what a release has. The zero value is one bundle for sm75.
@@ -53,12 +59,17 @@ type Options struct {
 	Programs map[string]string
 	// Runtime tells one CUDA runtime from another.
 	Runtime string
+	// CPU has each bundle contain CPU variants, by their names: a score, and what the shell does to compute on them. The
+	// best score is picked, as llama.cpp does; one of 0 the CPU cannot run. "7 kill -ILL $$" is one that crashes.
+	CPU map[string]string
 	// Padding is added to each bundle, in bytes that do not compress.
 	Padding int
 	// Edit changes what is packed, after metadata.json was derived.
 	Edit func([]Entry) []Entry
 	// EditRuntime does so with the CUDA runtime.
 	EditRuntime func([]Entry) []Entry
+	// Client is what the archive of llcuda-fetch for this system holds. Without any, the release has no client.
+	Client []Entry
 }
 
 // A Release is a folder with a release in it.
@@ -83,6 +94,21 @@ case "$1" in
 esac
 `
 
+// bench is llama-bench on CPU variants that are shell scripts.
+const bench = `#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+best=0
+for file in "$here"/libggml-cpu-*.so; do
+	[ -e "$file" ] && read -r score compute < "$file" || continue
+	if [ "$score" -gt "$best" ]; then best=$score picked=$file run=$compute; fi
+done
+[ "$best" -gt 0 ] || { echo "llama_bench: error: CPU backend is not loaded"; exit 1; }
+[ "$run" = early ] && kill -SEGV $$
+echo "load_backend: loaded CPU backend from $picked"
+[ "$1" != -m ] || [ "$(head -c 4 "$2")" = GGUF ] || exit 9
+eval "$run"
+`
+
 // New makes a release in a folder of the test's own.
 func New(t testing.TB, o Options) *Release {
 	t.Helper()
@@ -105,6 +131,13 @@ func New(t testing.TB, o Options) *Release {
 		assets = append(assets, r.bundle(t, o, sm)...)
 	}
 	assets = append(assets, r.runtime(t, o)...)
+	if len(o.Client) > 0 {
+		a := manifests.Artifact{Name: manifests.ClientName(runtime.GOOS, runtime.GOARCH), Kind: manifests.KindClient}
+		packed := Compress(t, Tar(t, o.Client), manifests.FormatTarGz)
+		a.URL, a.Size, a.SHA256 = a.Name, int64(len(packed)), SHA256(packed)
+		r.write(t, a.Name, packed)
+		assets = append(assets, a)
+	}
 	release, err := manifests.New(o.Tag, assets, o.Models)
 	if err != nil {
 		t.Fatal(err)
@@ -136,10 +169,21 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 	}
 	for _, program := range []string{"llama-server", "llama-cli", "llama-bench", "llama-quantize"} {
 		script := server
+		if program == "llama-bench" && o.CPU != nil {
+			script = bench
+		}
 		if o.Programs[program] != "" {
 			script = o.Programs[program]
 		}
 		entries = append(entries, Entry{Name: "binaries/cuda12/" + program, Mode: 0o755, Body: []byte(script)})
+	}
+	if o.CPU != nil {
+		requires.CPUVariants = slices.Sorted(maps.Keys(o.CPU))
+	}
+	for variant, compute := range o.CPU {
+		name := "libggml-cpu-" + variant + ".so"
+		entries = append(entries, Entry{Name: "lib/" + name, Mode: 0o755, Body: []byte(compute + "\n")},
+			Entry{Name: "binaries/cuda12/" + name, Link: "../../lib/" + name})
 	}
 	padding := make([]byte, o.Padding)
 	_, _ = rand.Read(padding)
@@ -234,28 +278,65 @@ func below(top string, entries []Entry) []Entry {
 // Tar writes entries as they are, good or not.
 func Tar(t testing.TB, entries []Entry) []byte {
 	t.Helper()
+	data, err := MakeTar(entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// MakeTar is Tar for entries that no tar may be able to hold.
+func MakeTar(entries []Entry) ([]byte, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, e := range entries {
 		header := &tar.Header{Name: e.Name, Mode: e.Mode, Size: int64(len(e.Body)), Linkname: e.Link, Typeflag: e.Type, ModTime: time.Unix(1790553600, 0)}
 		switch {
+		case e.Type == tar.TypeXGlobalHeader:
+			header = &tar.Header{Typeflag: e.Type}
 		case e.Type != 0:
 		case e.Link != "":
 			header.Typeflag, header.Mode = tar.TypeSymlink, 0o777
 		default:
 			header.Typeflag = tar.TypeReg
 		}
+		if e.PAX != nil {
+			header.PAXRecords = map[string]string{}
+		}
+		for record, value := range e.PAX {
+			header.PAXRecords[strings.Replace(record, sparse, unsparse, 1)] = value
+		}
 		if err := w.WriteHeader(header); err != nil {
-			t.Fatal(err)
+			return nil, err
+		}
+		if e.Patch != nil {
+			patch(buf.Bytes()[buf.Len()-blockSize:], e.Patch)
 		}
 		if _, err := w.Write(e.Body); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
+	err := w.Close()
+	return bytes.ReplaceAll(buf.Bytes(), []byte(unsparse), []byte(sparse)), err
+}
+
+const (
+	blockSize = 512
+	// archive/tar reads the records of sparse files and refuses to write them: they are written under other names of the
+	// same length.
+	sparse, unsparse = "GNU.sparse.", "GNU-sparse-"
+)
+
+// patch changes a header block and makes its checksum anew: the sum of all bytes, those of the checksum as blanks.
+func patch(block []byte, change func([]byte)) {
+	change(block)
+	checksum := block[148:156]
+	copy(checksum, "        ")
+	sum := 0
+	for _, b := range block {
+		sum += int(b)
 	}
-	return buf.Bytes()
+	copy(checksum, fmt.Sprintf("%06o\x00 ", sum))
 }
 
 // Compress gives a tar in a format of manifests.

@@ -25,9 +25,47 @@ func Notebook(getenv func(string) string, exists func(path string) bool) string 
 	return ""
 }
 
-// Store is the store's folder: the one given, else /content/.cache/llcuda on Colab and /kaggle/working/.cache/llcuda on
+// A FolderError is a folder that was given in a form that only a shell reads.
+type FolderError struct{ Given, Problem string }
+
+func (e *FolderError) Error() string {
+	return "reading the store's folder, " + e.Given + ": " + e.Problem
+}
+
+// Hint says what helps.
+func (e *FolderError) Hint() string { return "give --home or LLCUDA_HOME an absolute path" }
+
+// expanded is a folder with what a shell would have expanded, which reads neither quoted values nor --home=~/x. A variable
+// that is not set stays as it is written, as in Python's os.path.expandvars, by which the Hub's tools read HF_HOME.
+func expanded(given string, getenv func(string) string) (string, error) {
+	if last := len(given) - 1; last > 0 && given[0] == given[last] && (given[0] == '"' || given[0] == '\'') {
+		return "", &FolderError{given, "the quotes are part of the value: leave them out"}
+	}
+	if given != "" && given[0] == '~' {
+		user := getenv("HOME")
+		switch {
+		case len(given) > 1 && given[1] != '/':
+			return "", &FolderError{given, "other users' folders are not looked up"}
+		case !path.IsAbs(user):
+			return "", &FolderError{given, "HOME is not set"}
+		}
+		given = path.Join(user, given[1:])
+	}
+	return os.Expand(given, func(name string) string {
+		if value := getenv(name); value != "" {
+			return value
+		}
+		return "$" + name
+	}), nil
+}
+
+// Store is the store's folder: the one given, in which ~ and variables are expanded, else /content/.cache/llcuda on Colab and /kaggle/working/.cache/llcuda on
 // Kaggle, where a notebook's files are kept, else llcuda in the user's cache folder.
 func Store(given string, getenv func(string) string) (string, error) {
+	given, err := expanded(given, getenv)
+	if err != nil {
+		return "", err
+	}
 	if path.IsAbs(given) {
 		return path.Clean(given), nil
 	}

@@ -37,15 +37,21 @@ func (s repository) ref(revision string) string {
 	return filepath.Join(s.root, "refs", filepath.FromSlash(revision))
 }
 
+// commit is what a revision was when the Hub was asked last.
+func (s repository) commit(revision string) (commit string, ok bool) {
+	if isCommit(revision) {
+		return revision, true
+	}
+	data, err := os.ReadFile(s.ref(revision))
+	commit = strings.TrimSpace(string(data))
+	return commit, err == nil && isCommit(commit)
+}
+
 // find looks for a file without the Hub. found says that there is one; unfit, why it is not the one wanted.
 func (s repository) find(ref Ref, want Want) (result Result, found bool, unfit error) {
-	commit := ref.Revision
-	if !isCommit(commit) {
-		data, err := os.ReadFile(s.ref(ref.Revision))
-		commit = strings.TrimSpace(string(data))
-		if err != nil || !isCommit(commit) {
-			return Result{}, false, nil
-		}
+	commit, ok := s.commit(ref.Revision)
+	if !ok {
+		return Result{}, false, nil
 	}
 	path := s.pointer(commit, ref.Path)
 	info, err := os.Stat(path)
@@ -208,20 +214,35 @@ func (s repository) link(etag, pointer string, noLinks, downloaded bool) error {
 			return err
 		}
 		if err = os.Symlink(target, beside); err == nil {
-			return os.Rename(beside, pointer)
+			if _, err = os.Stat(beside); err == nil { // a file system mounted with nosymfollow makes links that lead nowhere
+				return os.Rename(beside, pointer)
+			}
+			err = errors.Join(err, os.Remove(beside))
 		}
-		// What file systems without links say: FAT and some FUSE EPERM, others the rest.
-		if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.ENOSYS) {
-			return err
-		}
+		// File systems without links say it with many errors (FAT with EPERM, SMB with EOPNOTSUPP, FUSE with any), and
+		// huggingface_hub takes each for that, too.
+		return withReason(s.place(blob, pointer, beside, downloaded), err)
 	}
+	return s.place(blob, pointer, beside, downloaded)
+}
+
+// place puts the file itself where its link would be.
+func (s repository) place(blob, pointer, beside string, downloaded bool) error {
 	if downloaded {
 		return os.Rename(blob, pointer)
 	}
 	if err := copyFile(blob, beside); err != nil {
-		return errors.Join(err, os.Remove(beside))
+		return errors.Join(err, ignoreMissing(os.Remove(beside)))
 	}
 	return os.Rename(beside, pointer)
+}
+
+// withReason adds to an error, if there is one, what had happened before.
+func withReason(err, before error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.Join(before, err)
 }
 
 func copyFile(from, to string) error {
@@ -241,6 +262,22 @@ func copyFile(from, to string) error {
 // ownPartial stands where huggingface_hub has eight random hex digits in the names of its partial
 // files: those are thrown away, ours are gone on from, which the lock makes safe.
 const ownPartial = "6c6c6375"
+
+// openPartial makes the partial file, or finds it to be writable. Where it is another user's, who shares the cache and not
+// the right to write, this user has one of his own. Made here, it has the mode that the umask gives, as huggingface_hub's.
+func (s repository) openPartial(partial string) (string, error) {
+	f, err := os.OpenFile(partial, os.O_CREATE|os.O_RDWR, 0o666)
+	if shared := "." + ownPartial + ".incomplete"; errors.Is(err, fs.ErrPermission) && strings.HasSuffix(partial, shared) {
+		own := strings.TrimSuffix(partial, shared) + fmt.Sprintf(".%08x.incomplete", os.Getuid())
+		if g, ownErr := os.OpenFile(own, os.O_CREATE|os.O_RDWR, 0o666); ownErr == nil {
+			return own, g.Close()
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	return partial, f.Close()
+}
 
 const lockPoll = 200 * time.Millisecond
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 )
@@ -14,8 +15,8 @@ import (
 // FromEnvironment gives a client with the cache, the endpoint, the token and the offline mode that
 // huggingface_hub would have, from the same variables: HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME,
 // HF_ENDPOINT, HF_TOKEN, HUGGING_FACE_HUB_TOKEN, HF_TOKEN_PATH, HF_HUB_DISABLE_IMPLICIT_TOKEN, HF_HUB_OFFLINE,
-// TRANSFORMERS_OFFLINE, HF_HUB_DISABLE_SYMLINKS. getenv is os.Getenv. A token file that is not there is no error,
-// one that cannot be read is.
+// TRANSFORMERS_OFFLINE, HF_HUB_DISABLE_SYMLINKS. getenv is os.Getenv. What is wrong with the endpoint or the token matters
+// only to what asks the Hub: see the client's EndpointProblem and TokenProblem. A token file that is not there is no problem.
 //
 // Source: https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/constants.py
 func FromEnvironment(getenv func(string) string) (*Client, error) {
@@ -28,21 +29,25 @@ func FromEnvironment(getenv func(string) string) (*Client, error) {
 		}
 		cache = absolute
 	}
-	endpoint := strings.TrimRight(cmp.Or(getenv("HF_ENDPOINT"), DefaultEndpoint), "/")
-	if u, err := url.Parse(endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("reading HF_ENDPOINT: %q is not an http or https address", endpoint)
-	}
-	token, err := e.token()
-	if err != nil {
-		return nil, fmt.Errorf("reading the Hub's token: %w", err)
-	}
-	return &Client{
+	c := &Client{
 		Cache:    cache,
-		Endpoint: endpoint,
-		Token:    token,
+		Endpoint: strings.TrimRight(cmp.Or(strings.TrimSpace(getenv("HF_ENDPOINT")), DefaultEndpoint), "/"),
 		Offline:  isTrue(cmp.Or(getenv("HF_HUB_OFFLINE"), getenv("TRANSFORMERS_OFFLINE"))),
 		NoLinks:  isTrue(getenv("HF_HUB_DISABLE_SYMLINKS")),
-	}, nil
+	}
+	if u, err := url.Parse(c.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		c.EndpointProblem = fmt.Errorf("reading HF_ENDPOINT: %q is not an http or https address", c.Endpoint)
+	}
+	token, err := e.token()
+	if err == nil {
+		err = checkToken(token)
+	}
+	if err != nil {
+		c.TokenProblem = &TokenFileError{err}
+	} else {
+		c.Token = token
+	}
+	return c, nil
 }
 
 type environment func(string) string
@@ -55,10 +60,14 @@ func (e environment) home() string {
 	return e.path(filepath.Join(cmp.Or(e("XDG_CACHE_HOME"), filepath.Join(e("HOME"), ".cache")), "huggingface"))
 }
 
-// path expands ~ and variables, as huggingface_hub does.
+// path expands ~, ~user and variables, as huggingface_hub does.
 func (e environment) path(p string) string {
-	if p == "~" || strings.HasPrefix(p, "~/") {
+	if name, rest, _ := strings.Cut(p, "/"); name == "~" {
 		p = e("HOME") + p[1:]
+	} else if strings.HasPrefix(name, "~") {
+		if other, err := user.Lookup(name[1:]); err == nil {
+			p = filepath.Join(other.HomeDir, rest)
+		}
 	}
 	return os.Expand(p, e)
 }
@@ -68,17 +77,13 @@ func (e environment) token() (string, error) {
 		return "", nil
 	}
 	if token := cleanToken(cmp.Or(e("HF_TOKEN"), e("HUGGING_FACE_HUB_TOKEN"))); token != "" {
-		return token, checkToken(token)
+		return token, nil
 	}
 	data, err := os.ReadFile(e.path(cmp.Or(e("HF_TOKEN_PATH"), filepath.Join(e.home(), "token"))))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	if err != nil {
-		return "", err
-	}
-	token := cleanToken(string(data))
-	return token, checkToken(token)
+	return cleanToken(string(data)), err
 }
 
 func cleanToken(token string) string {

@@ -22,11 +22,11 @@ func newClient(t *testing.T, s *server) *Client {
 
 func download(t *testing.T, c *Client, name string, want Want) (Result, error) {
 	t.Helper()
-	ref, err := ParseRef(name)
+	n, err := ParseName(name, c.endpoint())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.Download(t.Context(), ref, want, nil)
+	return c.Download(t.Context(), n.ref(n.Path), want, nil)
 }
 
 func get(t *testing.T, c *Client, name string, want Want) Result {

@@ -10,38 +10,18 @@ import (
 type Ref struct {
 	Repo     string // "org/name"
 	Path     string // with slashes, inside the repository
-	Revision string // a branch, a tag or a commit; "main" where ParseRef finds none
+	Revision string // a branch, a tag or a commit; "main" where none is given
 }
 
-// String gives what ParseRef reads.
+// String gives what ParseName reads.
 func (r Ref) String() string {
-	if r.Revision == "main" {
-		return r.Repo + ":" + r.Path
-	}
-	return r.Repo + ":" + r.Path + "@" + r.Revision
+	return Name{Repo: r.Repo, Path: r.Path, Revision: r.Revision}.String()
 }
 
 // A RefError is a text that names no file of a repository.
 type RefError struct{ Problem string }
 
 func (e *RefError) Error() string { return e.Problem }
-
-// ParseRef reads "org/repo:file.gguf" and "org/repo:folder/file.gguf@revision". The last @
-// begins the revision.
-func ParseRef(s string) (Ref, error) {
-	repo, path, ok := strings.Cut(s, ":")
-	if !ok {
-		return Ref{}, refError("reading %q: it is not of the form org/repo:file.gguf or org/repo:file.gguf@revision", s)
-	}
-	r := Ref{Repo: repo, Path: path, Revision: "main"}
-	if at := strings.LastIndexByte(path, '@'); at >= 0 {
-		r.Path, r.Revision = path[:at], path[at+1:]
-	}
-	if err := r.check(); err != nil {
-		return Ref{}, err
-	}
-	return r, nil
-}
 
 func refError(format string, args ...any) error { return &RefError{fmt.Sprintf(format, args...)} }
 

@@ -20,21 +20,24 @@ const (
 	askTimeout   = 10 * time.Second // huggingface_hub's HF_HUB_ETAG_TIMEOUT
 	askTries     = 5
 	maxWait      = time.Minute // the longest Retry-After that is honoured
-	maxRedirects = 10          // of the Hub to itself: a renamed repository is one
+	maxRedirects = 10          // a renamed repository is one
+	// maxLimit is the longest wait for the next window of the Hub's limit of requests, which is of five minutes:
+	// https://huggingface.co/docs/hub/rate-limits
+	maxLimit = 5*time.Minute + 10*time.Second
 )
 
 // A remote is what the Hub says of a file.
 type remote struct {
 	commit  string
-	etag    string // the name of the blob in the cache
-	size    int64
+	etag    string   // the name of the blob in the cache
+	size    int64    // negative if the Hub does not say it
 	sha256  string   // of files in LFS or Xet storage
 	gitSHA1 string   // of files in git itself: the id of the blob
 	urls    []string // where it is instead of on the Hub, if not nil
 }
 
 func (f remote) compare(ref Ref, want Want, endpoint string) error {
-	if want.Size > 0 && want.Size != f.size {
+	if want.Size > 0 && f.size >= 0 && want.Size != f.size {
 		return &MismatchError{Name: ref.String(), Where: endpoint, What: "size",
 			Want: strconv.FormatInt(want.Size, 10), Got: strconv.FormatInt(f.size, 10)}
 	}
@@ -70,78 +73,137 @@ type temporaryError struct {
 func (e *temporaryError) Error() string { return e.err.Error() }
 func (e *temporaryError) Unwrap() error { return e.err }
 
-// resolve asks the Hub about a file: once if the cache can answer for it, else until all tries are made.
-func (c *Client) resolve(ctx context.Context, ref Ref, once bool) (remote, error) {
+// retry asks the Hub: once if the cache can answer for it, else until all tries are made.
+func (c *Client) retry(ctx context.Context, once bool, ask func(context.Context) error) error {
+	if c.EndpointProblem != nil {
+		return c.EndpointProblem
+	}
 	wait := cmp.Or(c.RetryWait, time.Second)
 	for try := 1; ; try++ {
-		file, err := c.ask(ctx, ref)
+		err := ask(ctx)
 		var temporary *temporaryError
 		if !errors.As(err, &temporary) {
-			return file, err
+			return err
 		}
 		if ctx.Err() != nil {
-			return remote{}, ctx.Err()
+			return ctx.Err()
 		}
-		if once || try == askTries {
-			return remote{}, &NetworkError{Endpoint: c.endpoint(), Err: temporary.err}
+		var limit *RateLimitError
+		limited := errors.As(err, &limit)
+		if once || try == askTries || limited && limit.After > maxLimit {
+			return &NetworkError{Endpoint: c.endpoint(), Err: temporary.err}
+		}
+		pause := max(wait, min(temporary.after, maxWait))
+		if limited {
+			pause = max(wait, limit.After)
+			c.step("%s allows no more requests for now (%s): waiting %s; %s", c.endpoint(), limit.Said, pause.Round(time.Second), limit.advice())
+		} else if temporary.after > 0 {
+			c.step("%s asks to wait (%s): waiting %s", c.endpoint(), temporary.err, pause.Round(time.Second))
 		}
 		select {
-		case <-time.After(max(wait, min(temporary.after, maxWait))):
+		case <-time.After(pause):
 		case <-ctx.Done():
-			return remote{}, ctx.Err()
+			return ctx.Err()
 		}
 		wait *= 2
 	}
 }
 
-// ask makes one HEAD request, and one more for each redirect of the Hub to itself.
-func (c *Client) ask(ctx context.Context, ref Ref) (remote, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
+func (c *Client) step(format string, args ...any) {
+	if c.Step != nil {
+		c.Step(fmt.Sprintf(format, args...))
+	}
+}
+
+// resolve asks the Hub about a file of a revision.
+func (c *Client) resolve(ctx context.Context, ref Ref, revision string, once bool) (file remote, err error) {
+	err = c.retry(ctx, once, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		// The first answer that names a commit has what is needed; a content network's has it no more.
+		answer, err := c.do(ctx, http.MethodHead, resolveURL(c.endpoint(), ref, revision), func(h http.Header) bool { return h.Get("X-Repo-Commit") != "" })
+		if err != nil {
+			return err
+		}
+		answer.Body.Close()
+		if answer.StatusCode/100 > 3 {
+			return c.refusal(ref, answer)
+		}
+		if file, err = readRemote(answer.Response); err != nil {
+			return &NetworkError{Endpoint: c.endpoint(), Err: answer.explain(err)}
+		}
+		return nil
+	})
+	return file, err
+}
+
+// An answer is the last one to a request: the Hub's, or that of another host to which it redirects.
+type answer struct {
+	*http.Response
+	from  string // the address of the other host, empty where it is the Hub's own answer
+	token bool   // it was sent
+	home  string
+}
+
+// explain adds to an error who made it.
+func (a answer) explain(err error) error {
+	if a.from == "" {
+		return err
+	}
+	return &RedirectError{From: a.home, To: a.from, Err: err}
+}
+
+// do makes one request, and one more for each redirect: with the token until one leads to another scheme, host or port, and
+// without it from then on. A redirect to another address is the last answer where last says so. The caller closes the body.
+func (c *Client) do(ctx context.Context, method, address string, last func(http.Header) bool) (answer, error) {
 	client := http.Client{}
 	if c.HTTP != nil {
 		client.Transport = c.HTTP.Transport
 	}
-	// The first answer has what is needed; a content network's has it no more, and must not get the token.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
-	address := resolveURL(c.endpoint(), ref, ref.Revision)
+	if c.TokenProblem != nil && c.Warn != nil {
+		c.Warn(c.TokenProblem)
+	}
+	a := answer{home: c.endpoint(), token: c.Token != ""}
+	header := c.authorization()
 	for range maxRedirects {
-		request, err := http.NewRequestWithContext(ctx, http.MethodHead, address, nil)
+		request, err := http.NewRequestWithContext(ctx, method, address, nil)
 		if err != nil {
-			return remote{}, err
+			return a, err
 		}
-		request.Header = c.authorization()
+		request.Header = header.Clone()
 		request.Header.Set("Accept-Encoding", "identity") // else the size is that of something else
 		request.Header.Set("User-Agent", "llcuda-fetch")
-		response, err := client.Do(request)
+		a.Response, err = client.Do(request)
 		var untrusted *tls.CertificateVerificationError
 		switch {
 		case errors.As(err, &untrusted):
-			return remote{}, &NetworkError{Endpoint: c.endpoint(), Err: untrusted}
+			return a, &NetworkError{Endpoint: c.endpoint(), Err: a.explain(untrusted)}
 		case err != nil:
 			var wrapped *url.Error
 			if errors.As(err, &wrapped) {
 				err = wrapped.Err // without the address, which NetworkError gives
 			}
-			return remote{}, &temporaryError{err: err}
+			return a, &temporaryError{err: a.explain(err)}
 		}
-		response.Body.Close()
-		location, err := url.Parse(response.Header.Get("Location"))
-		if response.StatusCode/100 == 3 && err == nil && location.String() != "" && location.Scheme == "" && location.Host == "" {
-			address = request.URL.ResolveReference(location).String()
-			continue
+		location, err := url.Parse(a.Header.Get("Location"))
+		if a.StatusCode/100 != 3 || err != nil || location.String() == "" {
+			return a, nil
 		}
-		if response.StatusCode/100 > 3 {
-			return remote{}, c.refusal(ref, response)
+		target := request.URL.ResolveReference(location)
+		if (location.Scheme != "" || location.Host != "") && last(a.Header) {
+			return a, nil
 		}
-		file, err := readRemote(response)
-		if err != nil {
-			return remote{}, &NetworkError{Endpoint: c.endpoint(), Err: err}
+		a.Body.Close()
+		if target.Scheme != request.URL.Scheme || target.Host != request.URL.Host {
+			a.from, a.token, header = target.Scheme+"://"+target.Host, false, http.Header{}
+			if target.Scheme != "https" && (target.Scheme != "http" || request.URL.Scheme == "https") {
+				return a, &NetworkError{Endpoint: c.endpoint(), Err: a.explain(errors.New("that is no https address"))}
+			}
 		}
-		return file, nil
+		address = target.String()
 	}
-	return remote{}, &NetworkError{Endpoint: c.endpoint(), Err: errors.New("it redirects without end")}
+	return a, &NetworkError{Endpoint: c.endpoint(), Err: a.explain(errors.New("it redirects without end"))}
 }
 
 var (
@@ -161,9 +223,10 @@ func readRemote(response *http.Response) (remote, error) {
 	if !isCommit(file.commit) {
 		return remote{}, fmt.Errorf("the answer names no commit (X-Repo-Commit %q): it does not seem to come from a Hub", file.commit)
 	}
+	// Some Hubs say nothing of the size to HEAD, or that it is 0: then the download tells.
 	n, err := strconv.ParseInt(size, 10, 64)
-	if err != nil || n < 0 {
-		return remote{}, fmt.Errorf("the answer names no size (X-Linked-Size %q)", size)
+	if err != nil || n < 0 || n == 0 && file.etag != emptySHA256 && file.etag != emptyBlob {
+		n = -1
 	}
 	file.size = n
 	switch {
@@ -177,31 +240,60 @@ func readRemote(response *http.Response) (remote, error) {
 	return file, nil
 }
 
+// The digests of an empty file.
+const (
+	emptySHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	emptyBlob   = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+)
+
 func normalizeETag(etag string) string {
 	return strings.Trim(strings.TrimPrefix(etag, "W/"), `"`)
 }
 
 // refusal turns an answer that is no file into what it means.
-func (c *Client) refusal(ref Ref, response *http.Response) error {
-	h := response.Header
-	page := c.endpoint() + "/" + ref.Repo
+func (c *Client) refusal(ref Ref, a answer) error {
+	err := c.meaning(ref, a)
+	var temporary *temporaryError
+	if errors.As(err, &temporary) {
+		return &temporaryError{err: a.explain(temporary.err), after: temporary.after}
+	}
+	var file *FileError
+	var revision *RevisionError
+	if c.TokenProblem != nil && !errors.As(err, &file) && !errors.As(err, &revision) {
+		err = fmt.Errorf("%w; no token was sent: %w", err, c.TokenProblem)
+	}
+	return a.explain(err)
+}
+
+func (c *Client) meaning(ref Ref, a answer) error {
+	h := a.Header
+	endpoint := cmp.Or(a.from, c.endpoint())
+	page := endpoint + "/" + ref.Repo
 	message := h.Get("X-Error-Message")
+	message = message[:min(len(message), 300)]
 	switch code := h.Get("X-Error-Code"); {
 	case code == "GatedRepo":
-		return &GatedError{Repo: ref.Repo, Page: page, Token: c.Token != ""}
+		return &GatedError{Repo: ref.Repo, Page: page, Token: a.token}
 	case code == "RevisionNotFound":
 		return &RevisionError{Repo: ref.Repo, Revision: ref.Revision, Page: page}
 	case code == "EntryNotFound":
 		return &FileError{Ref: ref, Page: page, commit: h.Get("X-Repo-Commit")}
 	// The Hub says so of a token it does not know, for public repositories too.
-	case response.StatusCode == http.StatusUnauthorized && c.Token != "" && code != "RepoNotFound":
-		return &TokenError{Endpoint: c.endpoint()}
-	case code == "RepoNotFound", response.StatusCode == http.StatusUnauthorized:
-		return &RepositoryError{Repo: ref.Repo, Endpoint: c.endpoint(), Token: c.Token != ""}
-	case response.StatusCode == http.StatusNotFound: // a Hub that gives no codes
+	case a.StatusCode == http.StatusUnauthorized && a.token && code != "RepoNotFound":
+		return &TokenError{Endpoint: endpoint}
+	case code == "RepoNotFound", a.StatusCode == http.StatusUnauthorized, a.StatusCode == http.StatusNotFound && ref.Path == "":
+		return &RepositoryError{Repo: ref.Repo, Endpoint: endpoint, Token: a.token}
+	case a.StatusCode == http.StatusNotFound: // a Hub that gives no codes
 		return &FileError{Ref: ref, Page: page}
-	case response.StatusCode == http.StatusRequestTimeout, response.StatusCode == http.StatusTooManyRequests, response.StatusCode >= 500:
-		return &temporaryError{err: errors.New(response.Status), after: transfer.RetryAfter(h)}
+	case a.StatusCode == http.StatusTooManyRequests:
+		after := transfer.RetryAfter(h)
+		return &temporaryError{err: &RateLimitError{Said: cmp.Or(message, a.Status), After: after, Token: a.token}, after: after}
+	case a.StatusCode == http.StatusRequestTimeout, a.StatusCode >= 500:
+		said := errors.New(a.Status)
+		if message != "" {
+			said = fmt.Errorf("%s: %q", a.Status, message)
+		}
+		return &temporaryError{err: said, after: transfer.RetryAfter(h)}
 	}
-	return &RefusedError{URL: response.Request.URL.Redacted(), Status: response.Status, Message: message[:min(len(message), 300)]}
+	return &RefusedError{URL: a.Request.URL.Redacted(), Status: a.Status, Message: message}
 }

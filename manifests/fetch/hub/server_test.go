@@ -4,10 +4,13 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,6 +37,11 @@ type server struct {
 	status   int                          // of every answer, if not 0
 	failures int                          // so many answers are 503 first
 	lie      string                       // what is sent for files in git, if not empty
+	api      string                       // what it has to list files: "", "no revision", "no siblings", "no tree", "nothing"
+	page     int                          // so many files are on a page of the tree; 0 is all
+	unsized  bool                         // HEAD says nothing of sizes
+	limited  map[string]string            // headers of an answer of 429, given once
+	moved    string                       // another Hub, to which this one redirects everything
 	requests []string                     // "HEAD /path", "GET cdn", in order
 	leaked   bool                         // the content network saw an Authorization header
 }
@@ -80,6 +88,16 @@ func (s *server) hub(w http.ResponseWriter, r *http.Request) {
 	s.requests = append(s.requests, r.Method+" "+r.URL.EscapedPath())
 	h := w.Header()
 	switch {
+	case s.limited != nil:
+		for name, value := range s.limited {
+			h.Set(name, value)
+		}
+		s.limited = nil
+		w.WriteHeader(http.StatusTooManyRequests)
+		return
+	case s.moved != "":
+		http.Redirect(w, r, s.moved+r.URL.RequestURI(), http.StatusPermanentRedirect)
+		return
 	case s.failures > 0:
 		s.failures--
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -97,6 +115,10 @@ func (s *server) hub(w http.ResponseWriter, r *http.Request) {
 	if rest, ok := strings.CutPrefix(r.URL.EscapedPath(), "/org/old-name/"); ok {
 		w.Header().Set("Location", "/org/model/"+rest+"?renamed=1")
 		w.WriteHeader(http.StatusTemporaryRedirect)
+		return
+	}
+	if rest, ok := strings.CutPrefix(r.URL.Path, "/api/models/org/model/"); ok {
+		s.list(w, r, rest)
 		return
 	}
 	rest, ok := strings.CutPrefix(r.URL.Path, "/org/model/resolve/")
@@ -129,6 +151,15 @@ func (s *server) hub(w http.ResponseWriter, r *http.Request) {
 		h.Set("X-Linked-Etag", strconv.Quote(sha256Of(content)))
 		h.Set("X-Linked-Size", strconv.Itoa(len(content)))
 		h.Set("Location", s.cdn.URL+"/"+sha256Of(content)+"?signature=x")
+		if s.unsized {
+			h.Del("X-Linked-Size")
+			if r.Method == http.MethodHead {
+				h.Del("Location")
+				h.Set("Content-Length", "0")
+				w.WriteHeader(http.StatusOK)
+				return
+			}
+		}
 		w.WriteHeader(http.StatusFound)
 		return
 	}
@@ -137,6 +168,48 @@ func (s *server) hub(w http.ResponseWriter, r *http.Request) {
 		content = s.lie
 	}
 	http.ServeContent(w, r, path, time.Time{}, strings.NewReader(content))
+}
+
+// list answers the questions for a revision and for its tree.
+func (s *server) list(w http.ResponseWriter, r *http.Request, rest string) {
+	what, revision, _ := strings.Cut(rest, "/")
+	commit := s.commits[revision]
+	if _, ok := s.files[revision]; ok {
+		commit = revision
+	}
+	if s.api == "no "+what || s.api == "nothing" {
+		http.NotFound(w, r)
+		return
+	}
+	if commit == "" {
+		w.Header().Set("X-Error-Code", "RevisionNotFound")
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	paths := slices.Sorted(maps.Keys(s.files[commit]))
+	if what == "revision" {
+		answer := map[string]any{"sha": commit}
+		if s.api != "no siblings" {
+			var siblings []map[string]string
+			for _, path := range paths {
+				siblings = append(siblings, map[string]string{"rfilename": path})
+			}
+			answer["siblings"] = siblings
+		}
+		json.NewEncoder(w).Encode(answer)
+		return
+	}
+	from, _ := strconv.Atoi(r.URL.Query().Get("cursor"))
+	to := len(paths)
+	if s.page > 0 && from+s.page < to {
+		to = from + s.page
+		w.Header().Set("Link", fmt.Sprintf(`<%s%s?recursive=true&cursor=%d>; rel="next"`, s.URL, r.URL.EscapedPath(), to))
+	}
+	entries := []map[string]string{{"type": "directory", "path": "folder.gguf"}}
+	for _, path := range paths[from:to] {
+		entries = append(entries, map[string]string{"type": "file", "path": path})
+	}
+	json.NewEncoder(w).Encode(entries)
 }
 
 func (s *server) content(w http.ResponseWriter, r *http.Request) {

@@ -72,10 +72,6 @@ func Current(store string, now Machine) (Installation, bool) {
 	})
 }
 
-// ForeignBackend is a file that llama.cpp loads as a backend beside the bundle's own, because the user's environment says
-// so. GGML_BACKEND_PATH is the one variable that leads it to one.
-func ForeignBackend(getenv func(string) string) string { return getenv(backendPath) }
-
 // Program is the path of a program by its name, and whether there is one.
 func (i Installation) Program(name string) (string, bool) {
 	program := path.Join(i.Bundle, ProgramsDir, name)
@@ -89,11 +85,12 @@ func (i Installation) Exec(program string, arguments []string) error {
 	return syscall.Exec(program, append([]string{path.Base(program)}, arguments...), i.Environ(os.Environ()))
 }
 
-// driverFolders are where containers and WSL mount libcuda.so.1 without telling the dynamic loader.
-var driverFolders = []string{"/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64"}
+// driverFolders are where containers, WSL and NixOS have libcuda.so.1 without telling the dynamic loader.
+var driverFolders = []string{"/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64", "/run/opengl-driver/lib"}
 
 // Environ is the environment for an installation's programs: environ with the bundle's own libraries in front, the
-// driver's where only their folder tells of them, and, of the GPUs that CUDA shows, those that the bundle serves.
+// driver's where only their folder tells of them, and, of the GPUs that CUDA shows, those that the bundle serves. Without a
+// bundle it is what the programs of one will find of the driver.
 func (i Installation) Environ(environ []string) []string {
 	get := func(name string) (string, bool) {
 		for _, pair := range slices.Backward(environ) {
@@ -103,7 +100,10 @@ func (i Installation) Environ(environ []string) []string {
 		}
 		return "", false
 	}
-	folders := []string{path.Join(i.Bundle, LibrariesDir)}
+	var folders []string
+	if i.Bundle != "" {
+		folders = append(folders, path.Join(i.Bundle, LibrariesDir))
+	}
 	told, more := get(libraryPath)
 	for more {
 		var folder string
@@ -116,7 +116,10 @@ func (i Installation) Environ(environ []string) []string {
 			folders = append(folders, folder)
 		}
 	}
-	environ = append(slices.Clone(environ), libraryPath+"="+join(folders, ":"))
+	environ = slices.Clone(environ)
+	if len(folders) > 0 {
+		environ = append(environ, libraryPath+"="+join(folders, ":"))
+	}
 	if len(i.VisibleDevices) > 0 {
 		environ = append(environ, visibleDevices+"="+join(i.VisibleDevices, ","))
 	}
@@ -133,29 +136,129 @@ func (i Installation) Environ(environ []string) []string {
 	return unique
 }
 
-// modelFlags are llama.cpp's flags that name a model's file.
-var modelFlags = []string{"-m", "--model", "-md", "--model-draft"}
+// A Kind is what one of llama.cpp's flags takes that may be named instead of being a file here.
+type Kind int
+
+// The kinds of flags.
+const (
+	NoModel      Kind = iota
+	Model             // a model
+	Draft             // a draft model
+	Projector         // a projector
+	Adapter           // adapters or control vectors
+	Scaled            // the same, each with :SCALE behind it
+	HubModel          // a repository with a model
+	HubFile           // the file in it, if not the usual one
+	HubDraft          // a repository with a draft model
+	ModelURL          // the address of a model
+	ProjectorURL      // the address of a projector
+)
+
+// KindOf says what a flag takes. Those that begin with two hyphens may have underscores, as in llama.cpp, which knows no
+// --flag=value: common_params_parse_ex in https://github.com/ggml-org/llama.cpp/blob/master/common/arg.cpp
+func KindOf(flag string) Kind {
+	if len(flag) > 2 && flag[:2] == "--" {
+		name := []byte(flag)
+		for i := range name {
+			if name[i] == '_' {
+				name[i] = '-'
+			}
+		}
+		flag = string(name)
+	}
+	switch flag {
+	case "-m", "--model":
+		return Model
+	case "-md", "--model-draft", "--spec-draft-model":
+		return Draft
+	case "-mm", "--mmproj":
+		return Projector
+	case "--lora", "--control-vector":
+		return Adapter
+	case "--lora-scaled", "--control-vector-scaled":
+		return Scaled
+	case "-hf", "-hfr", "--hf-repo":
+		return HubModel
+	case "-hff", "--hf-file":
+		return HubFile
+	case "-hfd", "-hfrd", "--hf-repo-draft", "--spec-draft-hf":
+		return HubDraft
+	case "-mu", "--model-url":
+		return ModelURL
+	case "-mmu", "--mmproj-url":
+		return ProjectorURL
+	}
+	return NoModel
+}
 
 // Models are the places in a program's arguments where a model's name stands for its file.
 func Models(arguments []string) []int {
 	var places []int
 	for i := 0; i+1 < len(arguments); i++ {
-		if !slices.Contains(modelFlags, arguments[i]) {
+		kind := KindOf(arguments[i])
+		if kind == NoModel {
 			continue
 		}
-		if i++; !isFile(arguments[i]) {
+		i++
+		if kind == HubFile {
+			continue
+		}
+		if kind >= HubModel || slices.ContainsFunc(Values(kind, arguments[i]), func(value string) bool { return !IsFile(value) }) {
 			places = append(places, i)
 		}
 	}
 	return places
 }
 
-// isFile says whether what follows a flag for a model is a path. What looks like one and is none is the program's to
+// Values are the files or names in what a flag is given: llama.cpp takes lists with commas, some with a scale behind each.
+// Quotes, by which a comma may belong to a file's name, are left alone.
+func Values(kind Kind, argument string) []string {
+	if argument == "" {
+		return nil
+	}
+	if _, err := os.Stat(argument); err == nil && kind != Scaled || kind == Draft || kind == Projector || kind >= ModelURL || slices.Contains([]byte(argument), '"') {
+		return []string{argument}
+	}
+	var list []string
+	for value, rest, more := "", argument, true; more; {
+		value, rest, more = cut(rest, ',')
+		if kind == Scaled {
+			value, _ = CutScale(value)
+		}
+		list = append(list, value)
+	}
+	return list
+}
+
+// CutScale cuts the scale off a file's name.
+func CutScale(value string) (file, scale string) {
+	for i := len(value) - 1; i >= 0; i-- {
+		if value[i] == ':' {
+			return value[:i], value[i:]
+		}
+	}
+	return value, ""
+}
+
+// IsFile says whether what follows a flag for a model is a path. What looks like one and is none is the program's to
 // complain of.
-func isFile(argument string) bool {
-	_, err := os.Stat(argument)
+func IsFile(argument string) bool {
+	if _, err := os.Stat(argument); err == nil || argument == "" || argument[0] == '/' || argument[0] == '.' {
+		return true
+	}
 	_, _, reference := cut(argument, ':')
-	return err == nil || path.Ext(argument) == ".gguf" && !reference
+	return path.Ext(argument) == ".gguf" && !reference && !isAddress(argument)
+}
+
+// isAddress says whether a name without a scheme is below a Hub's address: HOST/org/repo/resolve/main/file.gguf.
+func isAddress(argument string) bool {
+	for rest, more := argument, true; more; {
+		var part string
+		if part, rest, more = cut(rest, '/'); part == "blob" || part == "resolve" || part == "raw" {
+			return true
+		}
+	}
+	return false
 }
 
 // cut is strings.Cut, and join strings.Join.

@@ -265,6 +265,14 @@ func TestModels(t *testing.T) {
 		{[]string{"-m", "file", "--model-draft", "missing.gguf"}, nil},
 		{[]string{"-m", "-m", "gemma"}, []int{1}},
 		{[]string{"gemma"}, nil},
+		{[]string{"-mm", "org/repo", "--mmproj", "x.gguf", "--lora", "file", "--lora", "file,org/repo:x.gguf", "--spec-draft-model", "org/d"}, []int{1, 7, 9}},
+		{[]string{"--lora", "org/repo,x.gguf", "-m", "org/repo,x.gguf", "--mmproj", "a,b.gguf"}, []int{1, 3}},
+		{[]string{"-hf", "file", "-hff", "x", "--hf_repo", "org/repo", "-hfd", "org/d"}, []int{1, 5, 7}}, // never a file
+		{[]string{"--lora-scaled", "file:0.5,x.gguf:1", "--control_vector_scaled", "org/repo:x.gguf:0.5"}, []int{3}},
+		{[]string{"-m", "https://hf.co/o/r/resolve/main/x.gguf", "-m", "hf.co/o/r/blob/main/x.gguf", "-m", "hf.co/o/r"}, []int{1, 3, 5}},
+		{[]string{"-m", "/no/such:file", "-m", "./x", "-m", "../o/r", "-m", "/x/blob/y.gguf", "-m", ""}, nil}, // these are paths
+		{[]string{"-mu", "https://hf.co/o/r/resolve/main/x.gguf", "--mmproj-url", "http://127.0.0.1/x,y.gguf"}, []int{1, 3}},
+		{[]string{"-m=gemma", "--model=gemma", "--hf-file", "x"}, nil}, // llama.cpp takes none of these for a model
 	} {
 		if diff := cmp.Diff(test.want, Models(test.arguments)); diff != "" {
 			t.Errorf("%q: %s", test.arguments, diff)

@@ -28,8 +28,11 @@ const (
 	libraryPath    = "LD_LIBRARY_PATH"
 	visibleDevices = "CUDA_VISIBLE_DEVICES"
 	deviceOrder    = "CUDA_DEVICE_ORDER"
-	backendPath    = "GGML_BACKEND_PATH"
 )
+
+// BackendPath is the variable by which llama.cpp loads a backend of the user's own beside the bundle's. It stays as it is:
+// nothing else leads there, and whoever set it for another llama.cpp is told.
+const BackendPath = "GGML_BACKEND_PATH"
 
 // Here is this machine, with the environment that getenv looks up.
 func Here(lookup func(name string) (string, bool)) Machine {
@@ -193,7 +196,7 @@ type Distrusted struct{ Path, Why string }
 // Distrust looks for a folder of a store that somebody else than root and this user may write to: who can, decides what
 // runs as this user. Only the folders that lead to programs count.
 func Distrust(store string) (Distrusted, bool) {
-	home, err := os.Stat(store) // it may be a link to a folder
+	home, err := os.Stat(store)      // it may be a link to a folder
 	if err != nil || !home.IsDir() { // then nothing is installed in it
 		return Distrusted{}, false
 	}

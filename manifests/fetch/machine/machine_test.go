@@ -1,8 +1,10 @@
 package machine
 
 import (
+	"hash/fnv"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,6 +25,9 @@ func TestLook(t *testing.T) {
 		}
 		return files
 	}
+	const modalias = "cpu:type:x86,ven0000fam0006mod008F:feature:,0000"
+	sum := fnv.New64a()
+	sum.Write([]byte(modalias))
 	for name, test := range map[string]struct {
 		files []map[string]string
 		want  Machine
@@ -43,7 +48,9 @@ func TestLook(t *testing.T) {
 		"nothing but the devices": {[]map[string]string{{"dev/nvidiactl": ""}, nodes("0", "3")},
 			Machine{Kind: "2xgpu", Fingerprint: "2xgpu driver unknown", GPUs: 2, Alike: true}},
 		"the driver and no GPU": {[]map[string]string{driver}, Machine{Kind: "none", Fingerprint: "none"}},
-		"WSL":                   {[]map[string]string{{"dev/dxg": ""}}, Machine{Kind: "wsl", Fingerprint: "wsl"}},
+		"the processor": {[]map[string]string{{"sys/devices/system/cpu/modalias": modalias + "\n"}},
+			Machine{Kind: "none", Fingerprint: "none cpu " + strconv.FormatUint(sum.Sum64(), 16), Unreachable: true}},
+		"WSL": {[]map[string]string{{"dev/dxg": ""}}, Machine{Kind: "wsl", Fingerprint: "wsl"}},
 	} {
 		root := t.TempDir()
 		for _, files := range test.files {

@@ -27,7 +27,7 @@ const (
 var folders = map[string]func(s *Store, name string, entry fs.DirEntry) bool{
 	downloadsDir: named(`[0-9a-f]{64}\.partial`),
 	// What os.MkdirTemp made for the store, and records on their way to their place.
-	stagingDir:  named(`(?:llcuda-(?:bins|cudart)-[A-Za-z0-9._-]+|old|release|links|link|install|pointer)-[0-9]{5,}|install\.json`),
+	stagingDir:  named(`(?:llcuda-(?:bins|cudart)-[A-Za-z0-9._-]+|old|release|links|link|install|pointer|trial)-[0-9]{5,}|install\.json|left-out\.json`),
 	bundlesDir:  named(`llcuda-bins-.+-[0-9a-f]{12}`),
 	runtimesDir: named(`llcuda-cudart-.+-[0-9a-f]{12}`),
 	linksDir:    named(`[0-9a-f]{12}`),

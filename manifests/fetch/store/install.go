@@ -68,9 +68,12 @@ type Install struct {
 	SignedBy string `json:"signed_by"`
 	// Pointer is the number of the release pointer that named the release, and PointerBy whose number it is; 0 where the
 	// user named it.
-	Pointer   int64     `json:"pointer"`
-	PointerBy string    `json:"pointer_by"`
-	Time      time.Time `json:"time"`
+	Pointer   int64  `json:"pointer"`
+	PointerBy string `json:"pointer_by"`
+	// Mirrors are where updates come from, where the user names no other place; none is the farm's own releases. They have
+	// no names and passwords, and folders are absolute.
+	Mirrors []string  `json:"mirrors"`
+	Time    time.Time `json:"time"`
 }
 
 // Asked are the choices that were the user's.
@@ -260,7 +263,7 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		}
 	}
 	i.Time = time.Now().UTC().Truncate(time.Second)
-	data, err := json.MarshalIndent(i, "", "  ")
+	data, err := encodeRecord(i)
 	if err != nil {
 		return Install{}, err
 	}
@@ -268,7 +271,7 @@ func (l *Locked) Activate(i Install) (Install, error) {
 	if err != nil {
 		return Install{}, err
 	}
-	if err := errors.Join(os.Chmod(stage, 0o755), writeFile(filepath.Join(stage, recordName), append(data, '\n')),
+	if err := errors.Join(os.Chmod(stage, 0o755), writeFile(filepath.Join(stage, recordName), data),
 		writeFile(filepath.Join(stage, launch.StartName), i.start().Encode()),
 		os.Symlink(filepath.Join("..", "..", i.Folder), filepath.Join(stage, launch.BundleName))); err != nil {
 		return Install{}, err
@@ -279,6 +282,25 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		return Install{}, err
 	}
 	return i, l.flip(i)
+}
+
+func encodeRecord(i Install) ([]byte, error) {
+	data, err := json.MarshalIndent(i, "", "  ")
+	return append(data, '\n'), err
+}
+
+// Remember has an installation remember other mirrors.
+func (l *Locked) Remember(i Install, mirrors []string) (Install, error) {
+	i.Mirrors = mirrors
+	data, err := encodeRecord(i)
+	if err != nil {
+		return Install{}, err
+	}
+	beside, dir := l.path(stagingDir, recordName), l.path(installsDir, strconv.Itoa(i.ID))
+	if err := writeFile(beside, data); err != nil {
+		return Install{}, err
+	}
+	return i, errors.Join(os.Rename(beside, filepath.Join(dir, recordName)), syncFolder(dir))
 }
 
 // flip makes an installation the current one of its kind of machine.

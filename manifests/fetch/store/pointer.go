@@ -98,7 +98,7 @@ func (l *Locked) SeePointer(signer string, p manifests.Pointer) error {
 	switch {
 	case err != nil:
 		return err
-	case any && seen == p:
+	case any && seen.Equal(p):
 		return nil
 	case any:
 		if err := p.CheckAfter(seen); err != nil {

@@ -49,7 +49,7 @@ func TestSeePointer(t *testing.T) {
 		if !step.taken {
 			want = before
 		}
-		if got, any, err := l.SeenPointer(step.signer); got != want || !any || err != nil {
+		if got, any, err := l.SeenPointer(step.signer); !got.Equal(want) || !any || err != nil {
 			t.Errorf("%+v: seen now is %+v, %v, %v", step.offer, got, any, err)
 		}
 	}

@@ -42,8 +42,9 @@ func (e *ProbeError) Hint() string {
 
 // A Probe is what the programs said.
 type Probe struct {
-	Version string   // of llama.cpp, as llama-server prints it
-	Devices []string // "CUDA0: NVIDIA H100 80GB HBM3 (81008 MiB, 80489 MiB free)"
+	Version string    // of llama.cpp, as llama-server prints it
+	Devices []string  // "CUDA0: NVIDIA H100 80GB HBM3 (81008 MiB, 80489 MiB free)"
+	LeftOut []LeftOut // the CPU variants that fail on this machine
 }
 
 var deviceLine = regexp.MustCompile(`(?m)^\s*(CUDA[0-9]+: .*\S)\s*$`)

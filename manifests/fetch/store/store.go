@@ -9,7 +9,8 @@
 //	lock                        held by whoever changes anything
 //	downloads/SHA256.partial    what transfers go on from
 //	staging/                    what is being made; whatever lies here is nobody's
-//	bundles/NAME-TAR12/         an unpacked bundle, named by the beginning of its tar's sha256
+//	bundles/NAME-TAR12/         an unpacked bundle, named by the beginning of its tar's sha256; left-out.json in it says
+//	                            which CPU variants fail here, and have no link beside the programs
 //	runtimes/NAME/              unpacked CUDA libraries, named by their own digest
 //	links/DIGEST/               links to one set of CUDA libraries, named by what it holds
 //	releases/TAG/               manifest.json, SHA256SUMS and its signature, as they were verified

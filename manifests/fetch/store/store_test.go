@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -43,7 +44,7 @@ func adopt(t testing.TB, l *Locked, r *fetchtest.Release, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := stage.Unpack(bytes.NewReader(r.Read(t, name))); err != nil {
+	if err := stage.Unpack(t.Context(), bytes.NewReader(r.Read(t, name))); err != nil {
 		t.Fatal(err)
 	}
 	dir, err := stage.Adopt(names)
@@ -78,7 +79,7 @@ func TestAdopt(t *testing.T) {
 		if got, there := l.Folder(a); got != dir || !there {
 			t.Errorf("it lies in %s, not in %s", dir, got)
 		}
-		if findings, err := l.Verify(a, names); err != nil || len(findings) > 0 {
+		if findings, err := l.Verify(t.Context(), a, names); err != nil || len(findings) > 0 {
 			t.Errorf("%v %v", findings, err)
 		}
 		if left := tree(t, l.path(stagingDir)); len(left) > 0 {
@@ -145,9 +146,28 @@ func TestHostileArchives(t *testing.T) {
 		"a missing file":        {func(l []fetchtest.Entry) []fetchtest.Entry { return l[1:] }, "it is missing"},
 		"no metadata":           {func(l []fetchtest.Entry) []fetchtest.Entry { return l[:len(l)-1] }, "metadata.json"},
 		"metadata of another":   {change("metadata.json", func(e *fetchtest.Entry) { e.Body = bytes.ReplaceAll(e.Body, []byte("v1.1.0"), []byte("v1.0.0")) }), "its release is v1.0.0-runtime"},
-		"too many entries":      {add(slices.Repeat([]fetchtest.Entry{{Name: top + "lib", Mode: 0o755, Type: tar.TypeDir}}, maxEntries)...), "more than 10000 entries"},
+		"too many entries":      {add(slices.Repeat([]fetchtest.Entry{{Name: top + "lib", Mode: 0o755, Type: tar.TypeDir}}, maxEntries)...), "more than 4096 entries and folders"},
 		"metadata without end":  {change("metadata.json", func(e *fetchtest.Entry) { e.Body = make([]byte, manifests.MaxSize+1) }), "more than"},
-		"a name without an end": {add(file(top + strings.Repeat("x", 300))), "name too long"},
+		"a name without an end": {add(file(top + strings.Repeat("x", 256))), "name too long"},
+		"folders without end":   {add(file(top + strings.Repeat("x/", 1000) + "x")), "it lies 1001 folders deep"},
+		"too many folders":      {add(manyFolders(top)...), "more than 4096 entries and folders"},
+		"sparse, 1.0": {add(fetchtest.Entry{Name: top + "GNUSparseFile.0/evil", Mode: 0o644, Body: append([]byte("1\n67108864\n0\n"), make([]byte, 499)...),
+			PAX: map[string]string{"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": top + "evil", "GNU.sparse.realsize": "67108864"}}), "it has the extended header"},
+		"sparse, 0.1": {add(fetchtest.Entry{Name: top + "evil", Mode: 0o644,
+			PAX: map[string]string{"GNU.sparse.size": "67108864", "GNU.sparse.numblocks": "1", "GNU.sparse.map": "67108864,0"}}), "it has the extended header"},
+		"sparse, 0.0": {add(fetchtest.Entry{Name: top + "evil", Mode: 0o644,
+			PAX: map[string]string{"GNU.sparse.size": "67108864", "GNU.sparse.numblocks": "0", "GNU.sparse.map": ""}}), "it has the extended header"},
+		"sparse, old": {add(fetchtest.Entry{Name: top + "evil", Mode: 0o644, Patch: func(block []byte) {
+			block[156] = tar.TypeGNUSparse
+			copy(block[257:], "ustar  \x00")
+			copy(block[386:], "00400000000\x0000000000000\x00") // where the data goes on, and how much there is
+			copy(block[483:], "00400000000\x00")
+		}}), "the tar has only"},
+		"capabilities": {add(fetchtest.Entry{Name: top + "evil", Mode: 0o755, PAX: map[string]string{"SCHILY.xattr.security.capability": "\x01"}}), "it has the extended header"},
+		"larger than the tar": {add(fetchtest.Entry{Name: top + "evil", Mode: 0o644, Body: make([]byte, 9000),
+			Patch: func(block []byte) { copy(block[124:], "00400000000\x00") }}), "the tar has only"},
+		"negative size": {add(fetchtest.Entry{Name: top + "evil", Mode: 0o644,
+			Patch: func(block []byte) { copy(block[124:136], strings.Repeat("\xff", 12)) }}), "invalid tar header"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -157,8 +177,11 @@ func TestHostileArchives(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err = stage.Unpack(bytes.NewReader(r.Read(t, zst75))); err == nil {
+			if err = stage.Unpack(t.Context(), bytes.NewReader(r.Read(t, zst75))); err == nil {
 				_, err = stage.Adopt(names)
+			}
+			if written, most := diskUse(l.path(stagingDir)), r.Asset(t, zst75).Tar.Size; written > most {
+				t.Errorf("%d bytes were written, and the tar has %d", written, most)
 			}
 			var refused *ArchiveError
 			if !errors.As(err, &refused) || !strings.Contains(err.Error(), test.want) {
@@ -197,7 +220,7 @@ func TestArchivesOfAnotherSize(t *testing.T) {
 		"less than was said":      {manifests.Digest{SHA256: good.Tar.SHA256, Size: good.Tar.Size + 1}, r.Read(t, zst75), "the tar inside has"},
 		"another tar":             {manifests.Digest{SHA256: strings.Repeat("0", 64), Size: good.Tar.Size}, r.Read(t, zst75), "the tar inside has"},
 		"more behind the tar":     {*good.Tar, append(r.Read(t, zst75), zeros...), "it unpacks to more than"},
-		"a bomb as large as said": {manifests.Digest{SHA256: good.Tar.SHA256, Size: 1 << 40}, zeros, "more than 1000 times its own size"},
+		"a bomb as large as said": {manifests.Digest{SHA256: good.Tar.SHA256, Size: maxUnpacked}, zeros, "more than 1000 times its own size"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := good
@@ -207,7 +230,7 @@ func TestArchivesOfAnotherSize(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer stage.Close()
-			err = stage.Unpack(bytes.NewReader(test.data))
+			err = stage.Unpack(t.Context(), bytes.NewReader(test.data))
 			var refused *ArchiveError
 			if !errors.As(err, &refused) || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want an ArchiveError with %q", err, test.want)
@@ -216,29 +239,91 @@ func TestArchivesOfAnotherSize(t *testing.T) {
 	}
 }
 
-// What an archive says can write nowhere but below the stage, whatever it is.
-func FuzzUnpack(f *testing.F) {
-	f.Add([]byte("llcuda-bins-sm75/a"), "x", byte(tar.TypeReg), int64(0o644))
-	f.Add([]byte("llcuda-bins-sm75/../../a"), "../..", byte(tar.TypeSymlink), int64(0o777))
-	f.Fuzz(func(t *testing.T, name []byte, link string, kind byte, mode int64) {
-		var buf bytes.Buffer
-		w := tar.NewWriter(&buf)
-		for range 2 {
-			if w.WriteHeader(&tar.Header{Name: string(name), Linkname: link, Typeflag: kind, Mode: mode}) != nil {
-				return
-			}
+// manyFolders are files in more folders than an archive may have entries.
+func manyFolders(top string) []fetchtest.Entry {
+	var list []fetchtest.Entry
+	for i := range 150 {
+		name := fmt.Sprintf("%s%d/%s", top, i, strings.Repeat("x/", 29)+"x")
+		list = append(list, fetchtest.Entry{Name: name, Mode: 0o644, Body: []byte("evil")})
+	}
+	return list
+}
+
+// An archive that would unpack to more than any is not even downloaded.
+func TestStageRefuses(t *testing.T) {
+	a := fetchtest.New(t, fetchtest.Options{}).Asset(t, zst75)
+	a.Tar = &manifests.Digest{SHA256: a.Tar.SHA256, Size: maxUnpacked + 1}
+	_, err := open(t).Stage(a)
+	var refused *ArchiveError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "at most 4294967296 are allowed") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A cancelReader ends a context once all its bytes were read.
+type cancelReader struct {
+	*bytes.Reader
+	cancel func()
+}
+
+func (c *cancelReader) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if c.Len() == 0 {
+		c.cancel()
+	}
+	return n, err
+}
+
+// An interrupt ends an unpacking although all that it unpacks was read, and a file of much is still to be written.
+func TestUnpackEnds(t *testing.T) {
+	const zeros = 60 << 20
+	for _, format := range []string{manifests.FormatTarZst, manifests.FormatTarGz} {
+		ctx, cancel := context.WithCancel(t.Context())
+		data := fetchtest.Tar(t, []fetchtest.Entry{{Name: "llcuda-bins-sm75/zeros", Mode: 0o644, Body: make([]byte, zeros)}})
+		a := manifests.Artifact{Name: "llcuda-bins-sm75." + format, Kind: manifests.KindBundle, Format: format,
+			Tar: &manifests.Digest{Size: int64(len(data)), SHA256: fetchtest.SHA256(data)}}
+		l := open(t)
+		stage, err := l.Stage(a)
+		if err != nil {
+			t.Fatal(err)
 		}
-		_ = w.Close()
-		a := manifests.Artifact{Name: zst75, Kind: manifests.KindBundle, Format: manifests.FormatTarGz,
-			Tar: &manifests.Digest{Size: int64(buf.Len()), SHA256: fetchtest.SHA256(buf.Bytes())}}
-		a.Name = "llcuda-bins-sm75.tar.gz"
+		err = stage.Unpack(ctx, &cancelReader{bytes.NewReader(fetchtest.Compress(t, data, format)), cancel})
+		if written := diskUse(l.path(stagingDir)); !errors.Is(err, context.Canceled) || written >= zeros {
+			t.Errorf("%s: %d bytes were written, %v", format, written, err)
+		}
+		if err := stage.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What an archive says can write nowhere but below the stage, whatever it is, and no more bytes than the tar has.
+func FuzzUnpack(f *testing.F) {
+	const name = "llcuda-bins-sm75/a"
+	f.Add(name, "x", byte(tar.TypeReg), int64(0o644), []byte("00000000005"), "comment", "x", []byte("hello"))
+	f.Add("llcuda-bins-sm75/../../a", "../..", byte(tar.TypeSymlink), int64(0o777), []byte{}, "comment", "x", []byte{})
+	f.Add(name, "", byte(tar.TypeReg), int64(0o644), []byte{}, "GNU.sparse.size", "67108864", []byte{})
+	f.Add(name, "", byte(tar.TypeReg), int64(0o644), []byte("00400000000"), "comment", "x", []byte("hello"))
+	f.Add(name, "", byte(tar.TypeXGlobalHeader), int64(0o644), []byte{}, "size", "67108864", []byte{})
+	f.Fuzz(func(t *testing.T, name, link string, kind byte, mode int64, size []byte, record, value string, body []byte) {
+		e := fetchtest.Entry{Name: name, Link: link, Type: kind, Mode: mode, Body: body, PAX: map[string]string{record: value}}
+		e.Patch = func(block []byte) { copy(block[124:136], size) }
+		data, err := fetchtest.MakeTar([]fetchtest.Entry{e, e})
+		if err != nil {
+			return
+		}
+		a := manifests.Artifact{Name: "llcuda-bins-sm75.tar.gz", Kind: manifests.KindBundle, Format: manifests.FormatTarGz,
+			Tar: &manifests.Digest{Size: int64(len(data)), SHA256: fetchtest.SHA256(data)}}
 		l := open(t)
 		before := tree(t, l.Home)
 		stage, err := l.Stage(a)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = stage.Unpack(bytes.NewReader(fetchtest.Compress(t, buf.Bytes(), manifests.FormatTarGz)))
+		_ = stage.Unpack(t.Context(), bytes.NewReader(fetchtest.Compress(t, data, manifests.FormatTarGz)))
+		if written := diskUse(l.path(stagingDir)); written > int64(len(data)) {
+			t.Errorf("%d bytes were written, and the tar has %d", written, len(data))
+		}
 		if err := stage.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -341,11 +426,11 @@ func TestLink(t *testing.T) {
 	}
 	a := r.Asset(t, zst75)
 	for _, asset := range []manifests.Artifact{a, runtime} {
-		if findings, err := l.Verify(asset, names); err != nil || len(findings) > 0 {
+		if findings, err := l.Verify(t.Context(), asset, names); err != nil || len(findings) > 0 {
 			t.Errorf("%v %v", findings, err)
 		}
 	}
-	if findings, _ := l.Verify(a, nil); len(findings) != 3 {
+	if findings, _ := l.Verify(t.Context(), a, nil); len(findings) != 3 {
 		t.Errorf("links nobody asked for: %v", findings)
 	}
 
@@ -384,7 +469,7 @@ func TestLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stage.Close()
-	if err := stage.Unpack(bytes.NewReader(r.Read(t, zst75))); err != nil {
+	if err := stage.Unpack(t.Context(), bytes.NewReader(r.Read(t, zst75))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := stage.Adopt([]string{"libllama.so.0"}); err == nil {
@@ -414,7 +499,7 @@ func TestVerify(t *testing.T) {
 			if err := test.damage(adopt(t, l, r, zst75)); err != nil {
 				t.Fatal(err)
 			}
-			findings, err := l.Verify(r.Asset(t, zst75), names)
+			findings, err := l.Verify(t.Context(), r.Asset(t, zst75), names)
 			if err != nil || len(findings) != 1 || findings[0].Path != test.want {
 				t.Errorf("%v %v", findings, err)
 			}
@@ -510,7 +595,7 @@ func BenchmarkUnpack(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := stage.Unpack(io.MultiReader(bytes.NewReader(data))); err != nil {
+		if err := stage.Unpack(b.Context(), io.MultiReader(bytes.NewReader(data))); err != nil {
 			b.Fatal(err)
 		}
 		if err := stage.Close(); err != nil {

@@ -3,6 +3,7 @@ package store
 import (
 	"archive/tar"
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -23,11 +24,17 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// Limits of what an archive may hold, whatever its manifest says. A bundle has 60 entries; the CUDA runtime, which
-// shrinks the most, is 2.4 times its archive.
+// Limits of what an archive may hold, whatever its manifest says: with --insecure-skip-signature, anybody may have
+// written that. A bundle has 60 entries; the CUDA runtime, which shrinks the most, is 2.4 times its archive.
 const (
-	maxEntries = 10_000
-	maxRatio   = 1_000
+	// maxEntries bounds the entries and the folders made for them, each of which takes an inode. The bundler packs no more.
+	maxEntries = 4096
+	// maxUnpacked is the largest tar, in bytes, that the bundler packs. The largest one published has 0.6 GB.
+	maxUnpacked = 4 << 30
+	// maxDepth is how many names a path may have; a bundle's have 4. Without a bound, one extended header of 1 MiB would
+	// make half a million nested folders.
+	maxDepth = 32
+	maxRatio = 1_000
 	// ratioFloor is what may be unpacked before the ratio counts: small archives of zeros are no danger.
 	ratioFloor = 64 << 20
 	// maxWindow is the memory, in bytes, that an archive may ask a decoder for.
@@ -63,6 +70,9 @@ type Stage struct {
 // Stage begins to unpack an archive of the release.
 func (l *Locked) Stage(a manifests.Artifact) (*Stage, error) {
 	s := &Stage{locked: l, asset: a, top: a.Top()}
+	if a.Tar.Size > maxUnpacked {
+		return nil, s.bad("", "the manifest says that it unpacks to %d bytes; at most %d are allowed", a.Tar.Size, int64(maxUnpacked))
+	}
 	return s, s.reset()
 }
 
@@ -94,8 +104,9 @@ func (s *Stage) Close() error {
 // its matter: what it wrote is worth nothing before somebody verified that.
 //
 // Nothing can be written outside the stage: names and links are checked by themselves, files are made through an
-// os.Root, each anew, and links are made when all files are there.
-func (s *Stage) Unpack(r io.Reader) error {
+// os.Root, each anew, and links are made when all files are there. No entry is begun that is larger than what is left of
+// the tar. The end of the context ends it, whatever the archive still holds.
+func (s *Stage) Unpack(ctx context.Context, r io.Reader) error {
 	if err := s.reset(); err != nil {
 		return err
 	}
@@ -106,7 +117,7 @@ func (s *Stage) Unpack(r io.Reader) error {
 	}
 	defer closeDecoder()
 	sum := sha256.New()
-	limited := &limited{stage: s, r: unpacked, packed: packed, left: s.asset.Tar.Size, sum: sum}
+	limited := &limited{ctx: ctx, stage: s, r: unpacked, packed: packed, left: s.asset.Tar.Size, sum: sum}
 	if err := s.entries(tar.NewReader(limited), limited); err != nil {
 		return err
 	}
@@ -122,7 +133,16 @@ func (s *Stage) Unpack(r io.Reader) error {
 }
 
 func (s *Stage) bad(entry, format string, args ...any) error {
-	return &ArchiveError{Name: s.asset.Name, Entry: entry, Problem: fmt.Sprintf(format, args...)}
+	return &ArchiveError{Name: s.asset.Name, Entry: shorten(entry), Problem: shorten(fmt.Sprintf(format, args...))}
+}
+
+// shorten is s as it may stand in a message: names in a tar have up to 1 MiB.
+func shorten(s string) string {
+	const enough = 300
+	if len(s) > enough {
+		return s[:enough] + "…"
+	}
+	return s
 }
 
 func decoder(format string, r io.Reader) (io.Reader, func(), error) {
@@ -156,6 +176,7 @@ func (c *counter) Read(p []byte) (int, error) {
 
 // limited reads the tar, hashes it, and ends it where it grows beyond what was said of it.
 type limited struct {
+	ctx    context.Context
 	stage  *Stage
 	r      io.Reader
 	packed *counter
@@ -166,6 +187,9 @@ type limited struct {
 }
 
 func (l *limited) Read(p []byte) (int, error) {
+	if l.ctx.Err() != nil { // a bomb would go on for long with the bytes that came already
+		return 0, context.Cause(l.ctx)
+	}
 	n, err := l.r.Read(p)
 	l.sum.Write(p[:n])
 	l.left -= int64(n)
@@ -185,9 +209,12 @@ func (l *limited) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// reason is the error of reading from l: that of the source if it was the source's, else the archive's.
+// reason is the error of reading from l: the context's, that of the source if it was the source's, else the archive's.
 func (l *limited) reason(err error) error {
-	if l.bomb != nil {
+	switch {
+	case l.ctx.Err() != nil:
+		return context.Cause(l.ctx)
+	case l.bomb != nil:
 		return l.bomb
 	}
 	return &ArchiveError{Name: l.stage.asset.Name, Problem: err.Error()}
@@ -196,8 +223,9 @@ func (l *limited) reason(err error) error {
 // entries writes what the tar lists.
 func (s *Stage) entries(t *tar.Reader, source *limited) error {
 	links := map[string]string{}
+	folders := map[string]bool{} // those of the entries, listed or not
 	buffer := make([]byte, 256<<10)
-	for count := 0; ; count++ {
+	for count := 1; ; count++ {
 		header, err := t.Next()
 		if err == io.EOF {
 			break
@@ -205,12 +233,25 @@ func (s *Stage) entries(t *tar.Reader, source *limited) error {
 		if err != nil {
 			return source.reason(err)
 		}
-		if count >= maxEntries {
-			return s.bad("", "it has more than %d entries", maxEntries)
-		}
 		name, err := s.entryName(header)
 		if err != nil {
 			return err
+		}
+		for dir := path.Dir(name); !folders[dir]; dir = path.Dir(dir) {
+			folders[dir] = true
+		}
+		if count+len(folders) > maxEntries {
+			return s.bad("", "it has more than %d entries and folders", maxEntries)
+		}
+		// Nothing but a long name or target needs an extended header. Records of sparse files would have archive/tar make up
+		// bytes that are not in the tar, without end.
+		for record := range header.PAXRecords {
+			if record != "path" && record != "linkpath" {
+				return s.bad(header.Name, "it has the extended header %q; only path and linkpath are expected", record)
+			}
+		}
+		if header.Size > source.left {
+			return s.bad(header.Name, "it has %d bytes, and the tar has only %d left", header.Size, source.left)
 		}
 		inside := strings.TrimPrefix(name, s.top+"/")
 		if _, twice := s.found[inside]; twice {
@@ -224,7 +265,7 @@ func (s *Stage) entries(t *tar.Reader, source *limited) error {
 		case tar.TypeReg:
 			file, err := s.file(name, inside, header, t, buffer)
 			if err != nil {
-				if source.source != nil || source.bomb != nil {
+				if source.source != nil || source.bomb != nil || errors.Is(err, io.ErrUnexpectedEOF) {
 					return source.reason(err)
 				}
 				return err
@@ -256,6 +297,9 @@ func (s *Stage) entries(t *tar.Reader, source *limited) error {
 // entryName is the entry's path, if it lies in the top folder and nowhere else on any reading.
 func (s *Stage) entryName(header *tar.Header) (string, error) {
 	name := strings.TrimSuffix(header.Name, "/")
+	if depth := 1 + strings.Count(name, "/"); depth > maxDepth {
+		return "", s.bad(header.Name, "it lies %d folders deep, and at most %d are allowed", depth-1, maxDepth-1)
+	}
 	if name == "" || name != path.Clean(name) || path.IsAbs(name) || !filepath.IsLocal(name) || strings.ContainsAny(name, "\\\x00") ||
 		name != s.top && !strings.HasPrefix(name, s.top+"/") {
 		return "", s.bad(header.Name, "it does not lie in the archive's folder %s", s.top)

@@ -72,6 +72,17 @@ func (e *RangeError) Error() string {
 	return fmt.Sprintf("%s: asked for %s, the server answered with %q", e.URL, e.Asked, e.Got)
 }
 
+// A SlowError says that a mirror was given up because it gave less than Client.SlowRate.
+type SlowError struct {
+	URL    string // without its password
+	Rate   int64  // bytes a second
+	Window time.Duration
+}
+
+func (e *SlowError) Error() string {
+	return fmt.Sprintf("%s: too slow, %d bytes a second over the last %s", e.URL, e.Rate, e.Window)
+}
+
 // A temporaryError is what another try at the same mirror may mend.
 type temporaryError struct {
 	err   error
@@ -89,3 +100,6 @@ func (e *localError) Unwrap() error { return e.err }
 
 // errChanged says that what the file holds is not the beginning of what the server has now.
 var errChanged = errors.New("the file on the server is another one than before")
+
+// errLags ends requests that are made anew because one of them is far slower than the others were.
+var errLags = errors.New("one range is far slower than the others")

@@ -10,12 +10,16 @@
 // run, and a process killed at any moment leaves a file to go on from. After a power failure the prefix may be
 // damaged; then the digest does not hold, and the blob is fetched anew from its first byte.
 //
-// Mirrors are tried in turn and go on at the same byte. When the digest does not hold and more than one source gave
+// Mirrors are tried in turn and go on at the same byte. One that gives too few bytes for a while is left for the next, and
+// taken up again, the fastest first, if none of the others has the blob; where there is but one, it is never given up.
+//
+// When the digest does not hold and more than one source gave
 // the bytes, nobody knows which one lied: each mirror is then tried by itself from byte 0. A mirror that gave all
 // the bytes of a wrong digest is not asked again.
 //
 // The partial file is locked with flock(2) while Fetch runs; a second process waits for it. Whoever renames the
-// file afterwards must keep other writers away by a lock of his own.
+// file afterwards must keep other writers away by a lock of his own, which is the only one where the file system has no
+// flock.
 //
 // Content-Encoding is never applied, Blob.Header never follows a redirect to another scheme, host or port, and https
 // never becomes http. Proxies and certificates are the HTTP client's: Go's own honours the proxy variables and
@@ -39,8 +43,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,6 +70,7 @@ type Progress struct {
 	Name        string
 	Done, Total int64  // bytes; Total is negative if it is not known
 	Source      string // the mirror's address, without its password; empty for bytes of an earlier run
+	Slow        bool   // the source gave less than Client.SlowRate lately
 }
 
 // A Client brings blobs. The zero value will do; it may be used by several goroutines at once.
@@ -80,6 +88,11 @@ type Client struct {
 	MaxRetryAfter time.Duration
 	// StallTimeout is how long a connection may bring no byte: 30 seconds.
 	StallTimeout time.Duration
+	// SlowRate is how many bytes a second a mirror must give over each SlowWindow, or the next one is asked: 16 KiB. A
+	// negative one has none given up.
+	SlowRate int64
+	// SlowWindow is how long a mirror may be slower than SlowRate: 1 minute.
+	SlowWindow time.Duration
 }
 
 const (
@@ -88,6 +101,9 @@ const (
 	longestWait   = 30 * time.Second
 	lockPoll      = 100 * time.Millisecond
 	progressEvery = 100 * time.Millisecond
+	// lagFactor is how many times slower than SlowRate a single range must be to be asked for anew, with those that
+	// came after it: on a slow line, what is thrown away so took long to come.
+	lagFactor = 16
 )
 
 // defaultHTTP is Go's own client, with as many idle connections as there are streams: with two, the others would be
@@ -107,7 +123,16 @@ func (c *Client) withDefaults() *Client {
 	d.FirstWait = cmp.Or(d.FirstWait, time.Second)
 	d.MaxRetryAfter = cmp.Or(d.MaxRetryAfter, time.Minute)
 	d.StallTimeout = cmp.Or(d.StallTimeout, 30*time.Second)
+	d.SlowRate = cmp.Or(d.SlowRate, 16<<10)
+	d.SlowWindow = cmp.Or(d.SlowWindow, time.Minute)
 	return &d
+}
+
+// Patient is the same client, which gives no mirror up for being slow.
+func (c *Client) Patient() *Client {
+	p := *c
+	p.SlowRate = -1
+	return &p
 }
 
 // Fetch brings the blob's bytes into the file partial, going on from what it holds already. When it returns nil the
@@ -132,7 +157,7 @@ func (c *Client) Fetch(ctx context.Context, b Blob, partial string, follow func(
 			return fmt.Errorf("fetching %s: %w", b.Name, err)
 		}
 	}
-	t := &transfer{Client: c, blob: b, file: f, follow: follow, progress: progress, refused: map[string]error{}}
+	t := &transfer{Client: c, blob: b, file: f, follow: follow, progress: progress, refused: map[string]error{}, slow: map[string]*SlowError{}}
 	t.http = c.HTTP
 	if len(b.URLs) > 0 {
 		t.http = guarded(c.HTTP, b.Header)
@@ -156,6 +181,10 @@ func lock(ctx context.Context, path string) (*os.File, error) {
 			return nil, err
 		}
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		// Some network file systems have no such locks: flock(2) names ENOLCK, Lustre gives ENOSYS, others EOPNOTSUPP.
+		if err == unix.ENOLCK || err == unix.ENOSYS || err == unix.EOPNOTSUPP {
+			return f, nil
+		}
 		if err == nil {
 			// Whoever had it may have renamed or removed it meanwhile: then this is no longer the partial file.
 			mine, err := f.Stat()
@@ -204,9 +233,11 @@ type transfer struct {
 	follow   func(io.Reader) error
 	progress func(Progress)
 	told     time.Time
-	refused  map[string]error // mirrors not to be asked again, as they are shown
-	changed  bool             // a pass ended because the server's file changed
-	alone    bool             // no mirror goes on where another one ended
+	refused  map[string]error      // mirrors not to be asked again, as they are shown
+	changed  bool                  // a pass ended because the server's file changed
+	alone    bool                  // no mirror goes on where another one ended
+	slow     map[string]*SlowError // mirrors to be asked again when no other one is left, as they are shown
+	meter    *meter                // of the mirror that is asked
 
 	// Of one pass from byte 0 to the digest:
 	have    int64
@@ -247,7 +278,7 @@ func (t *transfer) pass(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	t.have, t.total, t.sum, t.sources = 0, t.blob.Size, sha256.New(), map[string]bool{}
-	t.pipe, t.done = nil, nil
+	t.pipe, t.done, t.meter = nil, nil, nil
 	if t.follow != nil {
 		p := newPipe(followBuffer)
 		t.pipe, t.done = p, make(chan error, 1)
@@ -288,27 +319,44 @@ func (t *transfer) bring(ctx context.Context) error {
 		return &localError{err}
 	}
 	var failed []error
+	try := func(address string, patient bool) (done bool, err error) {
+		shown := redacted(address)
+		err = t.mirror(ctx, address, shown, patient)
+		var local *localError
+		var slow *SlowError
+		switch {
+		case err == nil:
+			return true, t.finish(shown)
+		case ctx.Err() != nil:
+			return true, &localError{context.Cause(ctx)}
+		case errors.As(err, &local), errors.Is(err, errChanged):
+			return true, err
+		case errors.As(err, &slow):
+			t.slow[shown] = slow
+		case t.alone && t.have > 0:
+			t.refused[shown] = err
+		default:
+			failed = append(failed, err)
+		}
+		if t.alone && t.have > 0 { // what this mirror began no other one goes on with
+			return true, errChanged
+		}
+		return false, nil
+	}
 	for _, address := range t.blob.URLs {
 		shown := redacted(address)
 		if err := t.refused[shown]; err != nil {
 			failed = append(failed, err)
-			continue
+		} else if t.slow[shown] == nil {
+			if done, err := try(address, len(t.blob.URLs) == 1); done {
+				return err
+			}
 		}
-		err := t.mirror(ctx, address, shown)
-		var local *localError
-		switch {
-		case err == nil:
-			return t.finish(shown)
-		case ctx.Err() != nil:
-			return &localError{context.Cause(ctx)}
-		case errors.As(err, &local), errors.Is(err, errChanged):
+	}
+	for _, address := range t.slowMirrors() {
+		if done, err := try(address, true); done {
 			return err
 		}
-		if t.alone && t.have > 0 { // what this mirror began no other one goes on with
-			t.refused[shown] = err
-			return errChanged
-		}
-		failed = append(failed, err)
 	}
 	if len(failed) == 0 {
 		failed = append(failed, errors.New("there is no mirror to ask"))
@@ -318,6 +366,16 @@ func (t *transfer) bring(ctx context.Context) error {
 		return &localError{errors.Join(err, os.Remove(t.file.Name()))}
 	}
 	return &NetworkError{Name: t.blob.Name, Err: errors.Join(failed...)}
+}
+
+// slowMirrors are the mirrors that were too slow, the fastest first.
+func (t *transfer) slowMirrors() []string {
+	list := slices.DeleteFunc(slices.Clone(t.blob.URLs), func(address string) bool {
+		shown := redacted(address)
+		return t.slow[shown] == nil || t.refused[shown] != nil
+	})
+	slices.SortStableFunc(list, func(a, b string) int { return cmp.Compare(t.slow[redacted(b)].Rate, t.slow[redacted(a)].Rate) })
+	return list
 }
 
 func (t *transfer) whole() bool {
@@ -384,6 +442,8 @@ func (t *transfer) write(b []byte, source string) error {
 	if t.blob.Size >= 0 && t.have+int64(len(b)) > t.blob.Size {
 		return &SizeError{URL: source, Want: t.blob.Size, Got: -1}
 	}
+	t.meter.busy.Store(true)
+	defer t.meter.busy.Store(false)
 	if _, err := t.file.WriteAt(b, t.have); err != nil {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 			free, _ := free(t.file.Name())
@@ -402,7 +462,7 @@ func (t *transfer) write(b []byte, source string) error {
 func (t *transfer) tell(source string, last bool) {
 	if now := time.Now(); t.progress != nil && (last || now.Sub(t.told) >= progressEvery) {
 		t.told = now
-		t.progress(Progress{Name: t.blob.Name, Done: t.have, Total: t.total, Source: source})
+		t.progress(Progress{Name: t.blob.Name, Done: t.have, Total: t.total, Source: source, Slow: t.meter != nil && t.meter.slow.Load()})
 	}
 }
 
@@ -444,13 +504,27 @@ func (t *transfer) finish(source string) error {
 	return nil
 }
 
-// mirror fetches from one mirror until the blob is whole or the mirror is given up.
-func (t *transfer) mirror(ctx context.Context, address, shown string) error {
+// mirror fetches from one mirror until the blob is whole or the mirror is given up: with a *SlowError because it is slow,
+// unless it is patient.
+func (t *transfer) mirror(ctx context.Context, address, shown string, patient bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	t.meter = t.newMeter(func(m *meter, rate int64) {
+		if !patient {
+			cancel(&SlowError{URL: shown, Rate: rate, Window: t.SlowWindow})
+		} else if m.lags() && rate < t.SlowRate/lagFactor {
+			m.interrupt(errLags)
+		}
+	})
+	defer t.meter.end()
+	t.meter.slow.Store(t.slow[shown] != nil)
 	etag, started := "", t.have
 	wait := t.FirstWait
 	for try := 1; ; try++ {
 		before := t.have
-		err := t.attempt(ctx, address, shown, &etag)
+		trying, end := t.meter.begin(ctx)
+		err := t.attempt(trying, address, shown, &etag)
+		end(nil)
 		if err == nil && t.have < t.blob.Size { // a shorter answer than asked for
 			err = &temporaryError{err: fmt.Errorf("%s: %w", shown, io.ErrUnexpectedEOF)}
 		}
@@ -458,7 +532,11 @@ func (t *transfer) mirror(ctx context.Context, address, shown string) error {
 			return nil
 		}
 		var temporary *temporaryError
-		if ctx.Err() != nil || !errors.As(err, &temporary) {
+		var local *localError
+		if ctx.Err() != nil && !errors.As(err, &local) {
+			return context.Cause(ctx)
+		}
+		if !errors.As(err, &temporary) {
 			return err
 		}
 		if t.have > before {
@@ -477,11 +555,12 @@ func (t *transfer) mirror(ctx context.Context, address, shown string) error {
 }
 
 // request asks for the bytes from..to, both included; a negative to is the end. The body fails when nothing comes for
-// StallTimeout; the caller closes it.
-func (c *Client) request(ctx context.Context, client *http.Client, address, shown string, header http.Header, from, to int64, etag string) (*http.Response, error) {
+// StallTimeout; the caller closes it. Its bytes are counted by the meter.
+func (c *Client) request(ctx context.Context, client *http.Client, m *meter, address, shown string, header http.Header, from, to int64, etag string) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	watch := time.AfterFunc(c.StallTimeout, func() { cancel(fmt.Errorf("nothing arrived for %s", c.StallTimeout)) })
-	end := func() { watch.Stop(); cancel(nil) }
+	m.open.Add(1)
+	end := sync.OnceFunc(func() { watch.Stop(); cancel(nil); m.open.Add(-1) })
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		end()
@@ -506,13 +585,13 @@ func (c *Client) request(ctx context.Context, client *http.Client, address, show
 		end()
 		var untrusted *tls.CertificateVerificationError
 		// What a proxy answers to CONNECT is an error without a type: net/http.Transport.dialConn.
-		if errors.As(err, &untrusted) || errors.Is(err, errInsecure) || strings.Contains(err.Error(), http.StatusText(http.StatusProxyAuthRequired)) {
+		if errors.As(err, &untrusted) || errors.Is(err, errInsecure) || errors.Is(err, errRedirects) || strings.Contains(err.Error(), http.StatusText(http.StatusProxyAuthRequired)) {
 			return nil, err
 		}
 		return nil, &temporaryError{err: err}
 	}
 	watch.Stop()
-	response.Body = &body{ReadCloser: response.Body, ctx: ctx, end: end, watch: watch, patience: c.StallTimeout, shown: shown}
+	response.Body = &body{ReadCloser: response.Body, ctx: ctx, end: end, meter: m, watch: watch, patience: c.StallTimeout, shown: shown}
 	switch code := response.StatusCode; {
 	case code == http.StatusOK, code == http.StatusPartialContent, code == http.StatusRequestedRangeNotSatisfiable:
 		return response, nil
@@ -531,6 +610,7 @@ type body struct {
 	io.ReadCloser
 	ctx      context.Context
 	end      func()
+	meter    *meter
 	watch    *time.Timer
 	patience time.Duration
 	shown    string
@@ -540,6 +620,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.watch.Reset(b.patience) // only while it reads: a slow disk or follower is no stall
 	n, err := b.ReadCloser.Read(p)
 	b.watch.Stop()
+	b.meter.received.Add(int64(n))
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(b.ctx); cause != nil {
 			err = cause
@@ -561,9 +642,17 @@ func asked(from, to int64) string {
 	return fmt.Sprintf("bytes=%d-%d", from, to)
 }
 
-// RetryAfter is how long an answer asks to wait, 0 where it does not: seconds, or a date (RFC 9110, 10.2.3).
+// usedUp is the time to the next window in the header of a limit of requests that is used up, `"api";r=0;t=55`:
+// https://www.ietf.org/archive/id/draft-ietf-httpapi-ratelimit-headers-09.html
+var usedUp = regexp.MustCompile(`;\s*r=0\s*;\s*t=([0-9]{1,9})`)
+
+// RetryAfter is how long an answer asks to wait, 0 where it does not: until the window of a limit of requests ends, or
+// seconds, or until a date (RFC 9110, 10.2.3).
 func RetryAfter(h http.Header) time.Duration {
 	text := h.Get("Retry-After")
+	if match := usedUp.FindStringSubmatch(h.Get("RateLimit")); match != nil {
+		text = match[1]
+	}
 	if seconds, err := strconv.Atoi(text); err == nil {
 		return time.Duration(min(max(seconds, 0), 1<<20)) * time.Second
 	}
@@ -612,7 +701,7 @@ func (t *transfer) attempt(ctx context.Context, address, shown string, etag *str
 	if parallel {
 		to = t.have + t.RangeSize - 1
 	}
-	response, err := t.request(ctx, t.http, address, shown, t.blob.Header, t.have, to, *etag)
+	response, err := t.request(ctx, t.http, t.meter, address, shown, t.blob.Header, t.have, to, *etag)
 	if err != nil {
 		return err
 	}
@@ -699,6 +788,9 @@ func (t *transfer) stream(r io.Reader, shown string, end int64) error {
 	buf := make([]byte, copyBuffer)
 	for {
 		n, err := r.Read(buf)
+		if end >= 0 && t.have+int64(n) > end {
+			return &SizeError{URL: shown, Want: end, Got: -1}
+		}
 		if err := t.write(buf[:n], shown); err != nil {
 			return err
 		}
@@ -721,7 +813,7 @@ type piece struct {
 
 // ranges fetches the rest in ranges, Streams at a time, the first of them from a body that is open already, and
 // writes them in order.
-func (t *transfer) ranges(ctx context.Context, address, shown, etag string, first io.Reader, end int64) error {
+func (t *transfer) ranges(ctx context.Context, address, shown, etag string, first io.ReadCloser, end int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	next := end
 	var pending []chan piece
@@ -730,6 +822,7 @@ func (t *transfer) ranges(ctx context.Context, address, shown, etag string, firs
 		cancel()
 		for _, p := range pending {
 			<-p
+			t.meter.ready.Add(-1)
 		}
 	}()
 	fill := func() {
@@ -742,7 +835,11 @@ func (t *transfer) ranges(ctx context.Context, address, shown, etag string, firs
 				buf = make([]byte, t.RangeSize)
 			}
 			p := make(chan piece, 1)
-			go func() { p <- t.piece(ctx, address, shown, etag, from, to, buf) }()
+			go func() {
+				got := t.piece(ctx, address, shown, etag, from, to, buf)
+				t.meter.ready.Add(1)
+				p <- got
+			}()
 			pending, next = append(pending, p), to+1
 		}
 	}
@@ -750,9 +847,11 @@ func (t *transfer) ranges(ctx context.Context, address, shown, etag string, firs
 	if err := t.stream(io.LimitReader(first, end-t.have), shown, end); err != nil {
 		return err
 	}
+	first.Close() // of which nothing is wanted any more
 	for len(pending) > 0 {
 		var got piece
 		got, pending = <-pending[0], pending[1:]
+		t.meter.ready.Add(-1)
 		if err := t.write(got.bytes, shown); err != nil {
 			return err
 		}
@@ -766,7 +865,7 @@ func (t *transfer) ranges(ctx context.Context, address, shown, etag string, firs
 }
 
 func (t *transfer) piece(ctx context.Context, address, shown, etag string, from, to int64, buf []byte) piece {
-	response, err := t.request(ctx, t.http, address, shown, t.blob.Header, from, to, etag)
+	response, err := t.request(ctx, t.http, t.meter, address, shown, t.blob.Header, from, to, etag)
 	if err != nil {
 		return piece{err: err}
 	}
@@ -815,20 +914,23 @@ func (t *transfer) fromFile(ctx context.Context, address, shown string) error {
 		return &SizeError{URL: shown, Want: t.blob.Size, Got: size}
 	}
 	t.total = size
-	return t.stream(&cancelReader{ctx, io.NewSectionReader(f, t.have, size-t.have)}, shown, size)
+	return t.stream(&cancelReader{ctx, t.meter, io.NewSectionReader(f, t.have, size-t.have)}, shown, size)
 }
 
 // A cancelReader ends with its context.
 type cancelReader struct {
-	ctx context.Context
-	r   io.Reader
+	ctx   context.Context
+	meter *meter
+	r     io.Reader
 }
 
 func (c *cancelReader) Read(b []byte) (int, error) {
 	if err := context.Cause(c.ctx); err != nil {
 		return 0, err
 	}
-	return c.r.Read(b)
+	n, err := c.r.Read(b)
+	c.meter.received.Add(int64(n))
+	return n, err
 }
 
 func redacted(address string) string {
@@ -839,7 +941,10 @@ func redacted(address string) string {
 	return u.Redacted()
 }
 
-var errInsecure = errors.New("refusing a redirect from https to http")
+var (
+	errInsecure  = errors.New("refusing a redirect from https to http")
+	errRedirects = errors.New("it redirects without end")
+)
 
 // guarded is the client with a check on redirects before its own.
 func guarded(client *http.Client, header http.Header) *http.Client {
@@ -864,7 +969,7 @@ func guarded(client *http.Client, header http.Header) *http.Client {
 			return own(r, via)
 		}
 		if len(via) >= 10 {
-			return errors.New("stopped after 10 redirects")
+			return errRedirects
 		}
 		return nil
 	}
@@ -872,7 +977,7 @@ func guarded(client *http.Client, header http.Header) *http.Client {
 }
 
 // Get returns a small document, at most limit bytes, from the first URL that gives it, and that URL. A document that
-// is longer counts as not given. Errors: *NetworkError, or the context's.
+// is longer, or comes more slowly than SlowRate, counts as not given. Errors: *NetworkError, or the context's.
 func (c *Client) Get(ctx context.Context, urls []string, limit int64) ([]byte, string, error) {
 	c = c.withDefaults()
 	client := guarded(c.HTTP, nil)
@@ -883,25 +988,14 @@ func (c *Client) Get(ctx context.Context, urls []string, limit int64) ([]byte, s
 		if u, err := url.Parse(address); err == nil && len(failed) == 0 {
 			name = filepath.Base(u.Path)
 		}
-		wait := c.FirstWait
-		for try := 1; ; try++ {
-			document, err := c.get(ctx, client, address, shown, limit)
-			if err == nil {
-				return document, address, nil
-			}
-			if ctx.Err() != nil {
-				return nil, "", context.Cause(ctx)
-			}
-			var temporary *temporaryError
-			var unknown *net.DNSError // nobody knows the name: that is an answer, and waiting changes none
-			if !errors.As(err, &temporary) || try >= c.Tries || errors.As(err, &unknown) && unknown.IsNotFound {
-				failed = append(failed, err)
-				break
-			}
-			if wait, err = backOff(ctx, wait, temporary.after); err != nil {
-				return nil, "", err
-			}
+		document, err := c.getFrom(ctx, client, address, shown, limit)
+		if err == nil {
+			return document, address, nil
 		}
+		if ctx.Err() != nil {
+			return nil, "", context.Cause(ctx)
+		}
+		failed = append(failed, err)
 	}
 	if len(failed) == 0 {
 		failed = append(failed, errors.New("there is no mirror to ask"))
@@ -909,7 +1003,33 @@ func (c *Client) Get(ctx context.Context, urls []string, limit int64) ([]byte, s
 	return nil, "", &NetworkError{Name: name, Err: errors.Join(failed...)}
 }
 
-func (c *Client) get(ctx context.Context, client *http.Client, address, shown string, limit int64) ([]byte, error) {
+// getFrom asks one address until it answers or is given up.
+func (c *Client) getFrom(ctx context.Context, client *http.Client, address, shown string, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	m := c.newMeter(func(_ *meter, rate int64) { cancel(&SlowError{URL: shown, Rate: rate, Window: c.SlowWindow}) })
+	defer m.end()
+	wait := c.FirstWait
+	for try := 1; ; try++ {
+		document, err := c.get(ctx, client, m, address, shown, limit)
+		if err == nil {
+			return document, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		var temporary *temporaryError
+		var unknown *net.DNSError // nobody knows the name: that is an answer, and waiting changes none
+		if !errors.As(err, &temporary) || try >= c.Tries || errors.As(err, &unknown) && unknown.IsNotFound {
+			return nil, err
+		}
+		if wait, err = backOff(ctx, wait, temporary.after); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *Client) get(ctx context.Context, client *http.Client, m *meter, address, shown string, limit int64) ([]byte, error) {
 	var r io.ReadCloser
 	if strings.HasPrefix(address, "file:") {
 		f, _, err := openFile(address, shown)
@@ -918,7 +1038,7 @@ func (c *Client) get(ctx context.Context, client *http.Client, address, shown st
 		}
 		r = f
 	} else {
-		response, err := c.request(ctx, client, address, shown, nil, 0, -1, "")
+		response, err := c.request(ctx, client, m, address, shown, nil, 0, -1, "")
 		if err != nil {
 			return nil, err
 		}

@@ -14,11 +14,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A Fault says what a server does wrong; the zero value is a good server.
 type Fault struct {
 	Times     int    // how many requests it spoils: 0 is all of them
+	Nth       int    // the one request that it spoils, from 1 on: 0 is as Times says
 	Status    int    // answers with it
 	After     string // the Retry-After of Status
 	Drop      int64  // cuts the connection after so many bytes of a body
@@ -29,6 +31,8 @@ type Fault struct {
 	Truncate  int64  // says that the file is so much shorter, in bytes
 	Redirect  string // an address before the path, to which it sends
 	Change    bool   // gives another ETag, and other bytes, to every request
+	Rate      int64  // bytes a second of each body
+	Drip      bool   // sends a header without end, a byte at a time
 }
 
 // A Server serves a folder.
@@ -81,10 +85,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, dir string) {
 	s.requests = append(s.requests, r)
 	count, fault := len(s.requests), s.fault
 	s.mu.Unlock()
-	if fault.Times > 0 && count > fault.Times {
+	if fault.Times > 0 && count > fault.Times || fault.Nth > 0 && count != fault.Nth {
 		fault = Fault{NoRanges: fault.NoRanges}
 	}
 	switch {
+	case fault.Drip:
+		drip(w)
+		return
 	case fault.Redirect != "":
 		http.Redirect(w, r, fault.Redirect+r.URL.Path, http.StatusFound)
 		return
@@ -136,7 +143,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, dir string) {
 	if cut > 0 && int64(len(body)) > cut {
 		body = body[:cut]
 	}
-	n, _ := w.Write(body) // a client that hangs up is no fault of the server's
+	n := 0
+	if fault.Rate > 0 {
+		n = trickle(w, body, fault.Rate)
+	} else {
+		n, _ = w.Write(body) // a client that hangs up is no fault of the server's
+	}
 	s.mu.Lock()
 	s.sent += int64(n)
 	s.mu.Unlock()
@@ -146,5 +158,36 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, dir string) {
 			<-r.Context().Done()
 		}
 		panic(http.ErrAbortHandler)
+	}
+}
+
+// trickle writes a body at a rate, in bytes a second, until the client hangs up.
+func trickle(w http.ResponseWriter, body []byte, rate int64) (written int) {
+	const most = 100 // writes a second
+	pause := max(time.Second/most, time.Second/time.Duration(rate))
+	step := int(max(rate/most, 1))
+	for len(body) > 0 {
+		n, err := w.Write(body[:min(step, len(body))])
+		written, body = written+n, body[n:]
+		if err != nil || http.NewResponseController(w).Flush() != nil {
+			break
+		}
+		time.Sleep(pause)
+	}
+	return written
+}
+
+// drip sends a header that does not end, until the client hangs up.
+func drip(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	for rest := "HTTP/1.1 200 OK\r\nX: "; ; rest = "x" {
+		if _, err := conn.Write([]byte(rest)); err != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }

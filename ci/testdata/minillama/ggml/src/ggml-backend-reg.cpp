@@ -4,8 +4,12 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
+
+namespace fs = std::filesystem;
 
 // Devices of all loaded backends. The libraries stay loaded until the program ends.
 static std::vector<const ggml_backend_device *> & devices() {
@@ -13,24 +17,58 @@ static std::vector<const ggml_backend_device *> & devices() {
     return all;
 }
 
-static std::string executable_folder() {
-    char path[4096];
-    const ssize_t size = readlink("/proc/self/exe", path, sizeof path);
-    if (size <= 0 || size == ssize_t(sizeof path)) {
-        return ".";
+// From here to the end of search_folders the lines are llama.cpp's own, so that the farm's patch applies to them.
+#define GGML_LOG_DEBUG(...) ggml_log(__VA_ARGS__)
+
+static fs::path get_executable_path() {
+#if defined(__linux__) || defined(__FreeBSD__)
+    std::string base_path = ".";
+    std::vector<char> path(1024);
+    while (true) {
+        // get executable path
+#    if defined(__linux__)
+        ssize_t len = readlink("/proc/self/exe", path.data(), path.size());
+#    elif defined(__FreeBSD__)
+        ssize_t len = readlink("/proc/curproc/file", path.data(), path.size());
+#    endif
+        if (len == -1) {
+            break;
+        }
+        if (len < (ssize_t) path.size()) {
+            base_path = std::string(path.data(), len);
+            // remove executable name
+            auto last_slash = base_path.find_last_of('/');
+            if (last_slash != std::string::npos) {
+                base_path = base_path.substr(0, last_slash);
+            }
+            break;
+        }
+        path.resize(path.size() * 2);
     }
-    const std::string whole(path, size_t(size));
-    return whole.substr(0, whole.rfind('/'));
+
+    return base_path + "/";
+#endif
 }
 
-static std::vector<std::string> search_folders() {
-    std::vector<std::string> folders;
+static std::vector<fs::path> search_folders(const char * user_search_path) {
+    std::vector<fs::path> search_paths;
+    if (user_search_path == nullptr) {
 #ifdef GGML_BACKEND_DIR
-    folders.push_back(GGML_BACKEND_DIR);
+        search_paths.push_back(fs::u8path(GGML_BACKEND_DIR));
 #endif
-    folders.push_back(executable_folder());
-    folders.push_back(".");
-    return folders;
+        // default search paths: executable directory, current directory
+        search_paths.push_back(get_executable_path());
+        std::error_code cwd_ec;
+        const fs::path cwd = fs::current_path(cwd_ec);
+        if (cwd_ec) {
+            GGML_LOG_DEBUG("%s: current_path() failure, error-message: %s\n", __func__, cwd_ec.message().c_str());
+        } else {
+            search_paths.push_back(cwd);
+        }
+    } else {
+        search_paths.push_back(fs::u8path(user_search_path));
+    }
+    return search_paths;
 }
 
 static void * open_library(const std::string & path) {
@@ -65,7 +103,8 @@ static void load_best(const std::string & name) {
     const std::string prefix = "libggml-" + name + "-";
     int         best = 0;
     std::string best_path;
-    for (const std::string & folder : search_folders()) {
+    for (const fs::path & search_path : search_folders(nullptr)) {
+        const std::string folder = search_path.string();
         DIR * entries = opendir(folder.c_str());
         if (!entries) {
             continue;
@@ -94,8 +133,8 @@ static void load_best(const std::string & name) {
         load(best_path);
         return;
     }
-    for (const std::string & folder : search_folders()) {
-        const std::string path = folder + "/libggml-" + name + ".so";
+    for (const fs::path & search_path : search_folders(nullptr)) {
+        const std::string path = search_path.string() + "/libggml-" + name + ".so";
         if (access(path.c_str(), R_OK) == 0 && load(path)) {
             return;
         }

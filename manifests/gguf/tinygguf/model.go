@@ -1,7 +1,8 @@
 // Package tinygguf writes a language model of a few megabytes with random weights, as a GGUF
-// file of the llama architecture. Tests and the farm's checks of a finished bundle load it into
-// the real programs: it computes through the kernels of real models (f16, q8_0, q4_0, attention
-// with grouped heads), on the CPU or with all layers on a GPU, without downloading anything.
+// file of the llama architecture. Tests, the farm's checks of a finished bundle and the client's
+// trial of an installation load it into the real programs: it computes through the kernels of
+// real models (f16, bf16, q8_0, q4_0, q4_K, attention with grouped heads), on the CPU or with all
+// layers on a GPU, without downloading anything.
 //
 // A seed goes in, the file comes out: the same seed gives the same bytes on every machine. What
 // the model says has no meaning. It never ends a text by itself, so a run generates exactly as
@@ -12,15 +13,23 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 )
 
 // Options say which model to write; the zero value is a good one.
 type Options struct {
 	Seed   uint64
-	Layers int // 0 means DefaultLayers; each layer is about half a megabyte
+	Layers int // 0 means DefaultLayers, or as many as Types; each layer is about half a megabyte
+	// Types are those of the layers' matrices, one layer after another and then from the first
+	// again; the last is the output's as well. Without any, a layer has q8_0 and q4_0.
+	Types []string
 }
+
+// Types are the names that Options.Types may have.
+func Types() []string { return slices.Sorted(maps.Keys(encodings())) }
 
 // DefaultLayers is enough for llama.cpp to split a model over devices.
 const DefaultLayers = 4
@@ -56,7 +65,7 @@ func (t tensor) rows() int {
 func (t tensor) size() int { return t.rows() * t.encoding.rowSize(t.shape[0]) }
 
 // tensors lists the model's tensors in the order of the file.
-func tensors(layers int, vocabulary []token) []tensor {
+func tensors(layers int, vocabulary []token, types []encoding) []tensor {
 	norm := func(name string) tensor {
 		return tensor{name: name, encoding: ones, shape: []int{embedding}}
 	}
@@ -65,21 +74,26 @@ func tensors(layers int, vocabulary []token) []tensor {
 		return tensor{name: name, encoding: e, shape: []int{in, out}, deviation: 1 / math.Sqrt(float64(in))}
 	}
 	list := []tensor{{name: "token_embd.weight", encoding: f16, shape: []int{embedding, len(vocabulary)}, deviation: 1}}
+	attention, feed, last := q8_0, q4_0, q8_0
 	for i := range layers {
 		block := fmt.Sprintf("blk.%d.", i)
+		if len(types) > 0 {
+			attention = types[i%len(types)]
+			feed, last = attention, attention
+		}
 		list = append(list,
 			norm(block+"attn_norm.weight"),
-			matrix(block+"attn_q.weight", q8_0, embedding, embedding),
-			matrix(block+"attn_k.weight", q8_0, embedding, headsKV*headSize),
-			matrix(block+"attn_v.weight", q8_0, embedding, headsKV*headSize),
-			matrix(block+"attn_output.weight", q8_0, embedding, embedding),
+			matrix(block+"attn_q.weight", attention, embedding, embedding),
+			matrix(block+"attn_k.weight", attention, embedding, headsKV*headSize),
+			matrix(block+"attn_v.weight", attention, embedding, headsKV*headSize),
+			matrix(block+"attn_output.weight", attention, embedding, embedding),
 			norm(block+"ffn_norm.weight"),
-			matrix(block+"ffn_gate.weight", q4_0, embedding, feedForward),
-			matrix(block+"ffn_up.weight", q4_0, embedding, feedForward),
-			matrix(block+"ffn_down.weight", q4_0, feedForward, embedding),
+			matrix(block+"ffn_gate.weight", feed, embedding, feedForward),
+			matrix(block+"ffn_up.weight", feed, embedding, feedForward),
+			matrix(block+"ffn_down.weight", feed, feedForward, embedding),
 		)
 	}
-	output := matrix("output.weight", q8_0, embedding, len(vocabulary))
+	output := matrix("output.weight", last, embedding, len(vocabulary))
 	output.deviation *= 2 // spreads the scores, so that sampling keeps to the high ones
 	// A row of zeros scores 0, below half of all others: neither the end of the text nor a stray
 	// byte is ever among the best.
@@ -89,15 +103,26 @@ func tensors(layers int, vocabulary []token) []tensor {
 
 // Write writes the model.
 func Write(w io.Writer, opts Options) error {
+	var types []encoding
+	for _, name := range opts.Types {
+		e, ok := encodings()[name]
+		if !ok {
+			return fmt.Errorf("writing a model: no type is called %q; there are %q", name, Types())
+		}
+		types = append(types, e)
+	}
 	layers := opts.Layers
-	if layers == 0 {
+	switch {
+	case layers == 0 && len(types) > 0:
+		layers = len(types)
+	case layers == 0:
 		layers = DefaultLayers
 	}
 	if layers < 0 {
 		return fmt.Errorf("writing a model of %d layers: a model has at least one", layers)
 	}
 	vocabulary := newVocabulary()
-	list := tensors(layers, vocabulary)
+	list := tensors(layers, vocabulary, types)
 
 	out := &file{w: bufio.NewWriter(w)}
 	out.header(len(list), metadata(layers, vocabulary))

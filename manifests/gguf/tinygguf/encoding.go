@@ -50,7 +50,41 @@ var (
 		binary.LittleEndian.PutUint16(to, half(deviation/deviationInt8))
 		fill(to[2:], random)
 	}}
+	bf16 = encoding{id: 30, block: 1, blockSize: 2, write: func(to []byte, random *rand.Rand, deviation float64) {
+		value := float32(float64(random.IntN(255)-127) / deviationInt8 * deviation)
+		binary.LittleEndian.PutUint16(to, uint16(math.Float32bits(value)>>16))
+	}}
+	// q4_K is two factors, eight scales and eight minima of six bits, and 256 numbers of four bits:
+	// factor × scale × number - factor × minimum. A minimum is half the range of its scale, so that
+	// the values spread around 0.
+	q4_K = encoding{id: 12, block: 256, blockSize: 2 + 2 + 12 + 128, write: func(to []byte, random *rand.Rand, deviation float64) {
+		const (
+			step          = 16   // of the scales, which are 16, 32 and 48
+			rootMeanScale = 34.6 // of the three
+			range4        = 7.5  // half of it
+			minimumFactor = 8    // the minimum's factor in that of the scale
+		)
+		factor := deviation / rootMeanScale / deviationInt4
+		binary.LittleEndian.PutUint16(to, half(factor))
+		binary.LittleEndian.PutUint16(to[2:], half(factor*minimumFactor))
+		var scales, minima [8]byte
+		for i := range scales {
+			scales[i] = byte(1+random.IntN(3)) * step
+			minima[i] = byte(float64(scales[i]) * range4 / minimumFactor)
+		}
+		for i := range 4 { // the last four give their upper two bits to the first four
+			to[4+i] = scales[i] | scales[i+4]>>4<<6
+			to[8+i] = minima[i] | minima[i+4]>>4<<6
+			to[12+i] = scales[i+4]&15 | minima[i+4]<<4
+		}
+		fill(to[16:], random)
+	}}
 )
+
+// encodings are those that a matrix may have, by ggml's names.
+func encodings() map[string]encoding {
+	return map[string]encoding{"f16": f16, "bf16": bf16, "q4_0": q4_0, "q8_0": q8_0, "q4_K": q4_K}
+}
 
 // fill fills a multiple of eight bytes.
 func fill(to []byte, random *rand.Rand) {

@@ -1,0 +1,39 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// endWithGoRun lets the command end in order when `go run`, which started it, ends before it: go passes no signal on,
+// so whoever stops `go run ./ci build` would leave the build running. Any other parent may end, as a shell does under
+// nohup and setsid.
+func endWithGoRun() error {
+	parent := os.Getppid()
+	if !isGoRun(parent) {
+		return nil
+	}
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
+		return fmt.Errorf("watching go run: %w", err)
+	}
+	if os.Getppid() != parent { // it ended before the kernel was asked
+		return unix.Kill(os.Getpid(), unix.SIGTERM)
+	}
+	return nil
+}
+
+// isGoRun says whether a process is the go command with its subcommand run.
+func isGoRun(pid int) bool {
+	proc := fmt.Sprintf("/proc/%d/", pid)
+	program, err := os.Readlink(proc + "exe")
+	if err != nil || filepath.Base(program) != "go" {
+		return false
+	}
+	line, err := os.ReadFile(proc + "cmdline")
+	return err == nil && slices.Contains(strings.Split(string(line), "\x00"), "run")
+}

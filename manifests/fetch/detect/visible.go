@@ -1,0 +1,88 @@
+package detect
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+)
+
+// The variables that decide which GPUs CUDA shows to a program, and in which order.
+const (
+	visibleVariable = "CUDA_VISIBLE_DEVICES"
+	orderVariable   = "CUDA_DEVICE_ORDER"
+)
+
+// visible are the GPUs that CUDA_VISIBLE_DEVICES leaves of those that nvidia-smi lists, in the variable's order, as CUDA
+// reads it: the list ends at the first entry that names no GPU, and one that names a GPU twice names none. UUIDs may be
+// shortened as long as they name one GPU. ambiguous says that the entries are indices in CUDA's own order, the fastest GPU
+// first, which nobody but CUDA knows, and that it matters.
+// https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables
+func visible(gpus []manifests.GPU, value, order string) (left []manifests.GPU, ambiguous bool) {
+	byUUID := strings.HasPrefix(value, "GPU-") || strings.HasPrefix(value, "MIG-")
+	var picked []int
+	for entry := range strings.SplitSeq(value, ",") {
+		at := -1
+		if byUUID {
+			at = byPrefix(gpus, strings.TrimSpace(entry))
+		} else {
+			at = index(entry)
+		}
+		if at < 0 || at >= len(gpus) {
+			break
+		}
+		if slices.Contains(picked, at) {
+			return nil, false
+		}
+		picked = append(picked, at)
+	}
+	for i, at := range picked {
+		gpu := gpus[at]
+		gpu.Index = i
+		left = append(left, gpu)
+	}
+	return left, !byUUID && order != "PCI_BUS_ID" && len(picked) > 0 && len(picked) < len(gpus) && !alike(gpus)
+}
+
+// index reads an entry as CUDA does, by strtol: "1gpu" is 1.
+func index(entry string) int {
+	entry = strings.TrimSpace(entry)
+	end := strings.IndexFunc(entry, func(r rune) bool { return r < '0' || r > '9' })
+	if end >= 0 {
+		entry = entry[:end]
+	}
+	n, err := strconv.Atoi(entry)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// byPrefix finds the one GPU that an entry names. A MIG slice stands for its GPU, whose UUID is in the older form of its
+// name, "MIG-GPU-…/1/0". In the newer form, "MIG-…", it is not: then the first GPU that is split stands for all that are.
+func byPrefix(gpus []manifests.GPU, entry string) int {
+	uuid, slice := strings.CutPrefix(entry, "MIG-")
+	if slice && !strings.HasPrefix(uuid, "GPU-") {
+		return slices.IndexFunc(gpus, func(gpu manifests.GPU) bool { return gpu.MIG })
+	}
+	uuid, _, _ = strings.Cut(uuid, "/")
+	found := -1
+	for i, gpu := range gpus {
+		if slice && !gpu.MIG || !strings.HasPrefix(gpu.UUID, uuid) {
+			continue
+		}
+		if found >= 0 {
+			return -1
+		}
+		found = i
+	}
+	return found
+}
+
+// alike says whether any of the GPUs will do in the place of any other.
+func alike(gpus []manifests.GPU) bool {
+	return !slices.ContainsFunc(gpus, func(gpu manifests.GPU) bool {
+		return gpu.SM != gpus[0].SM || gpu.MemoryMiB != gpus[0].MemoryMiB || gpu.Name != gpus[0].Name || gpu.MIG != gpus[0].MIG
+	})
+}
