@@ -272,10 +272,10 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirror
 		return Outcome{Install: i, Already: true}, nil
 	case i.ID != 0:
 		outcome, err := c.takeOver(ctx, l, i, decision)
-		if !is[*store.ProbeError](err) || i.Runtime != "" {
+		// What is damaged comes anew, and the machine's own CUDA libraries may have changed with it.
+		if !is[*DamageError](err) && (!is[*store.ProbeError](err) || i.Runtime != "") {
 			return outcome, err
 		}
-		// The machine's own CUDA libraries may have changed with it.
 	}
 	if o.SM == 0 && !o.AllowCPU {
 		if none := host.NoGPU(); none != nil { // no network is needed to know
@@ -476,11 +476,16 @@ func (c *Client) useRuntime(ctx context.Context, l *store.Locked, r *Release, i 
 func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manifests.Artifact, runtimeNames []string, force bool) (string, error) {
 	if dir, there := l.Folder(a); there && !force {
 		findings, err := l.Verify(ctx, a, runtimeNames)
-		if err == nil && len(findings) == 0 {
-			return dir, nil
-		}
-		if err == nil {
+		switch {
+		case ctx.Err() != nil:
+			return "", ctx.Err()
+		case err != nil:
+		case len(findings) > 0:
 			err = fmt.Errorf("%s: %s", findings[0].Path, findings[0].What)
+		case a.Kind == manifests.KindBundle && !c.unpackedHere(relative(c.Store, dir)):
+			err = errors.New("no installation has it")
+		default:
+			return dir, nil
 		}
 		c.step("%s in the store is not as it was published (%v): unpacking it anew", a.Stem(), err)
 	}
@@ -518,6 +523,13 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 	c.step("writing %s to disk", a.Stem())
 	dir, err := stage.Adopt(runtimeNames)
 	return dir, errors.Join(err, stage.Close())
+}
+
+// unpackedHere says whether an installation has a bundle's folder, and the metadata.json in it is the one that was unpacked.
+// The manifest vouches for the archive as a whole; what says of a folder which files it has lies in the folder itself.
+func (c *Client) unpackedHere(folder string) bool {
+	list, err := c.Store.List()
+	return err == nil && slices.ContainsFunc(list, func(i Install) bool { return i.Folder == folder && c.Store.Unchanged(i) })
 }
 
 // older says whether a release is older than an installed one: by the numbers of its tag, else by the time of its source.
@@ -604,6 +616,7 @@ func (c *Client) Verify(ctx context.Context) (Install, *Release, error) {
 	return i, r, err
 }
 
+// verify checks an installation.
 func (c *Client) verify(ctx context.Context, i Install) (*Release, error) {
 	kept := *c
 	kept.SkipSignature = c.SkipSignature || i.SignedBy == ""
@@ -629,6 +642,9 @@ func (c *Client) verify(ctx context.Context, i Install) (*Release, error) {
 		for _, f := range findings {
 			damage.Findings = append(damage.Findings, Finding{Path: dir + "/" + f.Path, What: f.What})
 		}
+	}
+	if !c.Store.Unchanged(i) {
+		damage.Findings = append(damage.Findings, Finding{Path: i.Folder + "/" + manifests.MetadataName, What: "it is not the one that was unpacked"})
 	}
 	for _, dir := range []string{i.Folder, i.Runtime} {
 		if !read[dir] {

@@ -135,8 +135,13 @@ func ofBundle(m manifests.Metadata) manifests.Release {
 	}}}
 }
 
-// takeOver makes an installation that reuse found this machine's own, after its programs were tried.
+// takeOver makes an installation that reuse found this machine's own, after its files were read and its programs tried.
 func (c *Client) takeOver(ctx context.Context, l *store.Locked, i Install, d manifests.Decision) (Outcome, error) {
+	installed := *c
+	installed.SkipSignature = true // who signed it was looked at when it came
+	if _, err := installed.verify(ctx, i); err != nil {
+		return Outcome{}, err
+	}
 	c.step("trying the programs")
 	probe, err := store.TryPrograms(ctx, l.Programs(i), i.Through != manifests.ThroughCPU && c.Host == nil)
 	if err == nil && c.Host == nil {

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,6 +49,9 @@ type Install struct {
 	// Folder is where the bundle lies, relative to the store, and Runtime where the CUDA libraries do, if they were fetched.
 	Folder  string `json:"folder"`
 	Runtime string `json:"runtime"`
+	// Metadata is the sha256 of the bundle's metadata.json, as it came out of the archive: the files are held to that, which
+	// nothing signed lists by itself.
+	Metadata string `json:"metadata_sha256"`
 	// Libraries are the CUDA libraries that the bundle was linked to, by the folder Links, which is relative to the store.
 	// RuntimeNames are all that it looks for.
 	Libraries    []manifests.CUDALibrary `json:"libraries"`
@@ -93,6 +97,16 @@ func (s *Store) Metadata(i Install) (manifests.Metadata, error) {
 	}
 	defer f.Close()
 	return manifests.DecodeMetadata(f)
+}
+
+func (s *Store) metadataDigest(i Install) (string, error) {
+	return FileDigest(context.Background(), filepath.Join(s.Dir(i), manifests.MetadataName)) // some 20 kB
+}
+
+// Unchanged says whether its bundle's metadata.json is the one that came out of the archive.
+func (s *Store) Unchanged(i Install) bool {
+	digest, err := s.metadataDigest(i)
+	return err == nil && digest == i.Metadata
 }
 
 // Programs is what its programs are started from.
@@ -263,6 +277,9 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		}
 	}
 	i.Time = time.Now().UTC().Truncate(time.Second)
+	if i.Metadata, err = l.metadataDigest(i); err != nil {
+		return Install{}, err
+	}
 	data, err := encodeRecord(i)
 	if err != nil {
 		return Install{}, err
