@@ -87,7 +87,7 @@ func TestTryVariants(t *testing.T) {
 			if diff := cmp.Diff(got, l.LeftOut(i)); diff != "" {
 				t.Errorf("the record differs:\n%s", diff)
 			}
-			if findings, err := l.Verify(r.Asset(t, zst75), names); err != nil || len(findings) > 0 {
+			if findings, err := l.Verify(t.Context(), r.Asset(t, zst75), names); err != nil || len(findings) > 0 {
 				t.Errorf("verify: %v %v", findings, err)
 			}
 			if rest := tree(t, l.path(stagingDir)); len(rest) > 0 {
@@ -120,7 +120,7 @@ func TestLeftOutRecord(t *testing.T) {
 	}
 	findings := func(want ...string) {
 		t.Helper()
-		found, err := l.Verify(r.Asset(t, zst75), names)
+		found, err := l.Verify(t.Context(), r.Asset(t, zst75), names)
 		if err != nil {
 			t.Fatal(err)
 		}
