@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -28,7 +29,9 @@ func clientCommand(term *terminal) *cobra.Command {
 		Long: `Package llcuda-fetch into a release folder, with install.sh.
 
 The program is built from the commit that is checked out, for linux on amd64 and
-arm64; the same commit gives the same bytes. install.sh carries the archives'
+arm64; the same commit gives the same bytes. In GitHub Actions it is told the
+numbers of the repository and its owner, and trusts no later owner of the same
+names. install.sh carries the archives'
 digests. The first run compiles goreleaser, which takes up to ten minutes.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -51,6 +54,8 @@ type client struct {
 	snapshot bool
 	term     *terminal
 	dir      releaseDir
+
+	repositoryID, ownerID string
 }
 
 func (c *client) run(ctx context.Context) error {
@@ -59,6 +64,9 @@ func (c *client) run(ctx context.Context) error {
 	}
 	checkout, err := c.checkout(ctx)
 	if err != nil {
+		return err
+	}
+	if c.repositoryID, c.ownerID, err = c.numbers(); err != nil {
 		return err
 	}
 	work, remove, err := openWork((&selection{}).cacheDir())
@@ -123,7 +131,7 @@ func (c *client) named() error {
 
 // checkout is the commit to build from, which must be all there is.
 func (c *client) checkout(ctx context.Context) (goreleaser.Checkout, error) {
-	checkout, err := goreleaser.Open(ctx, ".")
+	checkout, err := goreleaser.Open(ctx, ".", string(c.dir))
 	if err != nil {
 		return checkout, &usageError{err, "run it in a git checkout of the repository"}
 	}
@@ -144,12 +152,38 @@ func (c *client) checkout(ctx context.Context) (goreleaser.Checkout, error) {
 	return checkout, nil
 }
 
+// numberForm is a number of GitHub's.
+var numberForm = regexp.MustCompile(`^[1-9][0-9]{0,19}$`)
+
+// numbers are those of the repository that this workflow runs in, which the program then asks of every signature. Elsewhere
+// they are not known for certain, and the program does without: that is said.
+func (c *client) numbers() (repository, owner string, err error) {
+	if c.snapshot {
+		return "", "", nil
+	}
+	if os.Getenv("GITHUB_ACTIONS") != "true" {
+		c.term.warnf("llcuda-fetch is packaged without the numbers of %s and its owner: it will trust a later owner of these names; the release workflow packages it with them", manifests.Repository)
+		return "", "", nil
+	}
+	if in := os.Getenv("GITHUB_REPOSITORY"); !strings.EqualFold(in, manifests.Repository) {
+		return "", "", &usageError{fmt.Errorf("packaging llcuda-fetch: it trusts the workflows of %s, and this one runs in %s", manifests.Repository, in), "change Repository in manifests/origin.go; --snapshot packages it for trying out"}
+	}
+	repository, owner = os.Getenv("GITHUB_REPOSITORY_ID"), os.Getenv("GITHUB_REPOSITORY_OWNER_ID")
+	if !numberForm.MatchString(repository) || !numberForm.MatchString(owner) {
+		return "", "", &usageError{fmt.Errorf("packaging llcuda-fetch: GITHUB_REPOSITORY_ID is %q and GITHUB_REPOSITORY_OWNER_ID %q, and both must be numbers", repository, owner), "GitHub sets both in every job; without them clients would trust a later owner of the same names"}
+	}
+	if manifests.RepositoryID != "" && manifests.RepositoryID != repository || manifests.OwnerID != "" && manifests.OwnerID != owner {
+		return "", "", &usageError{fmt.Errorf("packaging llcuda-fetch: manifests/origin.go has the numbers %s and %s, and GitHub says %s and %s", manifests.RepositoryID, manifests.OwnerID, repository, owner), "correct those in manifests/origin.go, or leave them empty"}
+	}
+	return repository, owner, nil
+}
+
 // pack runs goreleaser and shows what it is at.
 func (c *client) pack(ctx context.Context, checkout goreleaser.Checkout, work string) (string, error) {
 	view := showProgress(c.term, time.Now, false)
 	defer view.close()
 	return checkout.Package(ctx, goreleaser.Options{
-		Release: c.release, WorkDir: work, Snapshot: c.snapshot,
+		Release: c.release, WorkDir: work, Snapshot: c.snapshot, RepositoryID: c.repositoryID, OwnerID: c.ownerID,
 		Stage: func(name string) func(error) {
 			event := farm.Event{Step: "client", Stage: name, State: farm.StateStart}
 			view.event(event)
