@@ -26,13 +26,15 @@ var allowed = map[string][]string{
 	"docker/cuda12/lock": {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/installer", "ci/internal/goreleaser", "manifests/fetch", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/installer", "ci/internal/goreleaser", "manifests/fetch", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/sigverify"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
 	"ci/internal/engine/builtin": {},
 	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
 	"ci/internal/engine/npm":     {"ci/internal/download"},
 	"ci/internal/download":       {},
 	"ci/internal/goreleaser":     {},
+	"ci/internal/trial":          {"manifests/gguf/tinygguf", "manifests/variants"},
+	"ci/internal/trial/try":      {"ci/internal/trial"},
 	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix", "matrix/patches"},
 
 	"publisher":            {"manifests", "matrix"},

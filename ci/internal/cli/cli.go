@@ -141,6 +141,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		manifestCommand(term),
 		signCommand(term),
 		verifyCommand(term, backend),
+		tryCommand(term),
 		reproduceCommand(term, backend),
 		publishCommand(term),
 		pointerCommand(term),

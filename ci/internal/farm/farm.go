@@ -151,6 +151,8 @@ type StepStats struct {
 	Compiled   int  // objects compiled
 	CacheHits  int  // objects the compiler cache gave
 	Cached     bool // every stage came from the engine's cache
+	// Untried are the CPU variants of the host step that were compiled and not run: the engine's CPU cannot.
+	Untried []string
 }
 
 // Builder runs steps on one engine, one at a time.
