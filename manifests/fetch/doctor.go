@@ -103,7 +103,11 @@ func (c *Client) doctorGPU(host manifests.Host, sources []Source, add addCheck) 
 	}
 	if host.Driver.Version != "" && !(host.CUDA.Asked && none == nil) {
 		if wrong := c.Detector.DeviceFiles(); wrong != "" {
-			add("devices", StatusFail, "programs need to read and write them: in a container, --gpus all; elsewhere, sudo nvidia-modprobe -u -c 0 makes those that are missing", "%s", wrong)
+			status := StatusFail
+			if none == nil { // the first program that uses CUDA may make them
+				status = StatusWarn
+			}
+			add("devices", status, "programs need to read and write them: in a container, --gpus all; elsewhere, sudo nvidia-modprobe -u -c 0 makes those that are missing", "%s", wrong)
 		} else {
 			add("devices", StatusOK, "", "the driver's files under /dev can be opened")
 		}
