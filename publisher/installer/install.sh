@@ -3,8 +3,9 @@
 #
 #   curl -fsSL @DOWNLOADS@/install.sh | sh
 #
-# It downloads one archive, believes it only if it has the sha256 written below, and puts one program into
-# ~/.local/bin. It asks nothing, and never becomes another user. Any POSIX shell runs it.
+# It downloads one archive, believes it only if it has the sha256 written below, and puts llcuda-fetch,
+# and beside it the small llcuda-probe that asks CUDA for the GPUs, into ~/.local/bin. It asks nothing,
+# and never becomes another user. Any POSIX shell runs it.
 set -euf
 
 release='@RELEASE@'
@@ -13,8 +14,10 @@ identity='@IDENTITY@'
 issuer='@ISSUER@'
 archive_amd64='@ARCHIVE_AMD64@'
 program_amd64='@PROGRAM_AMD64@'
+probe_amd64='@PROBE_AMD64@'
 archive_arm64='@ARCHIVE_ARM64@'
 program_arm64='@PROGRAM_ARM64@'
+probe_arm64='@PROBE_ARM64@'
 
 usage() {
 	cat <<END
@@ -140,8 +143,8 @@ main() {
 
 	if [ "$(uname -s)" != Linux ]; then fail 1 "llcuda-fetch is for Linux, and this is $(uname -s)"; fi
 	case $(uname -m) in
-	x86_64 | amd64) arch=amd64 archive_sum=$archive_amd64 program_sum=$program_amd64 ;;
-	aarch64 | arm64) arch=arm64 archive_sum=$archive_arm64 program_sum=$program_arm64 ;;
+	x86_64 | amd64) arch=amd64 archive_sum=$archive_amd64 program_sum=$program_amd64 probe_sum=$probe_amd64 ;;
+	aarch64 | arm64) arch=arm64 archive_sum=$archive_arm64 program_sum=$program_arm64 probe_sum=$probe_arm64 ;;
 	*) fail 1 "llcuda-fetch is for x86-64 and arm64, and this is $(uname -m)" ;;
 	esac
 	archive=llcuda-fetch-linux-$arch.tar.gz
@@ -157,7 +160,9 @@ main() {
 		;;
 	esac
 
-	if [ -f "$bin/llcuda-fetch" ] && [ "$(sum "$bin/llcuda-fetch")" = "$program_sum" ]; then
+	# llcuda-probe asks CUDA for the GPUs; it lies beside the client.
+	if [ -f "$bin/llcuda-fetch" ] && [ "$(sum "$bin/llcuda-fetch")" = "$program_sum" ] &&
+		{ [ "$probe_sum" = none ] || { [ -f "$bin/llcuda-probe" ] && [ "$(sum "$bin/llcuda-probe")" = "$probe_sum" ]; }; }; then
 		say "$bin/llcuda-fetch is that of release $release already"
 	else
 		mkdir -p -- "$bin" || fail 1 "$bin cannot be made" "name another folder with --prefix or LLCUDA_BIN"
@@ -173,6 +178,12 @@ main() {
 		if [ "$(sum "$work/llcuda-fetch")" != "$program_sum" ]; then fail 1 "unpacking $archive gave another program than was packed" "is the disk full?"; fi
 		chmod 755 "$work/llcuda-fetch"
 		"$work/llcuda-fetch" --version >/dev/null || fail 1 "$work/llcuda-fetch does not run" "is $bin on a file system mounted noexec? Name another folder with --prefix or LLCUDA_BIN"
+		if [ "$probe_sum" != none ]; then
+			tar -xzf "$work/archive" -C "$work" llcuda-probe || fail 1 "unpacking $archive failed"
+			if [ "$(sum "$work/llcuda-probe")" != "$probe_sum" ]; then fail 1 "unpacking $archive gave another program than was packed" "is the disk full?"; fi
+			chmod 755 "$work/llcuda-probe"
+			mv -f -- "$work/llcuda-probe" "$bin/llcuda-probe" || fail 1 "$bin/llcuda-probe cannot be replaced"
+		fi
 		mv -f -- "$work/llcuda-fetch" "$bin/llcuda-fetch" || fail 1 "$bin/llcuda-fetch cannot be replaced"
 		say "installed $bin/llcuda-fetch of release $release"
 	fi

@@ -137,7 +137,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 	root.AddCommand(
 		planCommand(term, backend),
 		buildCommand(term, backend),
-		clientCommand(term),
+		clientCommand(term, backend),
 		manifestCommand(term),
 		signCommand(term),
 		verifyCommand(term, backend),

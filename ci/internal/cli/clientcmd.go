@@ -15,13 +15,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/goreleaser"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/publisher/installer"
 )
 
-func clientCommand(term *terminal) *cobra.Command {
+func clientCommand(term *terminal, backend Backend) *cobra.Command {
 	var c client
 	cmd := &cobra.Command{
 		Use:   "client DIR",
@@ -31,20 +32,26 @@ func clientCommand(term *terminal) *cobra.Command {
 The program is built from the commit that is checked out, for linux on amd64 and
 arm64; the same commit gives the same bytes. In GitHub Actions it is told the
 numbers of the repository and its owner, and trusts no later owner of the same
-names. install.sh carries the archives'
-digests. The first run compiles goreleaser, which takes up to ten minutes.`,
+names. install.sh carries the archives' digests. The first run compiles goreleaser,
+which takes up to ten minutes.
+
+An engine compiles llcuda-probe, the program in C that asks CUDA for the GPUs, in
+the builder image: the compiler there is pinned, so the bytes are the same
+wherever the command runs.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := existingDir(args[0])
 			if err != nil {
 				return err
 			}
-			c.term, c.dir = term, dir
+			c.term, c.backend, c.dir = term, backend, dir
 			return c.run(cmd.Context())
 		},
 	}
 	cmd.Flags().StringVar(&c.release, "release", "", "the release that the program says it is of (default: that of the folder's manifest.json)")
 	cmd.Flags().BoolVar(&c.snapshot, "snapshot", false, "package the working tree as it is, for trying out; the program says so")
+	engineFlags(cmd, &c.engines, &c.base)
+	cacheFlag(cmd, &c.cache)
 	return cmd
 }
 
@@ -52,7 +59,11 @@ digests. The first run compiles goreleaser, which takes up to ten minutes.`,
 type client struct {
 	release  string
 	snapshot bool
+	engines  []string
+	base     string
+	cache    string
 	term     *terminal
+	backend  Backend
 	dir      releaseDir
 
 	repositoryID, ownerID string
@@ -69,7 +80,7 @@ func (c *client) run(ctx context.Context) error {
 	if c.repositoryID, c.ownerID, err = c.numbers(); err != nil {
 		return err
 	}
-	work, remove, err := openWork((&selection{}).cacheDir())
+	work, remove, err := openWork(c.cacheDir())
 	if err != nil {
 		return err
 	}
@@ -184,6 +195,7 @@ func (c *client) pack(ctx context.Context, checkout goreleaser.Checkout, work st
 	defer view.close()
 	return checkout.Package(ctx, goreleaser.Options{
 		Release: c.release, WorkDir: work, Snapshot: c.snapshot, RepositoryID: c.repositoryID, OwnerID: c.ownerID,
+		Probe: func(ctx context.Context, source, dest string) error { return c.probe(ctx, source, dest, view) },
 		Stage: func(name string) func(error) {
 			event := farm.Event{Step: "client", Stage: name, State: farm.StateStart}
 			view.event(event)
@@ -197,6 +209,23 @@ func (c *client) pack(ctx context.Context, checkout goreleaser.Checkout, work st
 		},
 	})
 }
+
+// probe has an engine compile the program that asks CUDA.
+func (c *client) probe(ctx context.Context, source, dest string, view *progress) error {
+	session, err := c.backend.Open(ctx, engine.Options{
+		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cacheDir(), "builder"), Progress: view.event,
+	})
+	view.leave(engineStep)
+	if err != nil {
+		return err
+	}
+	defer session.Close() // its error could change nothing: the program is on this machine
+	_, err = session.Builders[0].Build(ctx, farm.Step{Kind: farm.StepProbe, Source: farm.Source{Dir: source}, Recipe: session.Recipe}, dest, view.event)
+	view.leave(string(farm.StepProbe))
+	return err
+}
+
+func (c *client) cacheDir() string { return (&selection{cache: c.cache}).cacheDir() }
 
 // put has a file in the folder. One that is there already with the same bytes is left alone.
 func (c *client) put(name string, data []byte) error {

@@ -98,6 +98,8 @@ func (r *stepRun) all(ctx context.Context, dest string) error {
 		out, err = r.device(ctx, builder)
 	case farm.StepRuntime:
 		out, err = r.runtime(ctx, builder)
+	case farm.StepProbe:
+		out, err = r.probe(ctx, builder)
 	default:
 		err = fmt.Errorf("unknown kind of step %q", r.step.Kind)
 	}
@@ -210,6 +212,12 @@ func (r *stepRun) device(ctx context.Context, image *dagger.Container) (*dagger.
 // runtime gathers the toolkit's own libraries.
 func (r *stepRun) runtime(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
 	return r.compile(ctx, r.script(image, "runtime.sh"), "/stages/runtime.sh")
+}
+
+// probe is the client's own small program in C.
+func (r *stepRun) probe(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
+	tree := r.builder.client.Host().Directory(r.step.Source.Dir, dagger.HostDirectoryOpts{Include: []string{"build.sh", "probe.c"}})
+	return r.compile(ctx, r.script(image, "probe.sh").WithMountedDirectory(srcDir, tree), "/stages/probe.sh")
 }
 
 // script mounts a stage's script, what all scripts share, and what this one needs besides.

@@ -10,7 +10,7 @@
 //	image     the base, then docker/cuda12/install.sh over the locked packages
 //	npm       the tarballs that the tree's own package-lock.json names, fetched on this machine
 //	ui        npm in tools/ui, from those
-//	compile   stages/host.sh, stages/device.sh or stages/runtime.sh
+//	compile   stages/host.sh, stages/device.sh, stages/runtime.sh or stages/probe.sh
 //	try       every CPU variant computes, by the program of ci/internal/trial, which is compiled on this machine
 //	export    the stage's files, to the folder of the step
 //

@@ -101,9 +101,11 @@ type StepKind string
 //	host     the bundle's tree without libggml-cuda.so and without links in binaries/
 //	device   lib/libggml-cuda.so
 //	runtime  lib/libcudart.so.12, lib/libcublas.so.12, lib/libcublasLt.so.12, LICENSE
+//	probe    llcuda-probe, from the folder that is its Source; the client's, which Run never asks for
 const (
 	StepHost    StepKind = "host"
 	StepDevice  StepKind = "device"
+	StepProbe   StepKind = "probe"
 	StepRuntime StepKind = "runtime"
 )
 

@@ -100,6 +100,9 @@ type Options struct {
 	// RepositoryID and OwnerID are GitHub's numbers for the repository and its owner, by which clients tell signers apart
 	// from later owners of the same names. Empty where they are not known.
 	RepositoryID, OwnerID string
+	// Probe compiles the program that asks CUDA, for amd64, from the folder with its source into another, which is empty.
+	// Without it the archive has none, and the client goes by nvidia-smi.
+	Probe func(ctx context.Context, source, dest string) error
 	// Stage is told of each stage when it begins, if not nil; the function it returns, when it ends.
 	Stage func(name string) (done func(error))
 }
@@ -135,6 +138,18 @@ func (c Checkout) Package(ctx context.Context, o Options) (dir string, err error
 		}
 		return nil
 	})
+	if o.Probe != nil {
+		stage("probe", func() error {
+			dest := filepath.Join(clone, "build", "probe", "amd64") // where .goreleaser.yaml looks for it
+			if err := os.MkdirAll(dest, 0o755); err != nil {
+				return err
+			}
+			if err := o.Probe(ctx, filepath.Join(clone, "manifests", "fetch", "detect", "probe"), dest); err != nil {
+				return fmt.Errorf("compiling the probe: %w", err)
+			}
+			return nil
+		})
+	}
 	stage("goreleaser", func() (err error) {
 		// -n builds it, as a run would, and prints where it is.
 		if program, err = run(ctx, clone, nil, "go", "tool", "-modfile="+ToolsModule, "-n", "goreleaser"); err != nil {

@@ -39,6 +39,10 @@ func TestPackage(t *testing.T) {
 	for range 2 {
 		dir, err := c.Package(t.Context(), Options{
 			Release: "v1.2.3-runtime", WorkDir: t.TempDir(), Snapshot: true, RepositoryID: "495574555", OwnerID: "71096353",
+			Probe: func(_ context.Context, source, dest string) error {
+				_, err := os.Stat(filepath.Join(source, "probe.c"))
+				return errors.Join(err, os.WriteFile(filepath.Join(dest, "llcuda-probe"), []byte("a program"), 0o700))
+			},
 			Stage: func(name string) func(error) {
 				return func(err error) { stages = append(stages, fmt.Sprint(name, " ", err)) }
 			},
@@ -58,14 +62,14 @@ func TestPackage(t *testing.T) {
 			archives[arch] = data
 		}
 	}
-	if want := []string{"source <nil>", "goreleaser <nil>", "package <nil>"}; !cmp.Equal(stages, slices.Concat(want, want)) {
+	if want := []string{"source <nil>", "probe <nil>", "goreleaser <nil>", "package <nil>"}; !cmp.Equal(stages, slices.Concat(want, want)) {
 		t.Errorf("the stages were %q", stages)
 	}
 	commit := ""
 	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
 		t.Run(arch, func(t *testing.T) {
 			program := filepath.Join(t.TempDir(), "llcuda-fetch")
-			unpack(t, archives[arch], program)
+			unpack(t, archives[arch], program, arch == "amd64")
 			checkProgram(t, program, machine, arch)
 			if data, err := os.ReadFile(program); err != nil || !bytes.Contains(data, []byte("495574555")) || !bytes.Contains(data, []byte("71096353")) {
 				t.Errorf("the program does not have the numbers of the repository and its owner: %v", err)
@@ -90,7 +94,7 @@ func TestPackage(t *testing.T) {
 }
 
 // unpack checks an archive's entries, one for one, and writes the program.
-func unpack(t *testing.T, archive []byte, program string) {
+func unpack(t *testing.T, archive []byte, program string, probe bool) {
 	t.Helper()
 	z, err := gzip.NewReader(bytes.NewReader(archive))
 	if err != nil {
@@ -128,6 +132,9 @@ func unpack(t *testing.T, archive []byte, program string) {
 		"completions/llcuda-fetch.bash 0644 root:root 0:0",
 		"completions/llcuda-fetch.fish 0644 root:root 0:0",
 		"llcuda-fetch 0755 root:root 0:0",
+	}
+	if probe {
+		want = append(want, "llcuda-probe 0755 root:root 0:0")
 	}
 	if diff := cmp.Diff(want, entries); diff != "" {
 		t.Error(diff)

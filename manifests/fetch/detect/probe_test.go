@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -185,10 +186,28 @@ func TestCUDAAnswers(t *testing.T) {
 			}
 			checkParts(t, "problem", host.CUDA.Problem, test.problem)
 			checkParts(t, "way", host.CUDA.Way, test.way)
-			if len(host.GPUs) > 0 && host.CUDA.Asked && (host.Driver.CUDA != "12.4" || host.CUDA.Library != s.library) {
+			if len(host.GPUs) > 0 && host.CUDA.Asked && (host.Driver.Version != "550.54.14" || host.Driver.CUDA != "12.4" || host.CUDA.Library != s.library) {
 				t.Errorf("CUDA %q of %q", host.Driver.CUDA, host.CUDA.Library)
 			}
 		})
+	}
+}
+
+func TestDriverOf(t *testing.T) {
+	dir := t.TempDir()
+	for name, target := range map[string]string{"named/libcuda.so.1": "libcuda.so.580.159.04", "plain/libcuda.so.1": "libcuda.so.1.1"} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755), os.Symlink(target, filepath.Join(dir, name)),
+			os.WriteFile(filepath.Join(dir, filepath.Dir(name), target), nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct{ library, cuda, want string }{
+		{"named/libcuda.so.1", "12.4", "580.159.04"}, {"plain/libcuda.so.1", "12.4", "550.54.14"}, {"missing", "12.7", "560.28.03"}, {"missing", "14.1", "580.65.06"},
+		{"missing", "11.4", "470.42.01"}, {"missing", "9.2", ""}, {"missing", "", ""},
+	} {
+		if got := driverOf(filepath.Join(dir, test.library), test.cuda); got != test.want {
+			t.Errorf("%s, CUDA %s: %q, want %q", test.library, test.cuda, got, test.want)
+		}
 	}
 }
 
