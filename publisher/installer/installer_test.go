@@ -43,7 +43,11 @@ func newBench(t *testing.T, shell string) *bench {
 	t.Helper()
 	b := &bench{t: t, release: t.TempDir(), home: t.TempDir(), shell: shells[shell]}
 	for _, arch := range Architectures() {
-		b.write(filepath.Join(b.release, Archive(arch)), pack(t, "#!/bin/sh\necho llcuda-fetch version "+tag+" for "+arch+"\n"))
+		probe := ""
+		if arch == "amd64" { // as the farm packs them
+			probe = "#!/bin/sh\necho probe\n"
+		}
+		b.write(filepath.Join(b.release, Archive(arch)), pack(t, "#!/bin/sh\necho llcuda-fetch version "+tag+" for "+arch+"\n", probe))
 	}
 	root, err := os.OpenRoot(b.release)
 	if err != nil {
@@ -92,7 +96,7 @@ func (b *bench) write(path string, data []byte) {
 	}
 }
 
-func pack(t *testing.T, program string) []byte {
+func pack(t *testing.T, program, probe string) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	z := gzip.NewWriter(&buf)
@@ -100,7 +104,10 @@ func pack(t *testing.T, program string) []byte {
 	for _, file := range []struct {
 		name, body string
 		mode       int64
-	}{{"LICENSE", "MIT\n", 0o644}, {"completions/llcuda-fetch.bash", "#\n", 0o644}, {Program, program, 0o755}} {
+	}{{"LICENSE", "MIT\n", 0o644}, {"completions/llcuda-fetch.bash", "#\n", 0o644}, {Probe, probe, 0o755}, {Program, program, 0o755}} {
+		if file.body == "" {
+			continue
+		}
 		if err := w.WriteHeader(&tar.Header{Name: file.name, Mode: file.mode, Size: int64(len(file.body)), Typeflag: tar.TypeReg}); err != nil {
 			t.Fatal(err)
 		}
@@ -158,8 +165,15 @@ func (b *bench) installed(dir, arch string) {
 		b.t.Errorf("installed is %q, %v; want %q", out, err, want)
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 1 {
-		b.t.Errorf("beside it lie %v, %v", entries, err)
+	want := []string{Program, Probe}
+	if arch == "arm64" {
+		want = want[:1]
+	}
+	if err != nil || len(entries) != len(want) {
+		b.t.Errorf("there lie %v, %v", entries, err)
+	}
+	if out, err := exec.Command(filepath.Join(dir, Probe)).Output(); len(want) > 1 && (err != nil || string(out) != "probe\n") {
+		b.t.Errorf("the probe is %q, %v", out, err)
 	}
 }
 
@@ -206,6 +220,14 @@ func TestInstalls(t *testing.T) {
 		b.path = append(b.path, bin)
 		if out := b.run(0, "is that of release "+tag+" already", nil); requests.Load() != 1 || !strings.Contains(out, "\nNext: llcuda-fetch\n") {
 			t.Errorf("%d requests:\n%s", requests.Load(), out)
+		}
+		// A probe that is missing, or another one, is brought.
+		for _, spoil := range []func(string) error{os.Remove, func(file string) error { return os.WriteFile(file, []byte("old"), 0o755) }} {
+			if err := spoil(filepath.Join(bin, Probe)); err != nil {
+				t.Fatal(err)
+			}
+			b.run(0, "installed", nil)
+			b.installed(bin, "amd64")
 		}
 		// Another version is replaced.
 		b.write(filepath.Join(bin, Program), []byte("old"))
@@ -445,7 +467,7 @@ func TestRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, archive := range map[string][]byte{
-			"another archive": pack(t, "#!/bin/sh\ntouch "+b.home+"/evil\n"),
+			"another archive": pack(t, "#!/bin/sh\ntouch "+b.home+"/evil\n", ""),
 			"half of it":      good[:len(good)/2],
 			"nothing":         nil,
 		} {

@@ -1,10 +1,13 @@
 package detect
 
 import (
+	"bytes"
+	"debug/elf"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // standin are a probe and a libcuda.so.1 to ask, compiled by the test.
@@ -220,6 +224,64 @@ func checkParts(t *testing.T, name, text string, parts []string) {
 	for _, part := range parts {
 		if !strings.Contains(text, part) {
 			t.Errorf("the %s is %q, without %q", name, text, part)
+		}
+	}
+}
+
+// The probe as the farm compiles it starts on the oldest systems that there are drivers for, and answers the same.
+func TestProbeReachesFar(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the farm compiles it for amd64 alone")
+	}
+	var programs [2][]byte
+	program := filepath.Join(t.TempDir(), ProbeName)
+	for i := range programs {
+		if out, err := exec.Command("sh", "probe/build.sh", "probe", program).CombinedOutput(); err != nil {
+			t.Fatalf("build.sh: %v\n%s", err, out)
+		}
+		var err error
+		if programs[i], err = os.ReadFile(program); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(programs[0], programs[1]) {
+		t.Error("it is not the same the second time")
+	}
+	file, err := elf.Open(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	needs, err := file.DynamicVersionNeeds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, need := range needs {
+		for _, version := range need.Needs {
+			const oldest = "2.17" // of CentOS 7
+			if number, ok := strings.CutPrefix(version.Dep, "GLIBC_"); !ok || matrix.CompareVersions(number, oldest) > 0 {
+				t.Errorf("it needs %s of %s", version.Dep, need.Name)
+			}
+		}
+	}
+	libraries, err := file.ImportedLibraries()
+	if diff := cmp.Diff([]string{"libdl.so.2", "libc.so.6"}, libraries); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+	s := newStandin(t)
+	for _, env := range []string{"STANDIN_GPUS=75 Tesla T4;90 NVIDIA H100 MIG 1g.10gb", "STANDIN_INIT=803"} {
+		var said [2]string
+		for i, probe := range []string{s.probe, program} {
+			cmd := exec.Command(probe)
+			cmd.Env = []string{"LD_LIBRARY_PATH=" + filepath.Dir(s.library), env}
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			said[i] = string(out)
+		}
+		if diff := cmp.Diff(said[0], said[1]); diff != "" || strings.Count(said[0], "\n") != 1 {
+			t.Errorf("%s: %s", said[0], diff)
 		}
 	}
 }
