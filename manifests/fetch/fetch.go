@@ -392,11 +392,11 @@ func (c *Client) believe(d store.Documents, tag string) (*Release, error) {
 // kept is a release that was installed here, verified again.
 func (c *Client) kept(tag string) (*Release, error) {
 	if tag == "" {
-		current, err := c.Store.Current()
-		if err != nil {
+		base, have := c.base()
+		if !have {
 			return nil, &OfflineError{"a release"}
 		}
-		tag = current.Release
+		tag = base.Release
 	}
 	documents, err := c.Store.Documents(tag)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -94,7 +94,7 @@ func (c *Client) machine() launch.Machine {
 	data, _ := c.Host.Encode() // one that cannot be written down is told apart from those that can
 	digest := digestOf(data)
 	const digits = 12
-	return launch.Machine{Kind: "as-host-" + digest[:digits], Fingerprint: digest, Folders: []string{}}
+	return launch.Machine{Kind: launch.DescribedKind + digest[:digits], Fingerprint: digest, Folders: []string{}}
 }
 
 // Plan says what Install would do, and changes nothing. Where no bundle fits, the error is a *manifests.NoBundleError,
@@ -588,10 +588,15 @@ func (e *DamageError) Hint() string {
 	return "llcuda-fetch install --force --release " + e.Install.Release + " puts it right; if nobody changed them, the disk may be failing"
 }
 
-// Verify checks the current installation from the signature to the last byte. It uses no network. A *DamageError lists
-// what is wrong.
+// Verify checks the current installation from the signature to the last byte; on a machine that has none, that which the
+// store got last. It uses no network. A *DamageError lists what is wrong.
 func (c *Client) Verify(ctx context.Context) (Install, *Release, error) {
 	i, err := c.Store.Current()
+	if errors.Is(err, ErrNotInstalled) {
+		if base, have := c.base(); have {
+			i, err = base, nil
+		}
+	}
 	if err != nil {
 		return Install{}, nil, err
 	}

@@ -81,7 +81,7 @@ func (c *Client) Models(ctx context.Context, release string) ([]matrix.Model, er
 }
 
 func (c *Client) registry(ctx context.Context, release string) (*Release, error) {
-	if _, err := c.Store.Current(); err == nil && len(c.Mirrors) == 0 {
+	if _, have := c.base(); have && len(c.Mirrors) == 0 {
 		// The installed release was verified when it came. Whoever can change the store now needs no list of models.
 		kept := *c
 		kept.SkipSignature = true
@@ -240,8 +240,8 @@ func (c *Client) carried(ctx context.Context, release string, w wanted) (hub.Mod
 	if !slices.ContainsFunc(c.sources(), func(s source) bool { return !s.own }) {
 		return hub.Model{}, false, nil
 	}
-	if current, err := c.Store.Current(); err == nil && release == "" {
-		release = current.Release
+	if base, have := c.base(); have && release == "" {
+		release = base.Release
 	}
 	folders, err := c.folders(release)
 	if err != nil {

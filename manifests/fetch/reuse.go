@@ -89,12 +89,12 @@ func (c *Client) reuse(o Options, host manifests.Host) (i Install, d manifests.D
 		recorded := covers(i, now) && (i.Every || slices.Equal(i.VisibleDevices, as.VisibleDevices))
 		left := slices.ContainsFunc(d.GPUs, func(gpu manifests.GPUVerdict) bool { return !gpu.Served })
 		other := slices.ContainsFunc(d.GPUs, func(gpu manifests.GPUVerdict) bool { return gpu.SM != i.SM })
+		chosen := slices.Equal(i.Devices, as.Devices) && slices.Equal(i.VisibleDevices, as.VisibleDevices) // of the same GPUs
 		switch {
-		case mine && onCPU, !left && (mine || i.Machine.Kind == launch.AnyKind || !other), mine && recorded:
-			if recorded {
-				as = i
-			}
-			return as, d, recorded, nil
+		case recorded && mine:
+			return i, d, true, nil
+		case mine && (onCPU || !left || chosen), !left && (i.Machine.Kind == launch.AnyKind || !other):
+			return as, d, false, nil
 		}
 		// Another bundle may serve more of the GPUs, or serve them better.
 	}
@@ -139,6 +139,9 @@ func ofBundle(m manifests.Metadata) manifests.Release {
 func (c *Client) takeOver(ctx context.Context, l *store.Locked, i Install, d manifests.Decision) (Outcome, error) {
 	c.step("trying the programs")
 	probe, err := store.TryPrograms(ctx, l.Programs(i), i.Through != manifests.ThroughCPU && c.Host == nil)
+	if err == nil && c.Host == nil {
+		probe.LeftOut, err = l.TryVariants(ctx, i)
+	}
 	if err != nil {
 		return Outcome{}, err
 	}

@@ -13,12 +13,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// build makes the program as it is published, of a release if one is given: see .goreleaser.yaml.
-func build(t testing.TB, program, main, release string) {
+// build makes the program as it is published, of a release if one is given, with more stamps: see .goreleaser.yaml.
+func build(t testing.TB, program, main, release string, stamps ...string) {
 	t.Helper()
-	flags := "-s -w -buildid= -X github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli.release=" + release
+	flags := "-s -w -buildid= -X github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli.release=" + release + " " + strings.Join(stamps, " ")
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", flags, "-o", program, main)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -31,12 +32,13 @@ func build(t testing.TB, program, main, release string) {
 func TestRunAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	program, home, key := filepath.Join(dir, "llcuda-fetch"), filepath.Join(dir, "store"), filepath.Join(dir, "key.pub")
-	build(t, program, ".", "")
-	release := fetchtest.New(t, fetchtest.Options{Programs: map[string]string{"llama-cli": "#!/bin/sh\necho \"arguments: $0 $*\"\nenv | sort | grep -v ^GODEBUG=\n"}})
+	machine := newKernel(t, "1b06 NVIDIA GeForce GTX 1080 Ti, 6.1", "1b06 NVIDIA GeForce GTX 1080 Ti, 6.1", "1f08 NVIDIA GeForce RTX 2060, 7.5")
+	build(t, program, ".", "", machine.stamp())
+	release := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{61, 75}, Programs: map[string]string{"llama-cli": "#!/bin/sh\necho \"arguments: $0 $*\"\nenv | sort | grep -v ^GODEBUG=\n"}})
 	if err := os.WriteFile(key, release.PublicKey(t), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	environ := append(os.Environ(), "LD_LIBRARY_PATH=/opt/lib:/x", "GODEBUG=inittrace=1")
+	environ := append(machine.environ(), "LD_LIBRARY_PATH=/opt/lib:/x", "GODEBUG=inittrace=1")
 	command := func(args ...string) (string, string) {
 		t.Helper()
 		cmd := exec.Command(program, args...)
@@ -47,7 +49,7 @@ func TestRunAtOnce(t *testing.T) {
 		}
 		return out.String(), trace.String()
 	}
-	install := []string{"--home", home, "--key", key, "--mirror", release.Dir, "install", "--as-host", "../../testdata/hosts/two-1080-ti-and-2060.json"}
+	install := []string{"--home", home, "--key", key, "--mirror", release.Dir, "install"}
 	_, trace := command(install...)
 	initialised := regexp.MustCompile(`(?m)^init (\S+)`)
 	names := func(trace string) []string {

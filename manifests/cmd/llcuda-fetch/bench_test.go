@@ -61,6 +61,7 @@ func compare(b *testing.B, ways ...measured) {
 // A stand is what the benchmarks compare on: the program as it is published, a program that does nothing, and a release.
 type stand struct {
 	program, nothing string
+	machine          kernel
 	release          *fetchtest.Release
 	url              string
 	key, home        string
@@ -74,7 +75,8 @@ func newStand(b *testing.B, padding int) *stand {
 	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
 		b.Fatal(err)
 	}
-	build(b, s.program, ".", "")
+	s.machine = newKernel(b, "1e07 NVIDIA GeForce RTX 2080 Ti, 7.5")
+	build(b, s.program, ".", "", s.machine.stamp())
 	build(b, s.nothing, source, "")
 	nothing, err := os.ReadFile(s.nothing)
 	if err != nil {
@@ -90,7 +92,21 @@ func newStand(b *testing.B, padding int) *stand {
 	return s
 }
 
-// command is a run of the program, for a machine whose GPU the bundle is for.
+// here is a run of the program on a machine whose GPU the bundle is for.
+func (s *stand) here(args ...string) *exec.Cmd {
+	cmd := exec.Command(s.program, append([]string{"--home", s.home, "--key", s.key, "--mirror", s.url}, args...)...)
+	cmd.Env = s.machine.environ()
+	return cmd
+}
+
+func (s *stand) installHere(b *testing.B) {
+	b.Helper()
+	if out, err := s.here("install").CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// command is a run of the program that is told of such a machine, and does not have to look at it.
 func (s *stand) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(s.program, append(args, "--home", s.home, "--key", s.key, "--mirror", s.url, "--as-host", "../../testdata/hosts/rtx-2080-ti.json")...)
 	return cmd
@@ -102,19 +118,12 @@ func (s *stand) remove(b *testing.B) {
 	}
 }
 
-func (s *stand) install(b *testing.B) {
-	b.Helper()
-	if out, err := s.command("install").CombinedOutput(); err != nil {
-		b.Fatalf("%v\n%s", err, out)
-	}
-}
-
 // BenchmarkSecondRun is llcuda-fetch where everything is installed, beside a Go program that does nothing.
 func BenchmarkSecondRun(b *testing.B) {
 	s := newStand(b, 0)
-	s.install(b)
+	s.installHere(b)
 	compare(b,
-		measured{name: "llcuda-fetch", cmd: func() *exec.Cmd { return s.command() }},
+		measured{name: "llcuda-fetch", cmd: func() *exec.Cmd { return s.here() }},
 		measured{name: "nothing", cmd: func() *exec.Cmd { return exec.Command(s.nothing) }})
 }
 
@@ -122,8 +131,8 @@ func BenchmarkSecondRun(b *testing.B) {
 // starting one process more.
 func BenchmarkRun(b *testing.B) {
 	s := newStand(b, 0)
-	s.install(b)
-	program := filepath.Join(s.home, "current", "bundle", "binaries", "cuda12", "llama-cli")
+	s.installHere(b)
+	program := filepath.Join(s.home, "installs", "1", "bundle", "binaries", "cuda12", "llama-cli")
 	compare(b,
 		measured{name: "run", cmd: func() *exec.Cmd { return exec.Command(s.program, "--home", s.home, "run", "llama-cli") }},
 		measured{name: "exec", cmd: func() *exec.Cmd { return exec.Command(program) }},

@@ -236,7 +236,8 @@ func startHub(ts *testscript.TestScript, _ bool, args []string) {
 // holdLock keeps the store's lock for a while, as another process would: holdlock STORE SECONDS.
 func holdLock(ts *testscript.TestScript, _ bool, args []string) {
 	home := ts.MkAbs(args[0])
-	ts.Check(os.MkdirAll(home, 0o777))
+	ts.Check(os.MkdirAll(home, 0o755))
+	ts.Check(os.WriteFile(filepath.Join(home, "llcuda-store"), []byte("llcuda-fetch keeps its installations in this folder, format 1\n"), 0o644))
 	lock := filepath.Join(home, "lock")
 	cmd := exec.Command("flock", lock, "sh", "-c", fmt.Sprintf(`echo '{"pid":4711,"command":"llcuda-fetch install","since":"2026-01-02T03:04:05Z"}' >%s; sleep %s`, lock, args[1]))
 	ts.Check(cmd.Start())

@@ -105,20 +105,6 @@ func (d Detector) Detect(ctx context.Context) (Report, error) {
 	return r, nil
 }
 
-// Fingerprint changes when the machine's GPUs or their driver do. It costs a few reads of /proc and /sys, so that a
-// second run can know without nvidia-smi that nothing changed. It is empty where the kernel shows neither, as on WSL.
-func (d Detector) Fingerprint() string {
-	d = d.withDefaults()
-	parts := []string{}
-	if version := d.text("sys/module/nvidia/version"); version != "" {
-		parts = append(parts, version)
-	}
-	for _, device := range d.pciDevices() {
-		parts = append(parts, fmt.Sprintf("%s=%04x", device.address, device.id))
-	}
-	return strings.Join(parts, " ")
-}
-
 func (d Detector) withDefaults() Detector {
 	if d.Root == "" {
 		d.Root = "/"

@@ -15,7 +15,6 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
-	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -461,7 +460,7 @@ processor, or with another GPU's code, without having been asked to.`,
 			if !outcome.Already {
 				a.term.notef("%s of release %s is installed for this machine", current.Bundle, current.Release)
 			}
-			if backend := launch.ForeignBackend(os.Getenv); backend != "" {
+			if backend := os.Getenv("GGML_BACKEND_PATH"); backend != "" {
 				a.term.notef("GGML_BACKEND_PATH is set: llama.cpp loads %s beside its own backends", backend)
 			}
 			program, err := c.Program(current, args[0])
@@ -647,12 +646,14 @@ func (a *app) listCommand() *cobra.Command {
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "\tRELEASE\tBUNDLE\tSIZE\tINSTALLED\tFOR\tFROM\tSIGNED BY")
 			for _, l := range list {
-				mark := ""
+				mark, machine := "", l.Machine.Kind
 				if l.Current {
 					mark = "*"
+				} else if len(l.Kinds) > 0 {
+					machine += ", current there"
 				}
 				from := cmp.Or(strings.Join(l.Mirrors, " "), "GitHub")
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), l.Machine.Kind, from, cmp.Or(l.SignedBy, "nobody"))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, l.Release, l.Bundle, bytesText(l.Size), l.Time.Local().Format("2006-01-02 15:04"), machine, from, cmp.Or(l.SignedBy, "nobody"))
 			}
 			err = errors.Join(w.Flush(), damaged)
 			for _, l := range list {

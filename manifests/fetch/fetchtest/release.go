@@ -57,6 +57,8 @@ type Options struct {
 	Models []matrix.Model
 	// Programs replace the scripts of the same name.
 	Programs map[string]string
+	// Runtime tells one CUDA runtime from another.
+	Runtime string
 	// CPU has each bundle contain CPU variants, by their names: a score, and what the shell does to compute on them. The
 	// best score is picked, as llama.cpp does; one of 0 the CPU cannot run. "7 kill -ILL $$" is one that crashes.
 	CPU map[string]string
@@ -239,7 +241,7 @@ func (r *Release) runtime(t testing.TB, o Options) []manifests.Artifact {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries := []Entry{{Name: "LICENSE", Mode: 0o644, Body: []byte("NVIDIA\n")}}
+	entries := []Entry{{Name: "LICENSE", Mode: 0o644, Body: []byte("NVIDIA\n" + o.Runtime)}}
 	for name, body := range all {
 		entries = append(entries, Entry{Name: "lib/" + name, Mode: 0o755, Body: body})
 	}

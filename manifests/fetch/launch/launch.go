@@ -29,6 +29,8 @@ const (
 	StartName   = "start"
 	// AnyKind stands for machines of which none was there when something was installed for them.
 	AnyKind = "any"
+	// DescribedKind is what the kinds of machines begin with that somebody described, for --as-host.
+	DescribedKind = "as-host-"
 )
 
 // ProgramsDir is where a bundle's programs lie, and LibrariesDir its libraries.
@@ -69,10 +71,6 @@ func Current(store string, now Machine) (Installation, bool) {
 		return err != nil
 	})
 }
-
-// ForeignBackend is a file that llama.cpp loads as a backend beside the bundle's own, because the user's environment says
-// so. GGML_BACKEND_PATH is the one variable that leads it to one.
-func ForeignBackend(getenv func(string) string) string { return getenv(backendPath) }
 
 // Program is the path of a program by its name, and whether there is one.
 func (i Installation) Program(name string) (string, bool) {

@@ -28,8 +28,11 @@ const (
 	libraryPath    = "LD_LIBRARY_PATH"
 	visibleDevices = "CUDA_VISIBLE_DEVICES"
 	deviceOrder    = "CUDA_DEVICE_ORDER"
-	backendPath    = "GGML_BACKEND_PATH"
 )
+
+// BackendPath is the variable by which llama.cpp loads a backend of the user's own beside the bundle's. It stays as it is:
+// nothing else leads there, and whoever set it for another llama.cpp is told.
+const BackendPath = "GGML_BACKEND_PATH"
 
 // Here is this machine, with the environment that getenv looks up.
 func Here(lookup func(name string) (string, bool)) Machine {
@@ -186,15 +189,15 @@ func decodeStart(data []byte) (Start, bool) {
 	return s, first == startForm
 }
 
-// A Distrusted is a folder of the store that somebody else may write to.
+// A Distrusted is a folder of the store that somebody else may write to, and why. Where Why is empty, it is no folder, but
+// a link or a file, which the store makes none of there.
 type Distrusted struct{ Path, Why string }
 
 // Distrust looks for a folder of a store that somebody else than root and this user may write to: who can, decides what
-// runs as this user. Only the folders that lead to programs count. One that is a link is somebody's, too: the store makes
-// none.
+// runs as this user. Only the folders that lead to programs count.
 func Distrust(store string) (Distrusted, bool) {
-	home, err := os.Stat(store) // it may be a link to a folder
-	if err != nil {
+	home, err := os.Stat(store)      // it may be a link to a folder
+	if err != nil || !home.IsDir() { // then nothing is installed in it
 		return Distrusted{}, false
 	}
 	if why := distrust(home); why != "" {
@@ -205,7 +208,7 @@ func Distrust(store string) (Distrusted, bool) {
 		if err != nil {
 			continue
 		}
-		if why := distrust(info); why != "" {
+		if why := distrust(info); why != "" || !info.IsDir() {
 			return Distrusted{path.Join(store, name), why}, true
 		}
 	}
@@ -216,11 +219,9 @@ func distrust(info os.FileInfo) string {
 	const othersWrite = 0o002
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	switch {
-	case !info.IsDir():
-		return "is not a folder"
 	case ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid():
 		return "belongs to the user with the id " + strconv.Itoa(int(owner.Uid))
-	case info.Mode().Perm()&othersWrite != 0:
+	case info.IsDir() && info.Mode().Perm()&othersWrite != 0:
 		return "can be written to by everybody"
 	}
 	return ""

@@ -19,7 +19,7 @@ type Machine struct {
 	// Kind is which GPUs there are, as a file name: "2x1eb8" are two of PCI device 10de:1eb8. It is "wsl" where Windows
 	// has them, "none" where there is none. Machines of one kind share an installation.
 	Kind string
-	// Fingerprint changes with the kind and with the driver.
+	// Fingerprint changes with the kind, with the driver, and with the processor, whose backends an installation was tried on.
 	Fingerprint string
 	// GPUs is how many there are, 0 where that is not known; Alike says that they are all of one PCI device.
 	GPUs  int
@@ -80,7 +80,19 @@ func Look(root string) Machine {
 	default:
 		m.Kind, m.Fingerprint = "none", "none"
 	}
+	if cpu := text(path.Join(root, "sys/devices/system/cpu/modalias")); cpu != "" { // its model and features
+		m.Fingerprint += " cpu " + strconv.FormatUint(hash(cpu), 16)
+	}
 	return m
+}
+
+// hash is 64-bit FNV-1a, as hash/fnv's, whose imports are many.
+func hash(text string) uint64 {
+	sum := uint64(14695981039346656037)
+	for i := range len(text) {
+		sum = (sum ^ uint64(text[i])) * 1099511628211
+	}
+	return sum
 }
 
 // deviceIDs are the PCI device ids of the GPUs that the driver serves, or, where the bus is not shown, their names.

@@ -30,7 +30,7 @@ var lastNames = []string{markerName, lockName, lockName + heldSuffix, lockName +
 var folders = map[string]func(s *Store, name string, entry fs.DirEntry) bool{
 	downloadsDir: named(`[0-9a-f]{64}\.partial`),
 	// What os.MkdirTemp made for the store, and records on their way to their place.
-	stagingDir:  named(`(?:llcuda-(?:bins|cudart)-[A-Za-z0-9._-]+|old|release|links|link|install|pointer)-[0-9]{5,}|install\.json`),
+	stagingDir:  named(`(?:llcuda-(?:bins|cudart)-[A-Za-z0-9._-]+|old|release|links|link|install|pointer|trial)-[0-9]{5,}|install\.json|left-out\.json`),
 	bundlesDir:  named(`llcuda-bins-.+-[0-9a-f]{12}`),
 	runtimesDir: named(`llcuda-cudart-.+-[0-9a-f]{12}`),
 	linksDir:    named(`[0-9a-f]{12}`),
@@ -143,8 +143,11 @@ func (s *Store) foreign(problem string) error {
 // Marked says whether the folder is a store. Its error is one of a store that this program does not know how to use.
 func (s *Store) Marked() (bool, error) {
 	info, err := os.Lstat(s.path(markerName))
-	if err != nil || !info.Mode().IsRegular() {
+	switch {
+	case err != nil:
 		return false, ignoreMissing(err)
+	case !info.Mode().IsRegular():
+		return false, &ForeignError{s.path(markerName), "is not a file, and the store has one there", "--home (LLCUDA_HOME) chooses another folder"}
 	}
 	text, err := os.ReadFile(s.path(markerName))
 	if err != nil {
@@ -157,11 +160,16 @@ func (s *Store) Marked() (bool, error) {
 	return string(text) == markerText, nil
 }
 
+// notFolder is the error of what lies where the store has a folder.
+func notFolder(path string) error {
+	return &ForeignError{path, "is not a folder, and the store has one there", "remove it, or choose another folder by --home (LLCUDA_HOME)"}
+}
+
 // A DistrustError is a store in which somebody else may write.
 type DistrustError struct{ Path, Why string }
 
 func (e *DistrustError) Error() string {
-	return fmt.Sprintf("trusting the store: %s %s, who may decide so what runs as this user", e.Path, e.Why)
+	return fmt.Sprintf("trusting the store: %s %s: whoever may write there decides what runs as this user", e.Path, e.Why)
 }
 
 // Hint says what helps.
@@ -171,7 +179,11 @@ func (e *DistrustError) Hint() string {
 
 // Trusted says why programs of the store should not be run; nil if they may.
 func (s *Store) Trusted() error {
-	if d, distrusted := launch.Distrust(s.Home); distrusted && !s.TrustAll {
+	d, distrusted := launch.Distrust(s.Home)
+	switch {
+	case distrusted && d.Why == "":
+		return notFolder(d.Path)
+	case distrusted && !s.TrustAll:
 		return &DistrustError{d.Path, d.Why}
 	}
 	return nil
@@ -183,13 +195,15 @@ func (l *Locked) clean() error {
 		return errors.Join(err, &ForeignError{l.Home, "was removed meanwhile", "run it again"})
 	}
 	for dir := range folders {
-		if err := os.Mkdir(l.path(dir), 0o775); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+		info, err := os.Lstat(l.path(dir))
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && dir != launch.CurrentName: // that one is there when something is installed
+			err = os.Mkdir(l.path(dir), 0o775)
+		case err == nil && !info.IsDir():
+			err = notFolder(l.path(dir))
 		}
-		if info, err := os.Lstat(l.path(dir)); err != nil {
+		if err := ignoreMissing(err); err != nil {
 			return err
-		} else if !info.IsDir() {
-			return &ForeignError{l.path(dir), "is not a folder, and the store makes one there", "remove it, or choose another folder by --home (LLCUDA_HOME)"}
 		}
 	}
 	left, err := l.own(stagingDir)

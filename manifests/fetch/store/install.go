@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -112,9 +113,11 @@ func (i Install) start() launch.Start {
 func (i Install) Serves(now launch.Machine) bool { return i.start().Serves(now) }
 
 // Current is the installation that programs are run from on this machine: that of its kind, else the one that was made for
-// machines that were not there. Its error is ErrNotInstalled where there is none.
+// machines that were not there, else the newest of a machine that somebody described. Its error is ErrNotInstalled where
+// there is none.
 func (s *Store) Current() (Install, error) {
-	for _, kind := range []string{s.Here().Kind, launch.AnyKind} {
+	here := s.Here().Kind
+	for _, kind := range []string{here, launch.AnyKind} {
 		_, err := os.Lstat(s.path(launch.CurrentName, kind))
 		switch {
 		case err == nil:
@@ -123,7 +126,21 @@ func (s *Store) Current() (Install, error) {
 			return Install{}, err
 		}
 	}
-	return Install{}, ErrNotInstalled
+	described := func(kind string) bool { return strings.HasPrefix(kind, launch.DescribedKind) }
+	kinds, err := s.Kinds()
+	newest := 0
+	for id, names := range kinds {
+		if id > newest && !described(here) && slices.ContainsFunc(names, described) {
+			newest = id
+		}
+	}
+	switch {
+	case err != nil:
+		return Install{}, err
+	case newest == 0:
+		return Install{}, ErrNotInstalled
+	}
+	return s.install(newest)
 }
 
 func (s *Store) currentOf(kind string) (Install, error) {
@@ -289,6 +306,9 @@ func (l *Locked) Remember(i Install, mirrors []string) (Install, error) {
 // flip makes an installation the current one of its kind of machine.
 func (l *Locked) flip(i Install) error {
 	dir := l.path(launch.CurrentName)
+	if err := os.Mkdir(dir, 0o775); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
 	return errors.Join(l.relink(installTo(i.ID), filepath.Join(dir, i.Machine.Kind)), syncFolder(dir))
 }
 

@@ -129,11 +129,11 @@ func (e *HomeError) Hint() string {
 // Lock makes the folder and takes its lock, and clears away what killed processes left. While another process has the
 // lock, waiting, if not nil, is told of it once for each such process.
 func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) (*Locked, error) {
-	if err := s.make(); err != nil {
-		return nil, homeError("making the store", s.Home, err)
-	}
 	if err := s.Trusted(); err != nil {
 		return nil, err
+	}
+	if err := s.make(); err != nil {
+		return nil, homeError("making the store", s.Home, err)
 	}
 	me := Holder{PID: os.Getpid(), Command: command, Since: time.Now().UTC().Truncate(time.Second)}
 	unlock, err := lockFile(ctx, s.path(lockName), me, waiting)
@@ -173,7 +173,7 @@ func (l *Locked) discard(path string) error {
 // not the store's.
 func (l *Locked) put(made, target string) error {
 	if info, err := os.Lstat(target); err == nil && !info.IsDir() {
-		return &ForeignError{target, "is not a folder, and the store makes one there", "remove it, or choose another folder by --home (LLCUDA_HOME)"}
+		return notFolder(target)
 	}
 	err := unix.Renameat2(unix.AT_FDCWD, made, unix.AT_FDCWD, target, unix.RENAME_EXCHANGE)
 	switch {

@@ -195,7 +195,7 @@ func TestHostileArchives(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer again.Close()
-			want := []string{"home", "home/bundles", "home/current", "home/downloads", "home/installs", "home/links", "home/llcuda-store", "home/lock", "home/pointers", "home/releases", "home/runtimes", "home/staging"}
+			want := []string{"home", "home/bundles", "home/downloads", "home/installs", "home/links", "home/llcuda-store", "home/lock", "home/pointers", "home/releases", "home/runtimes", "home/staging"}
 			if diff := cmp.Diff(want, tree(t, filepath.Dir(l.Home))); diff != "" {
 				t.Error(diff)
 			}

@@ -47,7 +47,7 @@ func start(given string, arguments []string) {
 		given = os.Getenv("LLCUDA_HOME")
 	}
 	store, err := home.Store(given, os.Getenv)
-	if err != nil || launch.ForeignBackend(os.Getenv) != "" {
+	if err != nil || os.Getenv(launch.BackendPath) != "" {
 		return
 	}
 	if _, distrusted := launch.Distrust(store); distrusted {
