@@ -30,7 +30,10 @@ func (f *farm) testChain(t *testing.T) {
 	command(t, "..", "git", "clone", "--quiet", "--shared", ".", checkout)
 	ci := func(args ...string) result {
 		t.Helper()
-		environment := []string{"-C", checkout, "GITHUB_TOKEN=" + github.Token, "GITHUB_API_URL=" + github.APIURL, "GITHUB_SERVER_URL=" + github.URL}
+		environment := []string{"-C", checkout, "GITHUB_TOKEN=" + github.Token, "GITHUB_API_URL=" + github.APIURL, "GITHUB_SERVER_URL=" + github.URL,
+			// The packaged client knows the numbers of the repository that signs.
+			"GITHUB_ACTIONS=true", "GITHUB_SHA=", "GITHUB_REPOSITORY=" + manifests.Repository,
+			"GITHUB_REPOSITORY_ID=" + cosigntest.RepositoryID, "GITHUB_REPOSITORY_OWNER_ID=" + cosigntest.OwnerID}
 		for name, value := range sigstore.Runner(t, workflow) {
 			environment = append(environment, name+"="+value)
 		}

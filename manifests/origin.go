@@ -8,9 +8,6 @@ const (
 	Repository = "waqasm86/llcuda-farm"
 	// RepositoryURL is its address.
 	RepositoryURL = "https://github.com/" + Repository
-	// RepositoryID and OwnerID are GitHub's numbers for the repository and its owner, which a later owner of the same
-	// names does not get. They are compared where they are written down.
-	RepositoryID, OwnerID = "", ""
 	// SignerIdentity is the workflow that signs releases, by its address without the ref. The ref is the release's tag.
 	SignerIdentity = RepositoryURL + "/.github/workflows/release.yml"
 	// PointerWorkflow is the workflow of the same repository that signs the release pointer, with its ref: it runs on the
@@ -21,6 +18,11 @@ const (
 	// SignerIssuer vouches for these identities.
 	SignerIssuer = "https://token.actions.githubusercontent.com"
 )
+
+// RepositoryID and OwnerID are GitHub's numbers for the repository and its owner, which a later owner of the same names does
+// not get. Signatures must be of these where a program has them. They are variables for the linker's -X alone, by which ci
+// client stamps them into the packaged llcuda-fetch in GitHub Actions, where they are known for certain.
+var RepositoryID, OwnerID string
 
 // PointerURLs are where the release pointer is, without an API: the branch as GitHub's servers for raw files give it, and
 // as GitHub Pages does, where the repository publishes that branch. The former are asked first, for they are always there,

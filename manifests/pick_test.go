@@ -140,6 +140,8 @@ func TestPickOfEachHost(t *testing.T) {
 		"driver-without-gpu": "gpu", "ubuntu-20.04": "bundle", "alpine": "bundle", "no-libstdcxx": "bundle", "old-libstdcxx": "bundle",
 		"full-disk": "disk", "unknown-disk": "sm86 cubin", "gtx-680-kepler": "bundle", "mixed-without-uuid": "sm86 cubin",
 		"container-rtx-a6000": "sm86 cubin", "arm64-grace-hopper": "bundle", "macos": "bundle",
+		"rtx-4090-and-1080-ti-visible": "sm61 cubin", "hidden-gpus": "gpu", "driver-mismatch": "gpu", "container-without-gpus": "gpu", "utility-alone": "gpu",
+		"a100-slice": "sm80 cubin", "nixos": "bundle", "rhel-9": "bundle", "amazon-linux-2023": "bundle", "old-libstdcxx-in-path": "bundle", "image-build": "gpu",
 	}
 	r := seedRelease(t)
 	got := map[string]string{}
@@ -165,11 +167,42 @@ func TestPickOptions(t *testing.T) {
 		{"a CPU when allowed", "no-gpu", "sm50 cpu", manifests.PickOptions{AllowCPU: true}},
 		{"a CPU when allowed, one bundle", "no-gpu", "sm75 cpu", manifests.PickOptions{AllowCPU: true, SM: 75}},
 		{"the GPU even where the CPU is allowed", "colab-t4", "sm75 cubin", manifests.PickOptions{AllowCPU: true}},
+		{"a GPU of another machine, by its SM", "image-build", "sm86 cubin", manifests.PickOptions{SM: 86}},
+		{"a GPU of another machine, where the driver is", "driver-without-gpu", "sm86 cubin", manifests.PickOptions{SM: 86}},
+		{"a GPU of another machine, where CUDA refuses its own", "driver-mismatch", "sm61 cubin", manifests.PickOptions{SM: 61}},
+		{"a GPU of another machine, on an idle one of the bus", "no-driver", "sm61 cubin", manifests.PickOptions{SM: 61}},
+		{"the CPU half of a bundle by its SM", "image-build", "sm86 cpu", manifests.PickOptions{SM: 86, AllowCPU: true}},
+		{"no GPU of another machine where there is one", "rtx-4090", "bundle", manifests.PickOptions{SM: 50}},
+		{"no GPU of another machine with an old driver", "driver-470", "bundle", manifests.PickOptions{SM: 61}},
+		{"no GPU of another machine on musl", "alpine", "bundle", manifests.PickOptions{SM: 86}},
+		{"an SM that the release lacks", "image-build", "bundle", manifests.PickOptions{SM: 90}},
+		{"a CPU when allowed, where CUDA refuses", "hidden-gpus", "sm50 cpu", manifests.PickOptions{AllowCPU: true}},
 		{"no CPU half for another system", "ubuntu-20.04", "bundle", manifests.PickOptions{AllowCPU: true}},
 	} {
 		d, err := manifests.Pick(r, all[test.host], test.opts)
 		if got := outcome(d, err); got != test.want {
 			t.Errorf("%s: %s, want %s\n%s", test.name, got, test.want, trace(d, err))
+		}
+	}
+}
+
+// TestPickForAbsentGPU is for images: the bundle comes with the CUDA libraries, hides nothing and says what it is for.
+func TestPickForAbsentGPU(t *testing.T) {
+	r, all := seedRelease(t), hosts(t)
+	d, err := manifests.Pick(r, all["image-build"], manifests.PickOptions{SM: 86})
+	if err != nil || !d.Absent() || d.Runtime == "" || len(d.VisibleDevices) > 0 || len(d.GPUs) > 0 {
+		t.Errorf("%v\n%s", err, trace(d, err))
+	}
+	chosen := d.Bundles[slices.IndexFunc(d.Bundles, func(v manifests.BundleVerdict) bool { return v.Chosen })]
+	if want := "it is for a GPU that is not here: sm86 was asked for, and there is no GPU"; chosen.Reason != want {
+		t.Errorf("%q, want %q", chosen.Reason, want)
+	}
+	for _, test := range []struct {
+		host string
+		opts manifests.PickOptions
+	}{{"rtx-3090", manifests.PickOptions{SM: 86}}, {"image-build", manifests.PickOptions{SM: 86, AllowCPU: true}}} {
+		if d, err := manifests.Pick(r, all[test.host], test.opts); err != nil || d.Absent() {
+			t.Errorf("%s: %v\n%s", test.host, err, trace(d, err))
 		}
 	}
 }
@@ -181,7 +214,7 @@ func TestPickByHand(t *testing.T) {
 		driver, want string
 		sm           matrix.SM
 	}{
-		{"535.104.05", "bundle", 0}, {"535.104.05", "sm61 cubin", 61}, {"470.256.02", "bundle", 61}, {"", "driver", 61},
+		{"535.104.05", "bundle", 0}, {"535.104.05", "sm61 cubin", 61}, {"470.256.02", "bundle", 61}, {"", "driver", 0}, {"", "sm61 cubin", 61},
 	} {
 		host.Driver.Version = test.driver
 		d, err := manifests.Pick(r, host, manifests.PickOptions{SM: test.sm})
@@ -285,6 +318,10 @@ func TestDecodeHost(t *testing.T) {
 		{`"mig": false`, `"mig": null`, "gpus[0].mig: want true or false, found null"},
 		{`"platform": "colab"`, `"platform": "cloud"`, `platform: "cloud" is none of`},
 		{`"platform": "colab",`, ``, "platform: missing"},
+		{`"asked": true,`, ``, "cuda.asked: missing"},
+		{`"environment": []`, `"environment": ["CUDA_VISIBLE_DEVICES"]`, "cuda.environment[0]: \"CUDA_VISIBLE_DEVICES\" is not NAME=VALUE"},
+		{`"error": 0`, `"error": -1`, "cuda.error: -1 is less than 0"},
+		{`"problem": ""`, `"problem": "none"`, "cuda.problem: given, and gpus lists 1 that programs have"},
 		{`"os"`, `"system"`, "system: unknown field"},
 		{`"glibc": "2.35"`, `"glibc": "new"`, `glibc: "new" is not dotted numbers`},
 		{`"memory_mib": 15360`, `"memory_mib": -1`, "gpus[0].memory_mib: -1 is less than 0"},

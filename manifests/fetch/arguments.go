@@ -27,7 +27,7 @@ func (c *Client) Arguments(ctx context.Context, program string, arguments []stri
 		case kind == launch.Projector, kind == launch.ProjectorURL, slices.Contains([]string{"--no-mmproj", "--no-mmproj-auto"}, strings.ReplaceAll(flag, "_", "-")):
 			r.projected = false
 		case flag == "--offline":
-			r.Client = c.offline()
+			r.Client = r.offline()
 		case flag == "-hft" || flag == "--hf-token":
 			if i+1 < len(arguments) {
 				r.Client = r.withToken(arguments[i+1])
@@ -122,8 +122,11 @@ func (r *replacement) value(kind launch.Kind, argument string) (value, projector
 			_, scale = launch.CutScale(strings.Split(argument, ",")[i])
 		}
 		if files := r.files[kind]; i < len(files) {
-			repo, _, _ := strings.Cut(name, ":")
-			name = repo + ":" + files[i]
+			n, err := hub.ParseName(name, r.Hub.Endpoint)
+			if err != nil {
+				return "", "", err
+			}
+			name = hub.Name{Repo: n.Repo, Revision: n.Revision, Path: files[i]}.String()
 		} else if kind < launch.HubModel && launch.IsFile(name) {
 			values[i] = name + scale
 			continue

@@ -1,13 +1,20 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/detect"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
 )
 
@@ -39,46 +46,156 @@ func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.doctorGPU(host, sources, add)
+	c.doctorSystem(host, add)
+	c.doctorStore(host, add)
+	c.doctorInstallation(ctx, c.doctorRelease(ctx, host, add), add)
+	return checks, ctx.Err()
+}
+
+// doctorGPU says which GPUs programs have, by whose word, and what stands between them.
+func (c *Client) doctorGPU(host manifests.Host, sources []Source, add addCheck) {
 	for _, gpu := range host.GPUs {
-		capability := "unknown"
+		capability, memory := "unknown", "memory unknown"
 		if gpu.SM != 0 {
 			capability = gpu.SM.Capability()
 		}
-		add("gpu", StatusOK, "", "%s, compute capability %s, %d MiB", gpu.Name, capability, gpu.MemoryMiB)
+		if gpu.MemoryMiB > 0 {
+			memory = fmt.Sprintf("%d MiB", gpu.MemoryMiB)
+		}
+		add("gpu", StatusOK, "", "%s, compute capability %s, %s", gpu.Name, capability, memory)
 	}
-	if len(host.GPUs) == 0 {
-		add("gpu", StatusFail, "in a container, start it with --gpus all; on Colab and Kaggle, choose a GPU for the notebook; --allow-cpu does without", "no NVIDIA GPU was found")
+	none := host.NoGPU()
+	if none != nil && none.Lack == manifests.LackGPU {
+		add("gpu", StatusFail, none.Way, "%s", none.Reason)
 	}
-	if host.Driver.Version != "" {
+	switch {
+	case host.CUDA.Asked && host.CUDA.Error == 0 && len(host.GPUs) > 0:
+		add("asked", StatusOK, "", "CUDA %s answers, from %s", host.Driver.CUDA, host.CUDA.Library)
+	case host.CUDA.Asked:
+		add("asked", StatusFail, "", "CUDA answers: %s (%d) %s", cmp.Or(host.CUDA.Name, "no device"), host.CUDA.Error, host.CUDA.Library)
+	}
+	for _, s := range sources {
+		if s.Name == detect.ProbeName && !host.CUDA.Asked {
+			add("asked", StatusWarn, "install.sh of the release brings "+detect.ProbeName+"; until then nvidia-smi's word is taken", "CUDA itself was not asked: %s: %s", s.Name, s.Problem)
+		}
+	}
+	for _, variable := range host.CUDA.Environment {
+		add("variable", StatusOK, "", "%s is set: programs that are started without it may have other GPUs", variable)
+	}
+	switch {
+	case host.Driver.Version != "":
 		add("driver", StatusOK, "", "NVIDIA driver %s", host.Driver.Version)
-	} else {
-		said, status, hint := "no NVIDIA driver is loaded", StatusFail, "install NVIDIA's driver, 525.60.13 or later; nothing else of CUDA is needed"
+	case none == nil || none.Lack == manifests.LackDriver || host.CUDA.Problem != "":
+		said := "no NVIDIA driver is loaded"
 		for _, s := range sources {
 			if s.Problem != "" && strings.Contains(s.Name, "nvidia-smi") {
 				said += ": " + s.Name + ": " + s.Problem
 			}
 		}
-		if len(host.GPUs) == 0 { // for what is not there, no driver helps
-			status, hint = StatusWarn, ""
-		}
-		add("driver", status, hint, "%s", said)
+		add("driver", StatusFail, "install NVIDIA's driver, 525.60.13 or later; nothing else of CUDA is needed", "%s", said)
+	default: // for a GPU that is not there, no driver helps
+		add("driver", StatusWarn, "", "no NVIDIA driver is loaded")
 	}
-	if host.Glibc != "" {
+	if c.Host != nil {
+		return // the rest is of this machine
+	}
+	if host.Driver.Version != "" && !(host.CUDA.Asked && none == nil) {
+		if wrong := c.Detector.DeviceFiles(); wrong != "" {
+			status := StatusFail
+			if none == nil { // the first program that uses CUDA may make them
+				status = StatusWarn
+			}
+			add("devices", status, "programs need to read and write them: in a container, --gpus all; elsewhere, sudo nvidia-modprobe -u -c 0 makes those that are missing", "%s", wrong)
+		} else {
+			add("devices", StatusOK, "", "the driver's files under /dev can be opened")
+		}
+	}
+	for _, file := range c.Detector.Shadows() {
+		add("path", StatusWarn, "take "+path.Dir(file)+" out of LD_LIBRARY_PATH: the driver's own libcuda.so.1 is enough", "LD_LIBRARY_PATH leads to %s in the place of the driver's own", file)
+	}
+}
+
+// epoch is before every release of the farm: a clock that stands there is wrong.
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// doctorSystem is for what programs need of the system. Whether its C and C++ libraries are new enough, the bundle says.
+func (c *Client) doctorSystem(host manifests.Host, add addCheck) {
+	switch {
+	case host.Glibc == "":
+		add("system", StatusFail, "musl systems such as Alpine need a container with glibc, NixOS nix-ld or an FHS environment", "there is no GNU C library where the loader looks")
+	case host.GLIBCXX == "":
+		add("system", StatusFail, "install libstdc++6 (Debian, Ubuntu) or libstdc++ (Fedora, RHEL and their family)", "there is no libstdc++.so.6 where the loader looks")
+	case host.LibStdCXX != "":
+		add("system", StatusWarn, "programs get this one: unset LD_LIBRARY_PATH, or take "+path.Dir(host.LibStdCXX)+" out of it, if it is not meant for them",
+			"glibc %s, GLIBCXX %s from %s, to which LD_LIBRARY_PATH leads", host.Glibc, host.GLIBCXX, host.LibStdCXX)
+	default:
 		add("system", StatusOK, "", "glibc %s, GLIBCXX %s, kernel %s, %s", host.Glibc, host.GLIBCXX, host.Kernel, host.Platform)
+	}
+	if now := time.Now(); now.Before(epoch) {
+		add("clock", StatusFail, "set the clock (timedatectl set-ntp true): certificates, signatures and release pointers go by it", "this machine's clock says %s", now.UTC().Format(time.RFC3339))
+	}
+}
+
+// doctorStore is for the folder that everything is installed in.
+func (c *Client) doctorStore(host manifests.Host, add addCheck) {
+	home := c.Store.Home
+	if err := writable(home); err != nil {
+		problem := &store.HomeError{Doing: "writing to the store", Home: home, Err: err}
+		add("store", StatusFail, problem.Hint(), "%v", problem)
+	} else if isNoexec(home) {
+		add("store", StatusFail, "--home (LLCUDA_HOME) chooses another folder", "programs cannot be started from %s: its file system is mounted noexec", home)
 	} else {
-		add("system", StatusFail, "musl systems such as Alpine need a container with glibc", "there is no GNU C library")
+		add("store", StatusOK, "", "%s can be written to, and programs started from it", home)
 	}
 	switch {
 	case host.DiskFree < 0:
-		add("disk", StatusWarn, "", "the free space of %s is not known", c.Store.Home)
+		add("disk", StatusWarn, "", "the free space of %s is not known", home)
 	case host.DiskFree < 1<<30:
-		add("disk", StatusWarn, "llcuda-fetch prune --yes removes what is not needed; --home chooses another folder", "%d MB are free in %s", host.DiskFree/1e6, c.Store.Home)
+		add("disk", StatusWarn, "llcuda-fetch prune --yes removes what is not needed; --home chooses another folder", "%d MB are free in %s", host.DiskFree/1e6, home)
 	default:
-		add("disk", StatusOK, "", "%.1f GB are free in %s", float64(host.DiskFree)/1e9, c.Store.Home)
+		add("disk", StatusOK, "", "%.1f GB are free in %s", float64(host.DiskFree)/1e9, home)
 	}
-	r := c.doctorRelease(ctx, host, add)
-	c.doctorInstallation(ctx, r, add)
-	return checks, ctx.Err()
+}
+
+// writable says why the store cannot be written to, or made, without writing to it.
+func writable(home string) error {
+	folder := existing(home)
+	if info, err := os.Stat(folder); err == nil && !info.IsDir() {
+		return &fs.PathError{Op: "access", Path: folder, Err: unix.ENOTDIR}
+	}
+	if err := unix.Access(folder, unix.W_OK|unix.X_OK); err != nil {
+		return &fs.PathError{Op: "access", Path: folder, Err: err}
+	}
+	if folder != home {
+		return nil
+	}
+	entries, err := os.ReadDir(home)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries { // the store's own folders and lock, which another user may have made
+		name := path.Join(home, entry.Name())
+		if err := unix.Access(name, unix.W_OK); err != nil && entry.Type()&fs.ModeSymlink == 0 {
+			return &fs.PathError{Op: "access", Path: name, Err: err}
+		}
+	}
+	return nil
+}
+
+func isNoexec(home string) bool {
+	var at unix.Statfs_t
+	return unix.Statfs(existing(home), &at) == nil && at.Flags&unix.ST_NOEXEC != 0
+}
+
+// existing is a folder, or the nearest one above it that is there.
+func existing(folder string) string {
+	for {
+		if _, err := os.Lstat(folder); err == nil || folder == path.Dir(folder) {
+			return folder
+		}
+		folder = path.Dir(folder)
+	}
 }
 
 // soon is when a release pointer should have been renewed: the farm does so every week.
@@ -105,6 +222,10 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 		by = "signed by " + r.Signer.By
 	}
 	add("release", StatusOK, "", "%s, %s", r.Release.Release, by)
+	if made := time.Unix(r.Release.SourceDateEpoch, 0); time.Now().Before(made) {
+		add("clock", StatusFail, "set the clock (timedatectl set-ntp true): certificates, signatures and release pointers go by it",
+			"this machine's clock says %s, which is before the release was made", time.Now().UTC().Format(time.RFC3339))
+	}
 	if p := r.Pointer; p != nil {
 		status, hint := StatusOK, ""
 		if time.Until(p.Expires) < soon {

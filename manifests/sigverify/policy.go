@@ -10,7 +10,7 @@ import (
 // Release is the policy for the signature over a release's SHA256SUMS. Its arguments are what a person trusts instead of
 // the farm's own workflow, each of which may be empty: an issuer, an identity, a trusted root, or a public key, which
 // stands alone. An identity without "@" is a workflow, which may run for any tag. Of the farm's own workflow the policy
-// also wants the repository and the kind of runner; of another signer only what was given.
+// also wants the repository, its numbers where this program has them, and the kind of runner; of another signer only what was given.
 func Release(issuer, identity string, trustedRoot, publicKey []byte) Policy {
 	policy := Policy{Issuer: issuer, Identity: identity, TrustedRoot: trustedRoot, PublicKey: publicKey}
 	if len(publicKey) > 0 {

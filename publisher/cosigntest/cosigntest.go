@@ -31,6 +31,9 @@ import (
 // Tag is the tag that workflows run for where a test does not say another one.
 const Tag = "v1.1.0-runtime"
 
+// RepositoryID and OwnerID are the numbers of the repository and its owner where a test does not say others.
+const RepositoryID, OwnerID = "1001", "2002"
+
 // Email is whom the stack's issuer signs in when somebody asks it for a token interactively.
 const Email = "maintainer@example.org"
 
@@ -124,7 +127,7 @@ func (w Workflow) claims() map[string]any {
 	claims := map[string]any{
 		"iss": cmp.Or(w.Issuer, manifests.SignerIssuer), "sub": "repo:" + repository + ":ref:" + ref,
 		"repository": repository, "repository_owner": owner, "repository_visibility": "public",
-		"repository_id": cmp.Or(w.RepositoryID, manifests.RepositoryID, "1001"), "repository_owner_id": cmp.Or(w.OwnerID, manifests.OwnerID, "2002"),
+		"repository_id": cmp.Or(w.RepositoryID, manifests.RepositoryID, RepositoryID), "repository_owner_id": cmp.Or(w.OwnerID, manifests.OwnerID, OwnerID),
 		"ref": ref, "sha": commit, "event_name": "push", "workflow": "release",
 		"workflow_ref": workflow, "workflow_sha": commit, "job_workflow_ref": workflow, "job_workflow_sha": commit,
 		"runner_environment": cmp.Or(w.Runner, "github-hosted"), "run_id": "42", "run_attempt": "1",

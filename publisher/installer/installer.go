@@ -7,6 +7,7 @@ package installer
 
 import (
 	"archive/tar"
+	"cmp"
 	"compress/gzip"
 	"crypto/sha256"
 	_ "embed"
@@ -26,6 +27,9 @@ const Name = "install.sh"
 
 // Program is the file in an archive that the script installs.
 const Program = "llcuda-fetch"
+
+// Probe is the program beside it that asks CUDA for the GPUs, where an archive has one.
+const Probe = "llcuda-probe"
 
 // Archive is the name of the client's archive for an architecture by Go's name.
 func Archive(arch string) string { return manifests.ClientName("linux", arch) }
@@ -48,11 +52,12 @@ func Script(release string, dir *os.Root) ([]byte, error) {
 		"ISSUER":    manifests.SignerIssuer,
 	}
 	for _, arch := range Architectures() {
-		archive, program, err := digests(dir, Archive(arch))
+		archive, files, err := digests(dir, Archive(arch))
 		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", Archive(arch), err)
 		}
-		values["ARCHIVE_"+strings.ToUpper(arch)], values["PROGRAM_"+strings.ToUpper(arch)] = archive, program
+		upper := strings.ToUpper(arch)
+		values["ARCHIVE_"+upper], values["PROGRAM_"+upper], values["PROBE_"+upper] = archive, files[Program], cmp.Or(files[Probe], "none")
 	}
 	var pairs []string
 	for name, value := range values {
@@ -64,41 +69,41 @@ func Script(release string, dir *os.Root) ([]byte, error) {
 	return []byte(strings.NewReplacer(pairs...).Replace(script)), nil
 }
 
-// digests are the sha256 of an archive, and of the program in it.
-func digests(dir *os.Root, name string) (archive, program string, err error) {
+// digests are the sha256 of an archive, and of the programs in it.
+func digests(dir *os.Root, name string) (archive string, files map[string]string, err error) {
 	f, err := dir.Open(name)
 	if err != nil {
-		return "", "", err
+		return "", nil, err
 	}
 	defer f.Close()
-	whole, inside := sha256.New(), sha256.New()
+	whole, files := sha256.New(), map[string]string{}
 	packed := io.TeeReader(f, whole)
 	unpacked, err := gzip.NewReader(packed)
 	if err != nil {
-		return "", "", err
+		return "", nil, err
 	}
-	found := false
 	for entries := tar.NewReader(unpacked); ; {
 		entry, err := entries.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return "", "", err
+			return "", nil, err
 		}
-		if entry.Name != Program {
+		if entry.Name != Program && entry.Name != Probe {
 			continue
 		}
-		found = true
+		inside := sha256.New()
 		if _, err := io.Copy(inside, entries); err != nil {
-			return "", "", err
+			return "", nil, err
 		}
+		files[entry.Name] = hex.EncodeToString(inside.Sum(nil))
 	}
-	if !found {
-		return "", "", fmt.Errorf("it holds no %s", Program)
+	if files[Program] == "" {
+		return "", nil, fmt.Errorf("it holds no %s", Program)
 	}
 	if _, err := io.Copy(io.Discard, packed); err != nil { // what follows the tar's end
-		return "", "", err
+		return "", nil, err
 	}
-	return hex.EncodeToString(whole.Sum(nil)), hex.EncodeToString(inside.Sum(nil)), nil
+	return hex.EncodeToString(whole.Sum(nil)), files, nil
 }

@@ -43,7 +43,11 @@ func newBench(t *testing.T, shell string) *bench {
 	t.Helper()
 	b := &bench{t: t, release: t.TempDir(), home: t.TempDir(), shell: shells[shell]}
 	for _, arch := range Architectures() {
-		b.write(filepath.Join(b.release, Archive(arch)), pack(t, "#!/bin/sh\necho llcuda-fetch version "+tag+" for "+arch+"\n"))
+		probe := ""
+		if arch == "amd64" { // as the farm packs them
+			probe = "#!/bin/sh\necho probe\n"
+		}
+		b.write(filepath.Join(b.release, Archive(arch)), pack(t, "#!/bin/sh\necho llcuda-fetch version "+tag+" for "+arch+"\n", probe))
 	}
 	root, err := os.OpenRoot(b.release)
 	if err != nil {
@@ -92,7 +96,7 @@ func (b *bench) write(path string, data []byte) {
 	}
 }
 
-func pack(t *testing.T, program string) []byte {
+func pack(t *testing.T, program, probe string) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	z := gzip.NewWriter(&buf)
@@ -100,7 +104,10 @@ func pack(t *testing.T, program string) []byte {
 	for _, file := range []struct {
 		name, body string
 		mode       int64
-	}{{"LICENSE", "MIT\n", 0o644}, {"completions/llcuda-fetch.bash", "#\n", 0o644}, {Program, program, 0o755}} {
+	}{{"LICENSE", "MIT\n", 0o644}, {"completions/llcuda-fetch.bash", "#\n", 0o644}, {Probe, probe, 0o755}, {Program, program, 0o755}} {
+		if file.body == "" {
+			continue
+		}
 		if err := w.WriteHeader(&tar.Header{Name: file.name, Mode: file.mode, Size: int64(len(file.body)), Typeflag: tar.TypeReg}); err != nil {
 			t.Fatal(err)
 		}
@@ -158,8 +165,15 @@ func (b *bench) installed(dir, arch string) {
 		b.t.Errorf("installed is %q, %v; want %q", out, err, want)
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 1 {
-		b.t.Errorf("beside it lie %v, %v", entries, err)
+	want := []string{Program, Probe}
+	if arch == "arm64" {
+		want = want[:1]
+	}
+	if err != nil || len(entries) != len(want) {
+		b.t.Errorf("there lie %v, %v", entries, err)
+	}
+	if out, err := exec.Command(filepath.Join(dir, Probe)).Output(); len(want) > 1 && (err != nil || string(out) != "probe\n") {
+		b.t.Errorf("the probe is %q, %v", out, err)
 	}
 }
 
@@ -207,6 +221,14 @@ func TestInstalls(t *testing.T) {
 		if out := b.run(0, "is that of release "+tag+" already", nil); requests.Load() != 1 || !strings.Contains(out, "\nNext: llcuda-fetch\n") {
 			t.Errorf("%d requests:\n%s", requests.Load(), out)
 		}
+		// A probe that is missing, or another one, is brought.
+		for _, spoil := range []func(string) error{os.Remove, func(file string) error { return os.WriteFile(file, []byte("old"), 0o755) }} {
+			if err := spoil(filepath.Join(bin, Probe)); err != nil {
+				t.Fatal(err)
+			}
+			b.run(0, "installed", nil)
+			b.installed(bin, "amd64")
+		}
 		// Another version is replaced.
 		b.write(filepath.Join(bin, Program), []byte("old"))
 		b.run(0, "installed", nil)
@@ -229,6 +251,80 @@ func TestFolders(t *testing.T) {
 		b.run(0, "usage: sh install.sh", []string{"--help"})
 		b.write(b.home+"/file", nil)
 		b.run(1, "cannot be made", []string{"--prefix", b.home + "/file"})
+	})
+}
+
+// Whatever is in the way of the program stays as it is, and nothing is put into it.
+func TestInTheWay(t *testing.T) {
+	inEachShell(t, func(t *testing.T, b *bench) {
+		b.mirror = b.release
+		elsewhere := t.TempDir()
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for name, put := range map[string]func(path string) error{
+			"folder":           func(path string) error { return os.Mkdir(path, 0o755) },
+			"link to a folder": func(path string) error { return os.Symlink(elsewhere, path) },
+			"pipe":             func(path string) error { return syscall.Mkfifo(path, 0o644) },
+		} {
+			bin := filepath.Join(b.home, name, "bin")
+			must(os.MkdirAll(bin, 0o755))
+			must(put(filepath.Join(bin, Program)))
+			if out := b.run(1, "is there and is not a file; nothing was installed", []string{"--prefix", filepath.Dir(bin)}); !strings.Contains(out, "\nhint: ") {
+				t.Errorf("%s: no hint:\n%s", name, out)
+			}
+			for _, dir := range []string{elsewhere, bin, filepath.Join(bin, Program)} {
+				if left, err := os.ReadDir(dir); err == nil && len(left) > 0 && (dir != bin || len(left) > 1) {
+					t.Errorf("%s: in %s is %v", name, dir, left)
+				}
+			}
+		}
+
+		// A link to a file is replaced, and the file stays.
+		bin := filepath.Join(b.home, "linked", "bin")
+		must(os.MkdirAll(bin, 0o755))
+		b.write(filepath.Join(elsewhere, "file"), []byte("theirs"))
+		for _, target := range []string{"file", "nothing"} {
+			_ = os.Remove(filepath.Join(bin, Program))
+			must(os.Symlink(filepath.Join(elsewhere, target), filepath.Join(bin, Program)))
+			b.run(0, "installed", []string{"--prefix", filepath.Dir(bin)})
+			b.installed(bin, "amd64")
+		}
+		if data, err := os.ReadFile(filepath.Join(elsewhere, "file")); err != nil || string(data) != "theirs" {
+			t.Errorf("the file behind the link is %q, %v", data, err)
+		}
+		if _, err := os.Lstat(filepath.Join(elsewhere, "nothing")); err == nil {
+			t.Error("the program went through the link")
+		}
+
+		must(os.MkdirAll(filepath.Join(b.home, "file"), 0o755))
+		b.write(filepath.Join(b.home, "file", "bin"), []byte("theirs"))
+		b.run(1, "cannot be made", []string{"--prefix", filepath.Join(b.home, "file")})
+		b.run(1, "cannot be written to", nil, "LLCUDA_BIN=/proc")
+	})
+}
+
+// Folders as shells leave them, which cd would take for something else.
+func TestOddFolders(t *testing.T) {
+	inEachShell(t, func(t *testing.T, b *bench) {
+		b.mirror = b.release
+		b.run(0, "installed "+b.home+"/tilde/bin/llcuda-fetch", []string{"--prefix=~/tilde"})
+		b.installed(b.home+"/tilde/bin", "amd64")
+		b.run(0, "installed "+b.home+"/variable/llcuda-fetch", nil, "LLCUDA_BIN=~/variable")
+		b.run(2, "there is no home folder", []string{"--prefix", "~/tilde"}, "HOME=")
+		for _, prefix := range []string{"-", "relative", "--help"} {
+			cmd := b.command([]string{"--prefix", prefix}, "CDPATH="+b.home+"/elsewhere")
+			cmd.Dir = b.home
+			if err := os.MkdirAll(filepath.Join(b.home, "elsewhere", prefix, "bin"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			b.check(cmd, 0, "\ninstalled "+filepath.Join(b.home, prefix, "bin", Program)+" of release")
+			b.installed(filepath.Join(b.home, prefix, "bin"), "amd64")
+		}
+		b.run(0, "Next: \""+b.home+"/a blank/bin/llcuda-fetch\"\n", []string{"--prefix", b.home + "/a blank"})
 	})
 }
 
@@ -260,6 +356,77 @@ func TestMirrors(t *testing.T) {
 		b.mirror = byTag + "/{release}"
 		b.run(0, "downloading "+byTag+"/"+tag+"/llcuda-fetch-linux-amd64.tar.gz", nil)
 		b.installed(bin, "amd64")
+		if err := os.Remove(filepath.Join(bin, Program)); err != nil {
+			t.Fatal(err)
+		}
+
+		// A folder with a blank in its name.
+		blank := filepath.Join(t.TempDir(), "a b")
+		b.mirror = blank
+		b.run(6, "a folder with a blank in its name must be the only one and must exist", nil)
+		if err := os.Symlink(b.release, blank); err != nil {
+			t.Fatal(err)
+		}
+		b.run(0, "downloading "+blank+"/llcuda-fetch-linux-amd64.tar.gz", nil)
+		b.installed(bin, "amd64")
+	})
+}
+
+// A mirror that is slow is left for the next one, and has time where it is the only one, or the only one that has the
+// archive. Curl itself takes a minute to find that out: here it says so at once, as told by its options.
+func TestSlowMirror(t *testing.T) {
+	b := newBench(t, "dash")
+	requests := b.serve()
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	b.write(filepath.Join(dir, "curl"), []byte("#!/bin/sh\ncase $* in *--speed-limit\\ 16384\\ --speed-time\\ 60*"+b.mirror+"*) exit 28 ;; esac\nexec "+curl+" \"$@\"\n"))
+	if err := os.Chmod(filepath.Join(dir, "curl"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.path = append([]string{dir}, b.path...)
+	slow := b.mirror
+	for name, test := range map[string]struct {
+		mirrors  string
+		want     string
+		requests int32
+	}{
+		"the next one has it":  {slow + " " + b.release, slow + " is slow\ndownloading " + b.release, 0},
+		"alone":                {slow, "installed", 1},
+		"the others have none": {slow + " /nowhere", slow + " is slow\n", 1},
+	} {
+		requests.Store(0)
+		b.mirror = test.mirrors
+		b.run(0, test.want, []string{"--prefix", filepath.Join(b.home, name)})
+		b.installed(filepath.Join(b.home, name, "bin"), "amd64")
+		if got := requests.Load(); got != test.requests {
+			t.Errorf("%s: %d requests, not %d", name, got, test.requests)
+		}
+	}
+}
+
+// A mirror whose archive has no end does not fill the disk.
+func TestEndlessMirror(t *testing.T) {
+	inEachShell(t, func(t *testing.T, b *bench) {
+		const most = 200 << 20 // bytes; the limit is in units of 512 or 1024
+		var sent atomic.Int64
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for chunk := make([]byte, 1<<20); sent.Load() < most; {
+				n, err := w.Write(chunk)
+				if sent.Add(int64(n)); err != nil {
+					return
+				}
+			}
+		}))
+		t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+		b.mirror = server.URL
+		b.run(6, "nothing was installed", nil)
+		b.installed("", "")
+		if got := sent.Load(); got >= most {
+			t.Errorf("%d bytes were taken", got)
+		}
 	})
 }
 
@@ -300,7 +467,7 @@ func TestRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, archive := range map[string][]byte{
-			"another archive": pack(t, "#!/bin/sh\ntouch "+b.home+"/evil\n"),
+			"another archive": pack(t, "#!/bin/sh\ntouch "+b.home+"/evil\n", ""),
 			"half of it":      good[:len(good)/2],
 			"nothing":         nil,
 		} {

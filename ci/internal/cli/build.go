@@ -58,8 +58,7 @@ runtime, manifest.json and SHA256SUMS, and the steps' full logs in logs/.`,
 // flags are those of every command that builds.
 func (opts *buildOptions) flags(cmd *cobra.Command) {
 	opts.selection.flags(cmd)
-	cmd.Flags().StringSliceVar(&opts.engines, "engine", nil, "an engine's runner host, repeated or comma-separated (default: $_EXPERIMENTAL_DAGGER_RUNNER_HOST, else the first that is found)")
-	cmd.Flags().StringVar(&opts.base, "base", "", "registry image to start the builder image from, NAME:TAG or NAME:TAG@DIGEST, or \"made\" for one made here (default: the one locked in docker/cuda12, or made where no registry answers)")
+	engineFlags(cmd, &opts.engines, &opts.base)
 	cmd.Flags().IntVar(&opts.jobs, "jobs", 0, "compile jobs at once on each engine (default: as cores and memory allow)")
 }
 
@@ -273,4 +272,9 @@ func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal
 	return farm.ResolveSource(ctx, s.llama, m.LlamaCPP, set, filepath.Join(s.cacheDir(), "sources"), func(text string) {
 		term.notef("source    %s", text)
 	})
+}
+
+func engineFlags(cmd *cobra.Command, engines *[]string, base *string) {
+	cmd.Flags().StringSliceVar(engines, "engine", nil, "an engine's runner host, repeated or comma-separated (default: $_EXPERIMENTAL_DAGGER_RUNNER_HOST, else the first that is found)")
+	cmd.Flags().StringVar(base, "base", "", "registry image to start the builder image from, NAME:TAG or NAME:TAG@DIGEST, or \"made\" for one made here (default: the one locked in docker/cuda12, or made where no registry answers)")
 }

@@ -137,10 +137,11 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 	root.AddCommand(
 		planCommand(term, backend),
 		buildCommand(term, backend),
-		clientCommand(term),
+		clientCommand(term, backend),
 		manifestCommand(term),
 		signCommand(term),
 		verifyCommand(term, backend),
+		tryCommand(term),
 		reproduceCommand(term, backend),
 		publishCommand(term),
 		pointerCommand(term),

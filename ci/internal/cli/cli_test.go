@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
 func TestMain(m *testing.M) {
@@ -57,6 +59,7 @@ func scripts(t *testing.T, dir string) testscript.Params {
 			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, ".cache"))
 			env.Setenv("SOURCE_DATE_EPOCH", "")
 			env.Setenv("REPO", repository)
+			env.Setenv("REPOSITORY", manifests.Repository)
 			env.Setenv("GOCACHE", builds)
 			env.Setenv("GOMODCACHE", modules)
 			return nil

@@ -9,18 +9,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/goreleaser"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/publisher/installer"
 )
 
-func clientCommand(term *terminal) *cobra.Command {
+func clientCommand(term *terminal, backend Backend) *cobra.Command {
 	var c client
 	cmd := &cobra.Command{
 		Use:   "client DIR",
@@ -28,20 +30,28 @@ func clientCommand(term *terminal) *cobra.Command {
 		Long: `Package llcuda-fetch into a release folder, with install.sh.
 
 The program is built from the commit that is checked out, for linux on amd64 and
-arm64; the same commit gives the same bytes. install.sh carries the archives'
-digests. The first run compiles goreleaser, which takes up to ten minutes.`,
+arm64; the same commit gives the same bytes. In GitHub Actions it is told the
+numbers of the repository and its owner, and trusts no later owner of the same
+names. install.sh carries the archives' digests. The first run compiles goreleaser,
+which takes up to ten minutes.
+
+An engine compiles llcuda-probe, the program in C that asks CUDA for the GPUs, in
+the builder image: the compiler there is pinned, so the bytes are the same
+wherever the command runs.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := existingDir(args[0])
 			if err != nil {
 				return err
 			}
-			c.term, c.dir = term, dir
+			c.term, c.backend, c.dir = term, backend, dir
 			return c.run(cmd.Context())
 		},
 	}
 	cmd.Flags().StringVar(&c.release, "release", "", "the release that the program says it is of (default: that of the folder's manifest.json)")
 	cmd.Flags().BoolVar(&c.snapshot, "snapshot", false, "package the working tree as it is, for trying out; the program says so")
+	engineFlags(cmd, &c.engines, &c.base)
+	cacheFlag(cmd, &c.cache)
 	return cmd
 }
 
@@ -49,8 +59,14 @@ digests. The first run compiles goreleaser, which takes up to ten minutes.`,
 type client struct {
 	release  string
 	snapshot bool
+	engines  []string
+	base     string
+	cache    string
 	term     *terminal
+	backend  Backend
 	dir      releaseDir
+
+	repositoryID, ownerID string
 }
 
 func (c *client) run(ctx context.Context) error {
@@ -61,7 +77,10 @@ func (c *client) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	work, remove, err := openWork((&selection{}).cacheDir())
+	if c.repositoryID, c.ownerID, err = c.numbers(); err != nil {
+		return err
+	}
+	work, remove, err := openWork(c.cacheDir())
 	if err != nil {
 		return err
 	}
@@ -123,7 +142,7 @@ func (c *client) named() error {
 
 // checkout is the commit to build from, which must be all there is.
 func (c *client) checkout(ctx context.Context) (goreleaser.Checkout, error) {
-	checkout, err := goreleaser.Open(ctx, ".")
+	checkout, err := goreleaser.Open(ctx, ".", string(c.dir))
 	if err != nil {
 		return checkout, &usageError{err, "run it in a git checkout of the repository"}
 	}
@@ -144,12 +163,39 @@ func (c *client) checkout(ctx context.Context) (goreleaser.Checkout, error) {
 	return checkout, nil
 }
 
+// numberForm is a number of GitHub's.
+var numberForm = regexp.MustCompile(`^[1-9][0-9]{0,19}$`)
+
+// numbers are those of the repository that this workflow runs in, which the program then asks of every signature. Elsewhere
+// they are not known for certain, and the program does without: that is said.
+func (c *client) numbers() (repository, owner string, err error) {
+	if c.snapshot {
+		return "", "", nil
+	}
+	if os.Getenv("GITHUB_ACTIONS") != "true" {
+		c.term.warnf("llcuda-fetch is packaged without the numbers of %s and its owner: it will trust a later owner of these names; the release workflow packages it with them", manifests.Repository)
+		return "", "", nil
+	}
+	if in := os.Getenv("GITHUB_REPOSITORY"); !strings.EqualFold(in, manifests.Repository) {
+		return "", "", &usageError{fmt.Errorf("packaging llcuda-fetch: it trusts the workflows of %s, and this one runs in %s", manifests.Repository, in), "change Repository in manifests/origin.go; --snapshot packages it for trying out"}
+	}
+	repository, owner = os.Getenv("GITHUB_REPOSITORY_ID"), os.Getenv("GITHUB_REPOSITORY_OWNER_ID")
+	if !numberForm.MatchString(repository) || !numberForm.MatchString(owner) {
+		return "", "", &usageError{fmt.Errorf("packaging llcuda-fetch: GITHUB_REPOSITORY_ID is %q and GITHUB_REPOSITORY_OWNER_ID %q, and both must be numbers", repository, owner), "GitHub sets both in every job; without them clients would trust a later owner of the same names"}
+	}
+	if manifests.RepositoryID != "" && manifests.RepositoryID != repository || manifests.OwnerID != "" && manifests.OwnerID != owner {
+		return "", "", &usageError{fmt.Errorf("packaging llcuda-fetch: manifests/origin.go has the numbers %s and %s, and GitHub says %s and %s", manifests.RepositoryID, manifests.OwnerID, repository, owner), "correct those in manifests/origin.go, or leave them empty"}
+	}
+	return repository, owner, nil
+}
+
 // pack runs goreleaser and shows what it is at.
 func (c *client) pack(ctx context.Context, checkout goreleaser.Checkout, work string) (string, error) {
 	view := showProgress(c.term, time.Now, false)
 	defer view.close()
 	return checkout.Package(ctx, goreleaser.Options{
-		Release: c.release, WorkDir: work, Snapshot: c.snapshot,
+		Release: c.release, WorkDir: work, Snapshot: c.snapshot, RepositoryID: c.repositoryID, OwnerID: c.ownerID,
+		Probe: func(ctx context.Context, source, dest string) error { return c.probe(ctx, source, dest, view) },
 		Stage: func(name string) func(error) {
 			event := farm.Event{Step: "client", Stage: name, State: farm.StateStart}
 			view.event(event)
@@ -163,6 +209,23 @@ func (c *client) pack(ctx context.Context, checkout goreleaser.Checkout, work st
 		},
 	})
 }
+
+// probe has an engine compile the program that asks CUDA.
+func (c *client) probe(ctx context.Context, source, dest string, view *progress) error {
+	session, err := c.backend.Open(ctx, engine.Options{
+		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cacheDir(), "builder"), Progress: view.event,
+	})
+	view.leave(engineStep)
+	if err != nil {
+		return err
+	}
+	defer session.Close() // its error could change nothing: the program is on this machine
+	_, err = session.Builders[0].Build(ctx, farm.Step{Kind: farm.StepProbe, Source: farm.Source{Dir: source}, Recipe: session.Recipe}, dest, view.event)
+	view.leave(string(farm.StepProbe))
+	return err
+}
+
+func (c *client) cacheDir() string { return (&selection{cache: c.cache}).cacheDir() }
 
 // put has a file in the folder. One that is there already with the same bytes is left alone.
 func (c *client) put(name string, data []byte) error {

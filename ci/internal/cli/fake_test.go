@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -94,6 +95,8 @@ func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, ev
 	switch step.Kind {
 	case farm.StepHost:
 		files = hostHalf()
+	case farm.StepProbe: // as the builder does, by the compiler of this machine
+		err = exec.CommandContext(ctx, "sh", step.Source.Dir+"/build.sh", step.Source.Dir, dest+"/llcuda-probe").Run()
 	case farm.StepRuntime:
 		files = cudaRuntime()
 		if b.has("other-runtime") {

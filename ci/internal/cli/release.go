@@ -52,7 +52,7 @@ type wholeRelease struct {
 
 func (r *wholeRelease) run(ctx context.Context) error {
 	b := build{buildOptions: r.buildOptions, term: r.term, backend: r.backend, dir: releaseDir(r.out)}
-	c := client{release: r.release, term: r.term, dir: b.dir}
+	c := client{release: r.release, term: r.term, backend: r.backend, engines: r.engines, base: r.base, cache: r.cache, dir: b.dir}
 	server, credential, err := r.preflight(ctx, &b, &c)
 	if err != nil {
 		return err

@@ -42,6 +42,9 @@ func summary(outcome farm.Outcome, took time.Duration) string {
 	for i := range lines {
 		lines[i] = strings.TrimRight(lines[i], " ")
 	}
+	if untried := outcome.Host.Stats.Untried; len(untried) > 0 {
+		lines = append(lines, fmt.Sprintf("not run, as the engine's CPU cannot: the CPU variants %s; go run ./ci try BUNDLE on a machine that can tries them", strings.Join(untried, ", ")))
+	}
 	if cached {
 		lines = append(lines, "nothing was compiled: every step came from the engine's cache")
 	}

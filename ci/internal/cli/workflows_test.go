@@ -29,7 +29,14 @@ type workflow struct {
 }
 
 type job struct {
-	Needs       any                `yaml:"needs"`
+	Needs       any    `yaml:"needs"`
+	If          string `yaml:"if"`
+	Environment string `yaml:"environment"`
+	Container   struct {
+		Image   string   `yaml:"image"`
+		Options string   `yaml:"options"`
+		Volumes []string `yaml:"volumes"`
+	} `yaml:"container"`
 	Permissions *map[string]string `yaml:"permissions"`
 	Timeout     int                `yaml:"timeout-minutes"`
 	Outputs     map[string]string  `yaml:"outputs"`
@@ -42,6 +49,8 @@ type job struct {
 
 type step struct {
 	ID   string            `yaml:"id"`
+	Name string            `yaml:"name"`
+	If   string            `yaml:"if"`
 	Uses string            `yaml:"uses"`
 	With map[string]any    `yaml:"with"`
 	Run  string            `yaml:"run"`
@@ -86,10 +95,12 @@ var permissions = map[string]map[string]string{
 	"ci.yml/test":         {"contents": "read"},
 	"pointer.yml/pointer": {"contents": "write", "id-token": "write"}, // signs, and pushes the pointer's branch
 	"pointer.yml/clock":   {"actions": "write"},                       // keeps the schedule from being stopped
+	"pointer.yml/tell":    {"issues": "write"},                        // opens an issue
 	"release.yml/plan":    {"contents": "read"},
 	"release.yml/build":   {"contents": "read"},
-	"release.yml/collect": {"contents": "read", "id-token": "write"}, // signs
-	"release.yml/draft":   {"contents": "write"},                     // makes the draft
+	"release.yml/package": {"contents": "read"},
+	"release.yml/collect": {"contents": "read", "id-token": "write", "attestations": "write"}, // signs, attests
+	"release.yml/draft":   {"contents": "write"},                                              // makes the draft
 	"release.yml/gpu":     {},
 	"release.yml/publish": {"contents": "write"}, // publishes it
 }
@@ -120,7 +131,7 @@ func TestWorkflowsMayLittle(t *testing.T) {
 }
 
 // pinned is an action by its whole commit, with the version for people.
-var pinned = regexp.MustCompile(`^[a-z-]+/[a-z-]+@[0-9a-f]{40} # v[0-9]+\.[0-9]+\.[0-9]+$`)
+var pinned = regexp.MustCompile(`^[a-z-]+/[a-z-]+(/[a-z-]+)?@[0-9a-f]{40} # v[0-9]+\.[0-9]+\.[0-9]+$`)
 
 func TestActionsArePinned(t *testing.T) {
 	versions := map[string]string{}
@@ -148,6 +159,241 @@ func TestActionsArePinned(t *testing.T) {
 					t.Errorf("%s/%s: persist-credentials is %v", file, name, s.With["persist-credentials"])
 				}
 			}
+		}
+	}
+}
+
+// What builds, and what tests it, runs in one image by its digest, and all else has the very Go that is in it.
+func TestOneToolchain(t *testing.T) {
+	image := regexp.MustCompile(`^golang:1\.[0-9]+-bookworm@sha256:[0-9a-f]{64}$`)
+	all := workflows(t)
+	images, versions := map[string]bool{}, map[string]bool{}
+	for file, w := range all {
+		for _, line := range strings.Split(string(read(t, filepath.Join(repositoryRoot, ".github", "workflows", file))), "\n") {
+			if _, version, found := strings.Cut(line, " # Go "); found {
+				versions[version] = true
+			}
+		}
+		for name, j := range w.Jobs {
+			if j.Container.Image != "" {
+				images[j.Container.Image] = true
+			}
+			if j.Container.Image != "" && !image.MatchString(j.Container.Image) {
+				t.Errorf("%s/%s: its image %s is not pinned by digest", file, name, j.Container.Image)
+			}
+			for _, s := range j.Steps {
+				if strings.HasPrefix(s.Uses, "actions/setup-go@") {
+					versions[fmt.Sprint(s.With["go-version"])] = true
+					if s.With["cache"] != false {
+						t.Errorf("%s/%s: Go's cache is %v", file, name, s.With["cache"])
+					}
+				}
+			}
+		}
+	}
+	if len(images) != 1 || len(versions) != 1 {
+		t.Errorf("there are the images %v and the versions of Go %v, and should be one each", images, versions)
+	}
+	// The engine needs all rights, and a place for its state that is not the container's own file system.
+	for _, at := range []struct{ file, job string }{{"ci.yml", "test"}, {"release.yml", "build"}} {
+		j := all[at.file].Jobs[at.job]
+		cache := j.Env["XDG_CACHE_HOME"]
+		mounted := slices.ContainsFunc(j.Container.Volumes, func(volume string) bool { return cache != "" && strings.HasSuffix(volume, ":"+cache) })
+		if j.Container.Options != "--privileged" || !mounted {
+			t.Errorf("%s/%s: options %q, volumes %q, and the cache is %q", at.file, at.job, j.Container.Options, j.Container.Volumes, cache)
+		}
+		for _, s := range j.Steps {
+			if strings.HasPrefix(s.Uses, "actions/setup-go@") {
+				t.Errorf("%s/%s: another Go than the image's", at.file, at.job)
+			}
+		}
+	}
+}
+
+// The caches that release.yml restores are those that a run for main saves: what a tag's run saves no other tag's run sees.
+func TestCachesComeFromMain(t *testing.T) {
+	all := workflows(t)
+	saved := map[string]string{} // paths by key
+	for _, s := range all["ci.yml"].Jobs["test"].Steps {
+		if strings.HasPrefix(s.Uses, "actions/cache@") {
+			saved[fmt.Sprint(s.With["key"])] = fmt.Sprint(s.With["path"])
+		}
+	}
+	push, _ := all["ci.yml"].On.(map[string]any)["push"].(map[string]any)
+	if diff := cmp.Diff(map[string]any{"branches": []any{"main"}}, push); diff != "" {
+		t.Errorf("ci.yml runs for other pushes:\n%s", diff)
+	}
+	restored := 0
+	for name, j := range all["release.yml"].Jobs {
+		for _, s := range j.Steps {
+			if !strings.HasPrefix(s.Uses, "actions/cache") {
+				continue
+			}
+			restored++
+			if path, ok := saved[fmt.Sprint(s.With["key"])]; !ok || path != s.With["path"] || !strings.HasPrefix(s.Uses, "actions/cache/restore@") {
+				t.Errorf("%s: %s of %v, which main does not save", name, s.Uses, s.With["path"])
+			}
+		}
+	}
+	if restored != 1 {
+		t.Errorf("%d caches are restored", restored)
+	}
+}
+
+// The order of a release: who builds and packages cannot sign, who signs does nothing else, and reviewers agree before
+// anything is public.
+func TestReleaseOrder(t *testing.T) {
+	jobs := workflows(t)["release.yml"].Jobs
+	needs := map[string]any{}
+	for name, j := range jobs {
+		needs[name] = j.Needs
+	}
+	want := map[string]any{"plan": nil, "build": "plan", "package": "build", "collect": "package", "draft": "collect", "gpu": "draft", "publish": []any{"draft", "gpu"}}
+	if diff := cmp.Diff(want, needs); diff != "" {
+		t.Errorf("needs (-want +got):\n%s", diff)
+	}
+	runs := func(name, command string) bool {
+		return slices.ContainsFunc(jobs[name].Steps, func(s step) bool { return strings.HasPrefix(s.Run, "go run ./ci "+command) })
+	}
+	for name, j := range jobs {
+		signs := (*j.Permissions)["id-token"] != ""
+		if signs != runs(name, "sign") || signs && (runs(name, "client") || runs(name, "build") || runs(name, "manifest")) {
+			t.Errorf("%s: it may sign: %v", name, signs)
+		}
+	}
+	if !runs("package", "client") || !runs("build", "build") {
+		t.Error("nobody builds and packages")
+	}
+	for name, environment := range map[string]string{"publish": "release", "draft": "", "collect": "", "build": ""} {
+		if got := jobs[name].Environment; got != environment {
+			t.Errorf("%s has the environment %q, want %q", name, got, environment)
+		}
+	}
+}
+
+// GitHub attests everything that people download by hand: after it was signed and verified.
+func TestReleaseIsAttested(t *testing.T) {
+	var order []string
+	var subjects []string
+	for _, s := range workflows(t)["release.yml"].Jobs["collect"].Steps {
+		switch {
+		case strings.HasPrefix(s.Uses, "actions/attest@"):
+			order = append(order, "attest")
+			subjects = strings.Fields(fmt.Sprint(s.With["subject-path"]))
+		case strings.HasPrefix(s.Uses, "actions/upload-artifact@"):
+			order = append(order, "upload")
+		case strings.HasPrefix(s.Run, "go run ./ci "):
+			order = append(order, strings.Fields(s.Run)[3])
+		}
+	}
+	if diff := cmp.Diff([]string{"sign", "verify", "attest", "upload"}, order); diff != "" {
+		t.Errorf("order (-want +got):\n%s", diff)
+	}
+	for _, name := range []string{
+		"llcuda-bins-sm75.tar.gz", "llcuda-bins-sm75.tar.zst", "llcuda-cudart-cu12-0123456789ab.tar.zst", "llcuda-fetch-linux-amd64.tar.gz", "llcuda-fetch-linux-arm64.tar.gz", "install.sh",
+	} {
+		if !slices.ContainsFunc(subjects, func(pattern string) bool { ok, err := filepath.Match(pattern, "dist/"+name); return ok && err == nil }) {
+			t.Errorf("%s is none of %q", name, subjects)
+		}
+	}
+}
+
+// script runs a step's script as GitHub does, with programs of the test's own first in PATH, and gives what it printed.
+func script(t *testing.T, s step, dir, programs string, environ ...string) (string, error) {
+	t.Helper()
+	cmd := exec.Command("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", s.Run)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), append(environ, "PATH="+programs+":"+os.Getenv("PATH"))...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func stepOf(t *testing.T, j job, name string) step {
+	t.Helper()
+	at := slices.IndexFunc(j.Steps, func(s step) bool { return s.Name == name })
+	if at < 0 {
+		t.Fatalf("there is no step %q", name)
+	}
+	return j.Steps[at]
+}
+
+// A tag on a commit that is not on main is no release that the pointer names, and the reviewers are asked for any but the
+// weekly renewal, which they must not hold up.
+func TestPointerWorkflow(t *testing.T) {
+	w := workflows(t)["pointer.yml"]
+	j := w.Jobs["pointer"]
+	if want := "${{ github.event_name == 'schedule' && 'renewal' || 'release' }}"; j.Environment != want {
+		t.Errorf("its environment is %q", j.Environment)
+	}
+	if group, _ := w.Concurrency.(map[string]any)["group"].(string); !strings.Contains(group, "schedule") {
+		t.Errorf("the weekly run waits in the group %q", group)
+	}
+	if depth := j.Steps[0].With["fetch-depth"]; depth != 0 {
+		t.Errorf("the checkout has fetch-depth %v, and not all of main", depth)
+	}
+	refuse := stepOf(t, j, "Refuse a tag that is not on main")
+	if refuse.If != "github.event_name == 'workflow_run'" || refuse.Env["HEAD_SHA"] != "${{ github.event.workflow_run.head_sha }}" {
+		t.Errorf("it refuses if %q, by %v", refuse.If, refuse.Env)
+	}
+	far, clone := t.TempDir(), filepath.Join(t.TempDir(), "clone")
+	git := func(dir string, args ...string) string {
+		out, err := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=a", "-c", "user.email=a@b"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %q: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	git(far, "init", "--quiet", "--initial-branch=main")
+	commit := func(text string) string {
+		git(far, "commit", "--quiet", "--allow-empty", "-m", text)
+		return git(far, "rev-parse", "HEAD")
+	}
+	first := commit("first")
+	git(far, "checkout", "--quiet", "--detach")
+	stray := commit("stray")
+	git(far, "tag", "v9.9.9")
+	git(far, "checkout", "--quiet", "main")
+	last := commit("last")
+	git(far, "clone", "--quiet", far, clone)
+	for sha, want := range map[string]bool{first: true, last: true, stray: false, strings.Repeat("ab", 20): false, "": false} {
+		if out, err := script(t, refuse, clone, clone, "HEAD_SHA="+sha); (err == nil) != want {
+			t.Errorf("commit %q of %s, %s, %s: %v\n%s", sha, first, stray, last, err, out)
+		}
+	}
+}
+
+// Whoever maintains the farm hears of a pointer that was not renewed: once, however many weeks it goes on.
+func TestPointerFailureIsTold(t *testing.T) {
+	tell := workflows(t)["pointer.yml"].Jobs["tell"]
+	for _, want := range []string{"always()", "needs.pointer.result != 'success'", "needs.pointer.result != 'skipped'"} {
+		if !strings.Contains(tell.If, want) {
+			t.Errorf("it runs if %q", tell.If)
+		}
+	}
+	s := tell.Steps[0]
+	for name, test := range map[string]struct{ open, want string }{
+		"none is open":         {`[]`, "create --title T --body"},
+		"others are open":      {`[{"number":3,"title":"T, not"},{"number":4,"title":"x"}]`, "create --title T --body"},
+		"one is open already":  {`[{"number":3,"title":"x"},{"number":17,"title":"T"}]`, "comment 17 --body"},
+		"two are open already": {`[{"number":9,"title":"T"},{"number":17,"title":"T"}]`, "comment 9 --body"},
+	} {
+		// gh itself needs GitHub: this one prints what it was told, and filters by the jq that gh has built in.
+		programs := t.TempDir()
+		gh := `#!/bin/sh
+if [ "$2" = list ]; then
+	while [ "$1" != --jq ]; do shift; done
+	printf '%s' "$OPEN" | node -e 'const list = JSON.parse(require("fs").readFileSync(0)).filter(i => i.title === process.env.TITLE); if (list.length) console.log(list[0].number)'
+	exit
+fi
+shift
+echo "$@"
+`
+		if err := os.WriteFile(filepath.Join(programs, "gh"), []byte(gh), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		out, err := script(t, s, programs, programs, "OPEN="+test.open, "TITLE=T", "RUN=https://github.com/o/r/actions/runs/42")
+		if err != nil || !strings.HasPrefix(out, test.want) || !strings.Contains(out, "runs/42") || strings.Count(out, "--body") != 1 {
+			t.Errorf("%s: %v\n%s", name, err, out)
 		}
 	}
 }

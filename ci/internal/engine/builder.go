@@ -98,6 +98,8 @@ func (r *stepRun) all(ctx context.Context, dest string) error {
 		out, err = r.device(ctx, builder)
 	case farm.StepRuntime:
 		out, err = r.runtime(ctx, builder)
+	case farm.StepProbe:
+		out, err = r.probe(ctx, builder)
 	default:
 		err = fmt.Errorf("unknown kind of step %q", r.step.Kind)
 	}
@@ -136,13 +138,40 @@ func (r *stepRun) host(ctx context.Context, image *dagger.Container) (*dagger.Di
 		"ggml/src/ggml-cuda", "tools/ui/src", "tools/ui/static", "tools/ui/tests",
 		"tests", "docs", "media", "models", "gguf-py", ".github", ".devops", "*.md",
 	}})
-	return r.compile(ctx, r.script(image, "host.sh").
+	half, err := r.compile(ctx, r.script(image, "host.sh").
 		WithMountedDirectory(srcDir, tree).
 		WithMountedDirectory(srcDir+"/tools/ui/dist", ui.Directory("dist")).
 		WithMountedFile(srcDir+"/licenses/LICENSE-web-ui", ui.File("licenses.txt")).
 		WithEnvVariable("SOURCE_DATE_EPOCH", strconv.FormatInt(src.Epoch.Unix(), 10)).
 		WithMountedCache("/ccache", client.CacheVolume("llcuda-ccache")),
 		"/stages/host.sh", r.step.Recipe.HostCMake...)
+	if err != nil {
+		return nil, err
+	}
+	return half, r.try(ctx, image, half)
+}
+
+// try has every CPU variant of the host half compute, as far as the engine's CPU can run it.
+func (r *stepRun) try(ctx context.Context, image *dagger.Container, half *dagger.Directory) error {
+	program, remove, err := trialProgram(ctx)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	client := r.builder.client
+	out, err := r.offline(ctx, "try", r.script(image, "try.sh").
+		WithMountedDirectory("/half", half).
+		WithMountedFile("/trial/try", client.Host().File(program)),
+		"/stages/try.sh")
+	if err != nil {
+		return err
+	}
+	lacking, err := out.File("lacking").Contents(ctx)
+	if err != nil {
+		return fmt.Errorf("reading which CPU variants were not run: %w", err)
+	}
+	r.stats.Untried = strings.Fields(lacking)
+	return nil
 }
 
 // packages brings what the web UI is built from to this machine: no stage has a network.
@@ -183,6 +212,12 @@ func (r *stepRun) device(ctx context.Context, image *dagger.Container) (*dagger.
 // runtime gathers the toolkit's own libraries.
 func (r *stepRun) runtime(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
 	return r.compile(ctx, r.script(image, "runtime.sh"), "/stages/runtime.sh")
+}
+
+// probe is the client's own small program in C.
+func (r *stepRun) probe(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
+	tree := r.builder.client.Host().Directory(r.step.Source.Dir, dagger.HostDirectoryOpts{Include: []string{"build.sh", "probe.c"}})
+	return r.compile(ctx, r.script(image, "probe.sh").WithMountedDirectory(srcDir, tree), "/stages/probe.sh")
 }
 
 // script mounts a stage's script, what all scripts share, and what this one needs besides.

@@ -77,26 +77,39 @@ func (r resolver) tarball(ctx context.Context, file string) (origin, error) {
 	}
 	defer remove()
 	r.progress("unpacking " + filepath.Base(file))
-	f, err := os.Open(file)
-	if err != nil {
-		return origin{}, err
-	}
-	defer f.Close()
-	stream, closeStream, err := decompress(f)
-	if err != nil {
-		return origin{}, err
-	}
-	defer closeStream()
-	tree, err := unpack(ctx, stream, stage)
-	if err != nil {
-		return origin{}, err
-	}
-	top, err := singleFolder(stage)
+	top, tree, err := unpackFile(ctx, file, stage)
 	if err != nil {
 		return origin{}, err
 	}
 	tree.digest, err = r.cache.adopt(top)
 	return tree, notLlama(file, err)
+}
+
+// Unpack unpacks a tar archive, compressed or not, into an empty folder, and gives the one top folder in it.
+func Unpack(ctx context.Context, file, dir string) (string, error) {
+	top, _, err := unpackFile(ctx, file, dir)
+	if err != nil {
+		return "", fmt.Errorf("unpacking %s: %w", file, err)
+	}
+	return top, nil
+}
+
+func unpackFile(ctx context.Context, file, dir string) (top string, tree origin, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", origin{}, err
+	}
+	defer f.Close()
+	stream, closeStream, err := decompress(f)
+	if err != nil {
+		return "", origin{}, err
+	}
+	defer closeStream()
+	if tree, err = unpack(ctx, stream, dir); err != nil {
+		return "", origin{}, err
+	}
+	top, err = singleFolder(dir)
+	return top, tree, err
 }
 
 // notLlama makes a tree that is not llama.cpp the user's error.

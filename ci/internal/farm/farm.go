@@ -101,9 +101,11 @@ type StepKind string
 //	host     the bundle's tree without libggml-cuda.so and without links in binaries/
 //	device   lib/libggml-cuda.so
 //	runtime  lib/libcudart.so.12, lib/libcublas.so.12, lib/libcublasLt.so.12, LICENSE
+//	probe    llcuda-probe, from the folder that is its Source; the client's, which Run never asks for
 const (
 	StepHost    StepKind = "host"
 	StepDevice  StepKind = "device"
+	StepProbe   StepKind = "probe"
 	StepRuntime StepKind = "runtime"
 )
 
@@ -151,6 +153,8 @@ type StepStats struct {
 	Compiled   int  // objects compiled
 	CacheHits  int  // objects the compiler cache gave
 	Cached     bool // every stage came from the engine's cache
+	// Untried are the CPU variants of the host step that were compiled and not run: the engine's CPU cannot.
+	Untried []string
 }
 
 // Builder runs steps on one engine, one at a time.

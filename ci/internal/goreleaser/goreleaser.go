@@ -28,12 +28,14 @@ const ToolsModule = "ci/tools/go.mod"
 type Checkout struct {
 	Root   string
 	Commit string
-	// Changed are the files that are not as in the commit, as git names them. Ignored files do not count.
+	// Changed are the files that are not as in the commit, as git names them. Ignored files do not count, nor does
+	// what was built.
 	Changed []string
 }
 
-// Open finds the checkout that a folder lies in.
-func Open(ctx context.Context, dir string) (Checkout, error) {
+// Open finds the checkout that a folder lies in. built are folders with what is built: they may lie in the checkout without
+// being a change of it, unless the commit has files there.
+func Open(ctx context.Context, dir string, built ...string) (Checkout, error) {
 	root, err := git(ctx, dir, nil, "rev-parse", "--show-toplevel")
 	if err != nil {
 		return Checkout{}, fmt.Errorf("looking for the repository: %w", err)
@@ -42,7 +44,21 @@ func Open(ctx context.Context, dir string) (Checkout, error) {
 	if c.Commit, err = git(ctx, root, nil, "rev-parse", "--verify", "HEAD^{commit}"); err != nil {
 		return Checkout{}, fmt.Errorf("reading the commit: %w", err)
 	}
-	status, err := git(ctx, root, nil, "status", "--porcelain", "--untracked-files=all")
+	arguments := []string{"status", "--porcelain", "--untracked-files=all", "--", ":(top)"}
+	for _, folder := range built {
+		inside, ok := below(root, folder)
+		if !ok {
+			continue
+		}
+		tracked, err := git(ctx, root, nil, "ls-files", "--", ":(top,literal)"+inside)
+		if err != nil {
+			return Checkout{}, fmt.Errorf("listing the files of the commit: %w", err)
+		}
+		if tracked == "" {
+			arguments = append(arguments, ":(top,exclude,literal)"+inside)
+		}
+	}
+	status, err := git(ctx, root, nil, arguments...)
 	if err != nil {
 		return Checkout{}, fmt.Errorf("comparing the working tree with its commit: %w", err)
 	}
@@ -50,6 +66,19 @@ func Open(ctx context.Context, dir string) (Checkout, error) {
 		c.Changed = append(c.Changed, strings.TrimSpace(line))
 	}
 	return c, nil
+}
+
+// below is the path of a folder inside the repository, and whether it lies there at all.
+func below(root, folder string) (string, bool) {
+	abs, err := filepath.Abs(folder)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs) // git knows the root by its real path
+	}
+	if err != nil {
+		return "", false // it is not there yet, and holds nothing
+	}
+	inside, err := filepath.Rel(root, abs)
+	return inside, err == nil && inside != "." && filepath.IsLocal(inside)
 }
 
 // Tagged is the commit that a tag is of; empty where there is no such tag yet.
@@ -68,6 +97,12 @@ type Options struct {
 	WorkDir string
 	// Snapshot packages the working tree as it is, changes included, and has the program say so.
 	Snapshot bool
+	// RepositoryID and OwnerID are GitHub's numbers for the repository and its owner, by which clients tell signers apart
+	// from later owners of the same names. Empty where they are not known.
+	RepositoryID, OwnerID string
+	// Probe compiles the program that asks CUDA, for amd64, from the folder with its source into another, which is empty.
+	// Without it the archive has none, and the client goes by nvidia-smi.
+	Probe func(ctx context.Context, source, dest string) error
 	// Stage is told of each stage when it begins, if not nil; the function it returns, when it ends.
 	Stage func(name string) (done func(error))
 }
@@ -103,6 +138,18 @@ func (c Checkout) Package(ctx context.Context, o Options) (dir string, err error
 		}
 		return nil
 	})
+	if o.Probe != nil {
+		stage("probe", func() error {
+			dest := filepath.Join(clone, "build", "probe", "amd64") // where .goreleaser.yaml looks for it
+			if err := os.MkdirAll(dest, 0o755); err != nil {
+				return err
+			}
+			if err := o.Probe(ctx, filepath.Join(clone, "manifests", "fetch", "detect", "probe"), dest); err != nil {
+				return fmt.Errorf("compiling the probe: %w", err)
+			}
+			return nil
+		})
+	}
 	stage("goreleaser", func() (err error) {
 		// -n builds it, as a run would, and prints where it is.
 		if program, err = run(ctx, clone, nil, "go", "tool", "-modfile="+ToolsModule, "-n", "goreleaser"); err != nil {
@@ -116,7 +163,8 @@ func (c Checkout) Package(ctx context.Context, o Options) (dir string, err error
 			arguments = append(arguments, "--snapshot")
 		}
 		// The tokens are nothing to it: it refuses to choose between several, though it publishes nothing.
-		environ := []string{"GORELEASER_CURRENT_TAG=" + o.Release, "GORELEASER_PREVIOUS_TAG=", "GITHUB_TOKEN=", "GITLAB_TOKEN=", "GITEA_TOKEN="}
+		environ := []string{"GORELEASER_CURRENT_TAG=" + o.Release, "GORELEASER_PREVIOUS_TAG=", "GITHUB_TOKEN=", "GITLAB_TOKEN=", "GITEA_TOKEN=",
+			"LLCUDA_REPOSITORY_ID=" + o.RepositoryID, "LLCUDA_OWNER_ID=" + o.OwnerID}
 		if _, err := run(ctx, clone, environ, program, arguments...); err != nil {
 			return fmt.Errorf("packaging llcuda-fetch: %w", err)
 		}
@@ -170,13 +218,14 @@ func git(ctx context.Context, dir string, environ []string, arguments ...string)
 const stopTimeout = 5 * time.Second
 
 // run runs a program, with these variables beside those of this process, and returns what it printed. Those of git that
-// a hook or another git command set are taken away: they would lead it to another repository.
+// a hook or another git command set are taken away: they would lead it to another repository. So are those of a workflow's
+// job, by which a program could sign in its name.
 func run(ctx context.Context, dir string, environ []string, program string, arguments ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, arguments...)
 	cmd.Dir = dir
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
-		return slices.Contains([]string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}, name)
+		return slices.Contains([]string{"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}, name) || strings.HasPrefix(name, "ACTIONS_")
 	}), environ...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its compilers end with it
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }

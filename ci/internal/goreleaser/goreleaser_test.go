@@ -38,7 +38,11 @@ func TestPackage(t *testing.T) {
 	archives := map[string][]byte{}
 	for range 2 {
 		dir, err := c.Package(t.Context(), Options{
-			Release: "v1.2.3-runtime", WorkDir: t.TempDir(), Snapshot: true,
+			Release: "v1.2.3-runtime", WorkDir: t.TempDir(), Snapshot: true, RepositoryID: "495574555", OwnerID: "71096353",
+			Probe: func(_ context.Context, source, dest string) error {
+				_, err := os.Stat(filepath.Join(source, "probe.c"))
+				return errors.Join(err, os.WriteFile(filepath.Join(dest, "llcuda-probe"), []byte("a program"), 0o700))
+			},
 			Stage: func(name string) func(error) {
 				return func(err error) { stages = append(stages, fmt.Sprint(name, " ", err)) }
 			},
@@ -58,15 +62,18 @@ func TestPackage(t *testing.T) {
 			archives[arch] = data
 		}
 	}
-	if want := []string{"source <nil>", "goreleaser <nil>", "package <nil>"}; !cmp.Equal(stages, slices.Concat(want, want)) {
+	if want := []string{"source <nil>", "probe <nil>", "goreleaser <nil>", "package <nil>"}; !cmp.Equal(stages, slices.Concat(want, want)) {
 		t.Errorf("the stages were %q", stages)
 	}
 	commit := ""
 	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
 		t.Run(arch, func(t *testing.T) {
 			program := filepath.Join(t.TempDir(), "llcuda-fetch")
-			unpack(t, archives[arch], program)
+			unpack(t, archives[arch], program, arch == "amd64")
 			checkProgram(t, program, machine, arch)
+			if data, err := os.ReadFile(program); err != nil || !bytes.Contains(data, []byte("495574555")) || !bytes.Contains(data, []byte("71096353")) {
+				t.Errorf("the program does not have the numbers of the repository and its owner: %v", err)
+			}
 			if arch != "amd64" {
 				return
 			}
@@ -87,7 +94,7 @@ func TestPackage(t *testing.T) {
 }
 
 // unpack checks an archive's entries, one for one, and writes the program.
-func unpack(t *testing.T, archive []byte, program string) {
+func unpack(t *testing.T, archive []byte, program string, probe bool) {
 	t.Helper()
 	z, err := gzip.NewReader(bytes.NewReader(archive))
 	if err != nil {
@@ -125,6 +132,9 @@ func unpack(t *testing.T, archive []byte, program string) {
 		"completions/llcuda-fetch.bash 0644 root:root 0:0",
 		"completions/llcuda-fetch.fish 0644 root:root 0:0",
 		"llcuda-fetch 0755 root:root 0:0",
+	}
+	if probe {
+		want = append(want, "llcuda-probe 0755 root:root 0:0")
 	}
 	if diff := cmp.Diff(want, entries); diff != "" {
 		t.Error(diff)
@@ -216,8 +226,47 @@ func TestOpen(t *testing.T) {
 	if c, err := Open(t.Context(), dir); err != nil || !cmp.Equal(c.Changed, []string{"?? below/new"}) {
 		t.Errorf("%+v, %v", c, err)
 	}
+	// What is built does not count: wherever it lies, and however the folder is given.
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(below, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, built := range []string{below, below + "/", link, filepath.Join(below, "..", "below")} {
+		if c, err := Open(t.Context(), dir, built); err != nil || len(c.Changed) > 0 {
+			t.Errorf("built into %s: %+v, %v", built, c, err)
+		}
+	}
+	// Beside it everything does, and so does what lies in a folder with files of the commit, or in the whole checkout.
+	for _, built := range []string{dir, filepath.Join(dir, "bel"), filepath.Join(dir, "nowhere"), t.TempDir(), "/"} {
+		if c, err := Open(t.Context(), dir, built); err != nil || !cmp.Equal(c.Changed, []string{"?? below/new"}) {
+			t.Errorf("built into %s: %+v, %v", built, c, err)
+		}
+	}
+	for _, arguments := range [][]string{{"add", "below/new"}, {"-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "two"}} {
+		if _, err := git(t.Context(), dir, nil, arguments...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(below, "more"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Open(t.Context(), dir, below); err != nil || !cmp.Equal(c.Changed, []string{"?? below/more"}) {
+		t.Errorf("built beside files of the commit: %+v, %v", c, err)
+	}
 	if _, err := Open(t.Context(), "/"); err == nil || !strings.HasPrefix(err.Error(), "looking for the repository: git rev-parse") {
 		t.Errorf("outside a repository the error is %v", err)
+	}
+}
+
+// No program that packages can ask for a token in the name of the workflow.
+func TestRunWithoutTokens(t *testing.T) {
+	for _, name := range []string{"ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_RUNTIME_TOKEN"} {
+		t.Setenv(name, "secret")
+	}
+	t.Setenv("NO_ACTIONS_HERE", "kept")
+	out, err := run(t.Context(), ".", []string{"MORE=given"}, "env")
+	if err != nil || strings.Contains(out, "secret") || !strings.Contains(out, "NO_ACTIONS_HERE=kept") || !strings.Contains(out, "MORE=given") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

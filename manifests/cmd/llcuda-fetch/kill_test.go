@@ -15,6 +15,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
 )
 
@@ -144,6 +145,77 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			t.Errorf("%s: %v %v", dir, left, err)
 		}
 	}
+}
+
+// An interrupt ends an installation in order, whatever it waits for: another process, a server that gives a byte now and
+// then, a header without end.
+func TestInterrupted(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault transfertest.Fault
+		locks bool // another process has the store
+	}{
+		"a slow server":        {fault: transfertest.Fault{Rate: 1}},
+		"a slow archive":       {fault: transfertest.Fault{Rate: 1, Nth: 5}},
+		"a header without end": {fault: transfertest.Fault{Drip: true}},
+		"a busy server":        {fault: transfertest.Fault{Status: 503, After: "60"}},
+		"the lock":             {locks: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := fetchtest.New(t, fetchtest.Options{})
+			mirror := transfertest.New(t, r.Dir, test.fault)
+			m := &machine{t: t, home: filepath.Join(t.TempDir(), "store"), key: filepath.Join(t.TempDir(), "key.pub")}
+			if err := os.WriteFile(m.key, r.PublicKey(t), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			cmd := m.command("install", "--mirror", mirror.URL)
+			var out lines
+			cmd.Stderr = &out
+			waits := func() bool { return len(mirror.Requests()) >= max(test.fault.Nth, 1) }
+			if test.locks {
+				l, err := (&store.Store{Home: m.home}).Lock(t.Context(), "a test", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				waits = func() bool { return strings.Contains(out.String(), "(a test)") }
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			for !waits() {
+				time.Sleep(10 * time.Millisecond)
+			}
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(out.String(), "interrupted; the next run goes on from here") {
+				t.Errorf("exit code %d:\n%s", code, out.String())
+			}
+			if left, err := filepath.Glob(filepath.Join(m.home, "staging", "*")); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %q, %v", left, err)
+			}
+		})
+	}
+}
+
+// lines are what a process has said so far.
+type lines struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
 }
 
 // Two hundred at once install once: one downloads, the others wait for it and find it done.

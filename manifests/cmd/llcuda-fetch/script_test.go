@@ -21,7 +21,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )
 
-func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"llcuda-fetch": main}) }
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"llcuda-fetch": main, "noflock": noFlock})
+}
 
 // The commands of llcuda-fetch, as their users type them. Each script begins with the behaviour that it shows.
 func TestScripts(t *testing.T) {

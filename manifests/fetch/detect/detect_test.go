@@ -305,6 +305,79 @@ func TestPlatform(t *testing.T) {
 	}
 }
 
+func TestDistribution(t *testing.T) {
+	for want, files := range map[string]map[string]string{
+		"":             {},
+		"ubuntu 22.04": {"etc/os-release": "NAME=\"Ubuntu\"\nVERSION_ID=\"22.04\"\nID=ubuntu\nID_LIKE=debian\n"},
+		"arch":         {"etc/os-release": "ID=arch\n"},
+		"nixos 24.11":  {"usr/lib/os-release": "ID='nixos'\nVERSION_ID='24.11'\n"},
+	} {
+		if got := detect(t, root(t, files)).Host.Distribution; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// The C and C++ libraries that programs get: of LD_LIBRARY_PATH, of the system, and on NixOS of nix-ld, whose loader has its
+// own C library beside it.
+func TestCLibraries(t *testing.T) {
+	const nix = "/run/current-system/sw/share/nix-ld/lib"
+	multiarch := "/usr/lib/" + triplets[runtime.GOARCH]
+	for name, test := range map[string]struct {
+		env            []string
+		at             map[string]string // library → newest version
+		links          map[string]string
+		glibc, glibcxx string
+		libstdcxx      string
+	}{
+		"none":         {},
+		"the system's": {at: map[string]string{multiarch + "/libc.so.6": "GLIBC_2.35", multiarch + "/libstdc++.so.6": "GLIBCXX_3.4.30"}, glibc: "2.35", glibcxx: "3.4.30"},
+		"an older one in the way": {env: []string{"LD_LIBRARY_PATH", "/empty:/opt/old"},
+			at:    map[string]string{multiarch + "/libc.so.6": "GLIBC_2.35", multiarch + "/libstdc++.so.6": "GLIBCXX_3.4.30", "/opt/old/libstdc++.so.6": "GLIBCXX_3.4.22"},
+			glibc: "2.35", glibcxx: "3.4.22", libstdcxx: "/opt/old/libstdc++.so.6"},
+		"NixOS without nix-ld": {at: map[string]string{"/nix/store/x-glibc/lib/libc.so.6": "GLIBC_2.40"}},
+		"NixOS with nix-ld": {at: map[string]string{"/nix/store/x-glibc/lib/libc.so.6": "GLIBC_2.40", nix + "/libstdc++.so.6": "GLIBCXX_3.4.33"},
+			links: map[string]string{nix + "/ld.so": "/nix/store/x-glibc/lib/ld-linux-x86-64.so.2"}, glibc: "2.40", glibcxx: "3.4.33"},
+		"nix-ld by its variables": {env: []string{"NIX_LD", "/nix/store/x-glibc/lib/ld-linux-x86-64.so.2", "NIX_LD_LIBRARY_PATH", "/nix/store/gcc/lib"},
+			at: map[string]string{"/nix/store/x-glibc/lib/libc.so.6": "GLIBC_2.40", "/nix/store/gcc/lib/libstdc++.so.6": "GLIBCXX_3.4.33"}, glibc: "2.40", glibcxx: "3.4.33"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for path, version := range test.at {
+				versioned(t, filepath.Join(dir, path), version)
+				loader := filepath.Join(dir, filepath.Dir(path), "ld-linux-x86-64.so.2")
+				if err := os.WriteFile(loader, nil, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for name, target := range test.links {
+				if err := os.Symlink(filepath.Join(dir, target), filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			host := detect(t, dir, test.env...).Host
+			if host.Glibc != test.glibc || host.GLIBCXX != test.glibcxx || host.LibStdCXX != test.libstdcxx {
+				t.Errorf("glibc %q, GLIBCXX %q from %q", host.Glibc, host.GLIBCXX, host.LibStdCXX)
+			}
+		})
+	}
+}
+
+// versioned compiles a shared library that defines a version.
+func versioned(t *testing.T, path, version string) {
+	t.Helper()
+	script := filepath.Join(t.TempDir(), "version")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o777), os.WriteFile(script, []byte(version+" { answer; };\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("gcc", "-shared", "-nostdlib", "-o", path, "-Wl,--version-script="+script, "-Wl,-soname,"+filepath.Base(path), "-x", "c", "-")
+	cmd.Stdin = strings.NewReader("int answer(void) { return 42; }\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+}
+
 func TestCPU(t *testing.T) {
 	dir := root(t, map[string]string{
 		"proc/cpuinfo":              "processor\t: 0\nmodel name\t: Intel(R) Xeon(R) CPU @ 2.20GHz\nflags\t\t: sse4_2 avx2 avx avx\n\nprocessor\t: 1\nmodel name\t: other\n",

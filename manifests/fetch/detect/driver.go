@@ -31,6 +31,32 @@ func (d Detector) driverVersion() (version string, source Source) {
 	return "", Source{}
 }
 
+// libraryVersion finds the version in the name that libcuda.so.1 is a link to.
+var libraryVersion = regexp.MustCompile(`^libcuda\.so\.([0-9]{2,}\.[0-9]+(?:\.[0-9]+)?)$`)
+
+// firstDrivers are the first drivers of each version of CUDA, ascending, for machines that show CUDA and nothing else.
+// https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/ (table 3)
+var firstDrivers = []struct{ cuda, driver string }{
+	{"11.0", "450.36.06"}, {"11.4", "470.42.01"}, {"11.8", "520.61.05"}, {"12.0", "525.60.13"}, {"12.1", "530.30.02"}, {"12.2", "535.54.03"},
+	{"12.3", "545.23.06"}, {"12.4", "550.54.14"}, {"12.5", "555.42.02"}, {"12.6", "560.28.03"}, {"12.8", "570.26"}, {"12.9", "575.51.03"}, {"13.0", "580.65.06"},
+}
+
+// driverOf is the driver that a libcuda.so.1 and its version of CUDA belong to: by its name, or at least as new as this.
+func driverOf(library, cuda string) string {
+	if real, err := filepath.EvalSymlinks(library); err == nil {
+		if match := libraryVersion.FindStringSubmatch(filepath.Base(real)); match != nil {
+			return match[1]
+		}
+	}
+	driver := ""
+	for _, first := range firstDrivers {
+		if matrix.IsVersion(cuda) && matrix.CompareVersions(cuda, first.cuda) >= 0 {
+			driver = first.driver
+		}
+	}
+	return driver
+}
+
 const gpusFolder = "/proc/driver/nvidia/gpus"
 
 // driverGPUs asks the driver's own files. They are there in every container, whether it may use the GPUs or not.

@@ -171,11 +171,14 @@ func (d Detector) gpus(ctx context.Context, r *Report) {
 
 	if said.yes() {
 		h.GPUs, h.Driver = said.gpus(), manifests.HostDriver{Version: version, CUDA: said.version()}
-		if version == "" { // WSL has no kernel module that would tell
-			smi := d.askSMI(ctx, r)
-			h.Driver.Version = smi.driver.Version
-		} else {
+		if version != "" {
 			r.add(versionSource)
+			return
+		}
+		// WSL has no kernel module that would tell, and sandboxes show none.
+		if h.Driver.Version = d.askSMI(ctx, r).driver.Version; h.Driver.Version == "" {
+			h.Driver.Version = driverOf(said.Library, said.version())
+			r.add(Source{Name: said.Library, Gave: "driver " + h.Driver.Version + " or later"})
 		}
 		return
 	}

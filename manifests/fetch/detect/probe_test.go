@@ -1,9 +1,13 @@
 package detect
 
 import (
+	"bytes"
+	"debug/elf"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // standin are a probe and a libcuda.so.1 to ask, compiled by the test.
@@ -185,10 +190,28 @@ func TestCUDAAnswers(t *testing.T) {
 			}
 			checkParts(t, "problem", host.CUDA.Problem, test.problem)
 			checkParts(t, "way", host.CUDA.Way, test.way)
-			if len(host.GPUs) > 0 && host.CUDA.Asked && (host.Driver.CUDA != "12.4" || host.CUDA.Library != s.library) {
+			if len(host.GPUs) > 0 && host.CUDA.Asked && (host.Driver.Version != "550.54.14" || host.Driver.CUDA != "12.4" || host.CUDA.Library != s.library) {
 				t.Errorf("CUDA %q of %q", host.Driver.CUDA, host.CUDA.Library)
 			}
 		})
+	}
+}
+
+func TestDriverOf(t *testing.T) {
+	dir := t.TempDir()
+	for name, target := range map[string]string{"named/libcuda.so.1": "libcuda.so.580.159.04", "plain/libcuda.so.1": "libcuda.so.1.1"} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755), os.Symlink(target, filepath.Join(dir, name)),
+			os.WriteFile(filepath.Join(dir, filepath.Dir(name), target), nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct{ library, cuda, want string }{
+		{"named/libcuda.so.1", "12.4", "580.159.04"}, {"plain/libcuda.so.1", "12.4", "550.54.14"}, {"missing", "12.7", "560.28.03"}, {"missing", "14.1", "580.65.06"},
+		{"missing", "11.4", "470.42.01"}, {"missing", "9.2", ""}, {"missing", "", ""},
+	} {
+		if got := driverOf(filepath.Join(dir, test.library), test.cuda); got != test.want {
+			t.Errorf("%s, CUDA %s: %q, want %q", test.library, test.cuda, got, test.want)
+		}
 	}
 }
 
@@ -201,6 +224,64 @@ func checkParts(t *testing.T, name, text string, parts []string) {
 	for _, part := range parts {
 		if !strings.Contains(text, part) {
 			t.Errorf("the %s is %q, without %q", name, text, part)
+		}
+	}
+}
+
+// The probe as the farm compiles it starts on the oldest systems that there are drivers for, and answers the same.
+func TestProbeReachesFar(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the farm compiles it for amd64 alone")
+	}
+	var programs [2][]byte
+	program := filepath.Join(t.TempDir(), ProbeName)
+	for i := range programs {
+		if out, err := exec.Command("sh", "probe/build.sh", "probe", program).CombinedOutput(); err != nil {
+			t.Fatalf("build.sh: %v\n%s", err, out)
+		}
+		var err error
+		if programs[i], err = os.ReadFile(program); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(programs[0], programs[1]) {
+		t.Error("it is not the same the second time")
+	}
+	file, err := elf.Open(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	needs, err := file.DynamicVersionNeeds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, need := range needs {
+		for _, version := range need.Needs {
+			const oldest = "2.17" // of CentOS 7
+			if number, ok := strings.CutPrefix(version.Dep, "GLIBC_"); !ok || matrix.CompareVersions(number, oldest) > 0 {
+				t.Errorf("it needs %s of %s", version.Dep, need.Name)
+			}
+		}
+	}
+	libraries, err := file.ImportedLibraries()
+	if diff := cmp.Diff([]string{"libdl.so.2", "libc.so.6"}, libraries); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+	s := newStandin(t)
+	for _, env := range []string{"STANDIN_GPUS=75 Tesla T4;90 NVIDIA H100 MIG 1g.10gb", "STANDIN_INIT=803"} {
+		var said [2]string
+		for i, probe := range []string{s.probe, program} {
+			cmd := exec.Command(probe)
+			cmd.Env = []string{"LD_LIBRARY_PATH=" + filepath.Dir(s.library), env}
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			said[i] = string(out)
+		}
+		if diff := cmp.Diff(said[0], said[1]); diff != "" || strings.Count(said[0], "\n") != 1 {
+			t.Errorf("%s: %s", said[0], diff)
 		}
 	}
 }

@@ -4,16 +4,12 @@ import (
 	"cmp"
 	"context"
 	"debug/elf"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
@@ -176,7 +172,7 @@ func (n *refusal) causeOfError() (cause, way string) {
 	case (code == cudaNoDevice || code == 0) && len(n.seen) == 0 && n.host.Driver.Version == "" && !n.smi.there:
 		return "", "" // a library without a machine for it, as in images
 	case code == cudaOperatingSystem, code == cudaNotInitialized, code == cudaNotPermitted, code == cudaUnknown, code == cudaNoDevice, code == 0:
-		if files := n.deviceFiles(); files != "" {
+		if files := n.DeviceFiles(); files != "" {
 			return cause + "; " + files, n.wayOfFiles()
 		}
 		switch {
@@ -251,7 +247,7 @@ func (n *refusal) causeWithoutCUDA() (cause, way string) {
 		return "no NVIDIA driver is loaded", wayDriver + "; " + wayModule
 	case !n.smi.there:
 		cause = "nvidia-smi is not installed"
-		if files := n.deviceFiles(); files != "" {
+		if files := n.DeviceFiles(); files != "" {
 			cause += ", and " + files
 		}
 		return cause, n.wayOfSMI()
@@ -274,7 +270,7 @@ func (n *refusal) wayOfSMI() string {
 		return wayFallen
 	case n.host.Platform == "wsl":
 		return wayWSL
-	case n.deviceFiles() != "", n.smi.there && has("permission"):
+	case n.DeviceFiles() != "", n.smi.there && has("permission"):
 		return n.wayOfFiles()
 	case n.smi.there && has("unknown error"):
 		return "a container whose device cgroup was set anew, as systemctl daemon-reload does, loses the GPU: start it anew; elsewhere: " + wayUVM
@@ -295,41 +291,6 @@ func (n *refusal) wayOfFiles() string {
 		return "sudo modprobe nvidia_uvm, or sudo nvidia-modprobe -u -c 0; in a container, " + wayGPUsAll
 	}
 	return wayDeviceFiles + "; in a container, " + wayGPUsAll
-}
-
-// deviceFiles says what is wrong with the files that CUDA opens; empty where all are in order. WSL has another one.
-func (d Detector) deviceFiles() string {
-	if d.exists("dev/dxg") {
-		return ""
-	}
-	var wrong []string
-	// Opening these two wakes no GPU. A device cgroup refuses to open what access(2) allows.
-	for _, name := range []string{"nvidiactl", "nvidia-uvm"} {
-		file, err := os.OpenFile(d.path("dev", name), os.O_RDWR|unix.O_NONBLOCK, 0)
-		if err == nil {
-			err = file.Close()
-		}
-		wrong = append(wrong, describe(name, err)...)
-	}
-	gpus, _ := filepath.Glob(d.path("dev/nvidia[0-9]*")) // the pattern is good
-	for _, gpu := range gpus {
-		wrong = append(wrong, describe(filepath.Base(gpu), unix.Access(gpu, unix.R_OK|unix.W_OK))...)
-	}
-	return strings.Join(wrong, ", ")
-}
-
-func describe(name string, err error) []string {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, fs.ErrNotExist):
-		return []string{"/dev/" + name + " is not there"}
-	}
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		err = path.Err
-	}
-	return []string{fmt.Sprintf("/dev/%s cannot be opened (%v)", name, err)}
 }
 
 const driverLibrary = "libcuda.so.1"

@@ -64,7 +64,7 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	c.Offline = c.Offline || a.offline
 	c.Store.TrustAll = c.Store.TrustAll || a.trustHome
 	if c.Mirrors = a.mirrors; len(c.Mirrors) == 0 {
-		c.Mirrors = strings.Fields(os.Getenv("LLCUDA_MIRROR"))
+		c.Mirrors = mirrorsOf(os.Getenv("LLCUDA_MIRROR"))
 	}
 	c.SkipSignature, c.AllowWithdrawn = a.skipSignature, a.allowWithdrawn
 	if !strings.HasSuffix(release, snapshot) {
@@ -102,6 +102,15 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	c.Warn = func(what string) { a.term.warnf("%s", what) }
 	c.Progress = a.term.progress
 	return c, nil
+}
+
+// mirrorsOf are the mirrors in LLCUDA_MIRROR, as install.sh reads it: separated by blanks, or one folder that may have blanks
+// in its name.
+func mirrorsOf(value string) []string {
+	if info, err := os.Stat(value); err == nil && info.IsDir() {
+		return []string{value}
+	}
+	return strings.Fields(value)
 }
 
 func (a *app) readHost() (*manifests.Host, error) {

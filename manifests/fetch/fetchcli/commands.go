@@ -153,7 +153,7 @@ func (a *app) planCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5")
+	cmd.Flags().StringVar(&sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5; without a GPU here, for that of another machine")
 	return cmd
 }
 
@@ -224,7 +224,7 @@ func (a *app) installCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), f) },
 	}
-	cmd.Flags().StringVar(&f.sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5")
+	cmd.Flags().StringVar(&f.sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5; without a GPU here, for that of another machine")
 	cmd.Flags().StringVar(&f.from, "from", "", "a folder that export made, or the address of one")
 	cmd.Flags().StringArrayVar(&f.models, "model", nil, "a model to have as well, as for pull; repeatable")
 	cmd.Flags().BoolVar(&f.update, "update", false, "look for the newest release, although one is installed")

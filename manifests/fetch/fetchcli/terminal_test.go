@@ -69,6 +69,28 @@ func TestProgressOnAScreen(t *testing.T) {
 	})
 }
 
+// A download that is slow because of the server says so, on a screen and in a log, for as long as it is.
+func TestProgressOfASlowServer(t *testing.T) {
+	for _, live := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var out, err bytes.Buffer
+			term := &terminal{out: &out, err: &err, live: live, columns: func() int { return 80 }}
+			for p := (fetch.Progress{Name: "x.tar.zst", Total: 1_000_000, Source: "https://mirror"}); p.Done < 300_000; p.Done += 100_000 {
+				p.Slow = p.Done == 100_000
+				term.progress(p)
+				time.Sleep(plainEvery)
+			}
+			for text, want := range map[string]bool{
+				"x.tar.zst  100.0 kB of 1.0 MB  10%  slow server": true, "x.tar.zst  200.0 kB of 1.0 MB  20%  slow server": false,
+			} {
+				if strings.Contains(err.String(), text) != want {
+					t.Errorf("live %t: %q in %q is not %t", live, text, err.String(), want)
+				}
+			}
+		})
+	}
+}
+
 // --quiet says nothing of what goes on; results, warnings and errors it says all the same.
 func TestQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

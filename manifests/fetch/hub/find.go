@@ -79,8 +79,12 @@ func (c *Client) Find(ctx context.Context, n Name, want Want, kind Kind) (Model,
 			n.Path = found
 			return there.choose(n, kind)
 		}
-		if missing != nil {
+		var offline *OfflineError
+		switch {
+		case missing != nil:
 			missing.Files = models(there.files)
+		case errors.As(err, &offline):
+			offline.Files = models(there.files)
 		}
 	}
 	if err != nil {

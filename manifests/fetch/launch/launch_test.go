@@ -28,6 +28,15 @@ func TestEnviron(t *testing.T) {
 	}
 }
 
+// Before there is a bundle, programs get what the driver brings.
+func TestEnvironWithoutBundle(t *testing.T) {
+	for _, environ := range [][]string{{"A=1"}, {"A=1", "LD_LIBRARY_PATH=/opt/lib"}} {
+		if diff := cmp.Diff(environ, Installation{}.Environ(environ)); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
 // newStore makes a store with one installation, which starts so.
 func newStore(t *testing.T, start Start) string {
 	t.Helper()

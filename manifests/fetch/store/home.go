@@ -22,6 +22,9 @@ const (
 	markerText = "llcuda-fetch keeps its installations in this folder, format 1\n"
 )
 
+// lastNames are the files beside the store's folders. They go last.
+var lastNames = []string{markerName, lockName, lockName + heldSuffix, lockName + heldSuffix + stealSuffix}
+
 // folders are those that a store's folder has, and which of the names in them are the store's own. Whatever else lies
 // there is somebody's: it is never removed, nor followed if it is a link.
 var folders = map[string]func(s *Store, name string, entry fs.DirEntry) bool{
@@ -237,8 +240,8 @@ func (s *Store) Contents() (Contents, error) {
 	}
 	for _, entry := range top {
 		name := entry.Name()
-		if name == markerName || name == lockName {
-			continue // they go last
+		if slices.Contains(lastNames, name) {
+			continue
 		}
 		if folders[name] == nil || !entry.IsDir() {
 			c.Foreign = append(c.Foreign, name)
@@ -296,7 +299,7 @@ func (l *Locked) Uninstall() (Contents, error) {
 			}
 		}
 	}
-	for _, name := range []string{markerName, lockName} {
+	for _, name := range lastNames {
 		if err := ignoreMissing(os.Remove(l.path(name))); err != nil {
 			return c, err
 		}

@@ -209,7 +209,7 @@ func TestUninstall(t *testing.T) {
 	if err := os.Symlink(clean.Home, link); err != nil {
 		t.Fatal(err)
 	}
-	linked := &Locked{&Store{Home: link}, clean.lock}
+	linked := &Locked{&Store{Home: link}, clean.unlock}
 	if got, err := linked.Uninstall(); err != nil || len(got.Foreign) > 0 {
 		t.Errorf("%v %v", got, err)
 	}

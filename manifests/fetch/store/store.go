@@ -6,7 +6,7 @@
 //	Stage.Unpack ──▶ staging/… ──Stage.Adopt──▶ bundles/…, runtimes/… ──Locked.Activate──▶ installs/N ◀── current
 //
 //	llcuda-store                says that the folder is a store
-//	lock                        held by whoever changes anything
+//	lock                        held by whoever changes anything; lock.held stands for it where there is no flock(2)
 //	downloads/SHA256.partial    what transfers go on from
 //	staging/                    what is being made; whatever lies here is nobody's
 //	bundles/NAME-TAR12/         an unpacked bundle, named by the beginning of its tar's sha256; left-out.json in it says
@@ -31,7 +31,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -39,7 +38,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -47,7 +45,6 @@ import (
 )
 
 const (
-	lockName     = "lock"
 	downloadsDir = "downloads"
 	stagingDir   = "staging"
 	bundlesDir   = "bundles"
@@ -97,17 +94,10 @@ func (s *Store) Folder(a manifests.Artifact) (string, bool) {
 	return path, err == nil && info.IsDir()
 }
 
-// A Holder is a process that changes the store.
-type Holder struct {
-	PID     int       `json:"pid"`
-	Command string    `json:"command"`
-	Since   time.Time `json:"since"`
-}
-
 // Locked is a store that nobody else changes meanwhile.
 type Locked struct {
 	*Store
-	lock *flock.Flock
+	unlock func() error
 }
 
 // A HomeError is a store that cannot be worked in.
@@ -136,9 +126,6 @@ func (e *HomeError) Hint() string {
 	return ""
 }
 
-// lockPoll is how often a waiting process tries again.
-const lockPoll = 100 * time.Millisecond
-
 // Lock makes the folder and takes its lock, and clears away what killed processes left. While another process has the
 // lock, waiting, if not nil, is told of it once for each such process.
 func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) (*Locked, error) {
@@ -148,52 +135,23 @@ func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) 
 	if err := s.make(); err != nil {
 		return nil, homeError("making the store", s.Home, err)
 	}
-	lock := flock.New(s.path(lockName), flock.SetPermissions(0o666))
-	var told Holder
-	for {
-		held, err := lock.TryLock()
-		if err != nil {
-			return nil, &HomeError{"locking the store", s.Home, err}
-		}
-		if held {
-			break
-		}
-		if holder := s.holder(); waiting != nil && holder != told {
-			told = holder
-			waiting(holder)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), lock.Close())
-		case <-time.After(lockPoll):
-		}
-	}
-	l := &Locked{s, lock}
-	data, err := json.Marshal(Holder{PID: os.Getpid(), Command: command, Since: time.Now().UTC().Truncate(time.Second)})
-	if err == nil {
-		err = os.WriteFile(s.path(lockName), append(data, '\n'), 0o666)
-	}
-	if err == nil {
-		err = l.clean()
+	me := Holder{PID: os.Getpid(), Command: command, Since: time.Now().UTC().Truncate(time.Second)}
+	unlock, err := lockFile(ctx, s.path(lockName), me, waiting)
+	if err != nil && ctx.Err() != nil {
+		return nil, err
 	}
 	if err != nil {
+		return nil, homeError("locking the store", s.Home, err)
+	}
+	l := &Locked{s, unlock}
+	if err := l.clean(); err != nil {
 		return nil, errors.Join(homeError("opening the store", s.Home, err), l.Close())
 	}
 	return l, nil
 }
 
-// holder is who has the lock, as far as he wrote it down.
-func (s *Store) holder() Holder {
-	var h Holder
-	data, err := os.ReadFile(s.path(lockName))
-	if err != nil || json.Unmarshal(data, &h) != nil {
-		return Holder{}
-	}
-	return h
-}
-
 // Close lets the lock go.
-func (l *Locked) Close() error { return l.lock.Close() }
+func (l *Locked) Close() error { return l.unlock() }
 
 // Partial is the file that a transfer of these bytes goes on from.
 func (s *Store) Partial(sha256 string) string { return s.path(downloadsDir, sha256+".partial") }

@@ -151,8 +151,8 @@ func TestReadBack(t *testing.T) {
 
 func TestVocabulary(t *testing.T) {
 	list := newVocabulary()
-	if len(list) != vocabularySize {
-		t.Fatalf("%d tokens, want %d", len(list), vocabularySize)
+	if len(list) != Tokens {
+		t.Fatalf("%d tokens, want %d", len(list), Tokens)
 	}
 	seen := map[string]bool{}
 	for i, token := range list {

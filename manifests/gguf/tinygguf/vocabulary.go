@@ -25,8 +25,14 @@ const (
 	endID     = 2
 )
 
-// The vocabulary has this many tokens: a multiple of 256, as the kernels like it.
-const vocabularySize = 512
+// Tokens is how many tokens the vocabulary has: a multiple of 256, as the kernels like it.
+const Tokens = 512
+
+// The words of the vocabulary are the tokens from Words on, WordCount of them: neither special tokens nor bytes.
+const (
+	Words     = 3 + 256
+	WordCount = Tokens - Words
+)
 
 // Sentencepiece's mark for a space.
 const space = "▁"
@@ -54,7 +60,7 @@ func newVocabulary() []token {
 	for _, prefix := range []string{"", space} {
 		for _, consonant := range "bcdfghjklmnprstw" {
 			for _, vowel := range "aeiou" {
-				if len(list) < vocabularySize {
+				if len(list) < Tokens {
 					add(prefix + string(consonant) + string(vowel))
 				}
 			}

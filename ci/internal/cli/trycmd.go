@@ -1,0 +1,49 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/ci/internal/trial"
+)
+
+func tryCommand(term *terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "try BUNDLE",
+		Short: "Run a bundle's CPU variants on this machine and compare what they compute",
+		Long: `Run a bundle's CPU variants on this machine and compare what they compute: every
+variant that this CPU can run, on a small generated model, with the plainest one.
+
+BUNDLE is an archive, or the folder that one was unpacked into. Build does the same
+to each host half, on the engine's CPU; this is for another CPU. It needs neither an
+engine, nor a GPU, nor a network.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return tryBundle(cmd.Context(), term, args[0]) },
+	}
+}
+
+func tryBundle(ctx context.Context, term *terminal, bundle string) error {
+	info, err := os.Stat(bundle)
+	if err != nil {
+		return &usageError{fmt.Errorf("trying a bundle: %w", err), "give a bundle's archive, or the folder that it was unpacked into"}
+	}
+	if !info.IsDir() {
+		dir, err := os.MkdirTemp("", "llcuda-try-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		if bundle, err = farm.Unpack(ctx, bundle, dir); err != nil {
+			return err
+		}
+	}
+	report, err := trial.Run(ctx, bundle, func(r trial.Result) { term.printf("%s", r) })
+	if err != nil {
+		return err
+	}
+	return report.Err()
+}

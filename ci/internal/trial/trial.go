@@ -1,0 +1,472 @@
+// Package trial runs every CPU variant of a bundle that this machine's CPU can run, and compares what they compute with
+// the plainest one: what was never executed is not known to run.
+//
+// The program try beside it calls it, in a container, for the host half of a build; ci's try command calls it for a bundle
+// on any machine. In goes a bundle's folder; out come a Report, and a line of progress for each variant. Each variant
+// scores the next token of one prompt twice, in llama-server on a generated model with matrices of every type of
+// tinygguf: the prompt in one batch, which takes one set of kernels, and one token more, which takes another.
+//
+// The package uses no network, changes nothing in the bundle and prints nothing.
+package trial
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/waqasm86/llcuda-farm/manifests/gguf/tinygguf"
+	"github.com/waqasm86/llcuda-farm/manifests/variants"
+)
+
+const (
+	// tolerance is how far a variant's logarithm of a token's probability may be from the plainest variant's. Those of
+	// llama.cpp 0.5.0 differ by up to 0.11, since each rounds in its own way, and the tokens' own spread over 9 to 14.
+	tolerance = 0.5
+	// limit is the time in which a variant must start and score, which takes half a second.
+	limit = 2 * time.Minute
+	// plainest is the variant that needs nothing but x86-64.
+	plainest = "x64"
+
+	promptTokens = 40
+	allTypes     = "all types"
+	modelSuffix  = ".gguf"
+	socket       = "s.sock"
+)
+
+// A Result is how one variant did.
+type Result struct {
+	Variant string
+	Lacking bool    // this CPU cannot run it
+	Off     float64 // the greatest difference from the plainest variant
+	Problem string  // empty where it did well
+}
+
+func (r Result) String() string {
+	switch {
+	case r.Problem != "":
+		return fmt.Sprintf("the CPU variant %s fails: %s", r.Variant, r.Problem)
+	case r.Lacking:
+		return fmt.Sprintf("the CPU variant %s was not run: this CPU lacks something it needs", r.Variant)
+	}
+	return fmt.Sprintf("the CPU variant %s computes; its scores differ by up to %.3f", r.Variant, r.Off)
+}
+
+// A Report is how all variants did.
+type Report struct {
+	CPU     string
+	Results []Result // the plainest variant first, then ascending
+}
+
+// Lacking are the variants that this CPU cannot run.
+func (r Report) Lacking() []string {
+	var names []string
+	for _, result := range r.Results {
+		if result.Lacking {
+			names = append(names, result.Variant)
+		}
+	}
+	return names
+}
+
+// FailedError is a bundle with variants that do not work.
+type FailedError struct {
+	CPU      string
+	Variants []string
+}
+
+func (e *FailedError) Error() string {
+	return fmt.Sprintf("trying the CPU variants on %s: not working: %s", e.CPU, strings.Join(e.Variants, ", "))
+}
+
+// Hint is the way out.
+func (e *FailedError) Hint() string {
+	return "a patch in matrix/patches can mend a variant; a virtual machine may also promise instructions that it does not deliver, so try another CPU"
+}
+
+// Err is a *FailedError where a variant does not work.
+func (r Report) Err() error {
+	failed := &FailedError{CPU: r.CPU}
+	for _, result := range r.Results {
+		if result.Problem != "" {
+			failed.Variants = append(failed.Variants, result.Variant)
+		}
+	}
+	if len(failed.Variants) == 0 {
+		return nil
+	}
+	return failed
+}
+
+// Run tries all variants of a bundle and tells progress of each. The error is one of trying; what a variant does wrong is
+// in the Report.
+func Run(ctx context.Context, dir string, progress func(Result)) (Report, error) {
+	t, err := newTrial(dir)
+	if err != nil {
+		return Report{}, fmt.Errorf("trying the CPU variants: %w", err)
+	}
+	defer os.RemoveAll(t.stage.Dir)
+	report := Report{CPU: variants.CPU()}
+	for _, name := range t.names {
+		result, err := t.variant(ctx, name)
+		if err != nil {
+			return report, fmt.Errorf("trying the CPU variant %s: %w", name, err)
+		}
+		report.Results = append(report.Results, result)
+		progress(result)
+		switch {
+		case name == plainest && result.Lacking:
+			return report, fmt.Errorf("trying the CPU variants: this CPU cannot run %s, which the others are compared with", plainest)
+		case name == plainest && result.Problem != "":
+			return report, nil
+		}
+	}
+	return report, nil
+}
+
+type trial struct {
+	stage    variants.Stage
+	names    []string
+	baseline map[string]scores // of the plainest variant, by model
+}
+
+func newTrial(dir string) (*trial, error) {
+	bundle, err := variants.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	at := slices.Index(bundle.Variants, plainest)
+	if at < 0 {
+		return nil, fmt.Errorf("%s has the CPU variants %q, and none of them is %s, which the others are compared with", dir, bundle.Variants, plainest)
+	}
+	work, err := os.MkdirTemp("", "llcuda-trial-")
+	if err != nil {
+		return nil, err
+	}
+	t := &trial{names: append([]string{plainest}, slices.Delete(slices.Clone(bundle.Variants), at, at+1)...), baseline: map[string]scores{}}
+	if t.stage, err = bundle.Stage(work); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(work))
+	}
+	for _, model := range append([]string{allTypes}, tinygguf.Types()...) {
+		types := []string{model}
+		if model == allTypes {
+			types = tinygguf.Types()
+		}
+		var text bytes.Buffer
+		err := tinygguf.Write(&text, tinygguf.Options{Types: types})
+		if err == nil {
+			err = os.WriteFile(filepath.Join(work, model+modelSuffix), text.Bytes(), 0o644)
+		}
+		if err != nil {
+			return nil, errors.Join(err, os.RemoveAll(work))
+		}
+	}
+	return t, nil
+}
+
+// variant tries one. Where it fails, models of one type each tell which kernels do.
+func (t *trial) variant(ctx context.Context, name string) (Result, error) {
+	result := Result{Variant: name}
+	err := t.stage.Use(name)
+	if err == nil {
+		result.Problem, err = t.loads(ctx, name)
+	}
+	if err == nil && result.Problem == "" {
+		result.Lacking, err = t.lacking(ctx, name)
+	}
+	if err != nil || result.Problem != "" || result.Lacking {
+		return result, err
+	}
+	off, problem, err := t.model(ctx, name, allTypes)
+	result.Off, result.Problem = off, problem
+	if err != nil || problem == "" || name == plainest {
+		return result, err
+	}
+	var types []string
+	for _, model := range tinygguf.Types() {
+		_, problem, err := t.model(ctx, name, model)
+		if err != nil {
+			return result, err
+		}
+		if problem != "" {
+			types = append(types, model)
+		}
+	}
+	if len(types) > 0 {
+		result.Problem += ", with matrices of " + strings.Join(types, ", ")
+	}
+	return result, nil
+}
+
+// loads has a program start with the variant's library in it, all symbols bound: llama.cpp skips a library that cannot be
+// loaded without a word, as it does one that the CPU cannot run, and loads them all to ask which fits best.
+func (t *trial) loads(ctx context.Context, name string) (problem string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cmd, err := t.stage.Command(ctx, os.Environ(), "llama-server", "--version")
+	if err != nil {
+		return "", err
+	}
+	cmd.Env = append(cmd.Env, "LD_BIND_NOW=1", "LD_PRELOAD="+filepath.Join(filepath.Dir(cmd.Path), variants.File(name)))
+	out, err := cmd.CombinedOutput()
+	switch {
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case err != nil:
+		return fmt.Sprintf("it cannot be loaded: %s\n%s", variants.Ending(err), lastLines(string(out))), nil
+	case bytes.Contains(out, []byte("cannot be preloaded")):
+		return "it cannot be loaded\n" + lastLines(string(out)), nil
+	}
+	return "", nil
+}
+
+// lacking says whether the CPU cannot run a variant, by the variant's own word: llama-bench says what it loaded, and ends
+// in order where that is nothing. Any other end is for score to find and name.
+func (t *trial) lacking(ctx context.Context, name string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cmd, err := t.stage.Command(ctx, os.Environ(), "llama-bench", "-m", allTypes+modelSuffix, "-p", "1", "-n", "0", "-r", "1", "-ngl", "0", "-t", "1", "--no-warmup")
+	if err != nil {
+		return false, err
+	}
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	switch loaded := variants.Loaded(string(out)); {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case loaded == name:
+		return false, nil
+	case errors.As(err, &exit) && exit.Exited() && loaded == "":
+		return true, nil
+	case errors.As(err, &exit):
+		return false, nil
+	default:
+		return false, cmp.Or(err, fmt.Errorf("llama-bench loaded the variant %q:\n%s", loaded, lastLines(string(out))))
+	}
+}
+
+// model scores with one model and compares with the plainest variant, which scores first where it has not yet.
+func (t *trial) model(ctx context.Context, name, model string) (off float64, problem string, err error) {
+	if _, ok := t.baseline[model]; !ok && name != plainest {
+		if err := t.stage.Use(plainest); err != nil {
+			return 0, "", err
+		}
+		if t.baseline[model], problem, err = t.score(ctx, model); err != nil || problem != "" {
+			return 0, "", cmp.Or(err, fmt.Errorf("the variant %s, which the others are compared with, fails with matrices of %s: %s", plainest, model, problem))
+		}
+		if err := t.stage.Use(name); err != nil {
+			return 0, "", err
+		}
+	}
+	got, problem, err := t.score(ctx, model)
+	if err != nil || problem != "" {
+		return 0, problem, err
+	}
+	if name == plainest {
+		t.baseline[model] = got
+	}
+	off, problem = got.compare(t.baseline[model])
+	return off, problem, nil
+}
+
+// scores are the logarithms of the tokens' probabilities, for each of the two prompts.
+type scores [2]map[int]float64
+
+func (s scores) compare(with scores) (off float64, problem string) {
+	for i := range s {
+		if len(s[i]) != len(with[i]) {
+			return 0, fmt.Sprintf("it scored %d tokens instead of %d", len(s[i]), len(with[i]))
+		}
+		for token, want := range with[i] {
+			got, ok := s[i][token]
+			if !ok {
+				return 0, fmt.Sprintf("it did not score token %d", token)
+			}
+			off = max(off, math.Abs(got-want))
+		}
+	}
+	if off > tolerance {
+		return off, fmt.Sprintf("it computes something else than %s: the logarithms of the probabilities differ by up to %.2f, and may by %.2f", plainest, off, tolerance)
+	}
+	return off, ""
+}
+
+// score starts a server on the chosen variant, and asks it.
+func (t *trial) score(ctx context.Context, model string) (got scores, problem string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	at := filepath.Join(t.stage.Dir, socket)
+	if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return got, "", err
+	}
+	cmd, err := t.stage.Command(ctx, os.Environ(), "llama-server", "-m", model+modelSuffix, "--host", socket, "-ngl", "0",
+		"-t", "2", "-np", "1", "-c", "512", "--no-warmup")
+	if err != nil {
+		return got, "", err
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, time.Second
+	if err := cmd.Start(); err != nil {
+		return got, "", err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	answered := make(chan error, 1)
+	go func() { // a request to a server that has died fails
+		var err error
+		got, err = ask(ctx, at)
+		answered <- err
+	}()
+	var exit error
+	select {
+	case exit = <-ended:
+		exit = cmp.Or(exit, errors.New("it ended by itself"))
+		cancel()
+		<-answered
+	case err = <-answered:
+		if err != nil && ctx.Err() == nil { // perhaps because it died
+			select {
+			case exit = <-ended:
+			case <-time.After(time.Second):
+			}
+		}
+		if exit == nil {
+			timedOut := ctx.Err() != nil
+			cancel()
+			<-ended
+			if timedOut {
+				err = fmt.Errorf("it did not answer within %s", limit)
+			}
+		}
+	}
+	var bad *answerError
+	switch {
+	case exit != nil:
+		return got, variants.Ending(exit), nil
+	case errors.As(err, &bad):
+		return got, bad.Error(), nil
+	case err != nil:
+		return got, fmt.Sprintf("%v\n%s", err, lastLines(out.String())), nil
+	}
+	return got, "", nil
+}
+
+// answerError is an answer that is no score.
+type answerError struct{ problem string }
+
+func (e *answerError) Error() string { return e.problem }
+
+// ask waits for the server and has it score the token after a prompt, and after the prompt and one token more.
+func ask(ctx context.Context, socket string) (got scores, err error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dial(ctx, socket)
+	}}}
+	for {
+		response, err := request(ctx, client, http.MethodGet, "health", nil)
+		if err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return got, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	prompt := make([]int, promptTokens)
+	for i := range prompt {
+		prompt[i] = tinygguf.Words + i*37%tinygguf.WordCount
+	}
+	for i, tokens := range []int{promptTokens - 1, promptTokens} {
+		if got[i], err = completion(ctx, client, prompt[:tokens]); err != nil {
+			return got, err
+		}
+	}
+	return got, nil
+}
+
+// dial reaches a socket by its folder: an address has no more than 107 bytes.
+func dial(ctx context.Context, socket string) (net.Conn, error) {
+	dir, err := os.Open(filepath.Dir(socket))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket)))
+}
+
+func request(ctx context.Context, client *http.Client, method, path string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://localhost/"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	return client.Do(req)
+}
+
+// completion asks for one token and every token's score. https://github.com/ggml-org/llama.cpp/tree/master/tools/server
+func completion(ctx context.Context, client *http.Client, prompt []int) (map[int]float64, error) {
+	body, err := json.Marshal(map[string]any{"prompt": prompt, "n_predict": 1, "n_probs": tinygguf.Tokens, "temperature": 0, "cache_prompt": true})
+	if err != nil {
+		return nil, err
+	}
+	response, err := request(ctx, client, http.MethodPost, "completion", body)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	const most = 1 << 20
+	text, err := io.ReadAll(io.LimitReader(response.Body, most))
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, &answerError{fmt.Sprintf("it answered %s: %s", response.Status, lastLines(string(text)))}
+	}
+	var answer struct {
+		Probabilities []struct {
+			Top []struct {
+				ID      int      `json:"id"`
+				LogProb *float64 `json:"logprob"` // null is not a number
+			} `json:"top_logprobs"`
+		} `json:"completion_probabilities"`
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return nil, &answerError{fmt.Sprintf("its answer is no JSON: %v", err)}
+	}
+	if len(answer.Probabilities) != 1 {
+		return nil, &answerError{fmt.Sprintf("its answer has the scores of %d tokens, want 1", len(answer.Probabilities))}
+	}
+	got := map[int]float64{}
+	for _, token := range answer.Probabilities[0].Top {
+		if token.LogProb == nil || math.IsNaN(*token.LogProb) || math.IsInf(*token.LogProb, 0) {
+			return nil, &answerError{"its scores are no numbers"}
+		}
+		got[token.ID] = *token.LogProb
+	}
+	if len(got) != tinygguf.Tokens {
+		return nil, &answerError{fmt.Sprintf("it scored %d tokens, and the model has %d", len(got), tinygguf.Tokens)}
+	}
+	return got, nil
+}
+
+func lastLines(text string) string {
+	const keep = 15
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-keep):], "\n")
+}
