@@ -197,12 +197,14 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 		var slow []source
 		for _, s := range sources {
 			r, err := client.from(ctx, s, tag, see)
+			var tooSlow *transfer.SlowError
 			switch {
 			case err == nil:
 				return r, nil
 			case !passes(err):
 				return nil, err
-			case client == c && is[*transfer.SlowError](err):
+			case client == c && errors.As(err, &tooSlow):
+				c.step("%v: trying the next mirror", tooSlow)
 				slow = append(slow, s)
 			default:
 				failed = append(failed, err)
