@@ -257,7 +257,7 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirror
 		return Outcome{Install: current, Already: true}, nil
 	}
 	base, have := c.base()
-	if !have || o != (Options{}) { // else nothing may have to be done, and a program waits
+	if !have || o != (Options{Remember: o.Remember}) { // else nothing may have to be done, and a program waits
 		c.step("looking at this machine")
 	}
 	host, _, err := c.Detect(ctx)
