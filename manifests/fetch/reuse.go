@@ -77,10 +77,15 @@ func (c *Client) reuse(o Options, host manifests.Host) (i Install, d manifests.D
 			continue
 		}
 		mine, onCPU := i.Machine.Kind == now.Kind, i.Through == manifests.ThroughCPU
-		d, err := manifests.Pick(ofBundle(meta), host, manifests.PickOptions{AllowCPU: mine && onCPU})
+		d, err := manifests.Pick(ofBundle(meta), host, manifests.PickOptions{AllowCPU: o.AllowCPU || mine && onCPU})
 		var none *manifests.NoBundleError
 		if errors.As(err, &none) && (none.Lack == manifests.LackGPU || none.Lack == manifests.LackDriver) && o.SM == 0 && !o.AllowCPU {
 			return Install{}, d, false, err
+		}
+		if err == nil && d.Through == manifests.ThroughCPU && !onCPU { // its CPU half will do
+			as := describe(i, now, d)
+			as.Through, as.Asked.AllowCPU = manifests.ThroughCPU, true
+			return as, d, false, nil
 		}
 		if err != nil || d.Through != i.Through || d.Absent() {
 			continue

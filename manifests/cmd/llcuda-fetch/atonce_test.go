@@ -38,7 +38,7 @@ func TestRunAtOnce(t *testing.T) {
 	if err := os.WriteFile(key, release.PublicKey(t), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	environ := append(machine.environ(), "LD_LIBRARY_PATH=/opt/lib:/x", "GODEBUG=inittrace=1")
+	environ := append(machine.environ(), "LD_LIBRARY_PATH="+machine.driver+":/opt/lib:/x", "GODEBUG=inittrace=1")
 	command := func(args ...string) (string, string) {
 		t.Helper()
 		cmd := exec.Command(program, args...)
@@ -80,7 +80,7 @@ func TestRunAtOnce(t *testing.T) {
 		if diff := cmp.Diff(later, atOnce); diff != "" {
 			t.Errorf("%q: %s", arguments, diff)
 		}
-		for _, want := range []string{strings.Join(arguments[1:], " "), "LD_LIBRARY_PATH=" + home + "/bundles/", "/lib:/opt/lib:/x\n", "CUDA_VISIBLE_DEVICES=GPU-"} {
+		for _, want := range []string{strings.Join(arguments[1:], " "), "LD_LIBRARY_PATH=" + home + "/bundles/", "/lib:" + machine.driver + ":/opt/lib:/x\n", "CUDA_VISIBLE_DEVICES=GPU-"} {
 			if !strings.Contains(atOnce, want) {
 				t.Errorf("%q: there is no %q in\n%s", arguments, want, atOnce)
 			}

@@ -8,15 +8,15 @@ import (
 	"testing"
 )
 
-// A kernel is the kernel's files of a machine with GPUs, and an nvidia-smi that knows them.
-type kernel struct{ root, bin string }
+// A kernel is the kernel's files of a machine with GPUs, an nvidia-smi that knows them, and a folder with a libcuda.so.1.
+type kernel struct{ root, bin, driver string }
 
 // newKernel describes a machine by its GPUs: "1b06 GeForce GTX 1080 Ti, 6.1", the PCI device first.
 func newKernel(t testing.TB, gpus ...string) kernel {
 	t.Helper()
 	dir := t.TempDir()
-	k := kernel{filepath.Join(dir, "root"), filepath.Join(dir, "bin")}
-	files := map[string]string{"root/sys/module/nvidia/version": "560.35.03\n", "root/dev/nvidiactl": ""}
+	k := kernel{filepath.Join(dir, "root"), filepath.Join(dir, "bin"), filepath.Join(dir, "driver")}
+	files := map[string]string{"root/sys/module/nvidia/version": "560.35.03\n", "root/dev/nvidiactl": "", "driver/libcuda.so.1": ""}
 	var table strings.Builder
 	for i, gpu := range gpus {
 		device, rest, _ := strings.Cut(gpu, " ")
@@ -45,5 +45,5 @@ func (k kernel) stamp() string {
 
 // environ is the test's environment, with the machine's nvidia-smi.
 func (k kernel) environ() []string {
-	return append(os.Environ(), "PATH="+k.bin+":"+os.Getenv("PATH"))
+	return append(os.Environ(), "PATH="+k.bin+":"+os.Getenv("PATH"), "LD_LIBRARY_PATH="+k.driver)
 }
