@@ -134,7 +134,7 @@ func unpack(t *testing.T, archive []byte, program string, probe bool) {
 		"llcuda-fetch 0755 root:root 0:0",
 	}
 	if probe {
-		want = append(want, "llcuda-probe 0755 root:root 0:0")
+		want = slices.Insert(want, len(want)-1, "llcuda-probe 0755 root:root 0:0")
 	}
 	if diff := cmp.Diff(want, entries); diff != "" {
 		t.Error(diff)
