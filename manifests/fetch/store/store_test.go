@@ -209,6 +209,8 @@ func TestArchivesOfAnotherSize(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{})
 	good := r.Asset(t, zst75)
 	zeros := fetchtest.Compress(t, make([]byte, 256<<20), manifests.FormatTarZst)
+	whole := fetchtest.Tar(t, []fetchtest.Entry{{Name: "llcuda-bins-sm75/a", Mode: 0o644, Body: make([]byte, 1000)}})
+	half := fetchtest.Compress(t, whole[:800], manifests.FormatTarZst)
 	for name, test := range map[string]struct {
 		tar  manifests.Digest
 		data []byte
@@ -218,6 +220,7 @@ func TestArchivesOfAnotherSize(t *testing.T) {
 		"empty":                   {*good.Tar, nil, "unpacking"},
 		"cut off":                 {*good.Tar, r.Read(t, zst75)[:good.Size/2], "unpacking"},
 		"more than was said":      {manifests.Digest{SHA256: good.Tar.SHA256, Size: good.Tar.Size - 1}, r.Read(t, zst75), "it unpacks to more than"},
+		"a tar that is cut off":   {manifests.Digest{SHA256: fetchtest.SHA256(whole), Size: int64(len(whole))}, half, "unexpected EOF"},
 		"less than was said":      {manifests.Digest{SHA256: good.Tar.SHA256, Size: good.Tar.Size + 1}, r.Read(t, zst75), "the tar inside has"},
 		"another tar":             {manifests.Digest{SHA256: strings.Repeat("0", 64), Size: good.Tar.Size}, r.Read(t, zst75), "the tar inside has"},
 		"more behind the tar":     {*good.Tar, append(r.Read(t, zst75), zeros...), "it unpacks to more than"},
