@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -14,6 +15,10 @@ import (
 func main() {
 	if err := run(os.Args[1], os.Args[2]); err != nil {
 		fmt.Println(err)
+		var failed *trial.FailedError
+		if errors.As(err, &failed) {
+			fmt.Println("hint: " + failed.Hint())
+		}
 		os.Exit(1)
 	}
 }
