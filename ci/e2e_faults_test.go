@@ -151,6 +151,22 @@ func (f *farm) testBrokenSM(t *testing.T) {
 	}
 }
 
+// A CPU variant that compiles and crashes stops the build, and is named. Haswell's code is what nearly every machine with
+// an engine runs; the plainest variant has none of it.
+func (f *farm) testBrokenVariant(t *testing.T) {
+	llama := copyTree(t, f.llama)
+	change(t, llama, "ggml/src/ggml-cpu/ggml-cpu.cpp", func(text string) string {
+		return strings.Replace(text, "    *result = float(sum);\n", "#ifdef __AVX2__\n    __builtin_trap();\n#endif\n    *result = float(sum);\n", 1)
+	})
+	out := f.out(t)
+	build := f.build(t, llama, "75", out)
+	build.want(t, 1, "FAILED in try", "the CPU variant haswell fails: it was killed by SIGILL (illegal instruction)",
+		"the CPU variant x64 computes", filepath.Join(out, "logs", "host.log"))
+	if _, err := os.Stat(filepath.Join(out, "llcuda-bins-sm75.tar.zst")); err == nil {
+		t.Error("a bundle with a broken variant was packed")
+	}
+}
+
 // The disk of the release folder gets full while archives are written. The file system
 // lives in the command's own mount namespace and shrinks when the build is under way.
 func (f *farm) testFullDisk(t *testing.T) {

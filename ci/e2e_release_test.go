@@ -335,6 +335,26 @@ func (f *farm) testBareSystem(t *testing.T) {
 	}
 }
 
+// A backend that somebody put into the current directory is not even loaded, while a model there is found by its name.
+func (f *farm) testPlantedBackend(t *testing.T) {
+	bundle, here := unpack(t, f.release(t), 75), t.TempDir()
+	const planted = "PLANTED"
+	for _, name := range []string{"libggml-cpu-zzz.so", "libggml-cuda-zzz.so", "libggml-cuda.so"} {
+		cmd := exec.Command("gcc", "-shared", "-fPIC", "-o", filepath.Join(here, name), "-x", "c", "-")
+		cmd.Stdin = strings.NewReader("#include <stdio.h>\n__attribute__((constructor)) static void run(void) { puts(\"" + planted + "\"); }\n")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("gcc: %v\n%s", err, out)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(here, "model.gguf"), []byte("GGUF\x03\x00\x00\x00"+strings.Repeat("\x00", 64)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := command(t, here, filepath.Join(bundle, "binaries/cuda12/llama-cli"), "-m", "model.gguf")
+	if strings.Contains(out, planted) || !regexp.MustCompile(`CPU .*: ok`).MatchString(out) {
+		t.Errorf("llama-cli: %s", out)
+	}
+}
+
 // baseSystem unpacks the builder's base image, as it was before anything was installed.
 func (f *farm) baseSystem(t *testing.T) string {
 	t.Helper()

@@ -17,6 +17,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 )
 
 //go:generate go run ./lock
@@ -88,6 +89,25 @@ func (l Lock) Encode() []byte {
 
 // DefaultLock is the lock this package embeds.
 func DefaultLock() (Lock, error) { return ParseLock(LockFile) }
+
+// snapshotMark begins the comment in packages.lock that says when the mirrors had all of it.
+const snapshotMark = "# snapshot "
+
+// Snapshot is when the mirrors had everything that a packages.lock names, as snapshot.debian.org writes times:
+// 20261124T120000Z. It is empty where the lock does not say.
+func Snapshot(text []byte) string {
+	for line := range strings.Lines(string(text)) {
+		if at, ok := strings.CutPrefix(line, snapshotMark); ok {
+			return strings.TrimSpace(at)
+		}
+	}
+	return ""
+}
+
+// SnapshotLine is the comment that Snapshot reads.
+func SnapshotLine(at time.Time) string {
+	return snapshotMark + at.UTC().Format("20060102T150405Z") + "\n"
+}
 
 // ParseLock reads a packages.lock: one package a line, `#` starts a comment line.
 func ParseLock(text []byte) (Lock, error) {

@@ -4,7 +4,8 @@
 #   install.sh LOCK [FILES]
 #
 # LOCK is packages.lock. FILES is a folder in which each file of the lock lies under its SHA-256; what is missing there
-# is downloaded (LLCUDA_DEBIAN_MIRROR and npm_config_registry name other mirrors). Every file is checked against the
+# is downloaded (LLCUDA_DEBIAN_MIRROR and npm_config_registry name other mirrors), from Debian's archive of the day of the
+# lock where the mirror no longer has it. Every file is checked against the
 # lock before it is used, wherever it came from. The Dockerfile and the pipeline both run this script, and nothing else.
 #
 # It leaves behind:
@@ -18,6 +19,7 @@ export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 lock=$1
 files=${2:-/nonexistent}
 debian=${LLCUDA_DEBIAN_MIRROR:-http://deb.debian.org/debian} debian=${debian%/}
+archive=https://snapshot.debian.org/archive/debian/$(awk '$1 == "#" && $2 == "snapshot" { print $3 }' "$lock")
 npm=${npm_config_registry:-https://registry.npmjs.org} npm=${npm%/}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -28,13 +30,18 @@ die() { echo "install.sh: $*" >&2; exit 1; }
 # lines KIND prints "name version path sha256" of a kind's packages.
 lines() { awk -v kind="$1" '$1 == kind { print $2, $3, $4, $6 }' "$lock"; }
 
+# download URL SHA256 FILE
+download() {
+	/usr/lib/apt/apt-helper -o APT::Sandbox::User=root ${SSL_CERT_FILE:+-o "Acquire::https::CaInfo=$SSL_CERT_FILE"} \
+		download-file "$1" "$3" "SHA256:$2" >&2
+}
+
 # obtain URL SHA256 FILE puts a file of the lock at FILE, checked.
 obtain() {
 	if [ -f "$files/$2" ]; then
 		ln -s "$files/$2" "$3"
 	else
-		/usr/lib/apt/apt-helper -o APT::Sandbox::User=root ${SSL_CERT_FILE:+-o "Acquire::https::CaInfo=$SSL_CERT_FILE"} \
-			download-file "$1" "$3" "SHA256:$2" >&2 ||
+		download "$@" || { [ "$1" != "${1#"$debian"/}" ] && download "$archive/${1#"$debian"/}" "$2" "$3"; } ||
 			die "$1 cannot be had. If its mirror no longer has it, run go generate ./docker/cuda12, or set LLCUDA_DEBIAN_MIRROR to an archive of the mirror"
 	fi
 	echo "$2  $3" | sha256sum --check --status || die "$3 is not what the lock names: want SHA-256 $2"

@@ -232,6 +232,7 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 		var slow []source
 		for _, s := range sources {
 			r, err := client.from(ctx, s, tag, see)
+			var tooSlow *transfer.SlowError
 			switch {
 			case err == nil:
 				if c.Resolved != nil {
@@ -240,7 +241,8 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 				return r, nil
 			case !passes(err):
 				return nil, c.blame(err)
-			case client == c && is[*transfer.SlowError](err):
+			case client == c && errors.As(err, &tooSlow):
+				c.step("%v: trying the next mirror", tooSlow)
 				slow = append(slow, s)
 			default:
 				failed = append(failed, err)

@@ -98,12 +98,17 @@ func TestSlowMirrors(t *testing.T) {
 				c.Mirrors = append(c.Mirrors, s.URL)
 			}
 			c.Transfer.SlowWindow = time.Second
+			var steps []string
+			c.Step = func(what string) { steps = append(steps, what) }
 			found, err := c.Resolve(t.Context(), "")
 			if err != nil {
 				t.Fatal(err)
 			}
 			if want := test.want.URL + "/"; found.From != want {
 				t.Errorf("the release was read from %s, not %s", found.From, want)
+			}
+			if told := strings.Contains(strings.Join(steps, "\n"), "too slow"); told != (len(test.mirrors) > 1) {
+				t.Errorf("of the slow mirror it said %q", steps)
 			}
 		})
 	}

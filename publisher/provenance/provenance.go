@@ -1,5 +1,5 @@
-// Package provenance says how the archives of a release were built: one in-toto statement over all of them, with a
-// predicate of SLSA v1. README.md beside it is what its build type leads to.
+// Package provenance says how the archives of a release were built: one in-toto statement over all of them, the client and
+// install.sh, with a predicate of SLSA v1. README.md beside it is what its build type leads to.
 //
 // ci's commands call it. In go the archives, the bundles' metadata and the run that built them; out comes a statement,
 // which cosign signs. Check compares a statement with a release:
@@ -41,8 +41,8 @@ const (
 
 // Facts are what the archives of a release say of themselves.
 type Facts struct {
-	// Archives are the bundles and the CUDA runtime.
-	Archives []manifests.Artifact
+	// Files are what was made and is to be downloaded: the bundles, the CUDA runtime, the client and install.sh.
+	Files []manifests.Artifact
 	// Bundles are the metadata of the bundles.
 	Bundles []manifests.Metadata
 	// Repository is where llama.cpp comes from. Where it is empty a statement may name any, and none need be named.
@@ -126,8 +126,8 @@ func (f Facts) definition() (*slsa.BuildDefinition, []*intoto.ResourceDescriptor
 		return nil, nil, err
 	}
 	var subjects []*intoto.ResourceDescriptor
-	for _, archive := range slices.SortedFunc(slices.Values(f.Archives), func(a, b manifests.Artifact) int { return cmp.Compare(a.Name, b.Name) }) {
-		subjects = append(subjects, &intoto.ResourceDescriptor{Name: archive.Name, Digest: map[string]string{"sha256": archive.SHA256}})
+	for _, file := range slices.SortedFunc(slices.Values(f.Files), func(a, b manifests.Artifact) int { return cmp.Compare(a.Name, b.Name) }) {
+		subjects = append(subjects, &intoto.ResourceDescriptor{Name: file.Name, Digest: map[string]string{"sha256": file.SHA256}})
 	}
 	return &slsa.BuildDefinition{
 		BuildType: BuildType, ExternalParameters: external, InternalParameters: internal,

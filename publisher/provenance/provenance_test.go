@@ -27,7 +27,7 @@ func facts() provenance.Facts {
 	return provenance.Facts{
 		Bundles:    []manifests.Metadata{bundle(86), bundle(75)},
 		Repository: "https://github.com/ggml-org/llama.cpp",
-		Archives: []manifests.Artifact{
+		Files: []manifests.Artifact{
 			{Name: "llcuda-bins-sm86.tar.gz", SHA256: strings.Repeat("a", 64)},
 			{Name: "llcuda-bins-sm75.tar.gz", SHA256: strings.Repeat("b", 64)},
 			{Name: "llcuda-cudart-cu12-0.tar.gz", SHA256: strings.Repeat("d", 64)},
@@ -92,9 +92,9 @@ func TestCheck(t *testing.T) {
 		signer string
 		want   string
 	}{
-		{name: "another archive", facts: func(f *provenance.Facts) { f.Archives[0].SHA256 = strings.Repeat("0", 64) }, want: "for llcuda-bins-sm86.tar.gz, which is 000"},
-		{name: "an archive more", facts: func(f *provenance.Facts) { f.Archives = append(f.Archives, manifests.Artifact{Name: "x"}) }, want: "x is not in it"},
-		{name: "an archive less", facts: func(f *provenance.Facts) { f.Archives = f.Archives[:2] }, want: "it names llcuda-cudart-cu12-0.tar.gz"},
+		{name: "another archive", facts: func(f *provenance.Facts) { f.Files[0].SHA256 = strings.Repeat("0", 64) }, want: "for llcuda-bins-sm86.tar.gz, which is 000"},
+		{name: "an archive more", facts: func(f *provenance.Facts) { f.Files = append(f.Files, manifests.Artifact{Name: "x"}) }, want: "x is not in it"},
+		{name: "an archive less", facts: func(f *provenance.Facts) { f.Files = f.Files[:2] }, want: "it names llcuda-cudart-cu12-0.tar.gz"},
 		{name: "another release", facts: func(f *provenance.Facts) { f.Bundles[1].Release = "v2" }, want: "externalParameters"},
 		{name: "another source", facts: func(f *provenance.Facts) { f.Bundles[1].LlamaCPP.Commit = strings.Repeat("0", 40) }, want: "resolvedDependencies"},
 		{name: "another repository", facts: func(f *provenance.Facts) { f.Repository = "https://example.org/llama" }, want: "externalParameters"},

@@ -74,6 +74,8 @@ type build struct {
 	source  farm.Source
 	recipe  farm.Recipe
 	show    *progress
+	// like is how a release was built that this build shall be the same as; nil if it need not be.
+	like *manifests.Build
 }
 
 func (b *build) run(ctx context.Context) error {
@@ -103,16 +105,28 @@ func (b *build) run(ctx context.Context) error {
 func (b *build) compile(ctx context.Context, work string) (farm.Outcome, error) {
 	b.show = showProgress(b.term, time.Now, len(b.engines) > 1)
 	defer b.show.close()
-	session, err := b.backend.Open(ctx, engine.Options{
+	options := engine.Options{
 		Hosts: b.engines, Base: b.base, CacheDir: filepath.Join(b.cacheDir(), "builder"), Jobs: b.jobs,
 		Source: b.source, Toolkit: b.matrix.Toolkit, Progress: b.show.event,
-	})
+	}
+	if b.like != nil {
+		options.Engine = b.like.Engine
+		if base, _, made := strings.Cut(b.like.BaseImage, "@"); options.Base == "" && made && base == engine.BaseMade {
+			options.Base = engine.BaseMade
+		} else if options.Base == "" {
+			options.Base = b.like.BaseImage
+		}
+	}
+	session, err := b.backend.Open(ctx, options)
 	b.show.leave(engineStep)
 	if err != nil {
 		return farm.Outcome{}, err
 	}
 	defer session.Close() // its error could change nothing: the results are on this machine
 	b.recipe = session.Recipe
+	if err := b.alike(); err != nil {
+		return farm.Outcome{}, err
+	}
 	for _, builder := range session.Builders {
 		b.term.notef("engine    %s", builder.Name())
 	}
@@ -123,6 +137,26 @@ func (b *build) compile(ctx context.Context, work string) (farm.Outcome, error) 
 		CollectRuntime: b.collectRuntime,
 		Events:         b.show.event,
 	})
+}
+
+// alike refuses, before hours are spent, an engine or a base that cannot give the bytes of the release to be like. A base that
+// the user chose is his to try.
+func (b *build) alike() error {
+	if b.like == nil {
+		return nil
+	}
+	if b.recipe.Engine != b.like.Engine {
+		return &usageError{fmt.Errorf("the release was built by %s, and the engine here is %s", b.like.Engine, b.recipe.Engine),
+			"name one of that version with --engine; the checkout of the release has it built in, for root on Debian 12"}
+	}
+	if b.recipe.BaseImage != b.like.BaseImage {
+		other := fmt.Errorf("the release was built on %s, and the base here is %s", b.like.BaseImage, b.recipe.BaseImage)
+		if b.base == "" {
+			return &usageError{other, "check out the commit that the release was made from; --base IMAGE tries another base all the same"}
+		}
+		b.term.warnf("%v", other)
+	}
+	return nil
 }
 
 // collect audits a tree, then packs it: nothing that breaks a rule becomes a file.

@@ -25,6 +25,8 @@ import (
 //	wrong-STEP    the step gives device code for another SM
 //	other-runtime the CUDA runtime is another one
 //	other-builder the builder image is another one
+//	other-engine  the engine is of another version
+//	other-base    the base image is another one
 //	slow-STEP     the step takes until it is interrupted, and interrupts itself
 type fakeEngines struct {
 	faults    string
@@ -58,6 +60,15 @@ func (e *fakeEngines) Open(_ context.Context, opts engine.Options) (*engine.Sess
 	}}
 	if e.has("other-builder") {
 		session.Recipe.BuilderImage = "sha256:" + strings.Repeat("9", 64)
+	}
+	if e.has("other-engine") {
+		session.Recipe.Engine = "fake v2"
+	}
+	if e.has("other-base") {
+		session.Recipe.BaseImage = "made@sha256:" + strings.Repeat("8", 64)
+	}
+	if opts.Base != "" && opts.Base != engine.BaseMade { // as the real ones: a pinned image is recorded as it is given
+		session.Recipe.BaseImage = opts.Base
 	}
 	for _, host := range hosts {
 		session.Builders = append(session.Builders, &fakeBuilder{e, host})

@@ -13,6 +13,7 @@ import (
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
@@ -45,6 +46,9 @@ func (b *build) preflight(ctx context.Context) error {
 	case slices.Contains(b.engines, ""):
 		return &usageError{errors.New("--engine: one of the names is empty"), "like --engine unix:///run/a.sock,tcp://10.0.0.2:1234"}
 	}
+	if err := b.exposed(ctx); err != nil {
+		return err
+	}
 	if err := b.writable(); err != nil {
 		return err
 	}
@@ -62,6 +66,22 @@ func (b *build) preflight(ctx context.Context) error {
 		b.term.notef("source    patched by %s", patch.Name)
 	}
 	return b.sameRelease(ctx)
+}
+
+// exposed refuses engines at public addresses in GitHub Actions, where what is built is signed for everybody, and elsewhere
+// warns of them.
+func (b *build) exposed(ctx context.Context) error {
+	hosts := engine.Exposed(ctx, b.engines)
+	if len(hosts) == 0 {
+		return nil
+	}
+	at := strings.Join(hosts, ", ")
+	if os.Getenv("GITHUB_ACTIONS") == "true" {
+		return &usageError{fmt.Errorf("the engine %s is at a public address, and its connections are neither encrypted nor authenticated: whoever is on the way could change what is released", at),
+			"reach it through a tunnel (ssh -L, WireGuard, Tailscale) or in a private network, or leave it out: then the runner starts an engine of its own"}
+	}
+	b.term.warnf("the engine %s is at a public address: its connections are neither encrypted nor authenticated; a tunnel (ssh -L, WireGuard) would be both", at)
+	return nil
 }
 
 func orNone(s string) string {

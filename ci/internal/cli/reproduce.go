@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 func reproduceCommand(term *terminal, backend Backend) *cobra.Command {
@@ -25,8 +27,9 @@ func reproduceCommand(term *terminal, backend Backend) *cobra.Command {
 		Long: `Build a published release's bundles again and compare: the same bytes, or a list
 of what differs, file by file.
 
-The source is the commit that the release names; the rest of the recipe is that of
-this checkout, so check out the commit that the release was made from. An engine
+The source, the base image and the version of the engine are those that the release
+names; the rest of the recipe is that of this checkout, so check out the commit that
+the release was made from. An engine
 that has built the release before has its results in its cache: what was not
 compiled again is told.`,
 		Args: cobra.NoArgs,
@@ -108,6 +111,10 @@ func (r *reproduction) rebuild(ctx context.Context, release *fetch.Release) (far
 			got.Version, got.Commit, got.Build, release.LlamaCPP.Version, release.LlamaCPP.Commit, release.LlamaCPP.Build), "give the release's source with --llama"}
 	}
 	b.source.Epoch = time.Unix(release.SourceDateEpoch, 0)
+	var err error
+	if b.like, err = r.built(ctx, release, b.targets); err != nil {
+		return farm.Outcome{}, err
+	}
 	work, remove, err := openWork(b.cacheDir())
 	if err != nil {
 		return farm.Outcome{}, err
@@ -131,7 +138,44 @@ func (r *reproduction) rebuild(ctx context.Context, release *fetch.Release) (far
 	return outcome, nil
 }
 
-// compare holds what was built to the release's manifest. Only what differs is downloaded.
+// built is how the release's bundles were built, by their metadata.json, which is all that is used of what is downloaded for
+// that. One build has one engine and one base.
+func (r *reproduction) built(ctx context.Context, release *fetch.Release, targets []matrix.Target) (*manifests.Build, error) {
+	dir := r.released()
+	if err := os.MkdirAll(string(dir), 0o755); err != nil {
+		return nil, err
+	}
+	show, closeView := r.term.transfers("download")
+	defer closeView()
+	var first *manifests.Build
+	for _, target := range targets {
+		at := slices.IndexFunc(release.Assets, func(a manifests.Artifact) bool {
+			return a.Kind == manifests.KindBundle && a.SM == target.SM && a.Format == manifests.FormatTarZst
+		})
+		if at < 0 {
+			return nil, &usageError{fmt.Errorf("the release has no llcuda-bins-%s", target.SM), "give an SM that it has"}
+		}
+		if err := r.public.asset(ctx, release.Assets[at], dir, show); err != nil {
+			return nil, err
+		}
+		meta, err := bundler.ReadMetadata(ctx, dir.path(release.Assets[at].Name))
+		if err != nil {
+			return nil, err
+		}
+		if first == nil {
+			first = &meta.Build
+		}
+		if meta.Build.Engine != first.Engine || meta.Build.BaseImage != first.BaseImage {
+			return nil, &usageError{fmt.Errorf("%s was built by %s on %s, and %s by %s on %s", targets[0].SM, first.Engine, first.BaseImage, target.SM, meta.Build.Engine, meta.Build.BaseImage), "give one SM at a time"}
+		}
+	}
+	return first, nil
+}
+
+// released is the folder for what is downloaded of the release.
+func (r *reproduction) released() releaseDir { return releaseDir(filepath.Join(r.out, "released")) }
+
+// compare holds what was built to the release's manifest.
 func (r *reproduction) compare(ctx context.Context, release *fetch.Release, outcome farm.Outcome) (same bool, err error) {
 	same = true
 	for _, result := range results(outcome) {
@@ -158,10 +202,7 @@ func (r *reproduction) compare(ctx context.Context, release *fetch.Release, outc
 
 // explain downloads a released archive and lists what is different in the one built here.
 func (r *reproduction) explain(ctx context.Context, name string, theirs manifests.Artifact) error {
-	dir := releaseDir(filepath.Join(r.out, "released"))
-	if err := os.MkdirAll(string(dir), 0o755); err != nil {
-		return err
-	}
+	dir := r.released()
 	show, closeView := r.term.transfers("download")
 	err := r.public.asset(ctx, theirs, dir, show)
 	closeView()

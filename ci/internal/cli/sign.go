@@ -71,6 +71,7 @@ type signature struct {
 	pin matrix.LlamaPin
 
 	archives []manifests.Artifact
+	clients  []manifests.Artifact          // and install.sh
 	bundles  map[string]manifests.Metadata // by name
 }
 
@@ -243,11 +244,20 @@ func (s *signature) bills(ctx context.Context, beside []string) (map[string][]by
 	for i, name := range names {
 		bills[name+sbomSuffix], s.bundles[name] = texts[i], metadata[i]
 	}
+	s.clients = nil
 	for _, name := range beside {
-		if besideKind(name) != manifests.KindClient || name == installerName {
+		if besideKind(name) != manifests.KindClient {
 			continue
 		}
-		text, err := s.clientBill(name)
+		artifact, err := s.dir.beside(name)
+		if err != nil {
+			return nil, err
+		}
+		s.clients = append(s.clients, artifact)
+		if name == installerName {
+			continue
+		}
+		text, err := s.clientBill(artifact)
 		if err != nil {
 			return nil, err
 		}
@@ -285,12 +295,8 @@ func repositoryOf(pin matrix.LlamaPin, l manifests.LlamaCPP) string {
 	return pin.Repository
 }
 
-func (s *signature) clientBill(name string) ([]byte, error) {
-	artifact, err := s.dir.beside(name)
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.Open(s.dir.path(name))
+func (s *signature) clientBill(artifact manifests.Artifact) ([]byte, error) {
+	f, err := os.Open(s.dir.path(artifact.Name))
 	if err != nil {
 		return nil, err
 	}
@@ -307,7 +313,7 @@ func (s *signature) epoch() int64 {
 }
 
 func (s *signature) facts() provenance.Facts {
-	facts := provenance.Facts{Archives: s.archives}
+	facts := provenance.Facts{Files: slices.Concat(s.archives, s.clients)}
 	for _, name := range sortedKeys(s.bundles) {
 		facts.Bundles = append(facts.Bundles, s.bundles[name])
 	}

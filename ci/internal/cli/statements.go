@@ -140,8 +140,8 @@ func (v *verification) provenance(present []string, metadata map[string]manifest
 	}
 	facts := provenance.Facts{}
 	for _, asset := range v.release.Assets {
-		if isArchive(asset.Name) {
-			facts.Archives = append(facts.Archives, asset)
+		if isSigned(asset.Name) {
+			facts.Files = append(facts.Files, asset)
 		}
 	}
 	for _, name := range sortedKeys(metadata) {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +34,10 @@ type Options struct {
 	Hosts    []string // runner hosts; none means the first engine that is found
 	Base     string   // what the builder image starts from: see prepareImage
 	CacheDir string   // for what the builder image is made of, and what the web UI is built from
-	Jobs     int      // compile jobs at once on each engine; 0 is as many as its cores and memory allow
+	// Engine is what bundles should record, like "dagger v0.15.1", if not empty: the built-in engine comes first where it
+	// is that. Whether the one that is found is, the caller sees in the recipe.
+	Engine   string
+	Jobs     int // compile jobs at once on each engine; 0 is as many as its cores and memory allow
 	Source   farm.Source
 	Toolkit  matrix.Toolkit
 	Progress func(farm.Event) // of finding and preparing; Step is "engine"
@@ -130,7 +135,7 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 				"use engines of one version"}, session.Close())
 		}
 	}
-	session.Recipe = newRecipe(opts.Toolkit, opts.Source, image, "dagger "+version)
+	session.Recipe = newRecipe(opts.Toolkit, opts.Source, image, engineName(version))
 	return session, nil
 }
 
@@ -143,19 +148,75 @@ func find(ctx context.Context, opts Options) ([]endpoint, error) {
 	if len(hosts) > 0 {
 		return named(ctx, hosts)
 	}
+	if opts.Engine != "" {
+		if e, version, err := opts.builtIn(ctx); err == nil && engineName(version) == opts.Engine {
+			return []endpoint{e}, nil
+		}
+	}
 	if name := containerRuntime(ctx); name != "" {
 		return []endpoint{{name: name}}, nil
 	}
-	control, err := builtin.New(builtin.Options{})
-	if err != nil {
-		return nil, err
-	}
-	report := opts.report("built-in")
-	info, err := control.Up(ctx, report)
+	e, _, err := opts.builtIn(ctx)
 	if err != nil {
 		return nil, &UnavailableError{err, ThreeWays}
 	}
-	return []endpoint{{name: "built-in", host: info.RunnerHost, program: info.CLI}}, nil
+	return []endpoint{e}, nil
+}
+
+// builtIn starts the built-in engine, if need be.
+func (o Options) builtIn(ctx context.Context) (e endpoint, version string, err error) {
+	control, err := builtin.New(builtin.Options{})
+	if err != nil {
+		return endpoint{}, "", err
+	}
+	info, err := control.Up(ctx, o.report("built-in"))
+	return endpoint{name: "built-in", host: info.RunnerHost, program: info.CLI}, info.Version, err
+}
+
+// engineName is an engine as bundles record it.
+func engineName(version string) string { return "dagger " + version }
+
+// Exposed are those of the hosts, or where there is none of those in $_EXPERIMENTAL_DAGGER_RUNNER_HOST, that are reached at
+// a public address: an engine asks nobody who he is and encrypts nothing, so that whoever is on the way, or reaches the
+// port, decides what is built. Addresses of this machine, of private networks and of tunnels (RFC 1918, 4193, 6598) are not
+// public, nor is what has no address, like unix://. A name that cannot be resolved is left to the connection, which fails.
+func Exposed(ctx context.Context, hosts []string) []string {
+	if len(hosts) == 0 {
+		hosts = strings.Split(os.Getenv(runnerHostVar), ",")
+	}
+	var exposed []string
+	for _, host := range hosts {
+		scheme, address, _ := strings.Cut(host, "://")
+		switch strings.ToLower(scheme) {
+		case "tcp", "http", "https":
+		default:
+			continue
+		}
+		address, _, _ = strings.Cut(address, "/")
+		if _, after, credentials := strings.Cut(address, "@"); credentials {
+			address = after
+		}
+		name, _, err := net.SplitHostPort(address)
+		if err != nil {
+			name = strings.Trim(address, "[]")
+		}
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		if err != nil {
+			continue
+		}
+		if slices.ContainsFunc(found, isPublic) {
+			exposed = append(exposed, host)
+		}
+	}
+	return exposed
+}
+
+// sharedAddresses are those of carriers' and of overlay networks: RFC 6598.
+var sharedAddresses = netip.MustParsePrefix("100.64.0.0/10")
+
+func isPublic(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	return !ip.IsLoopback() && !ip.IsPrivate() && !ip.IsLinkLocalUnicast() && !ip.IsUnspecified() && !sharedAddresses.Contains(ip)
 }
 
 // named are the engines that the user named. Those built in here bring their own client,

@@ -36,7 +36,7 @@ const (
 	// llama.cpp 0.5.0 differ by up to 0.11, since each rounds in its own way, and the tokens' own spread over 9 to 14.
 	tolerance = 0.5
 	// limit is the time in which a variant must start and score, which takes half a second.
-	limit = 2 * time.Minute
+	limit = time.Minute
 	// plainest is the variant that needs nothing but x86-64.
 	plainest = "x64"
 
@@ -212,8 +212,8 @@ func (t *trial) variant(ctx context.Context, name string) (Result, error) {
 
 // loads has a program start with the variant's library in it, all symbols bound: llama.cpp skips a library that cannot be
 // loaded without a word, as it does one that the CPU cannot run, and loads them all to ask which fits best.
-func (t *trial) loads(ctx context.Context, name string) (problem string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func (t *trial) loads(parent context.Context, name string) (problem string, err error) {
+	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
 	cmd, err := t.stage.Command(ctx, os.Environ(), "llama-server", "--version")
 	if err != nil {
@@ -222,8 +222,10 @@ func (t *trial) loads(ctx context.Context, name string) (problem string, err err
 	cmd.Env = append(cmd.Env, "LD_BIND_NOW=1", "LD_PRELOAD="+filepath.Join(filepath.Dir(cmd.Path), variants.File(name)))
 	out, err := cmd.CombinedOutput()
 	switch {
+	case parent.Err() != nil:
+		return "", parent.Err()
 	case ctx.Err() != nil:
-		return "", ctx.Err()
+		return fmt.Sprintf("it cannot be loaded within %s", limit), nil
 	case err != nil:
 		return fmt.Sprintf("it cannot be loaded: %s\n%s", variants.Ending(err), lastLines(string(out))), nil
 	case bytes.Contains(out, []byte("cannot be preloaded")):
@@ -234,8 +236,8 @@ func (t *trial) loads(ctx context.Context, name string) (problem string, err err
 
 // lacking says whether the CPU cannot run a variant, by the variant's own word: llama-bench says what it loaded, and ends
 // in order where that is nothing. Any other end is for score to find and name.
-func (t *trial) lacking(ctx context.Context, name string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func (t *trial) lacking(parent context.Context, name string) (bool, error) {
+	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
 	cmd, err := t.stage.Command(ctx, os.Environ(), "llama-bench", "-m", allTypes+modelSuffix, "-p", "1", "-n", "0", "-r", "1", "-ngl", "0", "-t", "1", "--no-warmup")
 	if err != nil {
@@ -244,8 +246,8 @@ func (t *trial) lacking(ctx context.Context, name string) (bool, error) {
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	switch loaded := variants.Loaded(string(out)); {
-	case ctx.Err() != nil:
-		return false, ctx.Err()
+	case parent.Err() != nil:
+		return false, parent.Err()
 	case loaded == name:
 		return false, nil
 	case errors.As(err, &exit) && exit.Exited() && loaded == "":
@@ -304,8 +306,8 @@ func (s scores) compare(with scores) (off float64, problem string) {
 }
 
 // score starts a server on the chosen variant, and asks it.
-func (t *trial) score(ctx context.Context, model string) (got scores, problem string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func (t *trial) score(parent context.Context, model string) (got scores, problem string, err error) {
+	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
 	at := filepath.Join(t.stage.Dir, socket)
 	if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -321,40 +323,38 @@ func (t *trial) score(ctx context.Context, model string) (got scores, problem st
 	if err := cmd.Start(); err != nil {
 		return got, "", err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	answered := make(chan error, 1)
-	go func() { // a request to a server that has died fails
+	ended, answered := make(chan error, 1), make(chan error, 1)
+	go func() { ended <- cmp.Or(cmd.Wait(), errors.New("it ended by itself")) }()
+	go func() {
 		var err error
 		got, err = ask(ctx, at)
 		answered <- err
 	}()
-	var exit error
+	var exit error // of a server that ended before it was told to
+	var bad *answerError
 	select {
 	case exit = <-ended:
-		exit = cmp.Or(exit, errors.New("it ended by itself"))
 		cancel()
 		<-answered
 	case err = <-answered:
-		if err != nil && ctx.Err() == nil { // perhaps because it died
+		if err != nil && !errors.As(err, &bad) && ctx.Err() == nil { // perhaps since it died
 			select {
 			case exit = <-ended:
 			case <-time.After(time.Second):
 			}
 		}
-		if exit == nil {
-			timedOut := ctx.Err() != nil
-			cancel()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("it did not answer within %s", limit)
+		}
+		if cancel(); exit == nil {
 			<-ended
-			if timedOut {
-				err = fmt.Errorf("it did not answer within %s", limit)
-			}
 		}
 	}
-	var bad *answerError
 	switch {
 	case exit != nil:
 		return got, variants.Ending(exit), nil
+	case parent.Err() != nil:
+		return got, "", parent.Err()
 	case errors.As(err, &bad):
 		return got, bad.Error(), nil
 	case err != nil:

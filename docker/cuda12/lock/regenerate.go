@@ -17,6 +17,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ulikunitz/xz"
 
@@ -84,11 +85,12 @@ func regenerate(ctx context.Context, in, out string, from mirrors) error {
 	if err != nil {
 		return err
 	}
+	asked := time.Now()
 	lock, err := resolve(ctx, wanted, from)
 	if err != nil {
 		return err
 	}
-	encoded := append([]byte(lockHeader), lock.Encode()...)
+	encoded := append([]byte(lockHeader+cuda12.SnapshotLine(asked)), lock.Encode()...)
 	if _, err := cuda12.ParseLock(encoded); err != nil {
 		return err
 	}

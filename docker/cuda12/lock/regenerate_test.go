@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/ulikunitz/xz"
@@ -85,6 +86,9 @@ func TestRegenerate(t *testing.T) {
 	lock, err := cuda12.ParseLock(text)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if at, err := time.Parse("20060102T150405Z", cuda12.Snapshot(text)); err != nil || time.Since(at) < 0 || time.Since(at) > time.Minute {
+		t.Errorf("the lock is of %q, %v", cuda12.Snapshot(text), err)
 	}
 	var got []string
 	for _, p := range lock {

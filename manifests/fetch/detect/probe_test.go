@@ -102,9 +102,16 @@ func TestCUDAAnswers(t *testing.T) {
 			problem: []string{"CUDA_VISIBLE_DEVICES=-1 hides every GPU", "GTX 1080", "RTX 3090"}, way: []string{"unset CUDA_VISIBLE_DEVICES"}},
 		"all hidden by an empty value": {env: []string{"STANDIN_GPUS", t4, "CUDA_VISIBLE_DEVICES", ""}, error: 100,
 			problem: []string{"CUDA_VISIBLE_DEVICES= hides every GPU"}, way: []string{"unset"}},
-		"hidden, and broken besides":  {env: []string{"STANDIN_INIT", "803", "CUDA_VISIBLE_DEVICES", "-1"}, path: s.put(t, "lib", nil), error: 803, problem: []string{"cuInit gives CUDA_ERROR_OF_TEST_803 (803)"}, way: []string{"LD_LIBRARY_PATH"}},
-		"none, and none is there":     {files: map[string]string{}, error: 100},
-		"none, although one is there": {error: 100, problem: []string{"NVIDIA GeForce RTX 3090", "(100)"}, way: []string{"reboot"}},
+		"named twice":                            {env: []string{"STANDIN_GPUS", t4, "CUDA_VISIBLE_DEVICES", "0,0"}, error: 101, problem: []string{"CUDA_VISIBLE_DEVICES=0,0 hides every GPU"}, way: []string{"once"}},
+		"a mismatch of the driver's own library": {env: []string{"STANDIN_INIT", "803"}, error: 803, problem: []string{"(803)", "the kernel's driver is 550.54.14"}, way: []string{"load the new kernel module"}},
+		"a library of another driver in the way": {env: []string{"STANDIN_INIT", "803"}, edit: func(m map[string]string) { m["usr/lib64/libcuda.so.1"] = "" }, error: 803,
+			problem: []string{s.library, "does not belong to the driver"}, way: []string{"out of LD_LIBRARY_PATH"}},
+		"hidden, and broken besides":         {env: []string{"STANDIN_INIT", "803", "CUDA_VISIBLE_DEVICES", "-1"}, error: 803, problem: []string{"cuInit gives CUDA_ERROR_OF_TEST_803 (803)"}, way: []string{"load the new kernel module"}},
+		"a library that is none":             {path: text, problem: []string{"file too short", text}, way: []string{"driver anew"}},
+		"a library that is none, in the way": {path: text, edit: func(m map[string]string) { m["usr/lib64/libcuda.so.1"] = "" }, problem: []string{"file too short", text}, way: []string{"take " + text + " out of LD_LIBRARY_PATH"}},
+		"a library without functions":        {path: bare, problem: []string{"undefined symbol: cuInit", bare}, way: []string{"driver anew"}},
+		"none, and none is there":            {files: map[string]string{}, error: 100},
+		"none, although one is there":        {error: 100, problem: []string{"NVIDIA GeForce RTX 3090", "(100)"}, way: []string{"reboot"}},
 		"none, in a container without them": {files: map[string]string{"sys/module/nvidia/version": "550.54.14\n",
 			"proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: RTX 3090\n"}, error: 100,
 			problem: []string{"/proc/driver/nvidia/gpus shows RTX 3090", "/dev/nvidiactl is not there"}, way: []string{"--gpus all"}},
@@ -143,8 +150,6 @@ func TestCUDAAnswers(t *testing.T) {
 		"WSL without the driver for Windows": {path: "/nonexistent", files: map[string]string{"proc/version": "Linux version 5.15-microsoft-standard-WSL2", "dev/dxg": "",
 			"usr/lib/wsl/lib/nvidia-smi!": "echo 'Failed to initialize NVML: GPU access blocked by the operating system'"},
 			problem: []string{"GPU access blocked"}, way: []string{"driver for Windows"}},
-		"a library that is none":      {path: text, problem: []string{"file too short", text}, way: []string{"take " + text + " out of LD_LIBRARY_PATH"}},
-		"a library without functions": {path: bare, problem: []string{"undefined symbol: cuInit"}, way: []string{bare}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

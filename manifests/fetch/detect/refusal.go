@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
 // A refusal is a machine on which programs have no GPU, and all that may say why.
@@ -72,8 +73,8 @@ func (n *refusal) usable() bool {
 // explain says why programs have no GPU, and what helps. Both are empty where nothing hints at a GPU.
 func (n *refusal) explain(ctx context.Context) (problem, way string) {
 	value, set := n.lookup(visibleVariable)
-	if set && n.said.asked && n.said.Loader == "" && (n.said.Error == 0 || n.said.Error == cudaNoDevice) {
-		// The variable hid all of them, if CUDA has some without it.
+	if set && n.said.asked && n.said.Loader == "" {
+		// The variable hid all of them, if CUDA has some without it. A GPU that is named twice is error 101.
 		again := n.askCUDA(ctx, without(n.environ, visibleVariable))
 		if again.yes() {
 			return n.hidden(value, again.gpus())
@@ -111,7 +112,7 @@ func (n *refusal) hidden(value string, gpus []manifests.GPU) (problem, way strin
 		names = append(names, fmt.Sprintf("%s (%s)", gpu.Name, cmp.Or(gpu.UUID, fmt.Sprint(gpu.Index))))
 	}
 	return fmt.Sprintf("%s=%s hides every GPU: %s", visibleVariable, value, strings.Join(names, ", ")),
-		fmt.Sprintf("unset %s, or name a GPU in it by its index or UUID", visibleVariable)
+		fmt.Sprintf("unset %s, or name each GPU in it once, by its index or UUID", visibleVariable)
 }
 
 func (n *refusal) ambiguous(value string) (problem, way string) {
@@ -151,7 +152,7 @@ func (n *refusal) causeOfError() (cause, way string) {
 			return cause, takeOut
 		}
 		return cause, "remove " + library + " from where the loader looks (/etc/ld.so.conf.d)"
-	case code == cudaCompatOnDevice, code == cudaDriverMismatch && (isCompat(library) || variable != ""):
+	case code == cudaCompatOnDevice, code == cudaDriverMismatch && (isCompat(library) || variable != "" && n.elsewhere()):
 		cause += "; " + from
 		if isCompat(library) {
 			cause += ", a library of NVIDIA's cuda-compat package, which runs on data-center GPUs with an older driver alone"
@@ -205,10 +206,10 @@ func (n *refusal) causeOfLoader() (cause, way string) {
 		if n.said.Library != "" {
 			found = n.said.Library
 		}
-		if variable := n.variableOf(found); variable != "" {
+		if variable := n.variableOf(found); variable != "" && n.elsewhere() {
 			return cause + "; " + found + " is in the way, to which " + variable + " leads", fmt.Sprintf("take %s out of %s", filepath.Dir(found), variable)
 		}
-		return cause, "install NVIDIA's driver anew: its libcuda.so.1 is damaged or for another system"
+		return cause + "; that is " + found, "install NVIDIA's driver anew: its libcuda.so.1 is damaged or for another system"
 	}
 	return n.noLibrary()
 }
@@ -321,6 +322,14 @@ func (n *refusal) variableOf(library string) string {
 		return "LD_LIBRARY_PATH"
 	}
 	return ""
+}
+
+// elsewhere says whether the loader would find a libcuda.so.1 without the user's LD_LIBRARY_PATH, which may well lead to the
+// driver's own: NVIDIA's images set it so.
+func (n *refusal) elsewhere() bool {
+	bare := *n
+	bare.environ = launch.Installation{}.Environ(without(n.Environ, "LD_LIBRARY_PATH"))
+	return bare.findDriverLibrary() != ""
 }
 
 // isStub and isCompat know NVIDIA's folders for libraries to link against, and for those of the package cuda-compat.

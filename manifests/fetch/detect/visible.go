@@ -14,9 +14,9 @@ const (
 	orderVariable   = "CUDA_DEVICE_ORDER"
 )
 
-// visible are the GPUs that CUDA_VISIBLE_DEVICES leaves of those that nvidia-smi lists, in the variable's order, as CUDA
-// reads it: the list ends at the first entry that names no GPU, and one that names a GPU twice names none. UUIDs may be
-// shortened as long as they name one GPU. ambiguous says that the entries are indices in CUDA's own order, the fastest GPU
+// visible are the GPUs that CUDA_VISIBLE_DEVICES leaves of those that nvidia-smi lists, in the variable's order, as the
+// driver 580 reads it: the list ends at the first entry that names no GPU, and one that names a GPU twice names none. The
+// first entry says whether all are indices or UUIDs, which may be shortened as long as they name one GPU. ambiguous says that the entries are indices in CUDA's own order, the fastest GPU
 // first, which nobody but CUDA knows, and that it matters.
 // https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables
 func visible(gpus []manifests.GPU, value, order string) (left []manifests.GPU, ambiguous bool) {
@@ -25,7 +25,7 @@ func visible(gpus []manifests.GPU, value, order string) (left []manifests.GPU, a
 	for entry := range strings.SplitSeq(value, ",") {
 		at := -1
 		if byUUID {
-			at = byPrefix(gpus, strings.TrimSpace(entry))
+			at = byPrefix(gpus, strings.TrimRight(entry, " "))
 		} else {
 			at = index(entry)
 		}
@@ -47,7 +47,7 @@ func visible(gpus []manifests.GPU, value, order string) (left []manifests.GPU, a
 
 // index reads an entry as CUDA does, by strtol: "1gpu" is 1.
 func index(entry string) int {
-	entry = strings.TrimSpace(entry)
+	entry = strings.TrimPrefix(strings.TrimSpace(entry), "+")
 	end := strings.IndexFunc(entry, func(r rune) bool { return r < '0' || r > '9' })
 	if end >= 0 {
 		entry = entry[:end]
@@ -69,7 +69,7 @@ func byPrefix(gpus []manifests.GPU, entry string) int {
 	uuid, _, _ = strings.Cut(uuid, "/")
 	found := -1
 	for i, gpu := range gpus {
-		if slice && !gpu.MIG || !strings.HasPrefix(gpu.UUID, uuid) {
+		if slice && !gpu.MIG || len(gpu.UUID) < len(uuid) || !strings.EqualFold(gpu.UUID[:len(uuid)], uuid) {
 			continue
 		}
 		if found >= 0 {

@@ -11,7 +11,8 @@ import (
 
 // Without the probe CUDA_VISIBLE_DEVICES is read as CUDA reads it, and refused where only CUDA knows what it means.
 func TestVisible(t *testing.T) {
-	mixed := []manifests.GPU{{Index: 0, UUID: "GPU-11112222", Name: "GTX 1080", SM: 61}, {Index: 1, UUID: "GPU-11113333", Name: "RTX 3090", SM: 86}, {Index: 2, UUID: "GPU-44445555", Name: "RTX 3090", SM: 86}}
+	mixed := []manifests.GPU{{Index: 0, UUID: "GPU-11112222", Name: "GTX 1080", SM: 61}, {Index: 1, UUID: "GPU-11113333", Name: "RTX 3090", SM: 86}, {Index: 2, UUID: "GPU-4444abcd", Name: "RTX 3090", SM: 86}}
+	mixed[2].UUID = "GPU-4444abcd"
 	twins := []manifests.GPU{{Index: 0, UUID: "GPU-a", Name: "T4", SM: 75}, {Index: 1, UUID: "GPU-b", Name: "T4", SM: 75}}
 	split := []manifests.GPU{{Index: 0, UUID: "GPU-a", Name: "A100", SM: 80, MIG: true}, {Index: 1, UUID: "GPU-b", Name: "T4", SM: 75}}
 	const pci = "PCI_BUS_ID"
@@ -22,14 +23,20 @@ func TestVisible(t *testing.T) {
 		ambiguous    bool
 	}{
 		{mixed, "0", pci, []string{"GPU-11112222"}, false},
-		{mixed, "2,0", pci, []string{"GPU-44445555", "GPU-11112222"}, false},
-		{mixed, " 1 , 2 ", pci, []string{"GPU-11113333", "GPU-44445555"}, false},
-		{mixed, "1gpu,2", pci, []string{"GPU-11113333", "GPU-44445555"}, false},
+		{mixed, "2,0", pci, []string{"GPU-4444abcd", "GPU-11112222"}, false},
+		{mixed, " 1 , 2 ", pci, []string{"GPU-11113333", "GPU-4444abcd"}, false},
+		{mixed, "1gpu,2", pci, []string{"GPU-11113333", "GPU-4444abcd"}, false},
 		{mixed, "1,9,2", pci, []string{"GPU-11113333"}, false},
 		{mixed, "1,-1,2", pci, []string{"GPU-11113333"}, false},
 		{mixed, "1,,2", pci, []string{"GPU-11113333"}, false},
 		{mixed, "1,GPU-4", pci, []string{"GPU-11113333"}, false},
 		{mixed, "1,1", pci, nil, false},
+		{mixed, "+1", pci, []string{"GPU-11113333"}, false},
+		{mixed, "0x1", pci, []string{"GPU-11112222"}, false},
+		{mixed, " GPU-4", "", nil, false},
+		{mixed, "GPU-4 , GPU-11112", "", []string{"GPU-4444abcd"}, false},
+		{mixed, "GPU-", "", nil, false},
+		{mixed, "GPU-4444ABCD", "", []string{"GPU-4444abcd"}, false},
 		{mixed, "", pci, nil, false},
 		{mixed, "-1", "", nil, false},
 		{mixed, "NoDevFiles", "", nil, false},
@@ -38,13 +45,13 @@ func TestVisible(t *testing.T) {
 		{mixed, "99999999999999999999", "", nil, false},
 		{mixed, "0", "", []string{"GPU-11112222"}, true},
 		{mixed, "0", "FASTEST_FIRST", []string{"GPU-11112222"}, true},
-		{mixed, "2,1,0", "", []string{"GPU-44445555", "GPU-11113333", "GPU-11112222"}, false},
-		{mixed, "GPU-4", "", []string{"GPU-44445555"}, false},
-		{mixed, "GPU-4,GPU-11112", "", []string{"GPU-44445555", "GPU-11112222"}, false},
-		{mixed, "GPU-4,GPU-1111", "", []string{"GPU-44445555"}, false},
-		{mixed, "GPU-4,GPU-9,GPU-11112", "", []string{"GPU-44445555"}, false},
+		{mixed, "2,1,0", "", []string{"GPU-4444abcd", "GPU-11113333", "GPU-11112222"}, false},
+		{mixed, "GPU-4", "", []string{"GPU-4444abcd"}, false},
+		{mixed, "GPU-4,GPU-11112", "", []string{"GPU-4444abcd", "GPU-11112222"}, false},
+		{mixed, "GPU-4,GPU-1111", "", []string{"GPU-4444abcd"}, false},
+		{mixed, "GPU-4,GPU-9,GPU-11112", "", []string{"GPU-4444abcd"}, false},
 		{mixed, "GPU-4,GPU-44", "", nil, false},
-		{mixed, "GPU-4,0", "", []string{"GPU-44445555"}, false},
+		{mixed, "GPU-4,0", "", []string{"GPU-4444abcd"}, false},
 		{mixed, "MIG-1", "", nil, false},
 		{twins, "1", "", []string{"GPU-b"}, false},
 		{split, "MIG-6f3b1a2c", "", []string{"GPU-a"}, false},

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -493,6 +494,9 @@ func TestVerify(t *testing.T) {
 		}, "lib/libllama.so"},
 		"metadata":    {func(dir string) error { return os.WriteFile(dir+"/metadata.json", []byte("{}"), 0o644) }, "metadata.json"},
 		"no metadata": {func(dir string) error { return os.Remove(dir + "/metadata.json") }, "metadata.json"},
+		"metadata without end": {func(dir string) error {
+			return errors.Join(os.Remove(dir+"/metadata.json"), syscall.Mkfifo(dir+"/metadata.json", 0o644))
+		}, "metadata.json"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := open(t)

@@ -28,6 +28,9 @@ func (s *Store) Verify(ctx context.Context, a manifests.Artifact, runtimeNames [
 	if a.Kind == manifests.KindCUDART {
 		return compareFiles(a.Libraries, found, nil), nil
 	}
+	if f := found[manifests.MetadataName]; f.SHA256 == "" || f.Size > manifests.MaxSize { // reading it may never end
+		return []Finding{{manifests.MetadataName, fmt.Sprintf("it is not a file of at most %d bytes", manifests.MaxSize)}}, nil
+	}
 	data, err := os.ReadFile(filepath.Join(dir, manifests.MetadataName))
 	if err != nil {
 		return []Finding{{manifests.MetadataName, err.Error()}}, nil

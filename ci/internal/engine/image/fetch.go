@@ -23,6 +23,8 @@ import (
 const (
 	debianMirror = "http://deb.debian.org/debian"
 	npmRegistry  = "https://registry.npmjs.org"
+	// snapshots have Debian's mirror as it was at a time, which comes after it: https://snapshot.debian.org
+	snapshots = "https://snapshot.debian.org/archive/debian/"
 
 	fetchConcurrency = 8 // polite to a public mirror
 )
@@ -32,6 +34,7 @@ const (
 type FetchOptions struct {
 	Mirror      string       // the Debian mirror's root; an archive of the mirror of some day works as well
 	NPMRegistry string       // the npm registry's root
+	Archive     string       // where Debian's files are that the mirror no longer has: the root of its archive of the lock's day
 	Client      *http.Client // http.DefaultClient, which honours the proxy variables and SSL_CERT_FILE
 	Concurrency int          // files downloaded and hashed at once
 	// Progress hears of bytes that are there, of all bytes of the lock. Calls do not overlap.
@@ -56,7 +59,7 @@ func (e *GoneError) Error() string {
 
 // Hint is the way out.
 func (e *GoneError) Hint() string {
-	return "run `go generate ./docker/cuda12` to lock the versions the mirror has now, or set LLCUDA_DEBIAN_MIRROR to an archive that still has this one (http://snapshot.debian.org/archive/debian/<date>)"
+	return "run `go generate ./docker/cuda12` to lock the versions the mirror has now, or set LLCUDA_DEBIAN_MIRROR to a mirror or an archive that still has this one"
 }
 
 // FilesDir is the folder of a cache that holds the fetched files, each under
@@ -68,6 +71,7 @@ func FilesDir(cacheDir string) string { return filepath.Join(cacheDir, "files") 
 // there already are hashed again, and replaced if they are damaged.
 func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOptions) error {
 	opts.Mirror = strings.TrimRight(cmp.Or(opts.Mirror, debianMirror), "/")
+	opts.Archive = strings.TrimRight(cmp.Or(opts.Archive, snapshots+cuda12.Snapshot(cuda12.LockFile)), "/")
 	opts.NPMRegistry = strings.TrimRight(cmp.Or(opts.NPMRegistry, npmRegistry), "/")
 	dir := FilesDir(cacheDir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -113,19 +117,28 @@ func fetchFile(ctx context.Context, p cuda12.Package, dir string, opts FetchOpti
 		meter.add(size)
 		return nil
 	}
-	root := opts.Mirror
+	roots := []string{opts.Mirror, opts.Archive}
 	if p.Kind == cuda12.NPM {
-		root = opts.NPMRegistry
+		roots = []string{opts.NPMRegistry}
 	}
-	_, err = download.Into(ctx, root+"/"+p.Path, dest, want, download.Options{
-		Client: opts.Client, FirstWait: opts.firstWait, Stall: opts.stall, Progress: meter.add,
-	})
-	var gone *download.GoneError
-	switch {
-	case errors.As(err, &gone):
-		return &GoneError{Name: p.Name, Version: p.Version, URL: gone.URL}
-	case err != nil:
-		return fmt.Errorf("fetching %s: %w", p.Name, err)
+	var gone []error
+	for _, root := range roots {
+		_, err = download.Into(ctx, root+"/"+p.Path, dest, want, download.Options{
+			Client: opts.Client, FirstWait: opts.firstWait, Stall: opts.stall, Progress: meter.add,
+		})
+		var missing *download.GoneError
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &missing):
+			err = &GoneError{Name: p.Name, Version: p.Version, URL: missing.URL}
+		default:
+			err = fmt.Errorf("fetching %s: %w", p.Name, err)
+		}
+		gone = append(gone, err)
+		if missing == nil {
+			break
+		}
 	}
-	return nil
+	return errors.Join(gone...)
 }

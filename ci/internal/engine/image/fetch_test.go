@@ -52,7 +52,7 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (m *mirror) options() FetchOptions {
-	return FetchOptions{Mirror: m.URL + "/debian/", NPMRegistry: m.URL + "/npm", firstWait: time.Millisecond, stall: 200 * time.Millisecond}
+	return FetchOptions{Mirror: m.URL + "/debian/", NPMRegistry: m.URL + "/npm", Archive: m.URL + "/archive/", firstWait: time.Millisecond, stall: 200 * time.Millisecond}
 }
 
 func whole(content string) http.HandlerFunc {
@@ -216,6 +216,49 @@ func TestFetchFaults(t *testing.T) {
 				t.Errorf("progress ended at %d bytes, want %d", done, wantDone)
 			}
 		})
+	}
+}
+
+// What the mirror no longer has comes from Debian's archive, where it is held to the lock as well. npm has none.
+func TestFetchFromArchive(t *testing.T) {
+	const content = "the very content"
+	for name, test := range map[string]struct {
+		kind            cuda12.Kind
+		mirror, archive []http.HandlerFunc
+		asked           int // of the archive
+		want            string
+	}{
+		"gone":                        {cuda12.Deb, []http.HandlerFunc{status(404)}, []http.HandlerFunc{whole(content)}, 1, ""},
+		"a base package":              {cuda12.Base, []http.HandlerFunc{status(410)}, []http.HandlerFunc{status(503), whole(content)}, 2, ""},
+		"of CUDA":                     {cuda12.CUDA, []http.HandlerFunc{status(404)}, []http.HandlerFunc{whole(content)}, 1, ""},
+		"the mirror has it":           {cuda12.Deb, []http.HandlerFunc{whole(content)}, []http.HandlerFunc{whole(content)}, 0, ""},
+		"the archive has other bytes": {cuda12.Deb, []http.HandlerFunc{status(404)}, []http.HandlerFunc{whole("the evil content")}, 1, "the lock says"},
+		"nobody has it":               {cuda12.Deb, []http.HandlerFunc{status(404)}, []http.HandlerFunc{status(404)}, 1, "no longer has"},
+		"the archive does not answer": {cuda12.Deb, []http.HandlerFunc{status(404)}, []http.HandlerFunc{status(503)}, download.Tries, "503"},
+		"the mirror does not answer":  {cuda12.Deb, []http.HandlerFunc{status(503)}, []http.HandlerFunc{whole(content)}, 0, "503"},
+		"the mirror has other bytes":  {cuda12.Deb, []http.HandlerFunc{whole("the evil content")}, []http.HandlerFunc{whole(content)}, 0, "the lock says"},
+		"a package of npm":            {cuda12.NPM, nil, []http.HandlerFunc{whole(content)}, 0, "no longer has"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, file := newMirror(t), locked(test.kind, "gcc", content)
+			m.answers["debian/"+file.Path], m.answers["archive/"+file.Path] = test.mirror, test.archive
+			cache := t.TempDir()
+			err := Fetch(t.Context(), cuda12.Lock{file}, cache, m.options())
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+			if got := files(t, cache)[file.SHA256]; (got == content) != (test.want == "") {
+				t.Errorf("the cache has %q", got)
+			}
+			if got := m.asked["archive/"+file.Path]; got != test.asked {
+				t.Errorf("the archive was asked %d times, want %d", got, test.asked)
+			}
+		})
+	}
+	// The archive is that of the day of the lock that is built in.
+	if _, err := time.Parse("20060102T150405Z", cuda12.Snapshot(cuda12.LockFile)); err != nil {
+		t.Error(err)
 	}
 }
 

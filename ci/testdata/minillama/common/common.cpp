@@ -57,12 +57,27 @@ common_params common_params_parse(int argc, char ** argv, const char * usage) {
         } else if (arg == "--port" && value) {
             params.port = atoi(value);
             ++i;
+        } else if ((arg == "-ngl" || arg == "-t" || arg == "-np" || arg == "-c" || arg == "-p" || arg == "-n" || arg == "-r") && value) {
+            ++i; // of no meaning here
+        } else if (arg == "--no-warmup") {
         } else {
             fprintf(stderr, "error: invalid argument: %s\n", arg.c_str());
             exit(1);
         }
     }
     return params;
+}
+
+float common_vec_dot(const std::vector<float> & x, const std::vector<float> & y) {
+    float result = NAN;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        const ggml_backend_device * device = ggml_backend_dev_get(i);
+        if (device->type == GGML_BACKEND_DEVICE_TYPE_CPU) {
+            device->vec_dot(device, x.data(), y.data(), x.size(), &result);
+            break;
+        }
+    }
+    return result;
 }
 
 int common_run(const common_params & params, size_t values) {

@@ -15,6 +15,9 @@ common_params common_params_parse(int argc, char ** argv, const char * usage);
 
 void common_print_available_devices();
 
+// The dot product of two vectors of as many values, a multiple of GGML_BLOCK, on the CPU; NAN where that failed.
+float common_vec_dot(const std::vector<float> & x, const std::vector<float> & y);
+
 // Runs the toy dot product on the first GPU, or on the CPU without one, and compares it with the plain sum;
 // prints one line and returns the program's exit code.
 int common_run(const common_params & params, size_t values);

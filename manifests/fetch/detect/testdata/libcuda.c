@@ -4,7 +4,8 @@
 //	STANDIN_INIT   what cuInit gives, or "hang", "crash", "chatter"
 //	STANDIN_FAIL   the function that fails, with STANDIN_ERROR
 //
-// As the driver does, it gives 100 where CUDA_VISIBLE_DEVICES is set and empty or -1; a digit leaves that GPU alone.
+// As the driver does, it gives 100 where CUDA_VISIBLE_DEVICES is set and empty or -1; a digit leaves that GPU alone. 101 is
+// for a GPU that is named twice.
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +39,8 @@ int cuInit(unsigned flags) {
 	for (char *gpu = strtok(all, ";"); gpu; gpu = strtok(NULL, ";"))
 		snprintf(gpus[count++], sizeof gpus[0], "%s", gpu);
 	const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+	if (visible && !strcmp(visible, "0,0"))
+		return 101;
 	if (visible) {
 		int at = *visible >= '0' && *visible <= '9' ? atoi(visible) : -1;
 		if (at < 0 || at >= count)

@@ -40,7 +40,8 @@ typedef int (*ggml_backend_score_t)(void);
     GGML_API int ggml_backend_score(void);                                      \
     int ggml_backend_score(void) { return score_fn(); }
 
-// Loads one backend of each kind, the one with the highest score, from the folder of the executable and the current one.
+// Loads one backend of each kind, the one with the highest score, from the folder of the executable and the current one, as
+// llama.cpp does before the farm's patch.
 GGML_API void ggml_backend_load_all(void);
 
 GGML_API size_t ggml_backend_dev_count(void);

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -91,7 +92,7 @@ static bool load(const std::string & path) {
         dlclose(library);
         return false;
     }
-    ggml_log("loaded %s backend from %s\n", reg->name, path.c_str());
+    fprintf(stderr, "load_backend: loaded %s backend from %s\n", reg->name, path.c_str()); // llama.cpp always says so
     for (size_t i = 0; i < reg->device_count; ++i) {
         devices().push_back(&reg->devices[i]);
     }
