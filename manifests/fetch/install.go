@@ -298,6 +298,9 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirror
 		Through: plan.Decision.Through, Folder: relative(c.Store, bundle), RuntimeNames: runtimeNames(p.runtime), Libraries: plan.Libraries,
 		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: r.Signer.By,
 	}, c.Store.Here(), plan.Decision)
+	if have && o.SM == 0 && base.Asked.SM == i.SM { // see planLike
+		i.Asked.SM = i.SM
+	}
 	if i.Mirrors = mirrors; len(c.Mirrors) == 0 && have {
 		i.Mirrors = append(i.Mirrors, base.Mirrors...)
 	}
@@ -384,6 +387,7 @@ func (c *Client) choose(ctx context.Context, l *store.Locked, host manifests.Hos
 // installed for machines that were not there is taken by those that it serves.
 func (c *Client) planLike(base Install, r *Release, host manifests.Host, o Options) (Plan, parts, error) {
 	mine := base.Machine.Kind == c.Store.Here().Kind || base.Machine.Kind == launch.AnyKind
+	o.AllowCPU = o.AllowCPU || mine && base.Through == manifests.ThroughCPU
 	if mine && o.SM == 0 && base.Asked.SM != 0 && !o.Update && !o.Force {
 		narrow := o
 		narrow.SM = base.Asked.SM

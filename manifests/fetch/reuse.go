@@ -77,15 +77,16 @@ func (c *Client) reuse(o Options, host manifests.Host) (i Install, d manifests.D
 			continue
 		}
 		mine, onCPU := i.Machine.Kind == now.Kind, i.Through == manifests.ThroughCPU
-		d, err := manifests.Pick(ofBundle(meta), host, manifests.PickOptions{AllowCPU: o.AllowCPU || mine && onCPU})
+		// Where there is a GPU that this bundle does not serve, another one may.
+		allowCPU := len(host.GPUs) == 0 && (o.AllowCPU || mine && onCPU)
+		d, err := manifests.Pick(ofBundle(meta), host, manifests.PickOptions{AllowCPU: allowCPU})
 		var none *manifests.NoBundleError
 		if errors.As(err, &none) && (none.Lack == manifests.LackGPU || none.Lack == manifests.LackDriver) && o.SM == 0 && !o.AllowCPU {
 			return Install{}, d, false, err
 		}
 		if err == nil && d.Through == manifests.ThroughCPU && !onCPU { // its CPU half will do
-			as := describe(i, now, d)
-			as.Through, as.Asked.AllowCPU = manifests.ThroughCPU, true
-			return as, d, false, nil
+			i.Through = manifests.ThroughCPU
+			return describe(i, now, d), d, false, nil
 		}
 		if err != nil || d.Through != i.Through || d.Absent() {
 			continue
@@ -118,6 +119,7 @@ func covers(i Install, now launch.Machine) bool {
 // describe gives an installation as a decision makes it for a machine.
 func describe(i Install, now launch.Machine, d manifests.Decision) Install {
 	i.Machine, i.Devices, i.GPUMemory, i.VisibleDevices = now, []string{}, []int{}, d.VisibleDevices
+	i.Asked.AllowCPU = i.Asked.AllowCPU || d.Through == manifests.ThroughCPU // it never is without having been asked for
 	i.Every = d.Through != manifests.ThroughCPU && (now.Selection == "" || now.Alike())
 	for _, gpu := range d.GPUs {
 		i.Devices = append(i.Devices, gpu.UUID)

@@ -134,7 +134,11 @@ func BenchmarkRun(b *testing.B) {
 	s.installHere(b)
 	program := filepath.Join(s.home, "installs", "1", "bundle", "binaries", "cuda12", "llama-cli")
 	compare(b,
-		measured{name: "run", cmd: func() *exec.Cmd { return exec.Command(s.program, "--home", s.home, "run", "llama-cli") }},
+		measured{name: "run", cmd: func() *exec.Cmd {
+			cmd := exec.Command(s.program, "--home", s.home, "run", "llama-cli")
+			cmd.Env = s.machine.environ()
+			return cmd
+		}},
 		measured{name: "exec", cmd: func() *exec.Cmd { return exec.Command(program) }},
 		measured{name: "two-execs", cmd: func() *exec.Cmd { return exec.Command("sh", "-c", fmt.Sprintf("%s; exec %s", program, program)) }})
 }

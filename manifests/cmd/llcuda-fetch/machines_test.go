@@ -161,7 +161,9 @@ func TestTwoNodes(t *testing.T) {
 // CUDA_VISIBLE_DEVICES is part of the machine: each choice gets the code for its GPUs, or no program.
 func TestVisibleDevices(t *testing.T) {
 	n := newNode(t, gtx, rtx)
-	visible := func(value string) { n.environ = []string{"CUDA_VISIBLE_DEVICES=" + value} }
+	visible := func(value string) {
+		n.environ = []string{"CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES=" + value}
+	}
 
 	visible("0")
 	n.install(0)
