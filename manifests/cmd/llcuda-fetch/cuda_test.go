@@ -72,7 +72,7 @@ func TestAsksCUDA(t *testing.T) {
 				script := test.before + ` && exec "$0" "$@"`
 				cmd = exec.Command("unshare", append([]string{"--map-root-user", "--mount", "sh", "-c", script, program}, arguments...)...)
 			}
-			cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=" + home, "S=" + home, "LD_LIBRARY_PATH=" + driver}, test.env...)
+			cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=" + t.TempDir(), "S=" + home, "LD_LIBRARY_PATH=" + driver}, test.env...)
 			data, err := cmd.CombinedOutput()
 			out := string(data)
 			if err != nil && strings.Contains(out, "unshare") {
