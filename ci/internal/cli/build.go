@@ -81,7 +81,7 @@ func (b *build) run(ctx context.Context) error {
 	if err := b.preflight(ctx); err != nil {
 		return err
 	}
-	work, remove, err := openWork(b.cacheDir())
+	work, remove, err := openWork(b.cache)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (b *build) compile(ctx context.Context, work string) (farm.Outcome, error) 
 	b.show = showProgress(b.term, time.Now, len(b.engines) > 1)
 	defer b.show.close()
 	session, err := b.backend.Open(ctx, engine.Options{
-		Hosts: b.engines, Base: b.base, CacheDir: filepath.Join(b.cacheDir(), "builder"), Jobs: b.jobs,
+		Hosts: b.engines, Base: b.base, CacheDir: filepath.Join(b.cache, "builder"), Jobs: b.jobs,
 		Source: b.source, Toolkit: b.matrix.Toolkit, Progress: b.show.event,
 	})
 	b.show.leave(engineStep)
@@ -153,7 +153,7 @@ func (b *build) collect(ctx context.Context, tree farm.Tree) ([]manifests.Artifa
 func (b *build) collectRuntime(ctx context.Context, dir string) ([]manifests.Artifact, error) {
 	artifacts, err := b.pack(string(farm.StepRuntime), func(show func(done, total int64)) ([]manifests.Artifact, error) {
 		return bundler.PackRuntime(ctx, os.DirFS(dir), b.matrix.Toolkit, string(b.dir), bundler.PackOptions{
-			Cache: filepath.Join(b.cacheDir(), "runtime"), Progress: show,
+			Cache: filepath.Join(b.cache, "runtime"), Progress: show,
 		})
 	})
 	if err != nil {
@@ -249,23 +249,22 @@ type failedBuild struct{ said, cause error }
 func (e *failedBuild) Error() string { return e.said.Error() }
 func (e *failedBuild) Unwrap() error { return e.cause }
 
-func (s *selection) cacheDir() string { return cacheDir(s.cache) }
-
-// cacheDir is where sources, packages, downloads and unfinished trees live: the folder given, if any.
-func cacheDir(given string) string {
-	if given != "" {
-		return given
-	}
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		dir = os.TempDir() // no home: the cache lives as long as the machine's temporary files
-	}
-	return filepath.Join(dir, "llcuda")
+// openCache readies the cache folder; the selection names it afterwards.
+func (s *selection) openCache() (err error) {
+	s.cache, err = openCache(s.cache)
+	return err
 }
 
 // resolve finds the source tree.
 func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal) (farm.Source, error) {
-	return farm.ResolveSource(ctx, s.llama, m.LlamaCPP, filepath.Join(s.cacheDir(), "sources"), func(text string) {
+	if err := s.openCache(); err != nil {
+		return farm.Source{}, err
+	}
+	src, err := farm.ResolveSource(ctx, s.llama, m.LlamaCPP, filepath.Join(s.cache, "sources"), func(text string) {
 		term.notef("source    %s", text)
 	})
+	for _, text := range src.Warnings {
+		term.warnf("%s", text)
+	}
+	return src, err
 }

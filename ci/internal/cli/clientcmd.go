@@ -61,7 +61,11 @@ func (c *client) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	work, remove, err := openWork((&selection{}).cacheDir())
+	cache, err := openCache("")
+	if err != nil {
+		return err
+	}
+	work, remove, err := openWork(cache)
 	if err != nil {
 		return err
 	}

@@ -45,10 +45,13 @@ func (b *build) preflight(ctx context.Context) error {
 	case slices.Contains(b.engines, ""):
 		return &usageError{errors.New("--engine: one of the names is empty"), "like --engine unix:///run/a.sock,tcp://10.0.0.2:1234"}
 	}
+	if err := b.openCache(); err != nil {
+		return err
+	}
 	if err := b.writable(); err != nil {
 		return err
 	}
-	if err := b.ownFolder(); err != nil {
+	if err := b.nothingForeign(); err != nil {
 		return err
 	}
 	if err := b.room(); err != nil {
@@ -81,11 +84,11 @@ func (b *build) writable() error {
 	if err != nil {
 		return &usageError{fmt.Errorf("--out %s: %w", b.dir, err), "give a folder that you may write to"}
 	}
-	return os.MkdirAll(b.cacheDir(), 0o755)
+	return nil
 }
 
-// ownFolder refuses a release folder that could not be described once all is built.
-func (b *build) ownFolder() error {
+// nothingForeign refuses a release folder that could not be described once all is built.
+func (b *build) nothingForeign() error {
 	strange, err := b.dir.foreign()
 	if err != nil {
 		return err
@@ -107,7 +110,7 @@ func (b *build) room() error {
 		bytes int64
 	}{
 		{string(b.dir), runtimeBytes + n*bundleBytes},
-		{b.cacheDir(), packagesBytes + hostBytes + n*halfBytes},
+		{b.cache, packagesBytes + hostBytes + n*halfBytes},
 	} {
 		var stat unix.Stat_t
 		var fs unix.Statfs_t
@@ -123,7 +126,7 @@ func (b *build) room() error {
 			return &spaceError{where[device], bytes, free[device]}
 		}
 	}
-	b.term.notef("disk      this build takes up to %s here", bytesText(need[deviceOf(b.cacheDir())]))
+	b.term.notef("disk      this build takes up to %s here", bytesText(need[deviceOf(b.cache)]))
 	return nil
 }
 

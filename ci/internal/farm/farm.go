@@ -36,6 +36,8 @@ type Source struct {
 	Dir     string // a folder holding the tree, without .git
 	Digest  string // "sha256:" over sorted paths, modes, links and contents
 	Epoch   time.Time
+
+	Warnings []string // what the user should know of it
 }
 
 // Recipe is how a tree is compiled: everything but the tree and the SM.
