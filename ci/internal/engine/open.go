@@ -71,8 +71,9 @@ const ThreeWays = "an engine comes from $" + runnerHostVar + ", from a running D
 // endpoint is one engine to connect to.
 type endpoint struct {
 	name    string
-	host    string // empty leaves it to the SDK
-	program string // the Dagger client that speaks to it; empty leaves that to the SDK, too
+	host    string       // empty leaves it to the SDK
+	program string       // the Dagger client that speaks to it; empty leaves that to the SDK, too
+	builtIn builtin.Info // where it is one of this machine's own
 }
 
 // listens tells at once of an address where nobody listens: a Dagger client keeps trying for
@@ -155,7 +156,7 @@ func find(ctx context.Context, opts Options) ([]endpoint, error) {
 	if err != nil {
 		return nil, &UnavailableError{err, ThreeWays}
 	}
-	return []endpoint{{name: "built-in", host: info.RunnerHost, program: info.CLI}}, nil
+	return []endpoint{{name: "built-in", host: info.RunnerHost, program: info.CLI, builtIn: info}}, nil
 }
 
 // named are the engines that the user named. Those built in here bring their own client,
@@ -176,7 +177,7 @@ func named(ctx context.Context, hosts []string) ([]endpoint, error) {
 			if !info.Answers {
 				return nil, &UnavailableError{fmt.Errorf("the built-in engine %s does not answer", name), "go run ./ci engine up --name " + name}
 			}
-			e.name, e.program = name, info.CLI
+			e.name, e.program, e.builtIn = name, info.CLI, info
 		}
 		endpoints = append(endpoints, e)
 	}
@@ -197,9 +198,26 @@ func containerRuntime(ctx context.Context) string {
 	return ""
 }
 
+// limitsOf are the limits of a control group of this machine, as stages/jobs.sh prints them. Without the programs that
+// the script needs there are none to be found.
+func limitsOf(ctx context.Context, group string) string {
+	script, err := stageFiles.ReadFile("stages/jobs.sh")
+	if err != nil {
+		panic(err) // embedded
+	}
+	out, err := exec.CommandContext(ctx, "sh", "-c", string(script), "jobs.sh", "limits", group).Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // connect opens a session with one engine.
 func connect(ctx context.Context, e endpoint, image Image, cacheDir string, jobs int) (*builder, error) {
-	b := &builder{name: e.name, console: &console{}, image: image, cacheDir: cacheDir, jobs: jobs}
+	b := &builder{name: e.name, console: &console{}, image: image, cacheDir: cacheDir, jobs: jobs, store: e.builtIn.StateDir}
+	if e.builtIn.Cgroup != "" {
+		b.limits = limitsOf(ctx, e.builtIn.Cgroup)
+	}
 	var opts []dagger.ClientOpt
 	switch {
 	case e.program != "":
