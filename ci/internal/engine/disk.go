@@ -24,7 +24,9 @@ type FullDiskError struct {
 	Err   error
 }
 
-func (e *FullDiskError) Error() string { return fmt.Sprintf("the disk of %s is full: %v", e.Where, e.Err) }
+func (e *FullDiskError) Error() string {
+	return fmt.Sprintf("the disk of %s is full: %v", e.Where, e.Err)
+}
 func (e *FullDiskError) Unwrap() error { return e.Err }
 
 // Is makes it a full disk's error as the kernel would give it.

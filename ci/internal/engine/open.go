@@ -159,6 +159,32 @@ func find(ctx context.Context, opts Options) ([]endpoint, error) {
 	return []endpoint{{name: "built-in", host: info.RunnerHost, program: info.CLI, builtIn: info}}, nil
 }
 
+// Store is the folder where the engine that Open would take for the hosts keeps its cache, running or not; empty if that
+// is not on this machine, or a container runtime's to know.
+func Store(hosts []string) string {
+	if len(hosts) == 0 && os.Getenv(runnerHostVar) != "" {
+		hosts = strings.Split(os.Getenv(runnerHostVar), ",")
+	}
+	if len(hosts) == 0 {
+		for _, name := range containerRuntimes() {
+			if _, err := exec.LookPath(name); err == nil {
+				return ""
+			}
+		}
+		hosts = []string{builtin.RunnerHost(builtin.DefaultName)}
+	}
+	for _, host := range hosts {
+		name, ok := builtin.NameOf(host)
+		if !ok {
+			continue
+		}
+		if control, err := builtin.New(builtin.Options{Name: name}); err == nil {
+			return control.StateDir()
+		}
+	}
+	return ""
+}
+
 // named are the engines that the user named. Those built in here bring their own client,
 // unless the user chose one.
 func named(ctx context.Context, hosts []string) ([]endpoint, error) {
@@ -184,10 +210,12 @@ func named(ctx context.Context, hosts []string) ([]endpoint, error) {
 	return endpoints, nil
 }
 
+func containerRuntimes() []string { return []string{"docker", "podman", "nerdctl"} }
+
 // containerRuntime is the first runtime whose daemon answers, in the order in which the SDK
 // tries them. A client without its daemon does not count.
 func containerRuntime(ctx context.Context) string {
-	for _, name := range []string{"docker", "podman", "nerdctl"} {
+	for _, name := range containerRuntimes() {
 		ctx, cancel := context.WithTimeout(ctx, runtimeTimeout)
 		err := exec.CommandContext(ctx, name, "info").Run()
 		cancel()

@@ -206,6 +206,14 @@ func New(opts Options) (*Engine, error) {
 	return &Engine{opts: opts, anyState: anyState, answerTimeout: defaultAnswerTimeout}, nil
 }
 
+// StateDir is where the engine keeps its cache, whether it is there yet or not.
+func (e *Engine) StateDir() string {
+	if err := e.follow(); err != nil {
+		return "" // whoever starts the engine will hear of it
+	}
+	return e.opts.StateDir
+}
+
 func (e *Engine) logFile() string { return filepath.Join(e.opts.StateDir, "engine.log") }
 
 // moduleDir finds docker/engine.

@@ -557,7 +557,7 @@ func (e *Engine) info(rec *record, answers bool) Info {
 	if rec != nil {
 		info.Running, info.Answers = true, answers
 		info.Cgroup = "/" + cgroupParent(rec.Name)
-		info.RunnerHost = "unix://" + socketPath(rec.Name)
+		info.RunnerHost = RunnerHost(rec.Name)
 		info.CLI = programs{dir: rec.Binaries}.cli()
 		info.Version, info.PID, info.Started = rec.Version, rec.PID, rec.Started
 		info.NetNS, info.Bridge, info.CIDR = rec.NetNS, bridgeName(rec.Network), rec.CIDR
