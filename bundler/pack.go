@@ -31,6 +31,8 @@ type PackOptions struct {
 	// Cache is a folder that keeps the CUDA runtime's archives from one run to the next, if it is not empty. They take
 	// minutes to compress and are the same until the toolkit changes. Pack ignores it: no two bundles are the same.
 	Cache string
+	// Known tells of archives in outDir that need not be read to be found the same, if it is not nil.
+	Known func(name string) (manifests.Artifact, bool)
 	// Progress is told how many bytes of how many have been compressed, for all archives together. Its calls do not
 	// overlap.
 	Progress func(done, total int64)
@@ -130,6 +132,12 @@ func writeArchives(ctx context.Context, base string, tarDigest manifests.Digest,
 	progress := &progressCounter{report: opts.Progress}
 	for i, format := range formats() {
 		name := base + "." + format
+		if opts.Known != nil {
+			if a, ok := opts.Known(name); ok && a.Tar != nil && *a.Tar == tarDigest {
+				written[i] = manifests.Digest{SHA256: a.SHA256, Size: a.Size}
+				continue
+			}
+		}
 		have, err := readFileDigest(ctx, dir, name, format, tarDigest)
 		if err != nil {
 			return nil, err

@@ -73,7 +73,9 @@ func PackRuntime(ctx context.Context, fsys fs.FS, toolkit matrix.Toolkit, outDir
 	base := runtimeBase(tarDigest)
 	produce := l.compress
 	if opts.Cache != "" {
-		cached, err := writeArchives(ctx, base, tarDigest, opts.Cache, opts, l.compress)
+		inCache := opts
+		inCache.Known = nil // of another folder
+		cached, err := writeArchives(ctx, base, tarDigest, opts.Cache, inCache, l.compress)
 		if err != nil {
 			return nil, fmt.Errorf("packing %s: %w", base, err)
 		}

@@ -162,6 +162,12 @@ func (l LlamaPin) check() error {
 	if !commitForm.MatchString(l.Commit) {
 		p.Addf("commit", "%q is not 40 hex digits", l.Commit)
 	}
+	if !commitForm.MatchString(l.Tree) {
+		p.Addf("tree", "%q is not 40 hex digits", l.Tree)
+	}
+	if l.Build < 0 {
+		p.Addf("build", "%d is negative", l.Build)
+	}
 	if !npmPackageForm.MatchString(l.NPMPackage) {
 		p.Addf("npm_package", "%q is not name@1.2.3", l.NPMPackage)
 	}

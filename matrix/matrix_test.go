@@ -21,7 +21,7 @@ func valid() matrix.Matrix {
 		Toolkit: matrix.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131", DriverCubin: "525.60.13", DriverPTX: "550.54.14"},
 		Floors:  matrix.Floors{Glibc: "2.35", GLIBCXX: "3.4.30"},
 		LlamaCPP: matrix.LlamaPin{
-			Repository: "https://example.org/llama.cpp", Ref: "v0.5.0", Version: "0.5.0", Commit: strings.Repeat("a", 40),
+			Repository: "https://example.org/llama.cpp", Ref: "v0.5.0", Version: "0.5.0", Commit: strings.Repeat("a", 40), Tree: strings.Repeat("b", 40),
 			NPMPackage: "some-package@1.2.3", NPMIntegrity: "sha512-" + strings.Repeat("A", 86) + "==", BundlePath: "package/x.bundle",
 		},
 	}
@@ -125,6 +125,8 @@ func TestCheck(t *testing.T) {
 		"ref":              {func(m *matrix.Matrix) { m.LlamaCPP.Ref = "--upload-pack=x" }, `llama_cpp.ref: "--upload-pack=x" is no tag or branch`},
 		"version":          {func(m *matrix.Matrix) { m.LlamaCPP.Version = "latest" }, `llama_cpp.version: "latest" is not dotted numbers`},
 		"commit":           {func(m *matrix.Matrix) { m.LlamaCPP.Commit = "de3ff81" }, `llama_cpp.commit: "de3ff81" is not 40 hex digits`},
+		"tree":             {func(m *matrix.Matrix) { m.LlamaCPP.Tree = "" }, `llama_cpp.tree: "" is not 40 hex digits`},
+		"build":            {func(m *matrix.Matrix) { m.LlamaCPP.Build = -1 }, `llama_cpp.build: -1 is negative`},
 		"npm":              {func(m *matrix.Matrix) { m.LlamaCPP.NPMPackage = "some-package@latest" }, `llama_cpp.npm_package: "some-package@latest" is not name@1.2.3`},
 		"integrity":        {func(m *matrix.Matrix) { m.LlamaCPP.NPMIntegrity = "sha1-AAAA" }, `llama_cpp.npm_integrity: "sha1-AAAA" is not sha512- and 64 bytes in base64`},
 		"bundle path":      {func(m *matrix.Matrix) { m.LlamaCPP.BundlePath = "../x" }, `llama_cpp.bundle_path: "../x" is no relative path`},

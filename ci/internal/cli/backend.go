@@ -12,6 +12,9 @@ type Backend interface {
 	// Open finds and connects engines and readies the builder image on this
 	// machine. An engine that cannot be had gives an *engine.UnavailableError.
 	Open(ctx context.Context, opts engine.Options) (*engine.Session, error)
+	// Store is the folder where the engine that Open would take for the hosts keeps its
+	// cache, if that is on this machine and known; else it is empty.
+	Store(hosts []string) string
 	// BuildPaths are the folders of the builder that no bundle may name.
 	BuildPaths() []string
 	// BuiltIn is a built-in engine of this machine, running or not.
@@ -35,6 +38,8 @@ type daggerEngines struct{}
 func (daggerEngines) Open(ctx context.Context, opts engine.Options) (*engine.Session, error) {
 	return engine.Open(ctx, opts)
 }
+
+func (daggerEngines) Store(hosts []string) string { return engine.Store(hosts) }
 
 func (daggerEngines) BuildPaths() []string { return engine.BuildPaths() }
 

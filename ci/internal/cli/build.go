@@ -73,6 +73,7 @@ type build struct {
 	targets []matrix.Target
 	source  farm.Source
 	recipe  farm.Recipe
+	known   *ledger
 	show    *progress
 	// like is how a release was built that this build shall be the same as; nil if it need not be.
 	like *manifests.Build
@@ -83,7 +84,7 @@ func (b *build) run(ctx context.Context) error {
 	if err := b.preflight(ctx); err != nil {
 		return err
 	}
-	work, remove, err := openWork(b.cacheDir())
+	work, remove, err := openWork(b.cache)
 	if err != nil {
 		return err
 	}
@@ -98,7 +99,7 @@ func (b *build) run(ctx context.Context) error {
 		b.term.notef("\n%s is written when all of it is built; go run ./ci manifest %s describes what is there", b.dir.path(manifests.ManifestName), b.dir)
 		return buildError(ctx, outcome, err)
 	}
-	return b.dir.writeManifest(ctx, b.term)
+	return b.dir.writeManifest(ctx, b.term, b.known)
 }
 
 // compile runs the farm on the engines, which stay connected no longer than that.
@@ -106,7 +107,7 @@ func (b *build) compile(ctx context.Context, work string) (farm.Outcome, error) 
 	b.show = showProgress(b.term, time.Now, len(b.engines) > 1)
 	defer b.show.close()
 	options := engine.Options{
-		Hosts: b.engines, Base: b.base, CacheDir: filepath.Join(b.cacheDir(), "builder"), Jobs: b.jobs,
+		Hosts: b.engines, Base: b.base, CacheDir: filepath.Join(b.cache, "builder"), Jobs: b.jobs,
 		Source: b.source, Toolkit: b.matrix.Toolkit, Progress: b.show.event,
 	}
 	if b.like != nil {
@@ -130,11 +131,16 @@ func (b *build) compile(ctx context.Context, work string) (farm.Outcome, error) 
 	for _, builder := range session.Builders {
 		b.term.notef("engine    %s", builder.Name())
 	}
+	runtime, err := b.knownRuntime()
+	if err != nil {
+		return farm.Outcome{}, err
+	}
 	return farm.Run(ctx, farm.Plan(b.targets, b.source, session.Recipe), session.Builders, farm.RunOptions{
 		WorkDir:        work,
 		LogDir:         b.dir.path(logsName),
 		Collect:        b.collect,
 		CollectRuntime: b.collectRuntime,
+		Runtime:        runtime,
 		Events:         b.show.event,
 	})
 }
@@ -179,21 +185,52 @@ func (b *build) collect(ctx context.Context, tree farm.Tree) ([]manifests.Artifa
 	if err != nil {
 		return nil, err
 	}
-	return b.pack(step, func(show func(done, total int64)) ([]manifests.Artifact, error) {
-		return bundler.Pack(ctx, fsys, meta, string(b.dir), bundler.PackOptions{Epoch: b.source.Epoch, Progress: show})
+	return b.pack(step, "", func(opts bundler.PackOptions) ([]manifests.Artifact, error) {
+		opts.Epoch = b.source.Epoch
+		return bundler.Pack(ctx, fsys, meta, string(b.dir), opts)
 	})
 }
 
 func (b *build) collectRuntime(ctx context.Context, dir string) ([]manifests.Artifact, error) {
-	artifacts, err := b.pack(string(farm.StepRuntime), func(show func(done, total int64)) ([]manifests.Artifact, error) {
-		return bundler.PackRuntime(ctx, os.DirFS(dir), b.matrix.Toolkit, string(b.dir), bundler.PackOptions{
-			Cache: filepath.Join(b.cacheDir(), "runtime"), Progress: show,
-		})
+	artifacts, err := b.pack(string(farm.StepRuntime), b.runtimeKey(), func(opts bundler.PackOptions) ([]manifests.Artifact, error) {
+		opts.Cache = filepath.Join(b.cache, "runtime")
+		return bundler.PackRuntime(ctx, os.DirFS(dir), b.matrix.Toolkit, string(b.dir), opts)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return artifacts, b.otherRuntimes(artifacts)
+}
+
+// runtimeKey names the bytes of the CUDA runtime's archives, as far as this program makes them; empty where the engine
+// does not tell what its step would give.
+func (b *build) runtimeKey() string {
+	if b.recipe.Runtime == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s, CUDA %s, nvcc %s", b.recipe.Runtime, b.matrix.Toolkit.CUDA, b.matrix.Toolkit.NVCC)
+}
+
+// knownRuntime are the archives of the CUDA runtime, if the folder has those that would be made: they are the same until
+// the toolkit changes, and making them means moving half a gigabyte.
+func (b *build) knownRuntime() ([]manifests.Artifact, error) {
+	key := b.runtimeKey()
+	names, err := b.dir.names()
+	if err != nil || key == "" {
+		return nil, err
+	}
+	var found []manifests.Artifact
+	for _, name := range names { // ascending, so that the .tar.gz is the first
+		if artifact, madeFrom, ok := b.known.known(b.dir.path(name)); ok && isArchive(name) && madeFrom == key {
+			found = append(found, artifact)
+		}
+	}
+	const formats = 2
+	if len(found) != formats || found[0].Stem() != found[1].Stem() {
+		return nil, nil
+	}
+	b.show.event(farm.Event{Step: string(farm.StepRuntime), Stage: "pack", State: farm.StateDone, Cached: true})
+	return found, b.otherRuntimes(found)
 }
 
 // otherRuntimes tells early of what would keep the folder from being described:
@@ -212,13 +249,25 @@ func (b *build) otherRuntimes(mine []manifests.Artifact) error {
 	return nil
 }
 
-func (b *build) pack(step string, do func(show func(done, total int64)) ([]manifests.Artifact, error)) ([]manifests.Artifact, error) {
+// pack packs what the key names, and notes what became of it.
+func (b *build) pack(step, key string, do func(opts bundler.PackOptions) ([]manifests.Artifact, error)) ([]manifests.Artifact, error) {
 	var artifacts []manifests.Artifact
 	err := b.stage(step, "pack", func(show func(done, total int64)) (err error) {
-		artifacts, err = do(show)
+		artifacts, err = do(bundler.PackOptions{Progress: show, Known: func(name string) (manifests.Artifact, bool) {
+			artifact, _, ok := b.known.known(b.dir.path(name))
+			return artifact, ok
+		}})
 		return err
 	})
-	return artifacts, err
+	if err != nil {
+		return nil, err
+	}
+	for _, artifact := range artifacts {
+		if err := b.known.note(b.dir.path(artifact.Name), key, artifact); err != nil {
+			return nil, err
+		}
+	}
+	return artifacts, nil
 }
 
 // stage shows one of the command's own stages beside those of the engines.
@@ -273,39 +322,51 @@ func buildError(ctx context.Context, outcome farm.Outcome, err error) error {
 	case onlyAudits(causes):
 		return &refusal{said, "the findings above name each file and what to change in the build"}
 	default:
-		return &failedBuild{said, err}
+		return &failedBuild{said, causes}
 	}
 }
 
-// failedBuild keeps the cause for its hint, and out of a message that repeats the table.
-type failedBuild struct{ said, cause error }
+// failedBuild keeps the causes for their hint, and out of a message that repeats the table.
+type failedBuild struct {
+	said   error
+	causes []error
+}
 
-func (e *failedBuild) Error() string { return e.said.Error() }
-func (e *failedBuild) Unwrap() error { return e.cause }
+func (e *failedBuild) Error() string   { return e.said.Error() }
+func (e *failedBuild) Unwrap() []error { return e.causes }
 
-func (s *selection) cacheDir() string { return cacheDir(s.cache) }
-
-// cacheDir is where sources, packages, downloads and unfinished trees live: the folder given, if any.
-func cacheDir(given string) string {
-	if given != "" {
-		return given
+// Hint is that of the first cause that has one.
+func (e *failedBuild) Hint() string {
+	for _, cause := range e.causes {
+		if hint := hintFor(cause); hint != "" {
+			return hint
+		}
 	}
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		dir = os.TempDir() // no home: the cache lives as long as the machine's temporary files
-	}
-	return filepath.Join(dir, "llcuda")
+	return ""
+}
+
+// openCache readies the cache folder; the selection names it afterwards.
+func (s *selection) openCache() (err error) {
+	s.cache, err = openCache(s.cache)
+	return err
 }
 
 // resolve finds the source tree.
 func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal) (farm.Source, error) {
+	if err := s.openCache(); err != nil {
+		return farm.Source{}, err
+	}
 	set, err := patches.Default()
 	if err != nil {
 		return farm.Source{}, err
 	}
-	return farm.ResolveSource(ctx, s.llama, m.LlamaCPP, set, filepath.Join(s.cacheDir(), "sources"), func(text string) {
+	src, err := farm.ResolveSource(ctx, s.llama, m.LlamaCPP, set, filepath.Join(s.cache, "sources"), func(text string) {
 		term.notef("source    %s", text)
 	})
+	for _, text := range src.Warnings {
+		term.warnf("%s", text)
+	}
+	return src, err
 }
 
 func engineFlags(cmd *cobra.Command, engines *[]string, base *string) {

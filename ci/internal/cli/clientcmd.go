@@ -80,7 +80,10 @@ func (c *client) run(ctx context.Context) error {
 	if c.repositoryID, c.ownerID, err = c.numbers(); err != nil {
 		return err
 	}
-	work, remove, err := openWork(c.cacheDir())
+	if c.cache, err = openCache(c.cache); err != nil {
+		return err
+	}
+	work, remove, err := openWork(c.cache)
 	if err != nil {
 		return err
 	}
@@ -213,7 +216,7 @@ func (c *client) pack(ctx context.Context, checkout goreleaser.Checkout, work st
 // probe has an engine compile the program that asks CUDA.
 func (c *client) probe(ctx context.Context, source, dest string, view *progress) error {
 	session, err := c.backend.Open(ctx, engine.Options{
-		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cacheDir(), "builder"), Progress: view.event,
+		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cache, "builder"), Progress: view.event,
 	})
 	view.leave(engineStep)
 	if err != nil {
@@ -224,8 +227,6 @@ func (c *client) probe(ctx context.Context, source, dest string, view *progress)
 	view.leave(string(farm.StepProbe))
 	return err
 }
-
-func (c *client) cacheDir() string { return (&selection{cache: c.cache}).cacheDir() }
 
 // put has a file in the folder. One that is there already with the same bytes is left alone.
 func (c *client) put(name string, data []byte) error {

@@ -21,6 +21,7 @@ import (
 //	no-engine     none can be connected
 //	cached        every step comes from the cache
 //	fail-STEP     the step's command fails
+//	kill-STEP     the kernel kills a compiler of the step
 //	lose-STEP     the engine that takes the step is lost
 //	wrong-STEP    the step gives device code for another SM
 //	other-runtime the CUDA runtime is another one
@@ -42,6 +43,8 @@ func (e *fakeEngines) has(fault string) bool {
 	return false
 }
 
+func (e *fakeEngines) Store([]string) string { return os.Getenv("STORE") }
+
 func (e *fakeEngines) BuildPaths() []string { return []string{"/src/", "/build/"} }
 
 func (e *fakeEngines) Open(_ context.Context, opts engine.Options) (*engine.Session, error) {
@@ -56,7 +59,7 @@ func (e *fakeEngines) Open(_ context.Context, opts engine.Options) (*engine.Sess
 	opts.Progress(farm.Event{Step: engineStep, Stage: "packages", State: farm.StateProgress, Done: 1, Total: 2})
 	session := &engine.Session{Recipe: farm.Recipe{
 		Toolkit: opts.Toolkit, BuilderImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "made@sha256:" + strings.Repeat("2", 64),
-		Engine: "fake v1", HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DGGML_CUDA=ON"},
+		Runtime: "sha256:" + strings.Repeat("3", 64), Engine: "fake v1", HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DGGML_CUDA=ON"},
 	}}
 	if e.has("other-builder") {
 		session.Recipe.BuilderImage = "sha256:" + strings.Repeat("9", 64)
@@ -69,6 +72,9 @@ func (e *fakeEngines) Open(_ context.Context, opts engine.Options) (*engine.Sess
 	}
 	if opts.Base != "" && opts.Base != engine.BaseMade { // as the real ones: a pinned image is recorded as it is given
 		session.Recipe.BaseImage = opts.Base
+	}
+	if e.has("other-runtime") {
+		session.Recipe.Runtime = "sha256:" + strings.Repeat("4", 64)
 	}
 	for _, host := range hosts {
 		session.Builders = append(session.Builders, &fakeBuilder{e, host})
@@ -92,6 +98,8 @@ func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, ev
 		events(farm.Event{Stage: "compile", State: farm.StateLine, Line: "kernel.cu(3): error: no such thing"})
 		events(farm.Event{Stage: "compile", State: farm.StateFailed})
 		return farm.StepStats{Wall: time.Second}, &farm.StepError{Step: name, Stage: "compile", ExitCode: 2, Tail: []string{"kernel.cu(3): error: no such thing"}}
+	case b.has("kill-" + name):
+		return farm.StepStats{Wall: time.Second}, &farm.StepError{Step: name, Stage: "compile", ExitCode: 1, Tail: []string{"nvcc error   : 'cicc' died due to signal 9 (Kill signal)"}}
 	case b.has("lose-" + name):
 		return farm.StepStats{}, fmt.Errorf("reading from %s: %w", b.name, farm.ErrEngineLost)
 	case b.has("slow-" + name):

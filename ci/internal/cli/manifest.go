@@ -22,7 +22,7 @@ be of one release and one llama.cpp.`,
 			if err != nil {
 				return err
 			}
-			return dir.writeManifest(cmd.Context(), term)
+			return dir.writeManifest(cmd.Context(), term, nil)
 		},
 	}
 }

@@ -18,13 +18,15 @@ import (
 )
 
 // What a build takes on this machine, with room to spare over what the real
-// llama.cpp takes. The engine's own store is not counted: it may be elsewhere.
+// llama.cpp takes.
 const (
 	packagesBytes = 3_500_000_000 // the builder's packages and base
 	hostBytes     = 1_700_000_000 // source, host half, raw CUDA runtime and its kept archives
 	halfBytes     = 350_000_000   // one device half and its archives while they are made
 	runtimeBytes  = 650_000_000   // the CUDA runtime's archives
 	bundleBytes   = 80_000_000    // a bundle's archives
+	storeBytes    = 5_300_000_000 // the builder, unpacked in the store of an engine of this machine
+	stepsBytes    = 700_000_000   // what its steps leave there
 )
 
 // releaseName is what a release may be called: it is a git tag and part of URLs.
@@ -49,10 +51,16 @@ func (b *build) preflight(ctx context.Context) error {
 	if err := b.exposed(ctx); err != nil {
 		return err
 	}
+	if err := b.openCache(); err != nil {
+		return err
+	}
+	if b.known, err = openLedger(b.cache); err != nil {
+		return err
+	}
 	if err := b.writable(); err != nil {
 		return err
 	}
-	if err := b.ownFolder(); err != nil {
+	if err := b.nothingForeign(); err != nil {
 		return err
 	}
 	if err := b.room(); err != nil {
@@ -104,11 +112,11 @@ func (b *build) writable() error {
 	if err != nil {
 		return &usageError{fmt.Errorf("--out %s: %w", b.dir, err), "give a folder that you may write to"}
 	}
-	return os.MkdirAll(b.cacheDir(), 0o755)
+	return nil
 }
 
-// ownFolder refuses a release folder that could not be described once all is built.
-func (b *build) ownFolder() error {
+// nothingForeign refuses a release folder that could not be described once all is built.
+func (b *build) nothingForeign() error {
 	strange, err := b.dir.foreign()
 	if err != nil {
 		return err
@@ -125,13 +133,23 @@ func (b *build) room() error {
 	free := map[uint64]int64{}
 	where := map[uint64]string{}
 	n := int64(len(b.targets))
-	for _, part := range []struct {
+	type part struct {
 		dir   string
 		bytes int64
-	}{
+	}
+	parts := []part{
 		{string(b.dir), runtimeBytes + n*bundleBytes},
-		{b.cacheDir(), packagesBytes + hostBytes + n*halfBytes},
-	} {
+		{b.cache, packagesBytes + hostBytes + n*halfBytes},
+	}
+	if store := b.backend.Store(b.engines); store != "" {
+		bytes := int64(stepsBytes)
+		dir := store
+		for !exists(dir) { // the folder that it will be made in
+			bytes, dir = storeBytes+stepsBytes, filepath.Dir(dir)
+		}
+		parts = append(parts, part{dir, bytes})
+	}
+	for _, part := range parts {
 		var stat unix.Stat_t
 		var fs unix.Statfs_t
 		if err := errors.Join(unix.Stat(part.dir, &stat), unix.Statfs(part.dir, &fs)); err != nil {
@@ -146,7 +164,7 @@ func (b *build) room() error {
 			return &spaceError{where[device], bytes, free[device]}
 		}
 	}
-	b.term.notef("disk      this build takes up to %s here", bytesText(need[deviceOf(b.cacheDir())]))
+	b.term.notef("disk      this build takes up to %s here", bytesText(need[deviceOf(b.cache)]))
 	return nil
 }
 
@@ -179,7 +197,7 @@ func (b *build) sameRelease(ctx context.Context) error {
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return !isArchive(name) || b.replaces(name) })
 	const hint = "use another --out, or move these files away"
-	others, err := b.dir.artifacts(ctx, names)
+	others, err := b.dir.artifacts(ctx, names, b.known)
 	if err != nil {
 		if ctx.Err() != nil {
 			return err

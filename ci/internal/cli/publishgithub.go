@@ -228,7 +228,11 @@ func (g *githubRelease) printPlan(term *terminal, folder *publisher.Folder, plan
 
 // readBack downloads what was published and holds it to the folder's files.
 func (g *githubRelease) readBack(ctx context.Context, term *terminal, server string, folder *publisher.Folder) error {
-	work, remove, err := openWork(cacheDir(g.cache))
+	cache, err := openCache(g.cache)
+	if err != nil {
+		return err
+	}
+	work, remove, err := openWork(cache)
 	if err != nil {
 		return err
 	}

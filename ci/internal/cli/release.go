@@ -87,7 +87,11 @@ func (r *wholeRelease) run(ctx context.Context) error {
 				return nil
 			}
 			public := published{repo: r.github.repo, server: server, tag: r.release, signedBy: r.sign.signedBy, patience: publicPatience}
-			return public.verify(ctx, r.term, r.cacheDir(), rulesIn(b.matrix, r.backend.BuildPaths()))
+			cache, err := openCache(r.cache)
+			if err != nil {
+				return err
+			}
+			return public.verify(ctx, r.term, cache, rulesIn(b.matrix, r.backend.BuildPaths()))
 		}},
 	}
 	for i, step := range steps {

@@ -104,15 +104,25 @@ func isOwn(name string) bool {
 // its window and temporary files take memory and disk.
 func readLimit() int { return min(runtime.GOMAXPROCS(0), 4) }
 
-// artifacts reads the named archives again, from their bytes alone.
-func (d releaseDir) artifacts(ctx context.Context, names []string) ([]manifests.Artifact, error) {
+// artifacts reads the named archives again, from their bytes alone, but for those that the ledger knows.
+func (d releaseDir) artifacts(ctx context.Context, names []string, known *ledger) ([]manifests.Artifact, error) {
 	found := make([]manifests.Artifact, len(names))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readLimit())
 	for i, name := range names {
-		group.Go(func() (err error) {
-			found[i], err = bundler.ReadArtifact(ctx, d.path(name))
-			return err
+		group.Go(func() error {
+			artifact, _, ok := known.known(d.path(name))
+			if !ok {
+				var err error
+				if artifact, err = bundler.ReadArtifact(ctx, d.path(name)); err != nil {
+					return err
+				}
+				if err := known.note(d.path(name), "", artifact); err != nil {
+					return err
+				}
+			}
+			found[i] = artifact
+			return nil
 		})
 	}
 	return found, group.Wait()
@@ -153,12 +163,12 @@ type described struct {
 
 // describe makes manifest.json and SHA256SUMS of what lies in the folder. It
 // refuses a folder with anything else in it than one whole release.
-func (d releaseDir) describe(ctx context.Context) (described, error) {
+func (d releaseDir) describe(ctx context.Context, known *ledger) (described, error) {
 	archives, _, err := d.contents()
 	if err != nil {
 		return described{}, err
 	}
-	assets, err := d.readArchives(ctx, archives)
+	assets, err := d.readKnown(ctx, archives, known)
 	if err != nil {
 		return described{}, err
 	}
@@ -167,7 +177,12 @@ func (d releaseDir) describe(ctx context.Context) (described, error) {
 
 // readArchives reads archives, which must be those of one release.
 func (d releaseDir) readArchives(ctx context.Context, names []string) ([]manifests.Artifact, error) {
-	assets, err := d.artifacts(ctx, names)
+	return d.readKnown(ctx, names, nil)
+}
+
+// readKnown is readArchives, but for the reading of those that the ledger knows.
+func (d releaseDir) readKnown(ctx context.Context, names []string, known *ledger) ([]manifests.Artifact, error) {
+	assets, err := d.artifacts(ctx, names, known)
 	if isAs[*bundler.AuditError](err) {
 		return nil, &refusal{err, "the archive is damaged: build it again, or take it from where it was built"}
 	}
@@ -252,7 +267,7 @@ func strangers(archives []manifests.Artifact, mine common) error {
 
 // writeManifest describes the folder and writes what describes it. Files that killed processes left unfinished are
 // removed before.
-func (d releaseDir) writeManifest(ctx context.Context, term *terminal) error {
+func (d releaseDir) writeManifest(ctx context.Context, term *terminal, known *ledger) error {
 	unlock, err := bundler.LockFolder(ctx, string(d))
 	if err != nil {
 		return err
@@ -261,7 +276,7 @@ func (d releaseDir) writeManifest(ctx context.Context, term *terminal) error {
 	if err := d.removePartials(); err != nil {
 		return err
 	}
-	says, err := d.describe(ctx)
+	says, err := d.describe(ctx, known)
 	if err != nil {
 		return err
 	}

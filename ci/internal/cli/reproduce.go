@@ -56,6 +56,9 @@ func (r *reproduction) run(ctx context.Context) error {
 	if _, _, err := r.targets(); err != nil {
 		return err // before anything is asked of the network
 	}
+	if err := r.openCache(); err != nil {
+		return err
+	}
 	release, err := r.public.resolve(ctx)
 	if err != nil {
 		return fmt.Errorf("reproducing %s: %w", r.public.folder(), err)
@@ -63,7 +66,7 @@ func (r *reproduction) run(ctx context.Context) error {
 	r.term.notef("release   %s, signed by %s", release.Release.Release, release.Signer.By)
 	kept := r.out != ""
 	if !kept {
-		r.out = filepath.Join(r.cacheDir(), "reproduced", strings.ReplaceAll(r.public.repo, "/", "-"), r.public.tag)
+		r.out = filepath.Join(r.cache, "reproduced", strings.ReplaceAll(r.public.repo, "/", "-"), r.public.tag)
 		if err := os.RemoveAll(r.out); err != nil {
 			return err
 		}
@@ -115,7 +118,7 @@ func (r *reproduction) rebuild(ctx context.Context, release *fetch.Release) (far
 	if b.like, err = r.built(ctx, release, b.targets); err != nil {
 		return farm.Outcome{}, err
 	}
-	work, remove, err := openWork(b.cacheDir())
+	work, remove, err := openWork(b.cache)
 	if err != nil {
 		return farm.Outcome{}, err
 	}

@@ -57,7 +57,11 @@ downloaded, without a token, and its signature verified first.`,
 				return fmt.Errorf("reading the matrix: %w", err)
 			}
 			if public.tag != "" {
-				return public.verify(cmd.Context(), term, cacheDir(cache), rulesIn(m, backend.BuildPaths()))
+				cache, err := openCache(cache)
+				if err != nil {
+					return err
+				}
+				return public.verify(cmd.Context(), term, cache, rulesIn(m, backend.BuildPaths()))
 			}
 			dir, err := existingDir(args[0])
 			if err != nil {

@@ -3,6 +3,7 @@ package engine
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"embed"
 	"errors"
 	"fmt"
@@ -38,6 +39,8 @@ type builder struct {
 	image    Image
 	cacheDir string
 	jobs     int
+	limits   string // of the engine's control group, as stages/jobs.sh prints them
+	store    string // where an engine of this machine keeps its cache
 }
 
 func (b *builder) Name() string { return b.name }
@@ -46,7 +49,7 @@ func (b *builder) Name() string { return b.name }
 // error said: Dagger has no error of its own for that.
 func (b *builder) Build(ctx context.Context, step farm.Step, dest string, events func(farm.Event)) (farm.StepStats, error) {
 	started := time.Now()
-	run := &stepRun{builder: b, step: step, started: started, events: func(e farm.Event) {
+	run := &stepRun{builder: b, step: step, nonce: rand.Text(), events: func(e farm.Event) {
 		e.Engine, e.Step = b.name, step.Name()
 		events(e)
 	}}
@@ -57,6 +60,7 @@ func (b *builder) Build(ctx context.Context, step farm.Step, dest string, events
 	switch {
 	case err == nil || ctx.Err() != nil || errors.As(err, &failed):
 	case b.answers(ctx):
+		err = fullDisk(err, dest, b.store)
 		err = fmt.Errorf("building %s: %w", step.Name(), err)
 	default:
 		err = fmt.Errorf("building %s on %s: %w: %v", step.Name(), b.name, farm.ErrEngineLost, err)
@@ -77,7 +81,7 @@ func (b *builder) answers(ctx context.Context) bool {
 type stepRun struct {
 	builder *builder
 	step    farm.Step
-	started time.Time
+	nonce   string // what the stages that run for this step, and for no other, leave behind
 	events  func(farm.Event)
 	stats   farm.StepStats
 }
@@ -223,7 +227,7 @@ func (r *stepRun) probe(ctx context.Context, image *dagger.Container) (*dagger.D
 // script mounts a stage's script, what all scripts share, and what this one needs besides.
 func (r *stepRun) script(image *dagger.Container, name string, more ...string) *dagger.Container {
 	dir := r.builder.client.Directory()
-	shared := []string{"stage.sh", "rpath.cmake", "licenses.sh", "device/CMakeLists.txt", "ui/vite.config.licences.ts"}
+	shared := []string{"stage.sh", "jobs.sh", "rpath.cmake", "licenses.sh", "device/CMakeLists.txt", "ui/vite.config.licences.ts"}
 	for _, file := range slices.Concat(shared, []string{name}, more) {
 		text, err := stageFiles.ReadFile("stages/" + file)
 		if err != nil {
@@ -246,6 +250,9 @@ func (r *stepRun) compile(ctx context.Context, ctr *dagger.Container, script str
 	if r.builder.jobs > 0 {
 		ctr = ctr.WithEnvVariable("JOBS", strconv.Itoa(r.builder.jobs))
 	}
+	if r.builder.limits != "" {
+		ctr = ctr.WithEnvVariable("LIMITS", r.builder.limits)
+	}
 	return r.offline(ctx, "compile", ctr, script, args...)
 }
 
@@ -253,6 +260,9 @@ func (r *stepRun) compile(ctx context.Context, ctr *dagger.Container, script str
 // whole output in /stats.
 func (r *stepRun) offline(ctx context.Context, name string, ctr *dagger.Container, script string, args ...string) (*dagger.Directory, error) {
 	const keepOutput = `mkdir -p /stats && sh "$0" "$@" 2>&1 | tee /stats/output`
+	// The engine knows a stage by its inputs, and a secret's value is none of them: a result that it had
+	// already has the nonce of the step that it was made for.
+	ctr = ctr.WithSecretVariable("NONCE", r.builder.client.SetSecret("llcuda-nonce", r.nonce))
 	command := slices.Concat(noNetwork, unprivileged, []string{"bash", "-o", "pipefail", "-c", keepOutput, script}, args)
 	var seen int
 	ctr, err := r.stage(ctx, name, ctr.WithExec(command, dagger.ContainerWithExecOpts{InsecureRootCapabilities: true}), &seen)
@@ -297,23 +307,36 @@ func (r *stepRun) stage(ctx context.Context, name string, ctr *dagger.Container,
 	ctr, err := ctr.Sync(ctx)
 	r.builder.console.listen(nil)
 
-	var exec *dagger.ExecError
-	switch {
-	case err == nil:
+	if err == nil {
 		return ctr, nil
-	case errors.As(err, &exec) && exec.ExitCode != 0: // 0: the engine's own clean-up went wrong
-		if output := lastLines(exec.Stdout+exec.Stderr, tailLines); len(output) > 0 {
-			tail = output
-		}
-		err = &farm.StepError{Step: r.step.Name(), Stage: name, ExitCode: exec.ExitCode, Tail: tail}
 	}
 	r.events(farm.Event{Stage: name, State: farm.StateFailed})
-	return nil, err
+	return nil, stageError(r.step.Name(), name, err, tail)
 }
 
-// count adds a stage's figures, which it left in /stats/stats. A stage that started before
-// this step did was not run for it: the engine had its result. The step's log gets them, too.
+// stageError is why a stage failed: its own command, whose last lines are given, or the engine. An engine that cannot
+// start a command, or clean up after it, gives no exit code, or one that no command has.
+func stageError(step, stage string, err error, tail []string) error {
+	var exec *dagger.ExecError
+	if !errors.As(err, &exec) || exec.ExitCode <= 0 {
+		return fmt.Errorf("running the stage %s: %w", stage, err)
+	}
+	if output := lastLines(exec.Stdout+exec.Stderr, tailLines); len(output) > 0 {
+		tail = output
+	}
+	return &farm.StepError{Step: step, Stage: stage, ExitCode: exec.ExitCode, Tail: tail}
+}
+
+// count adds a stage's figures, which it left in /stats/stats. A stage that left another nonce was
+// not run for this step: the engine had its result. The step's log gets them, too.
 func (r *stepRun) count(ctx context.Context, name string, ctr *dagger.Container) (ran bool, err error) {
+	nonce, err := ctr.File("/stats/nonce").Contents(ctx)
+	if err != nil {
+		return false, fmt.Errorf("reading the stage's nonce: %w", err)
+	}
+	if strings.TrimSpace(nonce) != r.nonce {
+		return false, nil
+	}
 	text, err := ctr.File("/stats/stats").Contents(ctx)
 	if err != nil {
 		return false, fmt.Errorf("reading the stage's figures: %w", err)
@@ -326,9 +349,6 @@ func (r *stepRun) count(ctx context.Context, name string, ctr *dagger.Container)
 			return false, fmt.Errorf("reading the stage's figures: %q: %w", scanner.Text(), err)
 		}
 		figures[key] = number
-	}
-	if int64(figures["started"]) < r.started.Unix() {
-		return false, nil
 	}
 	r.stats.Cached = false
 	r.stats.CPUSeconds += figures["cpu"]

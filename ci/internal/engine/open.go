@@ -76,8 +76,9 @@ const ThreeWays = "an engine comes from $" + runnerHostVar + ", from a running D
 // endpoint is one engine to connect to.
 type endpoint struct {
 	name    string
-	host    string // empty leaves it to the SDK
-	program string // the Dagger client that speaks to it; empty leaves that to the SDK, too
+	host    string       // empty leaves it to the SDK
+	program string       // the Dagger client that speaks to it; empty leaves that to the SDK, too
+	builtIn builtin.Info // where it is one of this machine's own
 }
 
 // listens tells at once of an address where nobody listens: a Dagger client keeps trying for
@@ -170,7 +171,7 @@ func (o Options) builtIn(ctx context.Context) (e endpoint, version string, err e
 		return endpoint{}, "", err
 	}
 	info, err := control.Up(ctx, o.report("built-in"))
-	return endpoint{name: "built-in", host: info.RunnerHost, program: info.CLI}, info.Version, err
+	return endpoint{name: "built-in", host: info.RunnerHost, program: info.CLI, builtIn: info}, info.Version, err
 }
 
 // engineName is an engine as bundles record it.
@@ -219,6 +220,32 @@ func isPublic(ip netip.Addr) bool {
 	return !ip.IsLoopback() && !ip.IsPrivate() && !ip.IsLinkLocalUnicast() && !ip.IsUnspecified() && !sharedAddresses.Contains(ip)
 }
 
+// Store is the folder where the engine that Open would take for the hosts keeps its cache, running or not; empty if that
+// is not on this machine, or a container runtime's to know.
+func Store(hosts []string) string {
+	if len(hosts) == 0 && os.Getenv(runnerHostVar) != "" {
+		hosts = strings.Split(os.Getenv(runnerHostVar), ",")
+	}
+	if len(hosts) == 0 {
+		for _, name := range containerRuntimes() {
+			if _, err := exec.LookPath(name); err == nil {
+				return ""
+			}
+		}
+		hosts = []string{builtin.RunnerHost(builtin.DefaultName)}
+	}
+	for _, host := range hosts {
+		name, ok := builtin.NameOf(host)
+		if !ok {
+			continue
+		}
+		if control, err := builtin.New(builtin.Options{Name: name}); err == nil {
+			return control.StateDir()
+		}
+	}
+	return ""
+}
+
 // named are the engines that the user named. Those built in here bring their own client,
 // unless the user chose one.
 func named(ctx context.Context, hosts []string) ([]endpoint, error) {
@@ -237,17 +264,19 @@ func named(ctx context.Context, hosts []string) ([]endpoint, error) {
 			if !info.Answers {
 				return nil, &UnavailableError{fmt.Errorf("the built-in engine %s does not answer", name), "go run ./ci engine up --name " + name}
 			}
-			e.name, e.program = name, info.CLI
+			e.name, e.program, e.builtIn = name, info.CLI, info
 		}
 		endpoints = append(endpoints, e)
 	}
 	return endpoints, nil
 }
 
+func containerRuntimes() []string { return []string{"docker", "podman", "nerdctl"} }
+
 // containerRuntime is the first runtime whose daemon answers, in the order in which the SDK
 // tries them. A client without its daemon does not count.
 func containerRuntime(ctx context.Context) string {
-	for _, name := range []string{"docker", "podman", "nerdctl"} {
+	for _, name := range containerRuntimes() {
 		ctx, cancel := context.WithTimeout(ctx, runtimeTimeout)
 		err := exec.CommandContext(ctx, name, "info").Run()
 		cancel()
@@ -258,9 +287,26 @@ func containerRuntime(ctx context.Context) string {
 	return ""
 }
 
+// limitsOf are the limits of a control group of this machine, as stages/jobs.sh prints them. Without the programs that
+// the script needs there are none to be found.
+func limitsOf(ctx context.Context, group string) string {
+	script, err := stageFiles.ReadFile("stages/jobs.sh")
+	if err != nil {
+		panic(err) // embedded
+	}
+	out, err := exec.CommandContext(ctx, "sh", "-c", string(script), "jobs.sh", "limits", group).Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // connect opens a session with one engine.
 func connect(ctx context.Context, e endpoint, image Image, cacheDir string, jobs int) (*builder, error) {
-	b := &builder{name: e.name, console: &console{}, image: image, cacheDir: cacheDir, jobs: jobs}
+	b := &builder{name: e.name, console: &console{}, image: image, cacheDir: cacheDir, jobs: jobs, store: e.builtIn.StateDir}
+	if e.builtIn.Cgroup != "" {
+		b.limits = limitsOf(ctx, e.builtIn.Cgroup)
+	}
 	var opts []dagger.ClientOpt
 	switch {
 	case e.program != "":

@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
@@ -82,8 +85,23 @@ func newRecipe(toolkit matrix.Toolkit, src farm.Source, image Image, version str
 		Toolkit:      toolkit,
 		BuilderImage: image.Digest,
 		BaseImage:    image.Base,
+		Runtime:      runtimeKey(image),
 		Engine:       version,
 		HostCMake:    host,
 		CUDACMake:    cuda,
 	}
+}
+
+// runtimeKey names what the runtime step gives: it copies files of the image.
+func runtimeKey(image Image) string {
+	sum := sha256.New()
+	io.WriteString(sum, image.Digest)
+	for _, name := range []string{"runtime.sh", "stage.sh"} {
+		script, err := stageFiles.ReadFile("stages/" + name)
+		if err != nil {
+			panic(err) // embedded
+		}
+		fmt.Fprintf(sum, "\n%d\n%s", len(script), script)
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil))
 }

@@ -3,6 +3,7 @@ package farm
 import (
 	"archive/tar"
 	"bufio"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -33,7 +34,7 @@ var archiveCommit = regexp.MustCompile(`^[0-9a-f]{40}$`)
 // folder takes a tree from a folder.
 func (r resolver) folder(ctx context.Context, dir string) (origin, error) {
 	if err := checkTree(dir); err != nil {
-		return origin{}, notLlama(dir, err)
+		return origin{}, badTree(dir, err)
 	}
 	var names []string
 	var tree origin
@@ -42,6 +43,7 @@ func (r resolver) folder(ctx context.Context, dir string) (origin, error) {
 		names, tree, err = workTree(ctx, dir)
 	} else {
 		names, err = filesUnder(dir)
+		tree.warnings = buildsByHand(dir, names)
 	}
 	if err != nil {
 		return origin{}, err
@@ -51,10 +53,16 @@ func (r resolver) folder(ctx context.Context, dir string) (origin, error) {
 		return origin{}, err
 	}
 	defer root.Close()
-	if tree.digest, err = digestOf(root, names); err != nil {
-		return origin{}, err
+	sums, err := hashFiles(root, names)
+	if err != nil {
+		return origin{}, badTree(dir, err)
 	}
-	if ok, err := r.cache.has(tree.digest); ok || err != nil {
+	if tree.tree != "" && sums.gitTree(tree.submodules) != tree.tree {
+		// git calls it clean: files may be left out (sparse), or flagged as not to be looked at.
+		tree.commit += dirty
+	}
+	tree.digest = sums.digest
+	if _, ok, err := r.cache.has(tree.digest); ok || err != nil {
 		return tree, err
 	}
 	stage, remove, err := r.cache.stage()
@@ -65,8 +73,21 @@ func (r resolver) folder(ctx context.Context, dir string) (origin, error) {
 	if err := copyFiles(ctx, root, stage, names); err != nil {
 		return origin{}, err
 	}
-	tree.digest, err = r.cache.adopt(stage)
+	sums, err = r.cache.adopt(stage)
+	tree.digest = sums.digest
 	return tree, err
+}
+
+// buildsByHand warns of what cmake left in a plain folder: no git says that it is
+// no part of the source.
+func buildsByHand(dir string, names []string) []string {
+	for _, name := range names {
+		if path.Base(name) == "CMakeCache.txt" {
+			return []string{fmt.Sprintf("%s holds a build made by hand (%s), whose files count as source; remove %s, or give a git clone",
+				dir, name, cmp.Or(strings.TrimPrefix(path.Dir(name), "."), "it"))}
+		}
+	}
+	return nil
 }
 
 // tarball takes a tree from a tar archive, compressed or not.
@@ -79,10 +100,14 @@ func (r resolver) tarball(ctx context.Context, file string) (origin, error) {
 	r.progress("unpacking " + filepath.Base(file))
 	top, tree, err := unpackFile(ctx, file, stage)
 	if err != nil {
-		return origin{}, err
+		return origin{}, badTree(file, err)
 	}
-	tree.digest, err = r.cache.adopt(top)
-	return tree, notLlama(file, err)
+	sums, err := r.cache.adopt(top)
+	if err != nil {
+		return origin{}, badTree(file, err)
+	}
+	tree.digest, tree.tree = sums.digest, sums.gitTree(nil)
+	return tree, nil
 }
 
 // Unpack unpacks a tar archive, compressed or not, into an empty folder, and gives the one top folder in it.
@@ -112,11 +137,16 @@ func unpackFile(ctx context.Context, file, dir string) (top string, tree origin,
 	return top, tree, err
 }
 
-// notLlama makes a tree that is not llama.cpp the user's error.
-func notLlama(given string, err error) error {
+// badTree makes a tree that cannot be built the user's error.
+func badTree(given string, err error) error {
 	var wrong *notLlamaError
-	if errors.As(err, &wrong) {
+	var stray *strayError
+	switch {
+	case errors.As(err, &wrong):
 		return &SourceError{Given: given, Problem: wrong.Error(), Hint: "give the top folder of a llama.cpp tree"}
+	case errors.As(err, &stray):
+		top, _, _ := strings.Cut(stray.name, "/")
+		return &SourceError{Given: given, Problem: stray.Error(), Hint: "remove " + top + " if it is no part of the source, or give a git clone, of which only its own files count"}
 	}
 	return err
 }
@@ -212,7 +242,7 @@ func unpackEntry(root *os.Root, header *tar.Header, content io.Reader) error {
 		return errors.Join(err, f.Close())
 	case tar.TypeSymlink:
 		if !staysInside(name, header.Linkname) {
-			return fmt.Errorf("the link leaves the tree: %s", header.Linkname)
+			return &strayError{name, "a link that leaves the tree, to " + header.Linkname}
 		}
 		return root.Symlink(header.Linkname, name)
 	case tar.TypeLink:

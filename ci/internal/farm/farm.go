@@ -22,6 +22,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -38,6 +40,8 @@ type Source struct {
 	Digest  string // of the tree as it came, before Patches: "sha256:" over sorted paths, modes, links and contents
 	Epoch   time.Time
 	Patches []manifests.Patch // what was changed in Dir, in this order
+
+	Warnings []string // what the user should know of it
 }
 
 // Recipe is how a tree is compiled: everything but the tree and the SM.
@@ -45,6 +49,7 @@ type Recipe struct {
 	Toolkit      matrix.Toolkit
 	BuilderImage string   // digest of the image the compilers run in
 	BaseImage    string   // what that image was made from
+	Runtime      string   // names the bytes that the runtime step gives; empty if nobody knows
 	Engine       string   // the engine's version; it decides no byte
 	HostCMake    []string // arguments of the host half
 	CUDACMake    []string // arguments of the device half, without the architecture
@@ -182,6 +187,20 @@ type StepError struct {
 func (e *StepError) Error() string {
 	return fmt.Sprintf("building %s: %s ended with exit code %d", e.Step, e.Stage, e.ExitCode)
 }
+
+// Hint is the way out where the kernel ended a compiler for want of memory.
+func (e *StepError) Hint() string {
+	if e.ExitCode == killedCode || slices.ContainsFunc(e.Tail, killedWords.MatchString) {
+		return "the memory was probably too small for so many compilers at once: repeat the command with --jobs 1"
+	}
+	return ""
+}
+
+// killedCode is a shell's exit code for a command that was killed.
+const killedCode = 128 + 9
+
+// killedWords are how shells, compilers and ninja say that the kernel killed one of them, or refused it memory.
+var killedWords = regexp.MustCompile(`(?i)\bkilled\b|signal 9\b|\bSIGKILL\b|out of memory|cannot allocate memory|virtual memory exhausted|std::bad_alloc`)
 
 // Tree is a finished bundle tree: both halves and the links between them.
 type Tree struct {

@@ -2,8 +2,6 @@ package farm
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -24,8 +22,6 @@ func (r resolver) patched(ctx context.Context, tree origin, set []patches.Patch,
 	defer root.Close()
 	changed := map[string][]byte{}
 	var applied []manifests.Patch
-	key := sha256.New() // of the result, which is kept like a commit's tree
-	fmt.Fprintf(key, "%s\n", tree.digest)
 	for _, p := range set {
 		files, err := p.Apply(func(name string) ([]byte, error) {
 			if text, ok := changed[name]; ok {
@@ -48,50 +44,80 @@ func (r resolver) patched(ctx context.Context, tree origin, set []patches.Patch,
 			changed[name] = text
 		}
 		applied = append(applied, manifests.Patch{Name: p.Name, SHA256: p.SHA256})
-		fmt.Fprintf(key, "%s\n", p.SHA256)
 	}
 	if len(applied) == 0 {
 		return pristine, nil, nil
 	}
-	result := origin{commit: "patched-" + hex.EncodeToString(key.Sum(nil))}
-	if known, ok, err := r.cache.commit(result.commit); ok || err != nil {
-		return r.cache.path(known.digest), applied, err
-	}
-	if result.digest, err = r.adoptChanged(ctx, root, changed); err == nil {
-		err = r.cache.recordCommit(result)
-	}
+	dir, err := r.changed(ctx, root, changed)
 	if err != nil {
 		return "", nil, fmt.Errorf("patching the source: %w", err)
 	}
-	return r.cache.path(result.digest), applied, nil
+	return dir, applied, nil
 }
 
-// adoptChanged puts a copy of a tree, with some of its files changed, into the cache.
-func (r resolver) adoptChanged(ctx context.Context, root *os.Root, changed map[string][]byte) (string, error) {
+// changed gives a copy of a tree with some of its files changed, from the cache if it is there. The copy goes by the id of
+// the git tree that its files must make, and is hashed each time: nothing in the cache is believed.
+func (r resolver) changed(ctx context.Context, root *os.Root, changed map[string][]byte) (string, error) {
+	sums, err := hashTree(root.Name())
+	if err != nil {
+		return "", err
+	}
+	id := sums.with(changed).gitTree(nil)
+	dir := r.cache.path("patched-" + id)
+	if there, err := hashTree(dir); err == nil && there.gitTree(nil) == id {
+		return dir, nil
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return "", fmt.Errorf("removing a changed tree from the source cache: %w", err)
+	}
 	stage, remove, err := r.cache.stage()
 	if err != nil {
 		return "", err
 	}
 	defer remove()
-	names, err := filesUnder(root.Name())
+	if err := copyChanged(ctx, root, stage, changed); err != nil {
+		return "", err
+	}
+	if err := normalise(stage); err != nil {
+		return "", err
+	}
+	made, err := hashTree(stage)
+	if err == nil && made.gitTree(nil) != id {
+		err = fmt.Errorf("the patched tree is %s and must be %s", made.gitTree(nil), id)
+	}
 	if err != nil {
 		return "", err
 	}
+	if err := os.Rename(stage, dir); err != nil {
+		// Another process may have been first with the same tree.
+		if there, hashErr := hashTree(dir); hashErr != nil || there.gitTree(nil) != id {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+// copyChanged copies a tree, with some of its files changed.
+func copyChanged(ctx context.Context, root *os.Root, stage string, changed map[string][]byte) error {
+	names, err := filesUnder(root.Name())
+	if err != nil {
+		return err
+	}
 	if err := copyFiles(ctx, root, stage, names); err != nil {
-		return "", err
+		return err
 	}
 	copied, err := os.OpenRoot(stage)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer copied.Close()
 	for name, text := range changed {
 		if err := copied.MkdirAll(path.Dir(name), 0o755); err != nil {
-			return "", err
+			return err
 		}
 		if err := copied.WriteFile(name, text, 0o644); err != nil {
-			return "", err
+			return err
 		}
 	}
-	return r.cache.adopt(stage)
+	return nil
 }

@@ -26,6 +26,9 @@ type RunOptions struct {
 	// CollectRuntime does the same for the runtime step's folder. Without it
 	// there is no runtime step.
 	CollectRuntime func(ctx context.Context, dir string) ([]manifests.Artifact, error)
+	// Runtime are the archives that the runtime step would end in, where they
+	// are there already. Then it is not run.
+	Runtime []manifests.Artifact
 
 	// Events gets what the builders say, one event at a time.
 	Events func(Event)
@@ -182,7 +185,10 @@ func newRun(jobs []Job, builders []Builder, opts RunOptions) *run {
 		return step.Name()
 	}
 	r.outcome.Host.Step = add(StepHost, -1, jobs[0])
-	if opts.CollectRuntime != nil {
+	switch {
+	case len(opts.Runtime) > 0:
+		r.outcome.Runtime = Result{Step: string(StepRuntime), Stats: StepStats{Cached: true}, Artifacts: opts.Runtime}
+	case opts.CollectRuntime != nil:
 		r.outcome.Runtime.Step = add(StepRuntime, -1, jobs[0])
 	}
 	for i, job := range jobs {

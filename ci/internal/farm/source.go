@@ -1,6 +1,7 @@
 package farm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,9 @@ func (e *SourceError) Error() string {
 // a git bundle file. "@tag-or-commit" may follow what has a history; "@ref"
 // alone is the pin's repository at that ref. Empty is the pin: its commit from
 // its git URL or, where that cannot be had, from its npm package, whose
-// integrity is checked. A full commit id that is cached needs no network.
+// integrity is checked. A full commit id that is cached needs no network. The
+// files of a commit make the git tree that the commit names, or a *TreeError
+// tells of it; for the pinned commit, the tree is the pinned one.
 //
 // A folder that is a git work tree gives its tracked files and those that git
 // does not ignore; any other folder gives all of its files.
@@ -101,15 +104,22 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 		}
 		return Source{}, fmt.Errorf("reading source %s: %w", given, err)
 	}
+	// Whichever way it came, what goes by the name of the pinned commit is the pinned tree.
+	if tree.commit == pin.Commit && tree.tree != pin.Tree {
+		return Source{}, fmt.Errorf("reading source %s: %w", cmp.Or(given, "of the pin"), &TreeError{pin.Commit, pin.Tree, tree.tree})
+	}
 	src := Source{
-		Given:  given,
-		Commit: tree.commit,
-		Build:  tree.build,
-		Digest: tree.digest,
-		Epoch:  time.Unix(fallbackEpoch, 0).UTC(),
+		Given:    given,
+		Commit:   tree.commit,
+		Build:    tree.build,
+		Digest:   tree.digest,
+		Epoch:    time.Unix(fallbackEpoch, 0).UTC(),
+		Warnings: tree.warnings,
 	}
 	if given == "" {
 		src.Given = pin.Repository + "@" + pin.Ref
+		// Not every way to the pin has the history that the number counts, and none of them may change a byte.
+		src.Build, src.Warnings = pin.Build, nil
 	}
 	if src.Dir, src.Patches, err = r.patched(ctx, tree, set, tree.commit == pin.Commit); err != nil {
 		return Source{}, err
@@ -133,9 +143,13 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 type origin struct {
 	digest string
 	commit string
+	tree   string // git's id of the tree that the files make; empty where nobody asked
 	tag    string // the ref it was asked by, where that is a tag
 	build  int
 	date   int64 // Unix seconds; 0 if unknown
+
+	submodules map[string]string // of a work tree: see treeSums.gitTree
+	warnings   []string
 }
 
 // resolver is what every kind of source needs to get its tree into the cache.

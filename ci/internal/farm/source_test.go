@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha512"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -207,10 +209,11 @@ func TestResolveSourceForms(t *testing.T) {
 	mustGit(t, repo, "bundle", "create", "-q", bundle, "--all")
 	archive := filepath.Join(t.TempDir(), "a.tar")
 	mustGit(t, repo, "archive", "--prefix=llama.cpp-0.7.3/", "-o", archive, "v0.7.3")
-	digest, err := treeDigest(plain)
+	sums, err := hashTree(plain)
 	if err != nil {
 		t.Fatal(err)
 	}
+	digest := sums.digest
 	cache := t.TempDir()
 	fallback := time.Unix(fallbackEpoch, 0).UTC()
 	tarball := func(how string) string { return save(t, "x", compressed(t, how, pack(t, "top/", llamaTree()))) }
@@ -243,8 +246,8 @@ func TestResolveSourceForms(t *testing.T) {
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if again, err := treeDigest(got.Dir); err != nil || again != digest {
-				t.Errorf("the tree's digest is %s, %v", again, err)
+			if again, err := hashTree(got.Dir); err != nil || again.digest != digest {
+				t.Errorf("the tree's digest is %s, %v", again.digest, err)
 			}
 		})
 	}
@@ -283,8 +286,11 @@ func TestResolveSourceHistory(t *testing.T) {
 
 	shallow := filepath.Join(t.TempDir(), "shallow")
 	mustGit(t, repo, "clone", "-q", "--depth=2", "file://"+repo, shallow)
-	if src := resolve(shallow); src.Commit != commits[2] || src.Build != 0 {
-		t.Errorf("a shallow clone gives %+v", src)
+	for _, given := range []string{shallow, shallow + "@HEAD", "file://" + shallow} {
+		src, err := ResolveSource(t.Context(), given, noPin, nil, t.TempDir(), nil)
+		if err != nil || src.Commit != commits[2] || src.Build != 0 || !strings.Contains(strings.Join(src.Warnings, "\n"), "git fetch --unshallow --filter=tree:0") {
+			t.Errorf("the shallow clone %s gives %+v, %v", given, src, err)
+		}
 	}
 
 	// A change makes the tree another one, and the commit says so.
@@ -317,6 +323,7 @@ func TestResolveSourceFromCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pin := pinned(t, repo, commits[1])
 	away := repo + ".away"
 	if err := os.Rename(repo, away); err != nil {
 		t.Fatal(err)
@@ -329,8 +336,6 @@ func TestResolveSourceFromCache(t *testing.T) {
 	if diff := cmp.Diff(first, second); diff != "" {
 		t.Errorf("from the cache (-first +second):\n%s", diff)
 	}
-	pin := noPin
-	pin.Commit = commits[1]
 	if src, err := ResolveSource(t.Context(), "", pin, nil, cache, nil); err != nil || src.Digest != first.Digest {
 		t.Errorf("the pin gives %+v, %v", src, err)
 	}
@@ -393,7 +398,7 @@ func TestResolveSourceRefuses(t *testing.T) {
 		{"a device", hostile(tar.Header{Name: "top/d", Typeflag: tar.TypeBlock}), []string{"no place"}},
 		{"the same file twice", hostile(tar.Header{Name: "top/CMakeLists.txt"}), []string{"exists"}},
 		{"more than fits", save(t, "x.tar", bomb(t)), []string{"more than"}},
-		{"a folder with a link out of it", outside, []string{"leaves it"}},
+		{"a folder with a link out of it", outside, []string{"leaves the tree"}},
 		{"a server that is not there", "http://127.0.0.1:1/x.git", []string{"asking http://127.0.0.1:1/x.git"}},
 	}
 	for _, test := range tests {
@@ -433,7 +438,7 @@ func TestResolveSourcePinFromNPM(t *testing.T) {
 	pkg := compressed(t, "gz", pack(t, "package/", map[string]string{"package.json": "{}", "llama/git.bundle": string(content)}))
 	sum := sha512.Sum512(pkg)
 	pin := matrix.LlamaPin{
-		Repository: "http://127.0.0.1:1/none.git", Ref: "v0.7.3", Commit: commits[1],
+		Repository: "http://127.0.0.1:1/none.git", Ref: "v0.7.3", Commit: commits[1], Tree: mustGit(t, repo, "rev-parse", commits[1]+"^{tree}"),
 		NPMPackage: "@scope/some-llama@1.2.3", NPMIntegrity: "sha512-" + base64.StdEncoding.EncodeToString(sum[:]),
 		BundlePath: "package/llama/git.bundle",
 	}
@@ -471,6 +476,8 @@ func TestResolveSourcePinFromNPM(t *testing.T) {
 			change: func(p *matrix.LlamaPin) { p.BundlePath = "package/x" }, wantErr: []string{"it holds no package/x"}, requests: 1},
 		{name: "another commit", answer: func(w http.ResponseWriter) { w.Write(pkg) },
 			change: func(p *matrix.LlamaPin) { p.Commit = strings.Repeat("b", 40) }, wantErr: []string{"which commit is meant"}, requests: 1},
+		{name: "another tree", answer: func(w http.ResponseWriter) { w.Write(pkg) },
+			change: func(p *matrix.LlamaPin) { p.Tree = strings.Repeat("b", 40) }, wantErr: []string{pin.Tree + " instead of bbbb"}, requests: 1},
 		{name: "no package", answer: func(w http.ResponseWriter) {}, change: func(p *matrix.LlamaPin) { p.NPMPackage = "" }, wantErr: []string{"127.0.0.1:1"}},
 	}
 	for _, test := range tests {
@@ -501,9 +508,11 @@ func TestResolveSourcePinFromNPM(t *testing.T) {
 func TestResolveSourcePinFromGit(t *testing.T) {
 	repo, commits := llamaRepo(t)
 	t.Setenv("npm_config_registry", "http://127.0.0.1:1")
-	pin := matrix.LlamaPin{Repository: "file://" + repo, Ref: "v0.7.3", Commit: commits[1], NPMPackage: "x@1"}
+	pin := pinned(t, repo, commits[1])
+	pin.NPMPackage, pin.Build = "x@1", 4711
+	// The number is the pin's: another way to the same commit may not have the history.
 	src, err := ResolveSource(t.Context(), "", pin, nil, t.TempDir(), nil)
-	if err != nil || src.Commit != commits[1] || src.Build != 2 {
+	if err != nil || src.Commit != commits[1] || src.Build != pin.Build {
 		t.Errorf("got %+v, %v", src, err)
 	}
 	// A tag that was moved is not the pin.
@@ -511,6 +520,204 @@ func TestResolveSourcePinFromGit(t *testing.T) {
 	pin.NPMPackage = ""
 	if src, err := ResolveSource(t.Context(), "", pin, nil, t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), "does not lead to the pinned commit") {
 		t.Errorf("got %+v, %v", src, err)
+	}
+}
+
+// pinned is the pin of one commit of a repository, without an npm package.
+func pinned(t *testing.T, repo, commit string) matrix.LlamaPin {
+	t.Helper()
+	return matrix.LlamaPin{Repository: "file://" + repo, Ref: "v0.7.3", Commit: commit, Tree: mustGit(t, repo, "rev-parse", commit+"^{tree}")}
+}
+
+// Whatever lies in the cache under a commit's name, the files are those of the commit or none.
+func TestResolveSourceDoesNotBelieveTheCache(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	repo, commits := llamaRepo(t)
+	object := func(commit string) []byte { return []byte(mustGit(t, repo, "cat-file", "commit", commit) + "\n") }
+	tests := []struct {
+		name  string
+		files map[string]string // of the planted tree, beyond those of llama.cpp
+		rec   func(digest string) any
+	}{
+		{"another file", map[string]string{"LICENSE": "MIT, and more\n"}, func(digest string) any {
+			return commitRecord{Digest: digest, Build: 2, Object: object(commits[1])}
+		}},
+		{"another commit's record", map[string]string{"new.c": "int x;\n"}, func(digest string) any {
+			return commitRecord{Digest: digest, Build: 3, Object: object(commits[2])}
+		}},
+		{"a mode", map[string]string{"ggml/src/ggml.c": "#!int ggml;\n"}, func(digest string) any {
+			return commitRecord{Digest: digest, Build: 2, Object: object(commits[1])}
+		}},
+		{"a commit made up", map[string]string{"evil.c": "int x;\n"}, func(digest string) any {
+			return commitRecord{Digest: digest, Build: 2, Object: []byte("tree " + strings.Repeat("a", 40) + "\n\nx\n")}
+		}},
+		{"a submodule made up", map[string]string{"evil.c": "int x;\n"}, func(digest string) any {
+			return commitRecord{Digest: digest, Build: 2, Object: object(commits[1]), Submodules: map[string]string{"x": strings.Repeat("a", 40)}}
+		}},
+		{"no commit", map[string]string{"evil.c": "int x;\n"}, func(digest string) any {
+			return map[string]any{"digest": digest, "build": 1, "date": 1700000000}
+		}},
+	}
+	for _, test := range tests {
+		for _, given := range []string{"", "file://" + repo + "@" + commits[1]} {
+			t.Run(test.name+" "+given, func(t *testing.T) {
+				cache, evil := t.TempDir(), llamaTree()
+				for name, content := range test.files {
+					evil[name] = content
+				}
+				planted := filepath.Join(cache, "trees", "x")
+				writeTree(t, planted, evil)
+				sums, err := hashTree(planted)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text, err := json.Marshal(test.rec(sums.digest))
+				err = errors.Join(err, os.Rename(planted, filepath.Join(cache, "trees", sums.digest[len(digestPrefix):])),
+					os.Mkdir(filepath.Join(cache, "commits"), 0o755), os.WriteFile(filepath.Join(cache, "commits", commits[1]+".json"), text, 0o644))
+				if err != nil {
+					t.Fatal(err)
+				}
+				pin := pinned(t, repo, commits[1])
+				src, err := ResolveSource(t.Context(), given, pin, nil, cache, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if src.Digest == sums.digest {
+					t.Error("the planted tree was taken")
+				}
+				// Once more, from what was fetched.
+				if again, err := ResolveSource(t.Context(), given, pin, nil, cache, nil); err != nil || again.Digest != src.Digest {
+					t.Errorf("then: %+v, %v", again, err)
+				}
+			})
+		}
+	}
+}
+
+// git's id of a tree is computed from the files as it computes it, whatever its own attributes would do to them.
+func TestGitTree(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	repo, _ := llamaRepo(t)
+	writeTree(t, repo, map[string]string{
+		// git sorts a folder as if its name ended with a slash: a.b, a/…, a0.
+		"a/x": "1", "a.b": "2", "a0": "3", "a-b/c/d": "#!4", "empty": "", "a/link": "→ ../a.b",
+		"run.bat": "one\ntwo\n", "v.txt": "$Id$\n",
+		".gitattributes": "*.bat text eol=crlf\nv.txt ident\nempty export-ignore\n",
+	})
+	mustGit(t, repo, "add", "-A")
+	mustGit(t, repo, "update-index", "--add", "--cacheinfo", "160000,"+strings.Repeat("5", 40)+",vendor/sub")
+	mustGit(t, repo, "commit", "-q", "-m", "all that a tree can hold")
+	commit := mustGit(t, repo, "rev-parse", "HEAD")
+	cache := t.TempDir()
+	given := "file://" + repo + "@" + commit
+	src, err := ResolveSource(t.Context(), given, pinned(t, repo, commit), nil, cache, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(filepath.Join(src.Dir, "run.bat")); err != nil || string(text) != "one\ntwo\n" {
+		t.Errorf("run.bat is %q, %v; want the commit's own bytes", text, err)
+	}
+	if err := os.RemoveAll(repo); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := ResolveSource(t.Context(), given, noPin, nil, cache, nil); err != nil || again.Digest != src.Digest {
+		t.Errorf("without the repository: %+v, %v", again, err)
+	}
+}
+
+// A tarball that says it is the pinned commit, and is not, is refused.
+func TestResolveSourceTarballOfAnotherTree(t *testing.T) {
+	repo, commits := llamaRepo(t)
+	archive := filepath.Join(t.TempDir(), "a.tar")
+	mustGit(t, repo, "archive", "-o", archive, commits[1])
+	pin := pinned(t, repo, commits[1])
+	if src, err := ResolveSource(t.Context(), archive, pin, nil, t.TempDir(), nil); err != nil || src.Commit != commits[1] {
+		t.Errorf("the commit's own tarball gives %+v, %v", src, err)
+	}
+	pin.Tree = mustGit(t, repo, "rev-parse", commits[2]+"^{tree}")
+	src, err := ResolveSource(t.Context(), archive, pin, nil, t.TempDir(), nil)
+	var wrong *TreeError
+	if !errors.As(err, &wrong) || wrong.Want != pin.Tree {
+		t.Errorf("got %+v, %v, want a TreeError", src, err)
+	}
+}
+
+// What git would pass for clean though files are missing or changed is marked all the same.
+func TestResolveSourceHiddenChanges(t *testing.T) {
+	repo, commits := llamaRepo(t)
+	for name, hide := range map[string]func(dir string){
+		"assumed unchanged": func(dir string) {
+			mustGit(t, dir, "update-index", "--assume-unchanged", "new.c")
+			writeTree(t, dir, map[string]string{"new.c": "int evil;\n"})
+		},
+		"skipped": func(dir string) {
+			mustGit(t, dir, "update-index", "--skip-worktree", "new.c")
+			os.Remove(filepath.Join(dir, "new.c"))
+		},
+	} {
+		dir := filepath.Join(t.TempDir(), "clone")
+		mustGit(t, repo, "clone", "-q", repo, dir)
+		hide(dir)
+		src, err := ResolveSource(t.Context(), dir, noPin, nil, t.TempDir(), nil)
+		if err != nil || src.Commit != commits[2]+dirty {
+			t.Errorf("%s: %+v, %v; want %s", name, src, err, commits[2]+dirty)
+		}
+	}
+}
+
+// Sources that need another way to be given say which.
+func TestResolveSourceSaysTheWay(t *testing.T) {
+	repo, commits := llamaRepo(t)
+	crlf := filepath.Join(t.TempDir(), "crlf")
+	mustGit(t, repo, "-c", "core.autocrlf=true", "clone", "-q", repo, crlf)
+	attributes := filepath.Join(t.TempDir(), "attributes")
+	mustGit(t, repo, "clone", "-q", "-n", repo, attributes)
+	writeTree(t, attributes, map[string]string{".git/info/attributes": "* text eol=crlf\n"})
+	mustGit(t, attributes, "checkout", "-q", "main")
+	foreign := filepath.Join(t.TempDir(), "foreign")
+	mustGit(t, repo, "clone", "-q", repo, foreign)
+	folder := func(files map[string]string) string {
+		dir := t.TempDir()
+		writeTree(t, dir, llamaTree())
+		writeTree(t, dir, files)
+		return dir
+	}
+	fifo := folder(nil)
+	if err := syscall.Mkfifo(filepath.Join(fifo, "pipe"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name, given   string
+		problem, hint string
+		env           string
+	}{
+		{name: "CRLF", given: crlf, problem: "core.autocrlf", hint: crlf + "@HEAD"},
+		{name: "CRLF by attributes", given: attributes, problem: "CRLF line ends", hint: attributes + "@HEAD"},
+		// git's own tests make it take every repository for somebody else's so.
+		{name: "foreign", given: foreign, problem: "another user", hint: "git config --global --add safe.directory " + foreign, env: "GIT_TEST_ASSUME_DIFFERENT_OWNER"},
+		{name: "foreign at a ref", given: foreign + "@main", problem: "another user", hint: "safe.directory " + foreign, env: "GIT_TEST_ASSUME_DIFFERENT_OWNER"},
+		{name: "link up", given: folder(map[string]string{"build/bin/x": "→ ../../../y"}), problem: "build/bin/x is a link that leaves the tree, to ../../../y", hint: "remove build"},
+		{name: "absolute link", given: folder(map[string]string{"out/x": "→ /usr/lib/x.so"}), problem: "leaves the tree, to /usr/lib/x.so", hint: "remove out"},
+		{name: "pipe", given: fifo, problem: "pipe is neither a file nor a link", hint: "remove pipe"},
+		{name: "link in a tarball", given: save(t, "x", pack(t, "", map[string]string{"CMakeLists.txt": "x", "b/l": "→ ../../z"})), problem: "leaves the tree, to ../../z", hint: "remove b"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.env != "" {
+				t.Setenv(test.env, "1")
+			}
+			src, err := ResolveSource(t.Context(), test.given, noPin, nil, t.TempDir(), nil)
+			var user *SourceError
+			if !errors.As(err, &user) || !strings.Contains(err.Error(), test.problem) || !strings.Contains(user.Hint, test.hint) {
+				t.Errorf("got %+v, %v; want an error with %q and a hint with %q", src, err, test.problem, test.hint)
+			}
+		})
+	}
+	if src, err := ResolveSource(t.Context(), crlf+"@HEAD", noPin, nil, t.TempDir(), nil); err != nil || src.Commit != commits[2] {
+		t.Errorf("HEAD of the CRLF clone gives %+v, %v", src, err)
+	}
+	byHand := folder(map[string]string{"out/CMakeCache.txt": "x"})
+	if src, err := ResolveSource(t.Context(), byHand, noPin, nil, t.TempDir(), nil); err != nil || !strings.Contains(strings.Join(src.Warnings, "\n"), "remove out,") {
+		t.Errorf("a folder with a build gives %+v, %v", src, err)
 	}
 }
 
@@ -581,13 +788,13 @@ func TestResolveSourceFromFilteringServer(t *testing.T) {
 	mustGit(t, repo, "config", "uploadpack.allowFilter", "true")
 	plain := t.TempDir()
 	writeTree(t, plain, llamaTree())
-	want, err := treeDigest(plain)
+	want, err := hashTree(plain)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, ref := range []string{"v0.7.3", commits[1], commits[1][:9]} {
 		src, err := ResolveSource(t.Context(), "file://"+repo+"@"+ref, noPin, nil, t.TempDir(), nil)
-		if err != nil || src.Digest != want || src.Build != 2 {
+		if err != nil || src.Digest != want.digest || src.Build != 2 {
 			t.Errorf("%s: got %+v, %v", ref, src, err)
 		}
 	}

@@ -127,6 +127,9 @@ func (l *stepLog) event(e Event) {
 		if e.Cached {
 			state = "cached"
 		}
+		if e.State == StateStart {
+			l.last = nil // what went before says nothing of why this stage fails
+		}
 		l.stage = e.Stage
 		l.write("--- " + e.Stage + ": " + state)
 	}

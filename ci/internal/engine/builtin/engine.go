@@ -64,6 +64,7 @@ type Options struct {
 	Name string
 
 	// StateDir holds the engine's cache, configuration and log. Empty is
+	// that of the running engine of this name, else
 	// llcuda/engine/instances/NAME in the user's cache folder.
 	StateDir string
 
@@ -107,6 +108,7 @@ type Info struct {
 	StateDir string
 	Log      string // the engine's own log file
 	NetNS    string // empty for the host's
+	Cgroup   string // of all its containers, in every hierarchy
 	Bridge   string
 	CIDR     string
 
@@ -158,6 +160,10 @@ func (e *StartError) Unwrap() error { return e.Err }
 type Engine struct {
 	opts Options // with every default filled in, but ModuleDir
 
+	// anyState says that nobody asked for a state folder: an engine that runs
+	// with another one, as of a user with another home, is this one.
+	anyState bool
+
 	// answerTimeout is how long a running engine may take to answer before Up
 	// restarts it.
 	answerTimeout time.Duration
@@ -171,6 +177,7 @@ func New(opts Options) (*Engine, error) {
 	if !namePattern.MatchString(opts.Name) {
 		return nil, fmt.Errorf("naming the engine %q: a name has 1 to 32 lower-case letters, digits and hyphens", opts.Name)
 	}
+	anyState := opts.StateDir == ""
 	if opts.StateDir == "" || opts.BinaryDir == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
@@ -196,7 +203,15 @@ func New(opts Options) (*Engine, error) {
 	if opts.DiskLimit < 0 {
 		return nil, errors.New("bounding the engine's disk: the limit is negative")
 	}
-	return &Engine{opts: opts, answerTimeout: defaultAnswerTimeout}, nil
+	return &Engine{opts: opts, anyState: anyState, answerTimeout: defaultAnswerTimeout}, nil
+}
+
+// StateDir is where the engine keeps its cache, whether it is there yet or not.
+func (e *Engine) StateDir() string {
+	if err := e.follow(); err != nil {
+		return "" // whoever starts the engine will hear of it
+	}
+	return e.opts.StateDir
 }
 
 func (e *Engine) logFile() string { return filepath.Join(e.opts.StateDir, "engine.log") }

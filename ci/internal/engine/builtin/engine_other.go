@@ -24,5 +24,10 @@ func (e *Engine) Down(context.Context) error { return e.Preflight() }
 // Prune cannot work here.
 func (e *Engine) Prune(context.Context) (int64, error) { return 0, e.Preflight() }
 
+// RunnerHost is the address of a built-in engine: there is none here.
+func RunnerHost(string) string { return "" }
+
+func (e *Engine) follow() error { return nil }
+
 // NameOf is the name of the built-in engine that a runner host belongs to: never, here.
 func NameOf(string) (name string, ok bool) { return "", false }

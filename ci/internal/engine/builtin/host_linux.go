@@ -38,6 +38,14 @@ func (e *Engine) Preflight() error {
 			problems = append(problems, "its network namespace is missing: "+err.Error())
 		}
 	}
+	for _, dir := range []string{e.opts.BinaryDir, e.opts.StateDir} {
+		if runs, err := allowsPrograms(existingParent(dir)); err != nil {
+			problems = append(problems, err.Error())
+		} else if !runs {
+			problems = append(problems, dir+" is on a file system mounted noexec, and programs run from there: set XDG_CACHE_HOME to a folder on another one")
+			break
+		}
+	}
 	if free, err := diskFree(existingParent(e.opts.StateDir)); err != nil {
 		problems = append(problems, err.Error())
 	} else if free < minDiskToStart {

@@ -48,6 +48,9 @@ func (e *Engine) Up(ctx context.Context, progress func(string)) (Info, error) {
 	if os.Geteuid() != 0 {
 		return Info{}, e.Preflight()
 	}
+	if err := e.follow(); err != nil {
+		return Info{}, err
+	}
 	unlock, err := e.lock(ctx, progress)
 	if err != nil {
 		return Info{}, err
@@ -71,6 +74,10 @@ func (e *Engine) Up(ctx context.Context, progress func(string)) (Info, error) {
 	if err := e.Preflight(); err != nil {
 		return Info{}, err
 	}
+	if err := overlayWorks(existingParent(e.opts.StateDir)); err != nil {
+		progress(fmt.Sprintf("warning: %v; the engine will copy whole file systems instead, which is slow and takes much disk. "+
+			"A volume at %s helps, or XDG_CACHE_HOME on another file system", err, e.opts.StateDir))
+	}
 	module, err := e.moduleDir()
 	if err != nil {
 		return Info{}, err
@@ -88,6 +95,25 @@ func (e *Engine) Up(ctx context.Context, progress func(string)) (Info, error) {
 		return Info{}, err
 	}
 	return e.info(rec, true), nil
+}
+
+// follow takes the state folder of the running engine of this name, unless the
+// caller named one.
+func (e *Engine) follow() error {
+	if !e.anyState {
+		return nil
+	}
+	rec, err := readRecord(e.opts.Name)
+	if err != nil || rec == nil || rec.StateDir == e.opts.StateDir {
+		return err
+	}
+	proc, err := rec.live()
+	if err != nil || proc == nil {
+		return err
+	}
+	proc.close()
+	e.opts.StateDir = rec.StateDir
+	return nil
 }
 
 // lock keeps others from starting or ending this engine.
@@ -113,7 +139,7 @@ func (e *Engine) reuse(ctx context.Context, rec *record, progress func(string)) 
 	}
 	defer proc.close()
 	if e.opts.NetNS != "" && rec.NetNS != e.opts.NetNS {
-		return false, fmt.Errorf("starting engine %s: it already runs in another network namespace (%q)", rec.Name, rec.NetNS)
+		return false, &PreflightError{Problems: []string{fmt.Sprintf("engine %s already runs in another network namespace (%q)", rec.Name, rec.NetNS)}}
 	}
 	answerErr := rec.answers(ctx, e.answerTimeout)
 	if answerErr == nil {
@@ -152,7 +178,7 @@ func (r *record) takeName(ctx context.Context, progress func(string)) error {
 		if proc != nil {
 			proc.close()
 		}
-		return fmt.Errorf("starting engine %s: one of that name runs with its state in %s", now.Name, now.StateDir)
+		return &PreflightError{Problems: []string{fmt.Sprintf("an engine named %s runs with its state in %s", now.Name, now.StateDir)}}
 	}
 	progress("cleaning up after engine " + now.Name + " of " + now.StateDir + ", which was killed")
 	return now.clean(ctx)
@@ -408,6 +434,9 @@ func (e *Engine) Down(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("ending the engine: it needs root")
 	}
+	if err := e.follow(); err != nil {
+		return err
+	}
 	if _, err := os.Stat(e.opts.StateDir); errors.Is(err, os.ErrNotExist) {
 		return nil // never started: do not make its folder either
 	}
@@ -491,6 +520,9 @@ func (r *record) clean(ctx context.Context) error {
 
 // Status describes the engine without changing it.
 func (e *Engine) Status(ctx context.Context) (Info, error) {
+	if err := e.follow(); err != nil {
+		return Info{}, err
+	}
 	rec, err := readRecord(e.opts.Name)
 	if err != nil {
 		return Info{}, err
@@ -524,7 +556,8 @@ func (e *Engine) info(rec *record, answers bool) Info {
 	}
 	if rec != nil {
 		info.Running, info.Answers = true, answers
-		info.RunnerHost = "unix://" + socketPath(rec.Name)
+		info.Cgroup = "/" + cgroupParent(rec.Name)
+		info.RunnerHost = RunnerHost(rec.Name)
 		info.CLI = programs{dir: rec.Binaries}.cli()
 		info.Version, info.PID, info.Started = rec.Version, rec.PID, rec.Started
 		info.NetNS, info.Bridge, info.CIDR = rec.NetNS, bridgeName(rec.Network), rec.CIDR
@@ -553,6 +586,9 @@ func (e *Engine) measure(info Info) (Info, error) {
 func (e *Engine) Prune(ctx context.Context) (freed int64, err error) {
 	if os.Geteuid() != 0 {
 		return 0, errors.New("freeing the engine's cache: it needs root")
+	}
+	if err := e.follow(); err != nil {
+		return 0, err
 	}
 	unlock, err := e.lock(ctx, func(string) {})
 	if err != nil {

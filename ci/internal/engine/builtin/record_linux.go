@@ -42,6 +42,9 @@ func runDir(name string) string { return filepath.Join(runRoot, name) }
 
 func socketPath(name string) string { return filepath.Join(runDir(name), "engine.sock") }
 
+// RunnerHost is the address of the built-in engine of that name.
+func RunnerHost(name string) string { return "unix://" + socketPath(name) }
+
 // NameOf is the name of the built-in engine that a runner host belongs to, if it is one's.
 func NameOf(runnerHost string) (name string, ok bool) {
 	path, isUnix := strings.CutPrefix(runnerHost, "unix://")

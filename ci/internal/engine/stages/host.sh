@@ -1,10 +1,11 @@
 # The host half, compiled once for all SMs: the programs with the web UI inside, libllama,
 # libggml and the CPU variants. No CUDA.
 . /stages/stage.sh
+jobs=$(sh /stages/jobs.sh 1)
 
 mkdir -p /out/lib /out/binaries/cuda12
 cmake -S /src -B /build -G Ninja "$@"
-ninja -C /build -j "$(jobs 1)" llama-server llama-cli llama-bench llama-quantize
+ninja -C /build -j "$jobs" llama-server llama-cli llama-bench llama-quantize
 
 for program in llama-server llama-cli llama-bench llama-quantize; do
     strip -s -o "/out/binaries/cuda12/$program" "/build/bin/$program"

@@ -1,0 +1,102 @@
+package cli
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+)
+
+// A ledger knows archives that this very program wrote or read before, so that a build need not read them again: half a
+// gigabyte of CUDA libraries, mostly. It goes by what make goes by, and more: an archive counts as the one that was
+// noted while its file is the same one, with the same size and times, the time of its last change included. Whether its
+// bytes are right is for verify to say, which knows no ledger. A nil ledger knows nothing.
+type ledger struct {
+	dir  string
+	tool string // the program's own digest: another one may write and read archives differently
+}
+
+// A ledgerEntry is what is known of one archive.
+type ledgerEntry struct {
+	Tool     string             `json:"tool"`
+	Stamp    string             `json:"stamp"`
+	Key      string             `json:"key,omitempty"` // names what the archive was made from
+	Artifact manifests.Artifact `json:"artifact"`
+}
+
+// openLedger opens the ledger of a cache folder.
+func openLedger(cache string) (*ledger, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	sum, err := sumOf(program)
+	if err != nil {
+		return nil, fmt.Errorf("reading this program: %w", err)
+	}
+	l := &ledger{filepath.Join(cache, "known"), sum}
+	return l, os.MkdirAll(l.dir, 0o755)
+}
+
+// entry is the file that holds what is known of an archive.
+func (l *ledger) entry(archive string) (string, error) {
+	abs, err := filepath.Abs(archive)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(abs))
+	return filepath.Join(l.dir, hex.EncodeToString(sum[:16])+".json"), nil
+}
+
+// known says what an archive is, and what it was made from, if that was noted of this very file.
+func (l *ledger) known(archive string) (artifact manifests.Artifact, key string, ok bool) {
+	if l == nil {
+		return manifests.Artifact{}, "", false
+	}
+	name, err := l.entry(archive)
+	if err != nil {
+		return manifests.Artifact{}, "", false
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return manifests.Artifact{}, "", false
+	}
+	var e ledgerEntry
+	if json.Unmarshal(text, &e) != nil || e.Tool != l.tool || e.Stamp == "" || e.Stamp != stamp(archive) || e.Artifact.Name != filepath.Base(archive) {
+		return manifests.Artifact{}, "", false
+	}
+	return e.Artifact, e.Key, true
+}
+
+// note writes down what an archive is. Without a key, the one that was noted before stays.
+func (l *ledger) note(archive, key string, artifact manifests.Artifact) error {
+	if l == nil {
+		return nil
+	}
+	if key == "" {
+		_, key, _ = l.known(archive)
+	}
+	name, err := l.entry(archive)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(ledgerEntry{l.tool, stamp(archive), key, artifact})
+	if err != nil {
+		return err
+	}
+	return writeFile(name, text)
+}
+
+// stamp tells a file from any other and from itself after a change; empty if there is none.
+func stamp(name string) string {
+	var s syscall.Stat_t
+	if err := syscall.Lstat(name, &s); err != nil || s.Mode&syscall.S_IFMT != syscall.S_IFREG {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d %d %v %v", s.Dev, s.Ino, s.Size, s.Mtim, s.Ctim)
+}
