@@ -44,6 +44,7 @@ func TestFarm(t *testing.T) {
 		{"HostChangeAndInterrupt", (*farm).testHostChangeAndInterrupt},
 		{"InterruptEndsTheStep", (*farm).testInterruptEndsTheStep},
 		{"DeviceChange", (*farm).testDeviceChange},
+		{"ClockInDeviceCode", (*farm).testClockInDeviceCode},
 		{"BrokenSM", (*farm).testBrokenSM},
 		{"FullDisk", (*farm).testFullDisk},
 		{"NotLlamaCPP", (*farm).testNotLlamaCPP},
