@@ -236,3 +236,44 @@ func comparison(title string, sms []string, farm bill, full []bill) string {
 	w.Flush()
 	return text.String()
 }
+
+// BenchmarkNothingChanged measures a build that has nothing to do, beside what make takes to find the same: it looks at
+// the times of every file of the tree and of what was made from it.
+func BenchmarkNothingChanged(b *testing.B) {
+	f := newFarm(b)
+	out := b.TempDir()
+	for range 2 { // the second one notes what the first one made
+		f.build(b, f.llama, "75", out).want(b, 0)
+	}
+	makefile := filepath.Join(b.TempDir(), "Makefile")
+	var sources, made []string
+	for dir, names := range map[string]*[]string{f.llama: &sources, out: &made} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				*names = append(*names, path)
+			}
+			return err
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	rule := strings.Join(made, " ") + ": " + strings.Join(sources, " ") + "\n\tfalse\n"
+	if err := os.WriteFile(makefile, []byte(rule), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	var ci, make time.Duration
+	for b.Loop() {
+		began := time.Now()
+		build := f.build(b, f.llama, "75", out)
+		ci += time.Since(began)
+		build.want(b, 0, "nothing was compiled")
+		began = time.Now()
+		if text, err := exec.Command("make", "-q", "-f", makefile).CombinedOutput(); err != nil {
+			b.Fatalf("make -q: %v\n%s", err, text)
+		}
+		make += time.Since(began)
+	}
+	b.ReportMetric(ci.Seconds()/float64(b.N), "build-s")
+	b.ReportMetric(make.Seconds()/float64(b.N), "make-s")
+}

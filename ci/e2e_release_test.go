@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -103,6 +104,26 @@ func (f *farm) testAllSMs(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Device code that asks for the day and the time of its compilation gives the same bytes on any of them.
+func (f *farm) testClockInDeviceCode(t *testing.T) {
+	llama := copyTree(t, f.llama)
+	change(t, llama, "ggml/src/ggml-cuda/scale.cu", func(text string) string {
+		return unseen(text) + `
+const char * ggml_cuda_built() { return "built " __DATE__ " " __TIME__; }
+__device__ char ggml_cuda_day[] = "device " __DATE__ " " __TIME__;
+`
+	})
+	out := t.TempDir()
+	f.build(t, llama, "75", out).want(t, 0)
+	library, err := os.ReadFile(filepath.Join(unpack(t, out, 75), "lib", "libggml-cuda.so"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "built Jan  1 1980 00:00:00"; !bytes.Contains(library, []byte(want)) {
+		t.Errorf("libggml-cuda.so lacks %q: %q", want, regexp.MustCompile(`(built|device) [A-Z][a-z]{2} .{2,18}`).FindAll(library, -1))
+	}
 }
 
 // unpack unpacks a bundle with the system's tar and returns its folder.

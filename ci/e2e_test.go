@@ -45,6 +45,7 @@ func TestFarm(t *testing.T) {
 		{"HostChangeAndInterrupt", (*farm).testHostChangeAndInterrupt},
 		{"InterruptEndsTheStep", (*farm).testInterruptEndsTheStep},
 		{"DeviceChange", (*farm).testDeviceChange},
+		{"ClockInDeviceCode", (*farm).testClockInDeviceCode},
 		{"BrokenSM", (*farm).testBrokenSM},
 		{"BrokenVariant", (*farm).testBrokenVariant},
 		{"FullDisk", (*farm).testFullDisk},

@@ -41,6 +41,45 @@ func TestNew(t *testing.T) {
 	}
 }
 
+// What a cache folder's file system must be able to do is tried, or read, where it is mounted.
+func TestFileSystemOfTheState(t *testing.T) {
+	mount := func(kind, options string, flags uintptr) string {
+		dir := t.TempDir()
+		if err := unix.Mount(kind, dir, kind, flags, options); err != nil {
+			t.Fatalf("mounting a %s: %v", kind, err)
+		}
+		t.Cleanup(func() { unix.Unmount(dir, 0) })
+		return dir
+	}
+	layers := mount("tmpfs", "size=1m", 0)
+	for _, name := range []string{"lower", "upper", "work"} {
+		if err := os.Mkdir(filepath.Join(layers, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlay := mount("overlay", fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", layers), 0)
+	for _, test := range []struct {
+		name, dir         string
+		programs, overlay bool
+	}{
+		{"plain", layers, true, true},
+		{"noexec", mount("tmpfs", "size=1m", unix.MS_NOEXEC), false, true},
+		{"an overlay", overlay, true, false},
+	} {
+		if runs, err := allowsPrograms(test.dir); err != nil || runs != test.programs {
+			t.Errorf("%s: programs run: %v, %v", test.name, runs, err)
+		}
+		err := overlayWorks(test.dir)
+		if (err == nil) != test.overlay || err != nil && !strings.Contains(err.Error(), test.dir) {
+			t.Errorf("%s: an overlay on it: %v", test.name, err)
+		}
+		left, err := filepath.Glob(filepath.Join(test.dir, ".overlay-*"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("%s: left behind: %v, %v", test.name, left, err)
+		}
+	}
+}
+
 func TestPackageList(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(moduleDir, packagesFile))
 	if err != nil {
