@@ -40,7 +40,7 @@ func TestPatchedSource(t *testing.T) {
 	commit := mustGit(t, repo, "rev-parse", "HEAD")
 	folder := t.TempDir()
 	writeTree(t, folder, llamaTree())
-	pin := matrix.LlamaPin{Repository: "file://" + repo, Ref: "master", Commit: commit}
+	pin := matrix.LlamaPin{Repository: "file://" + repo, Ref: "master", Commit: commit, Tree: mustGit(t, repo, "rev-parse", "HEAD^{tree}")}
 	mend := [3]string{"ggml/src/ggml.c", "int ggml;", "long ggml;"}
 	again := [3]string{"ggml/src/ggml.c", "long ggml;", "long long ggml;"}
 
@@ -93,6 +93,11 @@ func TestPatchedSource(t *testing.T) {
 				}
 				if text, err := os.ReadFile(filepath.Join(src.Dir, "ggml/src/ggml.c")); err != nil || string(text) != test.text {
 					t.Errorf("the tree has %q, %v", text, err)
+				}
+				if len(src.Patches) > 0 { // the patched tree is no more believed than the others
+					if err := os.WriteFile(filepath.Join(src.Dir, "ggml/src/ggml.c"), []byte("planted"), 0o644); err != nil {
+						t.Fatal(err)
+					}
 				}
 				if info, err := os.Stat(filepath.Join(src.Dir, "scripts/run.sh")); err != nil || info.Mode().Perm() != 0o755 {
 					t.Errorf("its script: %v %v", info, err)
