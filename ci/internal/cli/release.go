@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -171,6 +172,12 @@ func (b *build) already(ctx context.Context) (bool, error) {
 			return false, nil
 		} else if err != nil {
 			return false, err
+		}
+		if asset.Kind == manifests.KindBundle {
+			meta, err := bundler.ReadMetadata(ctx, b.dir.path(asset.Name))
+			if err != nil || !slices.Equal(meta.Build.Patches, mine.Build.Patches) {
+				return false, ctx.Err() // the manifest does not say what was changed in the source
+			}
 		}
 		there[asset.SM] = true
 	}
