@@ -313,6 +313,31 @@ func (c *Client) Cached(ctx context.Context, m matrix.Model) (Model, bool) {
 	return cached, err == nil
 }
 
+// CachedModels are the models known by name that the Hub's cache has.
+func (c *Client) CachedModels(ctx context.Context) ([]Model, error) {
+	known, err := c.Models(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	var cached []Model
+	for _, m := range known {
+		if here, ok := c.Cached(ctx, m); ok {
+			cached = append(cached, here)
+		}
+	}
+	return cached, nil
+}
+
+// RemoveModel removes a model's files from the Hub's cache, which other programs use as well.
+func (c *Client) RemoveModel(m Model) error {
+	for _, f := range m.files {
+		if err := c.Hub.Remove(f.Result.Path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // inCache is the client that looks into the Hub's cache alone.
 func (c *Client) inCache() *Client {
 	kept := *c.forModels()

@@ -741,16 +741,19 @@ type uninstalled struct {
 	Own     []fetch.Item `json:"own"`
 	Foreign []string     `json:"foreign"`
 	Client  string       `json:"client"`
+	// Models are the paths of those that go as well.
+	Models []string `json:"models"`
 }
 
 func (a *app) uninstallCommand() *cobra.Command {
-	var client bool
+	var client, models bool
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Remove everything that was installed, for all machines that use the store",
 		Long: `Remove everything that was installed, for all machines that use the store, and
 what was downloaded for it. What llcuda-fetch did not put into the store's folder
-stays there. Models stay in the cache that huggingface_hub uses.
+stays there. Models stay in the cache that huggingface_hub uses; --models removes
+those of them that have a name (llcuda-fetch models), whoever put them there.
 
 Without --yes it says what that is, and removes nothing.`,
 		Args: cobra.NoArgs,
@@ -768,6 +771,24 @@ Without --yes it says what that is, and removes nothing.`,
 				return err
 			}
 			there := c.Store.Exists()
+			var cached []fetch.Model
+			if models { // while the store still knows their names
+				if cached, err = c.CachedModels(cmd.Context()); err != nil {
+					return err
+				}
+			}
+			paths := []string{}
+			for _, m := range cached {
+				paths = append(paths, m.Path)
+				if !a.json {
+					a.term.printf("%10s  %s", bytesText(m.Size), m.Path)
+				}
+				if a.yes {
+					if err := c.RemoveModel(m); err != nil {
+						return err
+					}
+				}
+			}
 			if a.yes && there {
 				if contents, err = c.Uninstall(cmd.Context()); err != nil {
 					return err
@@ -779,13 +800,14 @@ Without --yes it says what that is, and removes nothing.`,
 				}
 			}
 			if a.json {
-				return a.print(uninstalled{a.yes, c.Store.Home, append([]fetch.Item{}, contents.Own...), nonNil(contents.Foreign), program})
+				return a.print(uninstalled{a.yes, c.Store.Home, append([]fetch.Item{}, contents.Own...), nonNil(contents.Foreign), program, paths})
 			}
 			a.showUninstalled(c.Store.Home, program, contents, there, client)
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&client, "client", false, "remove this program as well")
+	cmd.Flags().BoolVar(&models, "models", false, "remove the models known by name as well, from the cache that other programs use")
 	return cmd
 }
 
