@@ -109,10 +109,10 @@ func TestFetchSlowFollower(t *testing.T) {
 	}
 	first, second := transfertest.New(t, dir, transfertest.Fault{}), transfertest.New(t, dir, transfertest.Fault{})
 	c := hurried()
-	c.SlowWindow, c.SlowRate = 60*time.Millisecond, 1
+	c.SlowWindow, c.SlowRate = time.Second, 1
 	blob := Blob{Name: "file", Size: int64(len(data)), SHA256: hex.EncodeToString(digest[:]), URLs: []string{first.URL + "/file", second.URL + "/file"}}
 	err := c.Fetch(t.Context(), blob, filepath.Join(t.TempDir(), "p"), func(r io.Reader) error {
-		time.Sleep(4 * c.SlowWindow)
+		time.Sleep(2 * c.SlowWindow)
 		_, err := io.Copy(io.Discard, r)
 		return err
 	}, nil)
