@@ -119,6 +119,8 @@ func (c *Client) doctorGPU(host manifests.Host, sources []Source, add addCheck) 
 // epoch is before every release of the farm: a clock that stands there is wrong.
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
+const clockHint = "set the clock (timedatectl set-ntp true): certificates, signatures and release pointers go by it"
+
 // doctorSystem is for what programs need of the system. Whether its C and C++ libraries are new enough, the bundle says.
 func (c *Client) doctorSystem(host manifests.Host, add addCheck) {
 	switch {
@@ -133,7 +135,7 @@ func (c *Client) doctorSystem(host manifests.Host, add addCheck) {
 		add("system", StatusOK, "", "glibc %s, GLIBCXX %s, kernel %s, %s", host.Glibc, host.GLIBCXX, host.Kernel, host.Platform)
 	}
 	if now := time.Now(); now.Before(epoch) {
-		add("clock", StatusFail, "set the clock (timedatectl set-ntp true): certificates, signatures and release pointers go by it", "this machine's clock says %s", now.UTC().Format(time.RFC3339))
+		add("clock", StatusFail, clockHint, "this machine's clock says %s", now.UTC().Format(time.RFC3339))
 	}
 }
 
@@ -223,7 +225,7 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 	}
 	add("release", StatusOK, "", "%s, %s", r.Release.Release, by)
 	if made := time.Unix(r.Release.SourceDateEpoch, 0); time.Now().Before(made) {
-		add("clock", StatusFail, "set the clock (timedatectl set-ntp true): certificates, signatures and release pointers go by it",
+		add("clock", StatusFail, clockHint,
 			"this machine's clock says %s, which is before the release was made", time.Now().UTC().Format(time.RFC3339))
 	}
 	if p := r.Pointer; p != nil {

@@ -295,7 +295,7 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirror
 	}
 	i = describe(Install{
 		Release: r.Release.Release, SourceDateEpoch: r.SourceDateEpoch, Bundle: plan.Decision.Bundle, SM: plan.Decision.SM,
-		Through: plan.Decision.Through, Folder: relative(c.Store, bundle), RuntimeNames: runtimeNames(p.runtime), Libraries: plan.Libraries,
+		Through: plan.Decision.Through, Folder: c.Store.Relative(bundle), RuntimeNames: runtimeNames(p.runtime), Libraries: plan.Libraries,
 		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: r.Signer.By,
 	}, c.Store.Here(), plan.Decision)
 	if have && o.SM == 0 && base.Asked.SM == i.SM { // see planLike
@@ -411,13 +411,9 @@ func here(libraries []manifests.CUDALibrary) []manifests.CUDALibrary {
 func (c *Client) same(current Install, r *Release, plan Plan, o Options) bool {
 	dir, _ := c.Store.Folder(asset(r, plan.Decision.Asset))
 	as := describe(current, c.Store.Here(), plan.Decision)
-	return current.Release == r.Release.Release && current.Folder == relative(c.Store, dir) && current.Through == plan.Decision.Through &&
+	return current.Release == r.Release.Release && current.Folder == c.Store.Relative(dir) && current.Through == plan.Decision.Through &&
 		current.SignedBy == r.Signer.By && current.Machine.Same(as.Machine) && slices.Equal(current.VisibleDevices, as.VisibleDevices) &&
 		current.Asked == store.Asked{SM: o.SM, AllowCPU: o.AllowCPU} && c.Store.Sound(current) == nil
-}
-
-func relative(s *store.Store, dir string) string {
-	return strings.TrimPrefix(dir, s.Home+string(os.PathSeparator))
 }
 
 // prepare links the bundle to CUDA libraries and tries its programs. Libraries that were found on the machine and do not
@@ -431,7 +427,7 @@ func (c *Client) prepare(ctx context.Context, l *store.Locked, r *Release, i *In
 			return store.Probe{}, err
 		}
 		if shared {
-			c.step("the bundle is in use with other CUDA libraries: taking the farm's, which do for every machine")
+			c.step("another machine uses this bundle with other CUDA libraries: linking it to the farm's, which work on both")
 			p.fetch = true
 		}
 	}
@@ -468,7 +464,7 @@ func (c *Client) useRuntime(ctx context.Context, l *store.Locked, r *Release, i 
 	if err != nil {
 		return err
 	}
-	i.Runtime, i.Libraries = relative(c.Store, dir), nil
+	i.Runtime, i.Libraries = c.Store.Relative(dir), nil
 	for _, name := range i.RuntimeNames {
 		i.Libraries = append(i.Libraries, manifests.CUDALibrary{Name: name, Path: path.Join(i.Runtime, launch.LibrariesDir, name), Source: "store"})
 	}
@@ -486,7 +482,7 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 		case err != nil:
 		case len(findings) > 0:
 			err = fmt.Errorf("%s: %s", findings[0].Path, findings[0].What)
-		case a.Kind == manifests.KindBundle && !c.unpackedHere(relative(c.Store, dir)):
+		case a.Kind == manifests.KindBundle && !c.unpackedHere(c.Store.Relative(dir)):
 			err = errors.New("no installation has it")
 		default:
 			return dir, nil
@@ -604,8 +600,8 @@ func (e *DamageError) Hint() string {
 	return "llcuda-fetch install --force --release " + e.Install.Release + " puts it right; if nobody changed them, the disk may be failing"
 }
 
-// Verify checks the current installation from the signature to the last byte; on a machine that has none, that which the
-// store got last. It uses no network. A *DamageError lists what is wrong.
+// Verify checks the current installation from the signature to the last byte, or, on a machine that has none, the newest
+// installation in the store. It uses no network. A *DamageError lists what is wrong.
 func (c *Client) Verify(ctx context.Context) (Install, *Release, error) {
 	i, err := c.Store.Current()
 	if errors.Is(err, ErrNotInstalled) {
@@ -635,7 +631,7 @@ func (c *Client) verify(ctx context.Context, i Install) (*Release, error) {
 			continue // the twins hold the same
 		}
 		dir, _ := c.Store.Folder(a)
-		if dir = relative(c.Store, dir); dir != i.Folder && dir != i.Runtime {
+		if dir = c.Store.Relative(dir); dir != i.Folder && dir != i.Runtime {
 			continue
 		}
 		read[dir] = true

@@ -355,7 +355,7 @@ func exchange(program, stage string, names []string) error {
 	if err := os.Rename(fresh(programName), program); err != nil {
 		return err
 	}
-	return syncFolder(dir)
+	return store.SyncFolder(dir)
 }
 
 // likeOld gives a new file the mode of the one that it replaces, and its owner, as far as this user may: root does not
@@ -398,7 +398,7 @@ func backUp(dir, stage string, names []string) error {
 			return err
 		}
 	}
-	return errors.Join(os.Rename(beside, filepath.Join(stage, oldDir)), syncFolder(stage))
+	return errors.Join(os.Rename(beside, filepath.Join(stage, oldDir)), store.SyncFolder(stage))
 }
 
 // clearUpdate removes what an update left, its own or that of a killed process. Where the program had not been replaced
@@ -446,19 +446,6 @@ func putBack(dir, stage string) error {
 		}
 	}
 	return nil
-}
-
-// syncFolder has the names in a folder on disk.
-func syncFolder(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if errors.Is(err, unix.EINVAL) { // file systems that have no such thing
-		err = nil
-	}
-	return errors.Join(err, f.Close())
 }
 
 // placeError is the error of changing a program's folder, with the way out that fits.

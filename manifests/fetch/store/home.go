@@ -189,7 +189,7 @@ func (s *Store) Trusted() error {
 	return nil
 }
 
-// clean makes the store's folders and removes what is nobody's: with the lock held, what the store made under staging.
+// clean makes the store's folders and removes what the store left under staging, which nobody uses while the lock is held.
 func (l *Locked) clean() error {
 	if marked, err := l.Marked(); err != nil || !marked {
 		return errors.Join(err, &ForeignError{l.Home, "was removed meanwhile", "run it again"})

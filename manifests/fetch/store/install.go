@@ -295,7 +295,7 @@ func (l *Locked) Activate(i Install) (Install, error) {
 	}
 	target := l.path(installsDir, strconv.Itoa(i.ID))
 	// What may be there is a record that could not be read.
-	if err := errors.Join(l.put(stage, target), syncFolder(l.path(installsDir))); err != nil {
+	if err := errors.Join(l.put(stage, target), SyncFolder(l.path(installsDir))); err != nil {
 		return Install{}, err
 	}
 	return i, l.flip(i)
@@ -317,7 +317,7 @@ func (l *Locked) Remember(i Install, mirrors []string) (Install, error) {
 	if err := writeFile(beside, data); err != nil {
 		return Install{}, err
 	}
-	return i, errors.Join(os.Rename(beside, filepath.Join(dir, recordName)), syncFolder(dir))
+	return i, errors.Join(os.Rename(beside, filepath.Join(dir, recordName)), SyncFolder(dir))
 }
 
 // flip makes an installation the current one of its kind of machine.
@@ -326,11 +326,11 @@ func (l *Locked) flip(i Install) error {
 	if err := os.Mkdir(dir, 0o775); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return errors.Join(l.relink(installTo(i.ID), filepath.Join(dir, i.Machine.Kind)), syncFolder(dir))
+	return errors.Join(l.relink(installTo(i.ID), filepath.Join(dir, i.Machine.Kind)), SyncFolder(dir))
 }
 
-// syncFolder has the names in a folder on disk.
-func syncFolder(dir string) error {
+// SyncFolder has the names in a folder on disk when it returns.
+func SyncFolder(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -121,5 +121,5 @@ func (l *Locked) SeePointer(signer string, p manifests.Pointer) error {
 	if err := writeFile(beside, append(data, '\n')); err != nil {
 		return err
 	}
-	return errors.Join(os.Rename(beside, l.path(pointerFile(signer))), syncFolder(l.path(pointersDir)), os.Remove(stage))
+	return errors.Join(os.Rename(beside, l.path(pointerFile(signer))), SyncFolder(l.path(pointersDir)), os.Remove(stage))
 }

@@ -8,7 +8,7 @@
 //	llcuda-store                says that the folder is a store
 //	lock                        held by whoever changes anything; lock.held stands for it where there is no flock(2)
 //	downloads/SHA256.partial    what transfers go on from
-//	staging/                    what is being made; whatever lies here is nobody's
+//	staging/                    what is being made; whoever takes the lock removes what the store left there
 //	bundles/NAME-TAR12/         an unpacked bundle, named by the beginning of its tar's sha256; left-out.json in it says
 //	                            which CPU variants fail here, and have no link beside the programs
 //	runtimes/NAME/              unpacked CUDA libraries, named by their own digest
@@ -156,7 +156,7 @@ func (l *Locked) Close() error { return l.unlock() }
 // Partial is the file that a transfer of these bytes goes on from.
 func (s *Store) Partial(sha256 string) string { return s.path(downloadsDir, sha256+".partial") }
 
-// discard moves a folder out of the way and removes it. What is half removed is under staging, and nobody's.
+// discard moves a folder to staging and removes it there, so that what is half removed is cleared away later.
 func (l *Locked) discard(path string) error {
 	aside, err := os.MkdirTemp(l.path(stagingDir), "old-")
 	if err != nil {
@@ -254,8 +254,8 @@ func writeFile(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// relative makes a path below the store one that is relative to it, for messages.
-func (s *Store) relative(path string) string {
+// Relative makes a path below the store one that is relative to it, as an Install has them.
+func (s *Store) Relative(path string) string {
 	if inside, ok := strings.CutPrefix(path, s.Home+string(filepath.Separator)); ok {
 		return inside
 	}

@@ -59,7 +59,7 @@ func TestTryVariants(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			l, r := open(t), fetchtest.New(t, fetchtest.Options{CPU: test.variants})
-			i := Install{Folder: l.relative(adopt(t, l, r, zst75))}
+			i := Install{Folder: l.Relative(adopt(t, l, r, zst75))}
 			got, err := l.tryVariants(t.Context(), i, limit)
 			var failed *ProbeError
 			switch {
@@ -101,7 +101,7 @@ func TestTryVariants(t *testing.T) {
 // stays left out.
 func TestLeftOutRecord(t *testing.T) {
 	l, r := open(t), fetchtest.New(t, fetchtest.Options{CPU: map[string]string{"x64": "1 true", "haswell": "5 true", "zen4": "9 true"}})
-	i := Install{Folder: l.relative(adopt(t, l, r, zst75))}
+	i := Install{Folder: l.Relative(adopt(t, l, r, zst75))}
 	record := func(list ...LeftOut) {
 		t.Helper()
 		data, err := json.Marshal(list)
