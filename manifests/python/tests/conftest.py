@@ -88,7 +88,7 @@ def installed(client: Path, registered: Path, tmp_path_factory: pytest.TempPathF
         "LLCUDA_ALLOW_CPU": "1",
         "LLCUDA_OFFLINE": "1",
         "HF_HUB_CACHE": str(registered.parent / "hub"),
-        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("LLCUDA_TEST_PYTHONPATH", str(Path(__file__).parents[1]))])),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 
