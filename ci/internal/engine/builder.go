@@ -227,7 +227,7 @@ func (r *stepRun) probe(ctx context.Context, image *dagger.Container) (*dagger.D
 // script mounts a stage's script, what all scripts share, and what this one needs besides.
 func (r *stepRun) script(image *dagger.Container, name string, more ...string) *dagger.Container {
 	dir := r.builder.client.Directory()
-	shared := []string{"stage.sh", "jobs.sh", "rpath.cmake", "licenses.sh", "device/CMakeLists.txt", "ui/vite.config.licences.ts"}
+	shared := []string{"stage.sh", "jobs.sh", "rpath.cmake", "licenses.sh", "baseline.sh", "device/CMakeLists.txt", "ui/vite.config.licences.ts"}
 	for _, file := range slices.Concat(shared, []string{name}, more) {
 		text, err := stageFiles.ReadFile("stages/" + file)
 		if err != nil {
