@@ -79,10 +79,16 @@ func (c *Client) Detect(ctx context.Context) (manifests.Host, []Source, error) {
 	if c.Host != nil {
 		host := *c.Host
 		host.CUDALibraries = slices.DeleteFunc(slices.Clone(host.CUDALibraries), ofStore)
+		if c.Detected != nil {
+			c.Detected(host)
+		}
 		return host, []Source{{Name: "the file given", Gave: "everything"}}, nil
 	}
 	report, err := c.Detector.Detect(ctx)
 	report.Host.CUDALibraries = slices.DeleteFunc(report.Host.CUDALibraries, ofStore)
+	if err == nil && c.Detected != nil {
+		c.Detected(report.Host)
+	}
 	return report.Host, report.Sources, err
 }
 
@@ -271,6 +277,7 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirror
 	case recorded:
 		return Outcome{Install: i, Already: true}, nil
 	case i.ID != 0:
+		c.decided(decision)
 		outcome, err := c.takeOver(ctx, l, i, decision)
 		// What is damaged comes anew, and the machine's own CUDA libraries may have changed with it.
 		if !is[*DamageError](err) && (!is[*store.ProbeError](err) || i.Runtime != "") {
@@ -286,6 +293,7 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirror
 	if err != nil {
 		return Outcome{Decision: plan.Decision}, err
 	}
+	c.decided(plan.Decision)
 	if current, err := c.Store.Current(); err == nil && !o.Force && c.same(current, r, plan, o) {
 		return Outcome{Install: current, Already: true}, nil
 	}

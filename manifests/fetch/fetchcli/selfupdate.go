@@ -31,7 +31,7 @@ of this one. A release that is not newer is taken only if --release names it.`,
 			if err != nil {
 				return err
 			}
-			c.Resolved = nil
+			c.Resolved = a.term.tellVerified
 			if err := a.takeFrom(c, from); err != nil {
 				return err
 			}
