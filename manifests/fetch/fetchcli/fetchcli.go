@@ -164,6 +164,15 @@ func (a *app) root() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), installFlags{}) },
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			// The programs of env are one release's, and the client need not be of the same.
+			if !cmd.Flags().Changed("release") && cmd.Name() != selfUpdate {
+				a.release = os.Getenv("LLCUDA_RELEASE")
+			}
+			if !cmd.Flags().Changed("allow-cpu") {
+				a.allowCPU = fetch.IsTrue(os.Getenv("LLCUDA_ALLOW_CPU"))
+			}
+		},
 	}
 	root.SetOut(a.term.out)
 	root.SetErr(a.term.err)
@@ -172,12 +181,12 @@ func (a *app) root() *cobra.Command {
 		return &usageError{err, cmd.CommandPath() + " --help"}
 	})
 	f := root.PersistentFlags()
-	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the one that the release pointer names)")
+	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the one that the release pointer names) (LLCUDA_RELEASE, but for self-update)")
 	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag, or for current where the release pointer is; repeatable, tried in turn; default is GitHub (default: those of the installation; LLCUDA_MIRROR, separated by blanks)")
 	f.StringVar(&a.home, "home", "", "the store's `folder` (LLCUDA_HOME)")
 	f.BoolVar(&a.trustHome, "trust-home", false, "use a store's folder that others may write to (LLCUDA_TRUST_HOME)")
 	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE; HF_HUB_OFFLINE for models alone)")
-	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served")
+	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served (LLCUDA_ALLOW_CPU)")
 	f.BoolVar(&a.allowWithdrawn, "allow-withdrawn", false, "take the release that --release names, although it was withdrawn")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON")
 	f.BoolFunc(eventsFlag, "for programs: the result as JSON, and everything else as a JSON object a line on standard error", func(text string) error {

@@ -12,10 +12,12 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 )
 
+const selfUpdate = "self-update"
+
 func (a *app) selfUpdateCommand() *cobra.Command {
 	var from string
 	cmd := &cobra.Command{
-		Use:   "self-update",
+		Use:   selfUpdate,
 		Short: "Replace this program by that of the newest release",
 		Long: `Replace this program by that of the newest release.
 
