@@ -222,7 +222,7 @@ def _environ(additions: Mapping[str, str] | None) -> dict[str, str]:
     return {**os.environ, **(additions or {})}
 
 
-def _cannot_start(path: str, err: OSError) -> LlcudaError:
+def cannot_start(path: str, err: OSError) -> LlcudaError:
     hints = []
     if err.errno in (errno.EACCES, errno.EPERM):
         hints = [f"chmod +x {path}", "a file system mounted noexec starts no programs: install the package elsewhere"]
@@ -265,7 +265,7 @@ def call(
             start_new_session=True,
         )
     except OSError as err:
-        raise _cannot_start(path, err) from None
+        raise cannot_start(path, err) from None
     reader = _Reader()
     try:
         out = _communicate(process, reader, on_event)
@@ -420,7 +420,7 @@ def start(args: Sequence[str], *, env: Mapping[str, str] | None = None) -> Child
             start_new_session=True,
         )
     except OSError as err:
-        raise _cannot_start(path, err) from None
+        raise cannot_start(path, err) from None
     child = Child(process)
     _children.add(child)
     return child
