@@ -66,7 +66,7 @@ var allowed = map[string][]string{
 
 // inTests are the edges that tests have beyond those of their package.
 var inTests = map[string][]string{
-	"ci":                         {"publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "manifests/python/pythontest", "bundler", "manifests", "matrix", "matrix/spec"},
+	"ci":                         {"manifests/killtest", "publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "manifests/python/pythontest", "bundler", "manifests", "matrix", "matrix/spec"},
 	"ci/internal/engine":         {"manifests/gguf/tinygguf", "bundler", "manifests", "matrix/spec"},
 	"ci/internal/engine/image":   {"ci/internal/engine/image/imagetest"},
 	"bundler":                    {"matrix/spec"},
