@@ -379,10 +379,7 @@ type Exported struct {
 // Export makes a folder that installs from: the bundles asked for, the CUDA runtime, the client, models, and all that vouches
 // for them. It is a mirror itself, by its path or on any web server. What is there already is kept; a broken one goes on.
 func (c *Client) Export(ctx context.Context, dir string, o ExportOptions) ([]Exported, error) {
-	if _, err := c.checkWithdrawn(ctx, o.Release); err != nil {
-		return nil, err
-	}
-	r, err := c.Resolve(ctx, o.Release)
+	r, err := c.named(ctx, o.Release)
 	if err != nil {
 		return nil, err
 	}
