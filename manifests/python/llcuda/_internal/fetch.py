@@ -20,6 +20,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..errors import (
@@ -352,10 +353,8 @@ class Child:
     def close_lifeline(self) -> None:
         """Close its standard input, upon which it ends what it runs and itself."""
         if self._process.stdin is not None and os.getpid() == self._owner:
-            try:
+            with suppress(OSError):
                 self._process.stdin.close()
-            except OSError:
-                pass
 
     def terminate(self) -> None:
         """Send it SIGTERM, if it still runs."""
@@ -388,10 +387,8 @@ def _close_copies() -> None:
     """In a forked child: let go of every lifeline, which would keep servers alive when their owner is gone."""
     for child in list(_children):
         if child._process.stdin is not None:
-            try:
+            with suppress(OSError):
                 child._process.stdin.close()
-            except OSError:
-                pass
 
 
 if hasattr(os, "register_at_fork"):
