@@ -375,6 +375,7 @@ def _install(
             args.append(flag)
         elif wanted is not None:
             env[variable] = ""
+    fetch.program()  # where there is none, there is nothing to show
     began = time.monotonic()
     with reporter(progress) as report:
         if not home.installed(os.environ):
