@@ -46,6 +46,8 @@ func TestFarm(t *testing.T) {
 		{"InterruptEndsTheStep", (*farm).testInterruptEndsTheStep},
 		{"DeviceChange", (*farm).testDeviceChange},
 		{"ClockInDeviceCode", (*farm).testClockInDeviceCode},
+		{"Notices", (*farm).testNotices},
+		{"StrayCode", (*farm).testStrayCode},
 		{"BrokenSM", (*farm).testBrokenSM},
 		{"BrokenVariant", (*farm).testBrokenVariant},
 		{"FullDisk", (*farm).testFullDisk},

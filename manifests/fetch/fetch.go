@@ -109,12 +109,20 @@ type Client struct {
 	Command string
 	// Progress, Waiting and Step are told of what goes on, if not nil. Step is told a sentence at the beginning of each
 	// thing that takes time and is no download; Warn one that the user must not miss. Resolved is told of each release that
-	// a mirror gave.
+	// a mirror gave, Detected of the machine, and Decided of what is going to be installed for it.
 	Progress func(Progress)
 	Waiting  func(Holder)
 	Step     func(string)
 	Warn     func(string)
 	Resolved func(*Release)
+	Detected func(manifests.Host)
+	Decided  func(manifests.Decision)
+}
+
+func (c *Client) decided(d manifests.Decision) {
+	if c.Decided != nil {
+		c.Decided(d)
+	}
 }
 
 func (c *Client) warn(format string, args ...any) {

@@ -28,6 +28,7 @@ type app struct {
 	skipSignature                      bool
 
 	newerNoted bool
+	badFlag    bool // the command line has a flag that cannot be read
 }
 
 // release and commit are what a packager stamps with the linker's -X; empty in any other build. They say which release
@@ -84,13 +85,17 @@ func (a *app) client(command string) (*fetch.Client, error) {
 		a.term.warnf("SIGNATURES ARE NOT VERIFIED: whoever controls the mirror decides what runs on this machine")
 	}
 	c.Waiting = func(h fetch.Holder) {
-		if h.PID == 0 {
-			a.term.notef("waiting for another llcuda-fetch")
-			return
+		text := "waiting for another llcuda-fetch"
+		if h.PID != 0 {
+			text = fmt.Sprintf("waiting for process %d (%s), which has used the store since %s", h.PID, h.Command, h.Since.Local().Format("15:04:05"))
 		}
-		a.term.notef("waiting for process %d (%s), which has used the store since %s", h.PID, h.Command, h.Since.Local().Format("15:04:05"))
+		a.term.tell(waitingEvent{event("waiting"), h.PID, h.Command, h.Since}, text)
 	}
-	c.Resolved = a.noteNewer
+	c.Resolved = func(r *fetch.Release) {
+		a.term.tellVerified(r)
+		a.noteNewer(r)
+	}
+	c.Detected, c.Decided = a.term.tellHost, a.term.tellDecision
 	c.Step = func(what string) { a.term.notef("%s", what) }
 	warned := map[string]bool{}
 	c.Hub.Warn = func(problem error) {

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -58,11 +60,23 @@ func Main(args []string, verifier NewVerifier) int {
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	a.term.report(err)
-	if ctx.Err() != nil && err != nil {
-		return exitInterrupted
+	if a.badFlag && wantsEvents(args) {
+		a.term.events = true // the flag that is wrong may stand before it
 	}
-	return exitCode(err)
+	code := exitCode(err)
+	if ctx.Err() != nil && err != nil {
+		code = exitInterrupted
+	}
+	a.term.report(err, code)
+	return code
+}
+
+// wantsEvents says whether --events is among arguments that cannot all be read.
+func wantsEvents(args []string) bool {
+	if end := slices.Index(args, "--"); end >= 0 {
+		args = args[:end]
+	}
+	return slices.Contains(args, "--"+eventsFlag)
 }
 
 // exitCode is the one place where an error becomes a number.
@@ -95,6 +109,29 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
+// className is what --events calls the failures with an exit code.
+func className(code int) string {
+	switch code {
+	case exitUsage:
+		return "usage"
+	case exitUntrusted:
+		return "untrusted"
+	case exitNoGPU:
+		return "no-gpu"
+	case exitNoBundle:
+		return "no-bundle"
+	case exitNetwork:
+		return "network"
+	case exitNotOffline:
+		return "offline"
+	case exitDisk:
+		return "disk"
+	case exitInterrupted:
+		return "interrupted"
+	}
+	return "failed"
+}
+
 // A usageError is a command that was given wrongly.
 type usageError struct {
 	err  error
@@ -104,6 +141,8 @@ type usageError struct {
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 func (e *usageError) Hint() string  { return e.hint }
+
+const eventsFlag = "events"
 
 const rootHelp = `Run llama.cpp on the NVIDIA GPU of this machine: no CUDA installation, no compiler.
 
@@ -125,21 +164,36 @@ func (a *app) root() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), installFlags{}) },
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			// The programs of env are one release's, and the client need not be of the same.
+			if !cmd.Flags().Changed("release") && cmd.Name() != selfUpdate {
+				a.release = os.Getenv("LLCUDA_RELEASE")
+			}
+			if !cmd.Flags().Changed("allow-cpu") {
+				a.allowCPU = fetch.IsTrue(os.Getenv("LLCUDA_ALLOW_CPU"))
+			}
+		},
 	}
 	root.SetOut(a.term.out)
 	root.SetErr(a.term.err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		a.badFlag = true
 		return &usageError{err, cmd.CommandPath() + " --help"}
 	})
 	f := root.PersistentFlags()
-	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the one that the release pointer names)")
+	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the one that the release pointer names) (LLCUDA_RELEASE, but for self-update)")
 	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag, or for current where the release pointer is; repeatable, tried in turn; default is GitHub (default: those of the installation; LLCUDA_MIRROR, separated by blanks)")
 	f.StringVar(&a.home, "home", "", "the store's `folder` (LLCUDA_HOME)")
 	f.BoolVar(&a.trustHome, "trust-home", false, "use a store's folder that others may write to (LLCUDA_TRUST_HOME)")
 	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE; HF_HUB_OFFLINE for models alone)")
-	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served")
+	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served (LLCUDA_ALLOW_CPU)")
 	f.BoolVar(&a.allowWithdrawn, "allow-withdrawn", false, "take the release that --release names, although it was withdrawn")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON")
+	f.BoolFunc(eventsFlag, "for programs: the result as JSON, and everything else as a JSON object a line on standard error", func(text string) error {
+		on, err := strconv.ParseBool(text)
+		a.term.events, a.json = on, a.json || on
+		return err
+	})
 	f.BoolVar(&a.yes, "yes", false, "do what is only shown without it: prune and uninstall remove nothing unless told to; no command asks")
 	f.BoolVar(&a.term.quiet, "quiet", false, "print results and errors only")
 	f.StringVar(&a.asHost, "as-host", "", "answer for the machine that a `file` of detect --json describes; - is standard input")

@@ -69,6 +69,7 @@ type Blob struct {
 type Progress struct {
 	Name        string
 	Done, Total int64  // bytes; Total is negative if it is not known
+	From        int64  // bytes that an earlier run had brought
 	Source      string // the mirror's address, without its password; empty for bytes of an earlier run
 	Slow        bool   // the source gave less than Client.SlowRate lately
 }
@@ -241,6 +242,7 @@ type transfer struct {
 
 	// Of one pass from byte 0 to the digest:
 	have    int64
+	from    int64 // what the file held
 	total   int64 // negative if it is not known
 	sum     hash.Hash
 	pipe    *pipe
@@ -277,7 +279,7 @@ func (t *transfer) run(ctx context.Context) error {
 func (t *transfer) pass(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t.have, t.total, t.sum, t.sources = 0, t.blob.Size, sha256.New(), map[string]bool{}
+	t.have, t.from, t.total, t.sum, t.sources = 0, 0, t.blob.Size, sha256.New(), map[string]bool{}
 	t.pipe, t.done, t.meter = nil, nil, nil
 	if t.follow != nil {
 		p := newPipe(followBuffer)
@@ -403,6 +405,7 @@ func (t *transfer) prefix(ctx context.Context) error {
 			return err
 		}
 	}
+	t.from = size
 	buf := make([]byte, copyBuffer)
 	for r := io.NewSectionReader(t.file, 0, size); ; {
 		n, err := r.Read(buf)
@@ -462,7 +465,7 @@ func (t *transfer) write(b []byte, source string) error {
 func (t *transfer) tell(source string, last bool) {
 	if now := time.Now(); t.progress != nil && (last || now.Sub(t.told) >= progressEvery) {
 		t.told = now
-		t.progress(Progress{Name: t.blob.Name, Done: t.have, Total: t.total, Source: source, Slow: t.meter != nil && t.meter.slow.Load()})
+		t.progress(Progress{Name: t.blob.Name, Done: t.have, Total: t.total, From: t.from, Source: source, Slow: t.meter != nil && t.meter.slow.Load()})
 	}
 }
 
