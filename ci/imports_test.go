@@ -77,7 +77,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
 	"publisher/hfhub":            {"manifests/killtest", "publisher/hftest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
-	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/killtest", "manifests/fetch/store", "manifests/fetch/transfer/transfertest", "publisher/hftest", "publisher/pointer", "matrix"},
+	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/serve/servetest", "manifests/killtest", "manifests/fetch/store", "manifests/fetch/transfer/transfertest", "publisher/hftest", "publisher/pointer", "matrix"},
 	"publisher/cosign":           {"publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
@@ -90,6 +90,7 @@ var inTests = map[string][]string{
 var testOnly = map[string][]string{
 	"ci/internal/engine/image/imagetest":    {},
 	"manifests/fetch/fetchtest":             {"manifests", "matrix"},
+	"manifests/fetch/serve/servetest":       {},
 	"manifests/fetch/transfer/transfertest": {},
 	"manifests/killtest":                    {},
 	"manifests/python/pythontest":           {"publisher/prepared"},
