@@ -1,0 +1,1 @@
+"""llama.cpp on the NVIDIA GPU that is there."""
