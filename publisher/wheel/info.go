@@ -89,7 +89,9 @@ func (c *checking) tags() {
 	for platform := range strings.SplitSeq(c.platform, ".") {
 		tags = append(tags, "py3-none-"+platform)
 	}
+	slices.Sort(tags)
 	fields := c.header(name)
+	slices.Sort(fields["Tag"]) // their order means nothing
 	c.wants(name, fields, "Wheel-Version", "1.0")
 	c.wants(name, fields, "Tag", tags...)
 	c.wants(name, fields, "Root-Is-Purelib", strconv.FormatBool(c.platform == PlatformAny))

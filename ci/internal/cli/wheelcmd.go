@@ -101,10 +101,22 @@ func (c *client) wheels(ctx context.Context) error {
 	if want := wheel.Names(version); !slices.Equal(found, sorted(want)) {
 		return fmt.Errorf("building the Python package: it became %q, not %q", found, want)
 	}
+	wheels := map[string][]byte{}
 	for _, name := range found {
-		if err := c.keep(name, filepath.Join(made, name), contents); err != nil {
+		if wheels[name], err = os.ReadFile(filepath.Join(made, name)); err != nil {
 			return err
 		}
+		if problems := wheel.Check(name, wheels[name], contents); len(problems) > 0 {
+			return &refusal{fmt.Errorf("building %s: %s", name, strings.Join(problems, "\n")),
+				"what is packaged is manifests/python, by hatch_build.py there, and the folder's " + wheel.Client()}
+		}
+	}
+	for _, name := range found {
+		if err := c.put(name, wheels[name]); err != nil {
+			return err
+		}
+		sum := sha256.Sum256(wheels[name])
+		c.term.notef("sha256    %s", hex.EncodeToString(sum[:]))
 	}
 	if err := c.otherWheels(found); err != nil {
 		return err
@@ -233,23 +245,6 @@ func (c *client) hatch(ctx context.Context, source farm.Source, dest string) err
 	_, err = session.Builders[0].Build(ctx, farm.Step{Kind: farm.StepWheel, Source: source, Recipe: session.Recipe}, dest, view.event)
 	view.leave(string(farm.StepWheel))
 	return err
-}
-
-// keep checks a wheel and has it in the folder.
-func (c *client) keep(name, made string, contents wheel.Contents) error {
-	data, err := os.ReadFile(made)
-	if err != nil {
-		return err
-	}
-	if problems := wheel.Check(name, data, contents); len(problems) > 0 {
-		return &refusal{fmt.Errorf("building %s: %s", name, strings.Join(problems, "\n")), "what is packaged is manifests/python, by hatch_build.py there, and the folder's " + wheel.Client()}
-	}
-	if err := c.put(name, data); err != nil {
-		return err
-	}
-	sum := sha256.Sum256(data)
-	c.term.notef("sha256    %s", hex.EncodeToString(sum[:]))
-	return nil
 }
 
 // otherWheels removes those of other versions: a release has one.
