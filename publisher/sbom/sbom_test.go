@@ -25,11 +25,52 @@ import (
 )
 
 const (
-	mit    = "Copyright (c) somebody\n\nPermission is hereby granted, free of charge, to any person obtaining a copy\nof this software\n\nThe above copyright notice and this permission notice shall be included."
-	apache = "                                 Apache License\n                           Version 2.0, January 2004\n                        http://www.apache.org/licenses/"
-	bsd3   = "Redistribution and use in source and binary forms, with or without\nmodification, are permitted.\n3. Neither the name of the copyright holder"
-	both   = "This software is available under 2 licenses -- choose whichever you prefer.\nALTERNATIVE A - MIT License\n" + mit + "\nALTERNATIVE B - Public Domain"
-	ours   = "Do what you like, on Tuesdays."
+	mit = `Copyright (c) somebody
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.`
+	bsd3 = `Redistribution and use in source and binary forms, with or without
+modification, are permitted provided that the following conditions are
+met:
+
+   * Redistributions of source code must retain the above copyright
+notice, this list of conditions and the following disclaimer.
+   * Redistributions in binary form must reproduce the above
+copyright notice, this list of conditions and the following disclaimer
+in the documentation and/or other materials provided with the
+distribution.
+   * Neither the name of Google LLC nor the names of its
+contributors may be used to endorse or promote products derived from
+this software without specific prior written permission.
+
+THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS
+"AS IS" AND ANY EXPRESS OR IMPLIED WARRANTIES, INCLUDING, BUT NOT
+LIMITED TO, THE IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS FOR
+A PARTICULAR PURPOSE ARE DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT
+OWNER OR CONTRIBUTORS BE LIABLE FOR ANY DIRECT, INDIRECT, INCIDENTAL,
+SPECIAL, EXEMPLARY, OR CONSEQUENTIAL DAMAGES (INCLUDING, BUT NOT
+LIMITED TO, PROCUREMENT OF SUBSTITUTE GOODS OR SERVICES; LOSS OF USE,
+DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER CAUSED AND ON ANY
+THEORY OF LIABILITY, WHETHER IN CONTRACT, STRICT LIABILITY, OR TORT
+(INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT OF THE USE
+OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.`
+	both = "This software is available under 2 licenses -- choose whichever you prefer.\nALTERNATIVE A - MIT License\n" + mit + "\nALTERNATIVE B - BSD\n" + bsd3
+	ours = "Do what you like, on Tuesdays."
 )
 
 func title(name string) string { return "\n" + name + "\n" + strings.Repeat("=", len(name)) + "\n\n" }
@@ -40,7 +81,9 @@ func contents() sbom.Contents {
 		title("licenses/LICENSE-web-ui") + "\n" + title("@scope/ui 1.2.3") + mit + "\n" + title("tiny 0.1.0") + "ISC, by somebody\n" +
 		title("vendor/cpp-httplib/LICENSE") + title("Apache 2.0") + title("License") + mit + "\n" + title("vendor/hash/xxhash/LICENSE") + bsd3 + "\n" +
 		title("vendor/stb/stb_image.h") + both + "\n" + title("vendor/odd/LICENSE.md") + ours + "\n" + title("vendor/odder/LICENSE.md") + ours + "\n" +
-		title("libgomp (GCC, with the GCC Runtime Library Exception)") + "GPL and more\n" + title("GNU General Public License, version 3") + "GPL\n"
+		title("libgomp (GCC, with the GCC Runtime Library Exception)") + "GPL and more\n" + title("GNU General Public License, version 3") + "GPL\n" +
+		title("ggml/src/ggml-cpu/llamafile/sgemm.cpp") + mit + "\n" + title("ggml/src/ggml-cuda/rope.cu") + ours + "\n" +
+		title("CUB, Thrust and libcu++ (NVIDIA CUDA Core Compute Libraries)") + "Apache and more\n" + title("Apache License, version 2.0") + "Apache\n"
 	files := fstest.MapFS{
 		"LICENSE":                    {Data: []byte(mit)},
 		"THIRD_PARTY_LICENSES.txt":   {Data: []byte(notice)},
@@ -115,6 +158,8 @@ func TestBundle(t *testing.T) {
 		"NVIDIA CUDA Toolkit 12.4.1": "NOASSERTION", "llcuda-cudart-cu12-0.tar.zst 12.4.1": "NOASSERTION",
 		"llcuda builder image sha256:" + strings.Repeat("1", 64):             "NOASSERTION",
 		"base image of the builder debian@sha256:" + strings.Repeat("2", 64): "NOASSERTION",
+		"CCCL ":                                  "LicenseRef-License-CUB-Thrust-and-libcu-NVIDIA-CUDA-Core-Compute-Libraries",
+		"ggml/src/ggml-cpu/llamafile/sgemm.cpp ": "MIT", "ggml/src/ggml-cuda/rope.cu ": odd,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("packages and licences (-want +got):\n%s", diff)

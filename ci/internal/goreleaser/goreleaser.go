@@ -2,7 +2,7 @@
 // repository.
 //
 // ci's client command calls it. In go a checkout and a release's name; out comes a folder with one archive for each
-// architecture. goreleaser is built from the module ci/tools, once, and sees a clone of the commit alone: neither what
+// architecture, each with the licenses of what is linked into the program. goreleaser is built from the module ci/tools, once, and sees a clone of the commit alone: neither what
 // lies about in the working tree nor the clone's folder can change a byte. The package publishes nothing, signs nothing
 // and prints nothing; what is written goes below the work folder it is given.
 package goreleaser
@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -120,23 +121,10 @@ func (c Checkout) Package(ctx context.Context, o Options) (dir string, err error
 		err = do()
 		done(err)
 	}
-	clone := filepath.Join(o.WorkDir, "source")
-	var program string
-	stage("source", func() error {
-		commit, err := c.Commit, error(nil)
-		if o.Snapshot {
-			commit, err = c.snapshot(ctx, o.WorkDir)
-		}
-		if err == nil {
-			_, err = git(ctx, c.Root, nil, "clone", "--quiet", "--shared", "--no-checkout", c.Root, clone)
-		}
-		if err == nil {
-			_, err = git(ctx, clone, nil, "checkout", "--quiet", "--detach", commit)
-		}
-		if err != nil {
-			return fmt.Errorf("cloning the commit: %w", err)
-		}
-		return nil
+	var clone, program string
+	stage("source", func() (err error) {
+		clone, err = c.Clone(ctx, o.WorkDir, o.Snapshot)
+		return err
 	})
 	if o.Probe != nil {
 		stage("probe", func() error {
@@ -150,6 +138,14 @@ func (c Checkout) Package(ctx context.Context, o Options) (dir string, err error
 			return nil
 		})
 	}
+	stage("licenses", func() error {
+		for _, arch := range []string{"amd64", "arm64"} { // those of .goreleaser.yaml, which looks for them here
+			if err := licenses(ctx, clone, arch, filepath.Join(clone, "build", "licenses", arch)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	stage("goreleaser", func() (err error) {
 		// -n builds it, as a run would, and prints where it is.
 		if program, err = run(ctx, clone, nil, "go", "tool", "-modfile="+ToolsModule, "-n", "goreleaser"); err != nil {
@@ -171,6 +167,38 @@ func (c Checkout) Package(ctx context.Context, o Options) (dir string, err error
 		return nil
 	})
 	return filepath.Join(clone, "build", "client"), err
+}
+
+// Clone makes a clone of the commit below an empty folder; with snapshot, of the working tree as it is.
+func (c Checkout) Clone(ctx context.Context, work string, snapshot bool) (dir string, err error) {
+	dir = filepath.Join(work, "source")
+	commit := c.Commit
+	if snapshot {
+		commit, err = c.snapshot(ctx, work)
+	}
+	if err == nil {
+		_, err = git(ctx, c.Root, nil, "clone", "--quiet", "--shared", "--no-checkout", c.Root, dir)
+	}
+	if err == nil {
+		_, err = git(ctx, dir, nil, "checkout", "--quiet", "--detach", commit)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cloning the commit: %w", err)
+	}
+	return dir, nil
+}
+
+// Date is when the commit was made.
+func (c Checkout) Date(ctx context.Context) (time.Time, error) {
+	text, err := git(ctx, c.Root, nil, "show", "--no-patch", "--format=%ct", c.Commit)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading the commit's date: %w", err)
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading the commit's date: %w", err)
+	}
+	return time.Unix(seconds, 0), nil
 }
 
 // snapshot makes a commit of the working tree as it is, on no branch, without touching the index. Its date is that of the

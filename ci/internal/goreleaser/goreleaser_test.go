@@ -62,7 +62,7 @@ func TestPackage(t *testing.T) {
 			archives[arch] = data
 		}
 	}
-	if want := []string{"source <nil>", "probe <nil>", "goreleaser <nil>", "package <nil>"}; !cmp.Equal(stages, slices.Concat(want, want)) {
+	if want := []string{"source <nil>", "probe <nil>", "licenses <nil>", "goreleaser <nil>", "package <nil>"}; !cmp.Equal(stages, slices.Concat(want, want)) {
 		t.Errorf("the stages were %q", stages)
 	}
 	commit := ""
@@ -105,6 +105,7 @@ func unpack(t *testing.T, archive []byte, program string, probe bool) {
 	}
 	var entries []string
 	var times []time.Time
+	var licensed []string
 	for r := tar.NewReader(z); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -113,8 +114,15 @@ func unpack(t *testing.T, archive []byte, program string, probe bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		entries = append(entries, fmt.Sprintf("%s %04o %s:%s %d:%d", h.Name, h.Mode, h.Uname, h.Gname, h.Uid, h.Gid))
 		times = append(times, h.ModTime)
+		if name, ok := strings.CutPrefix(h.Name, "licenses/"); ok {
+			if text, err := io.ReadAll(r); err != nil || len(text) == 0 || h.Mode != 0o644 || h.Uname != "root" {
+				t.Errorf("%s: %d bytes, mode %o of %s: %v", h.Name, len(text), h.Mode, h.Uname, err)
+			}
+			licensed = append(licensed, filepath.Dir(name))
+			continue
+		}
+		entries = append(entries, fmt.Sprintf("%s %04o %s:%s %d:%d", h.Name, h.Mode, h.Uname, h.Gname, h.Uid, h.Gid))
 		if h.Name == "llcuda-fetch" {
 			data, err := io.ReadAll(r)
 			if err != nil {
@@ -135,6 +143,24 @@ func unpack(t *testing.T, archive []byte, program string, probe bool) {
 	}
 	if probe {
 		want = slices.Insert(want, len(want)-1, "llcuda-probe 0755 root:root 0:0")
+	}
+	info, err := buildinfo.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	linked := []string{"golang.org/go"}
+	for _, module := range info.Deps {
+		linked = append(linked, module.Path)
+	}
+	for _, module := range linked {
+		if !slices.Contains(licensed, module) {
+			t.Errorf("the license of %s is not there", module)
+		}
+	}
+	for _, dir := range licensed {
+		if !slices.ContainsFunc(linked, func(module string) bool { return strings.HasPrefix(dir+"/", module+"/") }) {
+			t.Errorf("%s is linked into nothing", dir)
+		}
 	}
 	if diff := cmp.Diff(want, entries); diff != "" {
 		t.Error(diff)

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -20,6 +19,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
+	"github.com/waqasm86/llcuda-farm/manifests/killtest"
 )
 
 // A machine is a store and two signed releases, as processes of llcuda-fetch see them.
@@ -81,23 +81,9 @@ func (m *machine) sound() string {
 func TestKilledAtAnyMoment(t *testing.T) {
 	const kills = 200
 	m := newMachine(t)
-	// How long a run takes says over which time to spread the kills; nothing is asserted of it.
-	began := time.Now()
-	if out, err := m.command("install", "--mirror", m.one.URL).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	span := time.Since(began) * 3 / 2
-	if err := os.RemoveAll(m.home); err != nil {
-		t.Fatal(err)
-	}
-
-	random := rand.New(rand.NewPCG(1, 2))
+	killer := killtest.New(1, time.Second)
 	installed := "" // the release that was seen last
-	killed, finished := 0, 0
-	for run := 0; killed < kills; run++ {
-		if run > 10*kills {
-			t.Fatalf("only %d of %d runs were killed", killed, run)
-		}
+	for run := 0; killer.Killed() < kills; run++ {
 		args, wanted := []string{"install", "--release", "v1.1.0-runtime", "--mirror", m.two.URL}, "v1.1.0-runtime"
 		if installed == wanted {
 			args, wanted = []string{"install", "--release", "v1.0.0-runtime", "--mirror", m.one.URL}, "v1.0.0-runtime"
@@ -111,35 +97,19 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		cmd := m.command(args...)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		began := time.Now()
-		timer := time.AfterFunc(time.Duration(random.Int64N(int64(span))), func() { _ = cmd.Process.Kill() })
-		err := cmd.Wait()
-		timer.Stop()
-		if took := time.Since(began); err == nil && args[0] == "install" { // a busy machine is quicker or slower later
-			span = took * 3 / 2
-		}
+		killed, err := killer.Run(cmd)
 		now := m.sound()
-		var exit *exec.ExitError
 		switch {
-		case err == nil:
-			finished++
-			if now != wanted {
-				t.Fatalf("%q ended well and left %q", args, now)
-			}
-		case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL:
-			killed++
-			if now != installed && now != wanted {
-				t.Fatalf("%q was killed; before it was %q, and now it is %q", args, installed, now)
-			}
-		default:
+		case err != nil:
 			t.Fatalf("%q after a kill: %v\n%s", args, err, out.String())
+		case killed && now != installed && now != wanted:
+			t.Fatalf("%q was killed; before it was %q, and now it is %q", args, installed, now)
+		case !killed && now != wanted:
+			t.Fatalf("%q ended well and left %q", args, now)
 		}
 		installed = now
 	}
-	t.Logf("%d runs were killed and %d ended by themselves", killed, finished)
+	t.Logf("%d runs were killed and %d ended by themselves", killer.Killed(), killer.Ended())
 
 	// The next ones find all in order, and leave nothing lying about.
 	for _, args := range [][]string{{"install", "--release", "v1.1.0-runtime", "--mirror", m.two.URL}, {"prune", "--yes"}} {

@@ -467,35 +467,7 @@ CUDA shows now is put right, or the program is not started: nothing runs on the
 processor, or with another GPU's code, without having been asked to.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client("run")
-			if err != nil {
-				return err
-			}
-			o, err := a.options("")
-			if err != nil {
-				return err
-			}
-			outcome, err := c.Install(cmd.Context(), o)
-			if err != nil {
-				return err
-			}
-			current := outcome.Install
-			if !outcome.Already {
-				a.term.notef("%s of release %s is installed for this machine", current.Bundle, current.Release)
-			}
-			if backend := os.Getenv("GGML_BACKEND_PATH"); backend != "" {
-				a.term.notef("GGML_BACKEND_PATH is set: llama.cpp loads %s beside its own backends", backend)
-			}
-			program, err := c.Program(current, args[0])
-			if err != nil {
-				return err
-			}
-			arguments, err := c.Arguments(cmd.Context(), args[0], args[1:], os.Getenv)
-			if err != nil {
-				return err
-			}
-			// The point of no return: from here on this process is the program.
-			return fmt.Errorf("starting %s: %w", program, c.Store.Programs(current).Exec(program, arguments))
+			return a.run(cmd.Context(), "run", args[0], args[1:])
 		},
 	}
 	cmd.Flags().SetInterspersed(false) // what follows the program is its own

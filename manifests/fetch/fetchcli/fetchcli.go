@@ -230,7 +230,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.trustedRoot, "trusted-root", "", "`file` with the Sigstore trusted root to verify against")
 	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM")
 	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "believe whoever controls the mirror; checksums are still verified")
-	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.inspectCommand(), a.pullCommand(), a.runCommand(), a.envCommand(),
+	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.inspectCommand(), a.pullCommand(), a.runCommand(), a.serveCommand(), a.chatCommand(), a.envCommand(),
 		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.uninstallCommand(), a.doctorCommand(), a.exportCommand(), a.selfUpdateCommand())
 	usageArgs(root)
 	return root
