@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._internal.fetch import Event
     from ._internal.setup import Installation, Status, bootstrap, setup, status
     from .engine import InferenceEngine, InferResult, LoadedModel, quick_infer
-    from .jupyter import load_ipython_extension
+    from .jupyter import load_ipython_extension as load_ipython_extension
     from .server import ServerManager
     from .utils import (
         check_cuda_available,

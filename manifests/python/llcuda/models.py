@@ -37,6 +37,9 @@ DEFAULT_CONTEXT = 4096
 _WHOLE, _PART, _NONE = (2048, 512), (512, 128), (256, 64)
 """Batch and micro-batch for a model that is on the GPU as a whole, in part, or not at all."""
 
+_FOR_WEIGHTS = 0.7
+"""Which part of a GPU's memory may be weights: the context and buffers need the rest."""
+
 
 class ModelInfo:
     """What a GGUF file says of itself.
@@ -322,12 +325,12 @@ class ModelManager:
         return [model for model in self.models if min_mb <= model.file_size_mb <= max_mb]
 
     def find_by_architecture(self, architecture: str) -> list[ModelInfo]:
-        """The models of an architecture, in any case: ``llama``, ``gemma3``, …"""
-        return [model for model in self.models if (model.architecture or "").lower() == architecture.lower()]
+        """The models whose architecture has this in its name, in any case: ``gemma`` finds ``gemma3``, too."""
+        return [model for model in self.models if architecture.lower() in (model.architecture or "").lower()]
 
     def get_best_for_vram(self, vram_gb: float) -> ModelInfo | None:
         """The largest model that a GPU with ``vram_gb`` GB (of 1024 MiB) has room for, None if there is none."""
-        fitting = [m for m in self.models if m.file_size_mb and m.file_size_mb * 1.2 <= vram_gb * registry.MIB_PER_GB]
+        fitting = self.find_by_size(max_mb=vram_gb * registry.MIB_PER_GB * _FOR_WEIGHTS)
         return max(fitting, key=lambda model: model.file_size_mb, default=None)
 
     def __len__(self) -> int:

@@ -117,7 +117,7 @@ def check_gpu_compatibility(min_compute_cap: float = 5.0) -> dict[str, Any]:
 
 
 def get_llama_cpp_cuda_path() -> Path | None:
-    """The folder of llama.cpp: that of ``LLAMA_CPP_DIR``, else of the installation; None if there is none. It never raises."""
+    """The folder of llama.cpp: ``LLAMA_CPP_DIR``, else that of the installation, None if there is none. It never raises."""
     if named := os.environ.get("LLAMA_CPP_DIR"):
         path = Path(named).expanduser()
         if path.exists() and not _in_store(path):
@@ -140,9 +140,10 @@ def _in_store(path: Path) -> bool:
 
 
 def setup_environment() -> dict[str, str]:
-    """Set variables by which other programs find llama.cpp: ``LLAMA_CPP_DIR``, ``LD_LIBRARY_PATH``, ``CUDA_VISIBLE_DEVICES``.
+    """Set variables by which other programs find llama.cpp.
 
-    What is set already is left as it is. This package itself needs none of them.
+    They are ``LLAMA_CPP_DIR``, ``LD_LIBRARY_PATH`` and ``CUDA_VISIBLE_DEVICES``. What is set already is left as it is; of
+    ``LD_LIBRARY_PATH`` it comes after llama.cpp's folder. This package itself needs none of them.
 
     Returns:
         The variables that were set.

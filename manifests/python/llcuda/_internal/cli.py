@@ -37,7 +37,7 @@ def _become(args: list[str]) -> int:
     try:
         path = client.program()
         try:
-            os.execv(path, [client.NAME, *args])
+            os.execv(path, [client.NAME, *args])  # noqa: S606 - this is what the command is for
         except OSError as err:
             raise client.cannot_start(path, err) from None
     except LlcudaError as err:

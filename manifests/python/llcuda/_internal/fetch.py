@@ -20,6 +20,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..errors import (
@@ -35,6 +36,7 @@ from ..errors import (
     UntrustedError,
     UsageError,
 )
+from . import home
 
 EVENT_VERSION = 1
 """The version of the events that this module reads."""
@@ -157,6 +159,12 @@ _CPU_HINT = (
     "without a GPU: llcuda.setup(allow_cpu=True), load_model(..., gpu_layers=0) or LLCUDA_ALLOW_CPU=1 use the processor"
 )
 
+_GPU_HINTS = {
+    "colab": ("on Colab: Runtime → Change runtime type → T4 GPU, and run the cells again",),
+    "kaggle": ("on Kaggle: Settings → Accelerator → GPU T4 x2, and run the cells again",),
+}
+"""Where the notebook services have their GPUs."""
+
 
 def error_of(event: Event) -> LlcudaError:
     """The error that an ``error`` event stands for. One of an unknown class is a SetupError with the whole event."""
@@ -169,7 +177,8 @@ def error_of(event: Event) -> LlcudaError:
         kind = ModelNotFoundError
     listed = [str(hint) for hint in hints] if isinstance(hints, list) else [str(hints)]
     if kind is NoGPUError:
-        listed.append(_CPU_HINT)
+        service = home.notebook(os.environ)
+        listed = [*_GPU_HINTS.get(service, ()), *listed, _CPU_HINT]
     return kind(message, hints=listed, code=code if isinstance(code, int) else None)
 
 
@@ -284,6 +293,23 @@ def call(
         raise SetupError(f"{NAME} {' '.join(args[:1])} printed a result that is not JSON:\n{shown}") from None
 
 
+def version() -> str:
+    """The client's version, as it says it.
+
+    Raises:
+        UnsupportedPlatformError: There is no client.
+        SetupError: It cannot be started, or does not answer.
+    """
+    path = program()
+    try:
+        said = subprocess.run([path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        raise SetupError(f"{path} --version does not answer") from None
+    except OSError as err:
+        raise cannot_start(path, err) from None
+    return said.stdout.decode("utf-8", "replace").strip().removeprefix(f"{NAME} version ")
+
+
 def _communicate(process: subprocess.Popen[bytes], reader: _Reader, on_event: Callable[[Event], None] | None) -> bytes:
     """Read both pipes to their ends, and give events on as they come."""
     assert process.stdout is not None and process.stderr is not None
@@ -352,10 +378,8 @@ class Child:
     def close_lifeline(self) -> None:
         """Close its standard input, upon which it ends what it runs and itself."""
         if self._process.stdin is not None and os.getpid() == self._owner:
-            try:
+            with suppress(OSError):
                 self._process.stdin.close()
-            except OSError:
-                pass
 
     def terminate(self) -> None:
         """Send it SIGTERM, if it still runs."""
@@ -388,10 +412,8 @@ def _close_copies() -> None:
     """In a forked child: let go of every lifeline, which would keep servers alive when their owner is gone."""
     for child in list(_children):
         if child._process.stdin is not None:
-            try:
+            with suppress(OSError):
                 child._process.stdin.close()
-            except OSError:
-                pass
 
 
 if hasattr(os, "register_at_fork"):

@@ -102,7 +102,7 @@ class _Terminal:
 
 
 class _Notebook:
-    """One output of the cell, updated in place. It needs neither widgets nor tqdm, and a saved notebook has its last state."""
+    """One output of the cell, updated in place, without widgets. A saved notebook has its last state."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []

@@ -81,16 +81,16 @@ def list_registry_models() -> Registry:
     return Registry(fetch.call(["models"]) or [])
 
 
-def get_model_info(name: str) -> dict[str, Any]:
+def get_model_info(model_name: str) -> dict[str, Any]:
     """What is known of a model by its name or an alias.
 
     Raises:
         KeyError: There is no model of that name.
     """
     registry = list_registry_models()
-    if name not in registry:
-        raise KeyError(f"there is no model {name!r}; there is {', '.join(registry)}")
-    return registry[name]
+    if model_name not in registry:
+        raise KeyError(f"there is no model {model_name!r}; there is {', '.join(registry)}")
+    return registry[model_name]
 
 
 def find_models_by_vram(vram_gb: float) -> dict[str, dict[str, Any]]:

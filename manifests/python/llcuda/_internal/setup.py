@@ -375,6 +375,7 @@ def _install(
             args.append(flag)
         elif wanted is not None:
             env[variable] = ""
+    fetch.program()  # where there is none, there is nothing to show
     began = time.monotonic()
     with reporter(progress) as report:
         if not home.installed(os.environ):
@@ -562,19 +563,6 @@ def status() -> Status:
         platform=machine.get("platform") or home.notebook(os.environ) or sys.platform,
         home=store,
         models_cache=models_cache(os.environ),
-        client_version=_client_version(),
+        client_version=ask(fetch.version) or "",
         problems=problems,
     )
-
-
-def _client_version() -> str:
-    import subprocess
-
-    from ..errors import UnsupportedPlatformError
-    from . import fetch
-
-    try:
-        said = subprocess.run([fetch.program(), "--version"], capture_output=True, timeout=10, check=False)
-    except (UnsupportedPlatformError, OSError, subprocess.TimeoutExpired):
-        return ""
-    return said.stdout.decode("utf-8", "replace").strip().removeprefix(f"{fetch.NAME} version ")
