@@ -51,6 +51,7 @@ func TestFarm(t *testing.T) {
 		{"BrokenSM", (*farm).testBrokenSM},
 		{"BrokenVariant", (*farm).testBrokenVariant},
 		{"FullDisk", (*farm).testFullDisk},
+		{"KilledAtAnyMoment", (*farm).testKilledAtAnyMoment},
 		{"NotLlamaCPP", (*farm).testNotLlamaCPP},
 		{"NoEngine", (*farm).testNoEngine},
 		{"RegistryBase", (*farm).testRegistryBase},

@@ -24,13 +24,15 @@ var allowed = map[string][]string{
 
 	"docker/cuda12":      {},
 	"docker/cuda12/lock": {"docker/cuda12"},
+	"docker/wheel":       {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/installer", "ci/internal/goreleaser", "manifests/fetch", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/sigverify"},
-	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/farm", "docker/cuda12", "matrix"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/wheel", "publisher/pypi", "publisher/installer", "ci/internal/goreleaser", "manifests/python", "manifests/fetch", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/sigverify"},
+	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/engine/pypi", "ci/internal/farm", "docker/cuda12", "docker/wheel", "matrix"},
 	"ci/internal/engine/builtin": {},
 	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
 	"ci/internal/engine/npm":     {"ci/internal/download"},
+	"ci/internal/engine/pypi":    {"ci/internal/download", "publisher/pypi"},
 	"ci/internal/download":       {},
 	"ci/internal/goreleaser":     {},
 	"ci/internal/trial":          {"manifests/gguf/tinygguf", "manifests/variants"},
@@ -43,6 +45,8 @@ var allowed = map[string][]string{
 	"publisher/cosign":     {"publisher", "manifests", "manifests/sigverify"},
 	"publisher/sbom":       {"manifests"},
 	"publisher/installer":  {"manifests"},
+	"publisher/pypi":       {"publisher"},
+	"publisher/wheel":      {"manifests"},
 	"publisher/provenance": {"manifests"},
 	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
 
@@ -58,6 +62,7 @@ var allowed = map[string][]string{
 	"manifests/fetch/transfer":      {},
 	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "matrix"},
 	"manifests/gguf":                {},
+	"manifests/python":              {},
 	"manifests/gguf/tinygguf":       {},
 	"manifests/variants":            {},
 	"manifests/sigverify":           {"manifests"},
@@ -66,7 +71,7 @@ var allowed = map[string][]string{
 
 // inTests are the edges that tests have beyond those of their package.
 var inTests = map[string][]string{
-	"ci":                         {"publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "manifests/python/pythontest", "bundler", "manifests", "matrix", "matrix/spec"},
+	"ci":                         {"manifests/killtest", "publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "manifests/python/pythontest", "bundler", "manifests", "matrix", "matrix/spec"},
 	"ci/internal/engine":         {"manifests/gguf/tinygguf", "bundler", "manifests", "matrix/spec"},
 	"ci/internal/engine/image":   {"ci/internal/engine/image/imagetest"},
 	"bundler":                    {"matrix/spec"},
@@ -77,7 +82,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
 	"publisher/hfhub":            {"manifests/killtest", "publisher/hftest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
-	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/killtest", "manifests/fetch/store", "manifests/fetch/transfer/transfertest", "publisher/hftest", "publisher/pointer", "matrix"},
+	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/serve/servetest", "manifests/killtest", "manifests/fetch/store", "manifests/fetch/transfer/transfertest", "publisher/hftest", "publisher/pointer", "matrix"},
 	"publisher/cosign":           {"publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
@@ -90,6 +95,7 @@ var inTests = map[string][]string{
 var testOnly = map[string][]string{
 	"ci/internal/engine/image/imagetest":    {},
 	"manifests/fetch/fetchtest":             {"manifests", "matrix"},
+	"manifests/fetch/serve/servetest":       {},
 	"manifests/fetch/transfer/transfertest": {},
 	"manifests/killtest":                    {},
 	"manifests/python/pythontest":           {"publisher/prepared"},

@@ -18,7 +18,8 @@ const (
 	KindBundle Kind = "bundle"
 	// KindCUDART is the toolkit's own libraries, for machines that have none. Two assets as well.
 	KindCUDART Kind = "cudart"
-	// KindClient is llcuda-fetch.
+	// KindClient is llcuda-fetch, and what brings it: install.sh, and the wheels of the Python package, which have no kind of
+	// their own because clients of earlier releases refuse kinds that they do not know.
 	KindClient Kind = "client"
 	// KindSBOM is a bill of materials.
 	KindSBOM Kind = "sbom"
@@ -85,6 +86,11 @@ func (a Artifact) Top() string {
 // the release, and what lies beside it at the top and may be executed belongs to it.
 func ClientName(goos, goarch string) string {
 	return "llcuda-fetch-" + goos + "-" + goarch + "." + FormatTarGz
+}
+
+// IsWheel says whether a name is that of a wheel of the Python package.
+func IsWheel(name string) bool {
+	return strings.HasPrefix(name, Distribution+"-") && strings.HasSuffix(name, ".whl")
 }
 
 func (a Artifact) check() error {

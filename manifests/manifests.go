@@ -10,7 +10,8 @@
 //	llcuda-bins-sm75.tar.zst         the very same tar at half the size
 //	llcuda-cudart-cu12-….tar.gz/.zst the CUDA libraries, named by the first 12 hex digits of the tar's sha256 (KindCUDART)
 //	llcuda-fetch-linux-amd64.tar.gz  the client, for each architecture, and install.sh, which brings it (KindClient)
-//	llcuda-bins-sm75.spdx.json       the bill of materials of each bundle and of each client, by its stem (KindSBOM)
+//	llcuda-3.0.0-py3-none-any.whl    the Python package, by itself, and with the client of linux-amd64 in it (KindClient)
+//	llcuda-bins-sm75.spdx.json       the bill of materials of each bundle, client and wheel, by its stem (KindSBOM)
 //	llcuda-provenance.sigstore.json  a signed statement of how the archives were built, all of them (KindProvenance)
 //	manifest.json                    a Release: every asset, what it needs, and the models offered with it
 //	SHA256SUMS                       the sha256 of every file above, manifest.json included, in GNU's format

@@ -15,6 +15,9 @@ const (
 	PointerWorkflow = ".github/workflows/pointer.yml@refs/heads/main"
 	// PointerBranch is the branch that has the release pointer, and nothing else.
 	PointerBranch = "pointer"
+	// Distribution is what the Python package is called in package indexes, and in manifests/python/pyproject.toml. It is
+	// imported as llcuda, whatever that is.
+	Distribution = "llcuda"
 	// SignerIssuer vouches for these identities.
 	SignerIssuer = "https://token.actions.githubusercontent.com"
 )

@@ -110,10 +110,7 @@ func (c *Client) Plan(ctx context.Context, o Options) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	if _, err := c.checkWithdrawn(ctx, o.Release); err != nil {
-		return Plan{}, err
-	}
-	r, err := c.Resolve(ctx, o.Release)
+	r, err := c.named(ctx, o.Release)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -361,6 +358,8 @@ func (c *Client) choose(ctx context.Context, l *store.Locked, host manifests.Hos
 	if repair && len(c.Mirrors) == 0 {
 		tag = base.Release
 	}
+	ctx, cancel := c.patiently(ctx)
+	defer cancel()
 	named, err := c.checkWithdrawn(ctx, o.Release)
 	if err != nil {
 		return nil, Plan{}, parts{}, err

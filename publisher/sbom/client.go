@@ -144,7 +144,7 @@ func modulePackage(module *debug.Module) v2_3.Package {
 
 // Stem is an archive's name without the extension of its format.
 func Stem(name string) string {
-	for _, format := range []string{manifests.FormatTarGz, manifests.FormatTarZst} {
+	for _, format := range []string{manifests.FormatTarGz, manifests.FormatTarZst, wheelFormat} {
 		if stem, ok := strings.CutSuffix(name, "."+format); ok {
 			return stem
 		}

@@ -138,6 +138,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		planCommand(term, backend),
 		buildCommand(term, backend),
 		clientCommand(term, backend),
+		wheelCommand(term, backend),
 		manifestCommand(term),
 		signCommand(term),
 		verifyCommand(term, backend),

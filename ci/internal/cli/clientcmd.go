@@ -23,7 +23,7 @@ import (
 )
 
 func clientCommand(term *terminal, backend Backend) *cobra.Command {
-	var c client
+	c := client{what: "llcuda-fetch"}
 	cmd := &cobra.Command{
 		Use:   "client DIR",
 		Short: "Package llcuda-fetch into a release folder, with install.sh",
@@ -55,8 +55,9 @@ wherever the command runs.`,
 	return cmd
 }
 
-// client is one client command under way.
+// client is one client command under way, or one wheel command: what it packages differs.
 type client struct {
+	what     string // for messages
 	release  string
 	snapshot bool
 	engines  []string
@@ -113,24 +114,19 @@ func (c *client) run(ctx context.Context) error {
 	if err := c.put(installer.Name, script); err != nil {
 		return err
 	}
-	c.term.notef("next: go run ./ci manifest %s, or go run ./ci sign %s, which describes it, too", c.dir, c.dir)
+	c.term.notef("next: go run ./ci wheel %s puts it into the Python package; go run ./ci manifest %s, or go run ./ci sign %s, describes it, too", c.dir, c.dir, c.dir)
 	return nil
 }
 
 // named finds the release's name.
 func (c *client) named() error {
-	f, err := os.Open(c.dir.path(manifests.ManifestName))
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && c.release == "":
-		return &usageError{fmt.Errorf("%s does not say of which release it is: it has no %s", c.dir, manifests.ManifestName), "go run ./ci manifest " + string(c.dir) + " writes it; or give --release"}
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return err
-	default:
-		defer f.Close()
-		release, err := manifests.Decode(f)
+	if c.release == "" || exists(c.dir.path(manifests.ManifestName)) {
+		release, err := c.dir.manifest()
+		if isAs[*usageError](err) {
+			return &usageError{err, hintFor(err) + "; or give --release"}
+		}
 		if err != nil {
-			return &refusal{fmt.Errorf("reading %s: %w", f.Name(), err), "go run ./ci manifest " + string(c.dir) + " writes it anew"}
+			return err
 		}
 		if cmp.Or(c.release, release.Release) != release.Release {
 			return &usageError{fmt.Errorf("%s is of release %s, not %s", c.dir, release.Release, c.release), "leave --release out, or give another folder"}
@@ -158,10 +154,10 @@ func (c *client) checkout(ctx context.Context) (goreleaser.Checkout, error) {
 		if n > show {
 			shown += fmt.Sprintf("\nand %d more", n-show)
 		}
-		return checkout, &usageError{fmt.Errorf("packaging llcuda-fetch: the working tree is not as commit %.12s:\n%s", checkout.Commit, shown), "commit or stash it; --snapshot takes it as it is, for trying out"}
+		return checkout, &usageError{fmt.Errorf("packaging %s: the working tree is not as commit %.12s:\n%s", c.what, checkout.Commit, shown), "commit or stash it; --snapshot takes it as it is, for trying out"}
 	}
 	if tagged := checkout.Tagged(ctx, c.release); tagged != "" && tagged != checkout.Commit {
-		return checkout, &usageError{fmt.Errorf("packaging llcuda-fetch: %s is the tag of commit %.12s, and %.12s is checked out", c.release, tagged, checkout.Commit), "git checkout " + c.release}
+		return checkout, &usageError{fmt.Errorf("packaging %s: %s is the tag of commit %.12s, and %.12s is checked out", c.what, c.release, tagged, checkout.Commit), "git checkout " + c.release}
 	}
 	return checkout, nil
 }

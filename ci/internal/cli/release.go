@@ -20,9 +20,10 @@ func releaseCommand(term *terminal, backend Backend) *cobra.Command {
 	r := wholeRelease{term: term, backend: backend}
 	cmd := &cobra.Command{
 		Use:   "release --tag TAG --sm SM",
-		Short: "Make and publish a whole release: build, client, sign, publish, verify",
-		Long: `Make and publish a whole release: build the bundles, package the client, sign all
-of it, publish it, and verify what is public as a user would.
+		Short: "Make and publish a whole release: build, client, wheel, sign, publish, verify",
+		Long: `Make and publish a whole release: build the bundles, package the client and the
+Python package, sign all of it, publish it, and verify what is public as a user
+would. The Python package goes to its index later, by go run ./ci publish pypi.
 
 What would stop a later step is looked for before the first one: the right to
 sign, the right to publish, a clean checkout. Repeat the command after any
@@ -53,7 +54,7 @@ type wholeRelease struct {
 
 func (r *wholeRelease) run(ctx context.Context) error {
 	b := build{buildOptions: r.buildOptions, term: r.term, backend: r.backend, dir: releaseDir(r.out)}
-	c := client{release: r.release, term: r.term, backend: r.backend, engines: r.engines, base: r.base, cache: r.cache, dir: b.dir}
+	c := client{what: "llcuda-fetch", release: r.release, term: r.term, backend: r.backend, engines: r.engines, base: r.base, cache: r.cache, dir: b.dir}
 	server, credential, err := r.preflight(ctx, &b, &c)
 	if err != nil {
 		return err
@@ -77,6 +78,11 @@ func (r *wholeRelease) run(ctx context.Context) error {
 			return b.run(ctx)
 		}},
 		{"client", func() error { return c.run(ctx) }},
+		{"wheel", func() error {
+			w := c
+			w.what = "the Python package"
+			return w.wheels(ctx)
+		}},
 		{"sign", func() error {
 			s := signature{dir: b.dir, term: r.term, credential: credential, pin: b.matrix.LlamaCPP}
 			return s.run(ctx)
@@ -201,6 +207,7 @@ func (r *wholeRelease) say(b *build, as *credential, server string, built bool) 
 	}
 	r.term.printf("\nbuild     %s", what)
 	r.term.printf("client    package llcuda-fetch into %s", b.dir)
+	r.term.printf("wheel     package the Python package into %s", b.dir)
 	r.term.printf("sign      as %s", who)
 	r.term.printf("publish   %s of %s on %s/%s", where, r.release, server, r.github.repo)
 	r.term.printf("verify    everything that is public then")

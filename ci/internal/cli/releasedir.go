@@ -76,7 +76,7 @@ func besideKind(name string) manifests.Kind {
 		return manifests.KindProvenance
 	case strings.HasSuffix(name, sbomSuffix):
 		return manifests.KindSBOM
-	case name == installerName, strings.HasPrefix(name, clientPrefix) && strings.HasSuffix(name, "."+manifests.FormatTarGz):
+	case name == installerName, manifests.IsWheel(name), strings.HasPrefix(name, clientPrefix) && strings.HasSuffix(name, "."+manifests.FormatTarGz):
 		return manifests.KindClient
 	}
 	return ""

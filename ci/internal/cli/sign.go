@@ -23,6 +23,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/cosign"
 	"github.com/waqasm86/llcuda-farm/publisher/provenance"
 	"github.com/waqasm86/llcuda-farm/publisher/sbom"
+	"github.com/waqasm86/llcuda-farm/publisher/wheel"
 )
 
 func signCommand(term *terminal) *cobra.Command {
@@ -175,15 +176,25 @@ func (s *signature) preflight(ctx context.Context) (beside []string, err error) 
 		return nil, err
 	}
 	if len(v.findings) > 0 {
-		var found []error
-		for _, f := range v.sorted() {
-			found = append(found, fmt.Errorf("%s: %s: %s", s.dir.path(f.name), f.rule, f.detail))
-		}
-		return nil, &refusal{fmt.Errorf("signing %s: it is not what %s says:\n%w", s.dir, manifests.SumsName, errors.Join(found...)),
+		return nil, &refusal{fmt.Errorf("signing %s: it is not what %s says:\n%w", s.dir, manifests.SumsName, v.joined()),
 			fmt.Sprintf("go run ./ci verify %s looks closer; if all of it is as it should be, go run ./ci manifest %s describes it anew", s.dir, s.dir)}
 	}
-	s.archives, err = s.dir.readArchives(ctx, archives)
-	return beside, err
+	if s.archives, err = s.dir.readArchives(ctx, archives); err != nil {
+		return nil, err
+	}
+	return beside, s.wheels(ctx, beside)
+}
+
+// wheels makes sure that the wheels have the client that is signed with them.
+func (s *signature) wheels(ctx context.Context, beside []string) error {
+	v := verification{dir: s.dir, release: &manifests.Release{Release: s.release(), SourceDateEpoch: s.epoch()}}
+	if err := v.wheels(ctx, beside); err != nil {
+		return err
+	}
+	if len(v.findings) == 0 {
+		return nil
+	}
+	return &refusal{fmt.Errorf("signing %s:\n%w", s.dir, v.joined()), fmt.Sprintf("go run ./ci wheel %s builds the wheels again", s.dir)}
 }
 
 // isSigned says whether a file is made before the signing: what is signed for, as opposed to what says so.
@@ -296,12 +307,24 @@ func repositoryOf(pin matrix.LlamaPin, l manifests.LlamaCPP) string {
 }
 
 func (s *signature) clientBill(artifact manifests.Artifact) ([]byte, error) {
+	created := time.Unix(s.epoch(), 0)
+	if manifests.IsWheel(artifact.Name) {
+		version, _, err := wheel.Parse(artifact.Name)
+		if err != nil {
+			return nil, err
+		}
+		data, err := os.ReadFile(s.dir.path(artifact.Name))
+		if err != nil {
+			return nil, err
+		}
+		return sbom.Wheel(data, artifact, version, created)
+	}
 	f, err := os.Open(s.dir.path(artifact.Name))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return sbom.Client(f, artifact, s.release(), time.Unix(s.epoch(), 0))
+	return sbom.Client(f, artifact, s.release(), created)
 }
 
 func (s *signature) epoch() int64 {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
+	"github.com/waqasm86/llcuda-farm/publisher/wheel"
 )
 
 // The rules that verify adds to those of the bundler.
@@ -26,6 +28,7 @@ const (
 	ruleMissing = "missing" // SHA256SUMS or the manifest names a file that is not there
 	ruleExtra   = "extra"   // a file that they do not name
 	ruleChanged = "changed" // a file with another content than they say
+	ruleWheel   = "wheel"   // a wheel that is no good one, or not of this client
 	ruleFormat  = "format"  // one of the release's documents cannot be read, or is not written as it must be
 )
 
@@ -42,7 +45,8 @@ func verifyCommand(term *terminal, backend Backend) *cobra.Command {
 		Long: `Recompute everything that a release claims: every file against SHA256SUMS,
 manifest.json against the archives, every archive's files against its own
 metadata, and the audit's rules over the files again; if it is signed, the
-signature, the provenance and the bills of materials as well. All findings are
+signature, the provenance and the bills of materials as well; and the wheels of
+the Python package, whose client must be the one beside them. All findings are
 printed; the exit code is 3 if there are any.
 
 With --release it is a published one: everything that the public can download is
@@ -140,7 +144,60 @@ func (v *verification) run(ctx context.Context) error {
 	if err := v.statements(ctx, present); err != nil {
 		return err
 	}
+	if err := v.wheels(ctx, present); err != nil {
+		return err
+	}
 	return v.contents(ctx, present)
+}
+
+// wheels holds the Python package to what a wheel must be, and to the client beside it. A release may be without: the
+// first ones had none.
+func (v *verification) wheels(ctx context.Context, present []string) error {
+	names := slices.DeleteFunc(slices.Clone(present), func(name string) bool { return !manifests.IsWheel(name) })
+	if len(names) == 0 || v.release == nil {
+		return nil
+	}
+	work, err := os.MkdirTemp("", "llcuda-wheel-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	contents, err := v.dir.client(ctx, work, v.release.Release, v.release.SourceDateEpoch)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		v.add(wheel.Client(), ruleWheel, "what is in the wheels cannot be compared: %v", err)
+		return nil
+	}
+	want := []string{}
+	for _, name := range names {
+		data, err := os.ReadFile(v.dir.path(name))
+		if err != nil {
+			return err
+		}
+		for _, problem := range wheel.Check(name, data, contents) {
+			v.add(name, ruleWheel, "%s", problem)
+		}
+		if version, _, err := wheel.Parse(name); err == nil {
+			want = append(want, wheel.Names(version)...)
+		}
+	}
+	for _, name := range slices.Compact(sorted(want)) {
+		if !slices.Contains(names, name) {
+			v.add(name, ruleMissing, "there are %s: a release has both wheels of one version", strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
+// joined are the findings as one error.
+func (v *verification) joined() error {
+	var found []error
+	for _, f := range v.sorted() {
+		found = append(found, fmt.Errorf("%s: %s: %s", v.dir.path(f.name), f.rule, f.detail))
+	}
+	return errors.Join(found...)
 }
 
 // sums reads SHA256SUMS; what is wrong with it is a finding.

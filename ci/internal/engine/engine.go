@@ -11,10 +11,12 @@
 //	npm       the tarballs that the tree's own package-lock.json names, fetched on this machine
 //	ui        npm in tools/ui, from those
 //	compile   stages/host.sh, stages/device.sh, stages/runtime.sh or stages/probe.sh
+//	python    Debian's Python and the wheels that docker/wheel locks, fetched on this machine
+//	wheel     stages/wheel.sh, by those
 //	try       every CPU variant computes, by the program of ci/internal/trial, which is compiled on this machine
 //	export    the stage's files, to the folder of the step
 //
-// Only the host half has npm, ui and try. No stage has a network.
+// Only the host half has npm, ui and try; only the Python package python and wheel. No stage has a network.
 //
 // The host stage sees no CUDA source and the device stage sees only ggml, so that a change on
 // one side compiles nothing on the other. Inside a stage a compiler cache, kept in a cache

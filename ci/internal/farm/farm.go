@@ -107,11 +107,14 @@ type StepKind string
 //	device   lib/libggml-cuda.so
 //	runtime  lib/libcudart.so.12, lib/libcublas.so.12, lib/libcublasLt.so.12, LICENSE
 //	probe    llcuda-probe, from the folder that is its Source; the client's, which Run never asks for
+//	wheel    the wheels of the Python package, from the folder that is its Source: the project, in which client holds the
+//	         client's programs and their bill of materials, and licenses those of the client; Run never asks for it either
 const (
 	StepHost    StepKind = "host"
 	StepDevice  StepKind = "device"
 	StepProbe   StepKind = "probe"
 	StepRuntime StepKind = "runtime"
+	StepWheel   StepKind = "wheel"
 )
 
 // Step is what one Builder does in one go.

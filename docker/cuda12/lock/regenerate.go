@@ -34,7 +34,7 @@ var (
 	cudaComponents = []string{"main", "non-free"}
 )
 
-const lockHeader = `# Written by "go generate ./docker/cuda12" from packages.in: do not edit.
+const lockHeader = `# Written by "go generate" from packages.in: do not edit.
 # kind name version path size sha256
 `
 
@@ -75,8 +75,8 @@ func readWishes(r io.Reader) (wishes, error) {
 	return wanted, lines.Err()
 }
 
-// regenerate resolves the file in into the file out.
-func regenerate(ctx context.Context, in, out string, from mirrors) error {
+// regenerate resolves the file in into the file out. beside is the lock of what is there already, if not empty.
+func regenerate(ctx context.Context, in, out, beside string, from mirrors) error {
 	text, err := os.ReadFile(in)
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", in, err)
@@ -85,8 +85,18 @@ func regenerate(ctx context.Context, in, out string, from mirrors) error {
 	if err != nil {
 		return err
 	}
+	var there cuda12.Lock
+	if beside != "" {
+		text, err := os.ReadFile(beside)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", beside, err)
+		}
+		if there, err = cuda12.ParseLock(text); err != nil {
+			return err
+		}
+	}
 	asked := time.Now()
-	lock, err := resolve(ctx, wanted, from)
+	lock, err := resolve(ctx, wanted, there, from)
 	if err != nil {
 		return err
 	}
@@ -100,12 +110,16 @@ func regenerate(ctx context.Context, in, out string, from mirrors) error {
 	return os.Rename(out+".new", out)
 }
 
-func resolve(ctx context.Context, wanted wishes, from mirrors) (cuda12.Lock, error) {
+func resolve(ctx context.Context, wanted wishes, there cuda12.Lock, from mirrors) (cuda12.Lock, error) {
 	debian, err := fetchIndex(ctx, from.debian, baseSuite, baseComponents)
 	if err != nil {
 		return nil, err
 	}
 	var lock cuda12.Lock
+	have := make(map[string]bool)
+	for _, p := range there.Of(cuda12.Base, cuda12.Deb) {
+		have[p.Name] = true
+	}
 	system := wanted[cuda12.Base]
 	for name, p := range debian.byName {
 		if p.essential || p.priority == "required" {
@@ -113,11 +127,10 @@ func resolve(ctx context.Context, wanted wishes, from mirrors) (cuda12.Lock, err
 		}
 	}
 	slices.Sort(system) // the order decides between alternatives
-	base, err := debian.closure(system, nil)
+	base, err := debian.closure(system, have)
 	if err != nil {
 		return nil, err
 	}
-	have := make(map[string]bool)
 	for _, p := range base {
 		have[p.name] = true
 		lock = append(lock, p.lock(cuda12.Base))
@@ -129,9 +142,11 @@ func resolve(ctx context.Context, wanted wishes, from mirrors) (cuda12.Lock, err
 	for _, p := range debs {
 		lock = append(lock, p.lock(cuda12.Deb))
 	}
-	toolkit, err := fetchIndex(ctx, from.debian, cudaSuite, cudaComponents)
-	if err != nil {
-		return nil, err
+	toolkit := newIndex()
+	if len(wanted[cuda12.CUDA]) > 0 {
+		if toolkit, err = fetchIndex(ctx, from.debian, cudaSuite, cudaComponents); err != nil {
+			return nil, err
+		}
 	}
 	for _, name := range wanted[cuda12.CUDA] {
 		p, ok := toolkit.byName[name]

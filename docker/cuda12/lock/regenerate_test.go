@@ -76,7 +76,7 @@ func TestRegenerate(t *testing.T) {
 	if err := os.WriteFile(in, []byte(wishesText), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := regenerate(t.Context(), in, out, newMirrors(t, nodeIntegrity())); err != nil {
+	if err := regenerate(t.Context(), in, out, "", newMirrors(t, nodeIntegrity())); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(out)
@@ -127,7 +127,7 @@ func TestRegenerateFaults(t *testing.T) {
 			if err := os.WriteFile(out, []byte("the lock before"), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			err := regenerate(t.Context(), in, out, newMirrors(t, test.integrity))
+			err := regenerate(t.Context(), in, out, "", newMirrors(t, test.integrity))
 			if err == nil || !strings.Contains(err.Error(), test.words) {
 				t.Errorf("error is %v, want one with %q", err, test.words)
 			}

@@ -2,12 +2,16 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -120,30 +124,40 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 }
 
-// An interrupt ends an installation in order, whatever it waits for: another process, a server that gives a byte now and
-// then, a header without end.
+// An interrupt ends an installation in order, whatever it waits for, none of which ends by itself here: another process, a
+// server that gives a byte now and then, a header without end, a handshake, a program that is tried.
 func TestInterrupted(t *testing.T) {
 	for name, test := range map[string]struct {
 		fault transfertest.Fault
 		locks bool // another process has the store
+		// silent is a server that says nothing, by https, and server what llama-server does.
+		silent bool
+		server string
+		signal os.Signal
 	}{
 		"a slow server":        {fault: transfertest.Fault{Rate: 1}},
 		"a slow archive":       {fault: transfertest.Fault{Rate: 1, Nth: 5}},
 		"a header without end": {fault: transfertest.Fault{Drip: true}},
 		"a busy server":        {fault: transfertest.Fault{Status: 503, After: "60"}},
 		"the lock":             {locks: true},
+		"a server that stops":  {fault: transfertest.Fault{Stall: 100, Nth: 5}, signal: syscall.SIGTERM},
+		"a handshake":          {silent: true, signal: syscall.SIGTERM},
+		"a trial":              {server: "#!/bin/sh\nsleep 1000\n", signal: syscall.SIGTERM},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := fetchtest.New(t, fetchtest.Options{})
+			var o fetchtest.Options
+			if test.server != "" {
+				o.Programs = map[string]string{"llama-server": test.server}
+			}
+			r := fetchtest.New(t, o)
 			mirror := transfertest.New(t, r.Dir, test.fault)
 			m := &machine{t: t, home: filepath.Join(t.TempDir(), "store"), key: filepath.Join(t.TempDir(), "key.pub")}
 			if err := os.WriteFile(m.key, r.PublicKey(t), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			cmd := m.command("install", "--mirror", mirror.URL)
+			address := mirror.URL
 			var out lines
-			cmd.Stderr = &out
 			waits := func() bool { return len(mirror.Requests()) >= max(test.fault.Nth, 1) }
 			if test.locks {
 				l, err := (&store.Store{Home: m.home}).Lock(t.Context(), "a test", nil)
@@ -153,13 +167,43 @@ func TestInterrupted(t *testing.T) {
 				defer l.Close()
 				waits = func() bool { return strings.Contains(out.String(), "(a test)") }
 			}
+			if test.server != "" {
+				waits = func() bool { return strings.Contains(out.String(), "trying the programs") }
+			}
+			if test.silent {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				address = "https://" + l.Addr().String()
+				greeted := make(chan struct{})
+				go func() {
+					if c, err := l.Accept(); err == nil {
+						defer c.Close()
+						_, _ = c.Read(make([]byte, 1))
+						close(greeted)
+						_, _ = io.Copy(io.Discard, c)
+					}
+				}()
+				waits = func() bool {
+					select {
+					case <-greeted:
+						return true
+					default:
+						return false
+					}
+				}
+			}
+			cmd := m.command("install", "--mirror", address)
+			cmd.Stderr = &out
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
 			for !waits() {
 				time.Sleep(10 * time.Millisecond)
 			}
-			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			if err := cmd.Process.Signal(cmp.Or(test.signal, os.Interrupt)); err != nil {
 				t.Fatal(err)
 			}
 			_ = cmd.Wait()

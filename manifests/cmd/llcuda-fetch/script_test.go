@@ -22,7 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"llcuda-fetch": main, "noflock": noFlock})
+	testscript.Main(m, map[string]func(){"llcuda-fetch": main, "noflock": noFlock, "standin": standIn})
 }
 
 // The commands of llcuda-fetch, as their users type them. Each script begins with the behaviour that it shows.

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
@@ -26,9 +28,12 @@ type app struct {
 	trustHome, allowWithdrawn          bool
 	issuer, identity, trustedRoot, key string
 	skipSignature                      bool
+	patience                           time.Duration
 
 	newerNoted bool
 	badFlag    bool // the command line has a flag that cannot be read
+	// endsInOrder says that the command, once interrupted, takes the time that it needs to end.
+	endsInOrder atomic.Bool
 }
 
 // release and commit are what a packager stamps with the linker's -X; empty in any other build. They say which release
@@ -67,6 +72,7 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	if c.Mirrors = a.mirrors; len(c.Mirrors) == 0 {
 		c.Mirrors = mirrorsOf(os.Getenv("LLCUDA_MIRROR"))
 	}
+	c.Patience = a.patience
 	c.SkipSignature, c.AllowWithdrawn = a.skipSignature, a.allowWithdrawn
 	if !strings.HasSuffix(release, snapshot) {
 		c.Own = release

@@ -348,6 +348,13 @@ func (a *app) warnLeftOut(list []fetch.LeftOut) {
 	}
 }
 
+// A listedModel is a model as models prints it. The size is that of the file that is here, where there is one.
+type listedModel struct {
+	matrix.Model
+	Cached bool    `json:"cached"`
+	Path   *string `json:"path"`
+}
+
 func (a *app) modelsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "models",
@@ -363,7 +370,16 @@ func (a *app) modelsCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.print(append([]matrix.Model{}, models...))
+				list := []listedModel{}
+				for _, m := range models {
+					cached, ok := c.Cached(cmd.Context(), m)
+					row := listedModel{Model: m, Cached: ok}
+					if ok {
+						row.Size, row.Path = cached.Size, &cached.Path
+					}
+					list = append(list, row)
+				}
+				return a.print(list)
 			}
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "MODEL\tSIZE\tGPU MEMORY\tLICENCE\tHERE\tFROM")

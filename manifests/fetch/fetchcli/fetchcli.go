@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +60,7 @@ func Main(args []string, verifier NewVerifier) int {
 	a := &app{term: newTerminal(os.Stdout, os.Stderr), newVerifier: verifier}
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := a.execute(ctx, root.ExecuteContext)
 	if a.badFlag && wantsEvents(args) {
 		a.term.events = true // the flag that is wrong may stand before it
 	}
@@ -69,6 +70,32 @@ func Main(args []string, verifier NewVerifier) int {
 	}
 	a.term.report(err, code)
 	return code
+}
+
+// endSoon is how long a command that is interrupted may take to end in order: whoever pressed Ctrl-C waits for it. Longer
+// takes what cannot be called back, as fsync(2) on a slow disk. A store is whole without its process, at every moment.
+const endSoon = 800 * time.Millisecond
+
+// execute runs a command until it ends, or until endSoon after its context did, unless it has something to bring to an end
+// that does not end with this process.
+func (a *app) execute(ctx context.Context, command func(context.Context) error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- command(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	var late <-chan time.Time
+	if !a.endsInOrder.Load() {
+		late = time.After(endSoon)
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-late:
+		return context.Cause(ctx)
+	}
 }
 
 // wantsEvents says whether --events is among arguments that cannot all be read.
@@ -189,6 +216,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served (LLCUDA_ALLOW_CPU)")
 	f.BoolVar(&a.allowWithdrawn, "allow-withdrawn", false, "take the release that --release names, although it was withdrawn")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON")
+	f.DurationVar(&a.patience, "patience", 0, "how long to look for the release at most, such as 10s; downloads take as long as they take (default: without a bound)")
 	f.BoolFunc(eventsFlag, "for programs: the result as JSON, and everything else as a JSON object a line on standard error", func(text string) error {
 		on, err := strconv.ParseBool(text)
 		a.term.events, a.json = on, a.json || on
@@ -202,7 +230,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.trustedRoot, "trusted-root", "", "`file` with the Sigstore trusted root to verify against")
 	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM")
 	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "believe whoever controls the mirror; checksums are still verified")
-	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.pullCommand(), a.runCommand(), a.serveCommand(), a.chatCommand(), a.envCommand(),
+	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.inspectCommand(), a.pullCommand(), a.runCommand(), a.serveCommand(), a.chatCommand(), a.envCommand(),
 		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.uninstallCommand(), a.doctorCommand(), a.exportCommand(), a.selfUpdateCommand())
 	usageArgs(root)
 	return root

@@ -175,7 +175,7 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		if server.Program, err = c.Program(current, fetch.ServerName); err != nil {
 			return err
 		}
-		server.Environ = c.Store.Programs(current).Environ(server.Environ)
+		server.Environ, server.Devices = c.Store.Programs(current).Environ(server.Environ), current.Seen
 	}
 	if server.Arguments, err = c.Arguments(ctx, fetch.ServerName, append([]string{"-m", model}, arguments...), os.Getenv); err != nil {
 		return err
@@ -261,25 +261,48 @@ func watchLifeline(ctx context.Context, stdin io.Reader, end func()) {
 	}
 }
 
-// tellServer tells what becomes of a server.
+// The events of serve, beside those of every command.
+type (
+	startingEvent struct {
+		eventHead
+		serve.Starting
+	}
+	loadingEvent struct {
+		eventHead
+		serve.Loading
+	}
+	readyEvent struct {
+		eventHead
+		serve.Ready
+	}
+	exitEvent struct {
+		eventHead
+		serve.Exit
+	}
+)
+
+// tellServer tells what becomes of a server. Its address is the command's result, which comes while it runs.
 func (a *app) tellServer() func(serve.Event) {
 	var said time.Duration
-	return func(event serve.Event) {
-		switch e := event.(type) {
+	return func(happened serve.Event) {
+		head := event(happened.Kind())
+		switch e := happened.(type) {
 		case serve.Starting:
 			text := fmt.Sprintf("starting %s with %s at %s", fetch.ServerName, e.Model.Name, e.URL)
 			if e.Log != "" {
 				text += "; its log is " + shortPath(e.Log)
 			}
-			a.term.notef("%s", text)
+			a.term.tell(startingEvent{head, e}, text)
 		case serve.Loading:
-			if so := time.Duration(e.Seconds * float64(time.Second)); so-said >= plainEvery {
-				said = so
-				a.term.notef("loading, for %s so far", timeText(so))
+			text, so := "", time.Duration(e.Seconds*float64(time.Second))
+			if so-said >= plainEvery {
+				said, text = so, "loading, for "+timeText(so)+" so far"
 			}
+			a.term.tell(loadingEvent{head, e}, text)
 		case serve.Ready:
+			a.term.tell(readyEvent{head, e}, "")
 			if a.json {
-				_ = a.print(e)
+				_ = a.print(e) // of strings and numbers
 				return
 			}
 			a.term.printf("%s is ready at %s", e.Model.Name, e.URL)
@@ -287,9 +310,11 @@ func (a *app) tellServer() func(serve.Event) {
 				a.term.notef("Ctrl-C ends it")
 			}
 		case serve.Exit:
+			text := ""
 			if e.Reason == serve.ReasonStopped {
-				a.term.notef("%s has ended", fetch.ServerName)
+				text = fetch.ServerName + " has ended"
 			}
+			a.term.tell(exitEvent{head, e}, text)
 		case serve.Warning:
 			a.term.warnf("%s", e.Message)
 		}

@@ -27,6 +27,7 @@ type terminal struct {
 	columns  func() int
 
 	mu       sync.Mutex
+	closed   bool // the end was said: what is still running says nothing more
 	drawn    bool // a live line is on the screen
 	download download
 }
@@ -95,6 +96,9 @@ func (t *terminal) tell(e any, text string) {
 func (t *terminal) emit(e any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
 	lines := json.NewEncoder(t.err)
 	lines.SetEscapeHTML(false)
 	_ = lines.Encode(e) // a reader that is gone does not keep the command from its work
@@ -102,6 +106,7 @@ func (t *terminal) emit(e any) {
 
 // report says how the command ended: why it failed and, where they are known, the ways out.
 func (t *terminal) report(err error, code int) {
+	defer t.close()
 	if err == nil {
 		if t.events {
 			t.emit(doneEvent{event("done")})
@@ -128,10 +133,19 @@ func (t *terminal) report(err error, code int) {
 	})
 }
 
+func (t *terminal) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+}
+
 // above prints while the live line is out of the way.
 func (t *terminal) above(print func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
 	t.erase()
 	print()
 }
@@ -156,7 +170,7 @@ func (t *terminal) progress(p fetch.Progress) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d, first, last := t.follow(p, now)
-	if d == nil {
+	if d == nil || t.closed {
 		return
 	}
 	if first && !t.live && !last {

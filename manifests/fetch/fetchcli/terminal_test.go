@@ -153,7 +153,10 @@ func TestEvents(t *testing.T) {
 		term.warnf("\xff")
 		term.tell(waitingEvent{event("waiting"), 4711, "llcuda-fetch install", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, "waiting")
 		term.report(nil, exitDone)
+		term.notef("nothing comes after the end")
+		term.closed = false
 		term.report(&usageError{errors.New("nothing"), "a way out"}, exitUsage)
+		term.closed = false
 		term.report(errors.New("whatever"), exitInterrupted)
 		want2 := `{"v":1,"event":"download","name":"here","done":7,"total":7,"from":7,"source":""}
 {"v":1,"event":"download","name":"at once","done":0,"total":7,"from":0,"source":"https://mirror"}

@@ -71,11 +71,14 @@ func keep(dir string, pid int, log string) error {
 	r.Boot, r.Namespace = place()
 	r.Supervisor, _ = identify(os.Getpid())
 	r.Server, _ = identify(pid)
+	return write(recordName(dir), r)
+}
+
+func write(name string, r record) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	name := recordName(dir)
 	return errors.Join(os.WriteFile(name+".new", append(data, '\n'), 0o600), os.Rename(name+".new", name))
 }
 

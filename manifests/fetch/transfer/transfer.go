@@ -980,7 +980,7 @@ func guarded(client *http.Client, header http.Header) *http.Client {
 }
 
 // Get returns a small document, at most limit bytes, from the first URL that gives it, and that URL. A document that
-// is longer, or comes more slowly than SlowRate, counts as not given. Errors: *NetworkError, or the context's.
+// is longer, or comes more slowly than SlowRate or after the context's deadline, counts as not given. Errors: *NetworkError, or the context's.
 func (c *Client) Get(ctx context.Context, urls []string, limit int64) ([]byte, string, error) {
 	c = c.withDefaults()
 	client := guarded(c.HTTP, nil)
@@ -995,7 +995,7 @@ func (c *Client) Get(ctx context.Context, urls []string, limit int64) ([]byte, s
 		if err == nil {
 			return document, address, nil
 		}
-		if ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, "", context.Cause(ctx)
 		}
 		failed = append(failed, err)
@@ -1013,21 +1013,33 @@ func (c *Client) getFrom(ctx context.Context, client *http.Client, address, show
 	m := c.newMeter(func(_ *meter, rate int64) { cancel(&SlowError{URL: shown, Rate: rate, Window: c.SlowWindow}) })
 	defer m.end()
 	wait := c.FirstWait
+	var before error // of an earlier try
+	ended := func() error {
+		cause := context.Cause(ctx)
+		switch {
+		case !errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return cause
+		case before != nil:
+			return fmt.Errorf("%w; %w", before, cause)
+		}
+		return fmt.Errorf("%s: %w", shown, cause)
+	}
 	for try := 1; ; try++ {
 		document, err := c.get(ctx, client, m, address, shown, limit)
 		if err == nil {
 			return document, nil
 		}
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, ended()
 		}
+		before = err
 		var temporary *temporaryError
 		var unknown *net.DNSError // nobody knows the name: that is an answer, and waiting changes none
 		if !errors.As(err, &temporary) || try >= c.Tries || errors.As(err, &unknown) && unknown.IsNotFound {
 			return nil, err
 		}
 		if wait, err = backOff(ctx, wait, temporary.after); err != nil {
-			return nil, err
+			return nil, ended()
 		}
 	}
 }

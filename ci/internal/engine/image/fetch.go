@@ -35,6 +35,7 @@ type FetchOptions struct {
 	Mirror      string       // the Debian mirror's root; an archive of the mirror of some day works as well
 	NPMRegistry string       // the npm registry's root
 	Archive     string       // where Debian's files are that the mirror no longer has: the root of its archive of the lock's day
+	Snapshot    string       // the lock's day, where it is not that of docker/cuda12
 	Client      *http.Client // http.DefaultClient, which honours the proxy variables and SSL_CERT_FILE
 	Concurrency int          // files downloaded and hashed at once
 	// Progress hears of bytes that are there, of all bytes of the lock. Calls do not overlap.
@@ -71,7 +72,7 @@ func FilesDir(cacheDir string) string { return filepath.Join(cacheDir, "files") 
 // there already are hashed again, and replaced if they are damaged.
 func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOptions) error {
 	opts.Mirror = strings.TrimRight(cmp.Or(opts.Mirror, debianMirror), "/")
-	opts.Archive = strings.TrimRight(cmp.Or(opts.Archive, snapshots+cuda12.Snapshot(cuda12.LockFile)), "/")
+	opts.Archive = strings.TrimRight(cmp.Or(opts.Archive, snapshots+cmp.Or(opts.Snapshot, cuda12.Snapshot(cuda12.LockFile))), "/")
 	opts.NPMRegistry = strings.TrimRight(cmp.Or(opts.NPMRegistry, npmRegistry), "/")
 	dir := FilesDir(cacheDir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {

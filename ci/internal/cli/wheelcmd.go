@@ -1,0 +1,265 @@
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/python"
+	"github.com/waqasm86/llcuda-farm/publisher/sbom"
+	"github.com/waqasm86/llcuda-farm/publisher/wheel"
+)
+
+func wheelCommand(term *terminal, backend Backend) *cobra.Command {
+	c := client{what: "the Python package"}
+	cmd := &cobra.Command{
+		Use:   "wheel DIR",
+		Short: "Package the Python package into a release folder, with its client",
+		Long: `Package the Python package into a release folder: a wheel for Linux on x86-64 with
+the folder's own llcuda-fetch in it, byte for byte, and one for any platform
+without.
+
+The package is taken from the commit that is checked out, and built by hatchling
+on an engine, without a network: the same commit and the same client give the
+same bytes. What comes out is checked before it is kept; a wheel of more than
+10 MB is refused.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := existingDir(args[0])
+			if err != nil {
+				return err
+			}
+			c.term, c.backend, c.dir = term, backend, dir
+			return c.wheels(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVar(&c.snapshot, "snapshot", false, "package the working tree as it is, for trying out")
+	engineFlags(cmd, &c.engines, &c.base)
+	cacheFlag(cmd, &c.cache)
+	return cmd
+}
+
+// wheels builds the Python package around the client that the folder holds.
+func (c *client) wheels(ctx context.Context) error {
+	release, err := c.dir.manifest()
+	if err != nil {
+		return err
+	}
+	c.release = release.Release
+	checkout, err := c.checkout(ctx)
+	if err != nil {
+		return err
+	}
+	version, err := python.Version()
+	if err != nil {
+		return err
+	}
+	if c.cache, err = openCache(c.cache); err != nil {
+		return err
+	}
+	work, remove, err := openWork(c.cache)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	clone, err := checkout.Clone(ctx, work, c.snapshot)
+	if err != nil {
+		return err
+	}
+	date, err := checkout.Date(ctx)
+	if err != nil {
+		return err
+	}
+	contents, err := c.dir.client(ctx, filepath.Join(work, "client"), release.Release, release.SourceDateEpoch)
+	if err != nil {
+		return err
+	}
+	project, made := filepath.Join(work, "project"), filepath.Join(work, "wheels")
+	if err := errors.Join(layProject(clone, project, contents), os.Mkdir(made, 0o755)); err != nil {
+		return fmt.Errorf("laying out the Python package: %w", err)
+	}
+	if err := c.hatch(ctx, farm.Source{Dir: project, Epoch: date}, made); err != nil {
+		return err
+	}
+	found, err := releaseDir(made).names()
+	if err != nil {
+		return err
+	}
+	if want := wheel.Names(version); !slices.Equal(found, sorted(want)) {
+		return fmt.Errorf("building the Python package: it became %q, not %q", found, want)
+	}
+	wheels := map[string][]byte{}
+	for _, name := range found {
+		if wheels[name], err = os.ReadFile(filepath.Join(made, name)); err != nil {
+			return err
+		}
+		if problems := wheel.Check(name, wheels[name], contents); len(problems) > 0 {
+			return &refusal{fmt.Errorf("building %s: %s", name, strings.Join(problems, "\n")),
+				"what is packaged is manifests/python, by hatch_build.py there, and the folder's " + wheel.Client()}
+		}
+	}
+	for _, name := range found {
+		if err := c.put(name, wheels[name]); err != nil {
+			return err
+		}
+		sum := sha256.Sum256(wheels[name])
+		c.term.notef("sha256    %s", hex.EncodeToString(sum[:]))
+	}
+	if err := c.otherWheels(found); err != nil {
+		return err
+	}
+	c.term.notef("next: go run ./ci manifest %s, or go run ./ci sign %s, which describes them, too", c.dir, c.dir)
+	return nil
+}
+
+func sorted(names []string) []string {
+	names = slices.Clone(names)
+	slices.Sort(names)
+	return names
+}
+
+// manifest reads the folder's manifest.json.
+func (d releaseDir) manifest() (manifests.Release, error) {
+	f, err := os.Open(d.path(manifests.ManifestName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return manifests.Release{}, &usageError{fmt.Errorf("%s does not say of which release it is: it has no %s", d, manifests.ManifestName), "go run ./ci manifest " + string(d) + " writes it"}
+	}
+	if err != nil {
+		return manifests.Release{}, err
+	}
+	defer f.Close()
+	release, err := manifests.Decode(f)
+	if err != nil {
+		return manifests.Release{}, &refusal{fmt.Errorf("reading %s: %w", f.Name(), err), "go run ./ci manifest " + string(d) + " writes it anew"}
+	}
+	return release, nil
+}
+
+// client unpacks the archive of the client that goes into the wheel, and makes its bill of materials as sign does.
+func (d releaseDir) client(ctx context.Context, to, release string, epoch int64) (wheel.Contents, error) {
+	name := wheel.Client()
+	if !exists(d.path(name)) {
+		return wheel.Contents{}, &usageError{fmt.Errorf("%s has no %s to put into the wheel", d, name), "go run ./ci client " + string(d) + " makes it"}
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return wheel.Contents{}, err
+	}
+	if _, err := farm.Unpack(ctx, d.path(name), to); err != nil {
+		return wheel.Contents{}, err
+	}
+	artifact, err := d.beside(name)
+	if err != nil {
+		return wheel.Contents{}, err
+	}
+	f, err := os.Open(d.path(name))
+	if err != nil {
+		return wheel.Contents{}, err
+	}
+	defer f.Close()
+	bill, err := sbom.Client(f, artifact, release, time.Unix(epoch, 0))
+	return wheel.Contents{Client: os.DirFS(to), Bill: bill}, err
+}
+
+// layProject makes the folder that hatchling sees: the package's sources, and what hatch_build.py takes in.
+func layProject(clone, project string, contents wheel.Contents) error {
+	source := os.DirFS(filepath.Join(clone, "manifests", "python"))
+	write := func(name string, data []byte, mode fs.FileMode) error {
+		to := filepath.Join(project, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		return os.WriteFile(to, data, mode)
+	}
+	copyTree := func(from fs.FS, root string, mode func(fs.FileMode) (string, fs.FileMode)) error {
+		return fs.WalkDir(from, root, func(name string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			info, err := entry.Info()
+			if err != nil {
+				return err
+			}
+			into, as := mode(info.Mode())
+			data, err := fs.ReadFile(from, name)
+			if err != nil {
+				return err
+			}
+			return write(into+name, data, as)
+		})
+	}
+	plain := func(fs.FileMode) (string, fs.FileMode) { return "", 0o644 }
+	for _, name := range []string{"pyproject.toml", "hatch_build.py", "README.md", "llcuda"} {
+		if err := copyTree(source, name, plain); err != nil {
+			return err
+		}
+	}
+	if err := copyTree(os.DirFS(clone), "LICENSE", plain); err != nil {
+		return err
+	}
+	if err := copyTree(contents.Client, "licenses", plain); err != nil {
+		return err
+	}
+	entries, err := fs.ReadDir(contents.Client, ".")
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if entry.Type().IsRegular() && info.Mode()&0o111 != 0 {
+			if err := copyTree(contents.Client, entry.Name(), func(fs.FileMode) (string, fs.FileMode) { return "client/", 0o755 }); err != nil {
+				return err
+			}
+		}
+	}
+	return write("client/"+sbom.Stem(wheel.Client())+sbomSuffix, contents.Bill, 0o644)
+}
+
+// hatch has an engine build the wheels.
+func (c *client) hatch(ctx context.Context, source farm.Source, dest string) error {
+	view := showProgress(c.term, time.Now, false)
+	defer view.close()
+	session, err := c.backend.Open(ctx, engine.Options{
+		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cache, "builder"), Progress: view.event,
+	})
+	view.leave(engineStep)
+	if err != nil {
+		return err
+	}
+	defer session.Close() // its error could change nothing: the wheels are on this machine
+	_, err = session.Builders[0].Build(ctx, farm.Step{Kind: farm.StepWheel, Source: source, Recipe: session.Recipe}, dest, view.event)
+	view.leave(string(farm.StepWheel))
+	return err
+}
+
+// otherWheels removes those of other versions: a release has one.
+func (c *client) otherWheels(mine []string) error {
+	names, err := c.dir.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if manifests.IsWheel(name) && !slices.Contains(mine, name) {
+			c.term.warnf("removed %s: it is of another version", c.dir.path(name))
+			if err := os.Remove(c.dir.path(name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
