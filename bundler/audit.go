@@ -55,6 +55,9 @@ func Audit(fsys fs.FS, rules Rules) (*Report, error) {
 	if err := a.buildPaths(); err != nil {
 		return nil, fmt.Errorf("auditing %s: %w", name, err)
 	}
+	if err := a.notices(); err != nil {
+		return nil, fmt.Errorf("auditing %s: %w", name, err)
+	}
 	report := t.report(rules.Toolkit)
 	if len(a.findings) > 0 {
 		slices.SortStableFunc(a.findings, func(x, y Finding) int {

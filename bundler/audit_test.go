@@ -3,6 +3,7 @@ package bundler_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -92,6 +93,13 @@ func TestAudit(t *testing.T) {
 			m := module{source: "int llama(void); int main(void) { return llama(); }", runPath: "$ORIGIN/../../lib", needs: []string{at(b, llama), at(b, "lib/libggml.so.0.5.0"), at(b, base)}}
 			change(b, &m)
 			b.program(at(b, server), m)
+		}
+	}
+
+	// holding gives the CUDA backend the name of a kernel.
+	holding := func(name string) func(breaker, *module) {
+		return func(_ breaker, m *module) {
+			m.source += fmt.Sprintf("\nconst char *kernel(void) { return %q; }\n", name)
 		}
 	}
 
@@ -239,6 +247,31 @@ func TestAudit(t *testing.T) {
 			change: func(b breaker) {
 				b.library(at(b, "lib/libgomp.so.1"), module{source: "int omp(void) { return 1; }", soname: "libgomp.so.1"})
 				rebuildCPU(func(b breaker, m *module) { m.needs = append(m.needs, at(b, "lib/libgomp.so.1")) })(b)
+				write("THIRD_PARTY_LICENSES.txt", "GCC RUNTIME LIBRARY EXCEPTION\n", 0o644)(b)
+			},
+		},
+		"libgomp without its licence": {
+			change: func(b breaker) {
+				b.library(at(b, "lib/libgomp.so.1"), module{source: "int omp(void) { return 1; }", soname: "libgomp.so.1"})
+				rebuildCPU(func(b breaker, m *module) { m.needs = append(m.needs, at(b, "lib/libgomp.so.1")) })(b)
+			},
+			want: []string{"lib/libgomp.so.1: notice"},
+		},
+		"CUB without its licence": {
+			change: rebuildCUDA("sm75.fatbin", holding("_ZN3cub17CUB_200302_750_NS11EmptyKernelIvEEvv")),
+			want:   []string{cuda + ": notice"}, detail: `code of CUB, and THIRD_PARTY_LICENSES.txt lacks its licence, with the line "(c) 2010-2011, Duane Merrill.`,
+		},
+		"Thrust and libcu++ with one licence": {
+			change: func(b breaker) {
+				rebuildCUDA("sm75.fatbin", holding("_ZN6thrust6detailIN4cuda3std3__4EEE"))(b)
+				write("THIRD_PARTY_LICENSES.txt", "Copyright 2008-2018 NVIDIA Corporation\n", 0o644)(b)
+			},
+			want: []string{cuda + ": notice"}, detail: "code of libcu++",
+		},
+		"CUB with its licence": {
+			change: func(b breaker) {
+				rebuildCUDA("sm75.fatbin", holding("_ZN3cub17CUB_200302_750_NS11EmptyKernelIvEEvv"))(b)
+				write("THIRD_PARTY_LICENSES.txt", "Copyright: (c) 2010-2011, Duane Merrill.  All rights reserved.\n", 0o644)(b)
 			},
 		},
 

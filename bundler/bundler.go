@@ -47,6 +47,7 @@ const (
 	RuleSymbol      = "undefined-symbol" // a symbol that no listed library gives
 	RuleFloor       = "symbol-version"   // a symbol version above the floor
 	RuleBuildPath   = "build-path"       // an absolute path of the builder
+	RuleNotice      = "notice"           // a library's code without its licence
 	RuleDeviceCode  = "device-code"      // device code that is absent, foreign or unreadable
 	RuleMetadata    = "metadata"         // metadata.json and the files disagree
 	RuleArchive     = "archive"          // the archive is not laid out as Pack does

@@ -10,6 +10,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests/killtest"
 )
 
 // A change of C++ outside of the CUDA backend recompiles no CUDA, and an interrupted build
@@ -237,4 +241,46 @@ func lookFor(t *testing.T, program string) {
 	if _, err := exec.LookPath(program); err != nil {
 		t.Skipf("it needs %s", program)
 	}
+}
+
+// killsVariable says how often testKilledAtAnyMoment kills a build; a few times if it is not set.
+const killsVariable = "LLCUDA_TEST_KILLS"
+
+// A build that is killed at any moment is finished by the same command, in the same folder, with the bytes that a build
+// without a kill gives. Each round compiles a tree that no engine has seen.
+func (f *farm) testKilledAtAnyMoment(t *testing.T) {
+	kills := 2
+	if text := os.Getenv(killsVariable); text != "" {
+		var err error
+		if kills, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := f.out(t)
+	killer := killtest.New(uint64(time.Now().UnixNano()), time.Minute)
+	for killer.Killed() < kills {
+		llama := copyTree(t, f.llama)
+		change(t, llama, "ggml/src/ggml-cuda/scale.cu", unseen)
+		change(t, llama, "src/llama.cpp", unseen)
+		if _, err := killer.Run(exec.Command(f.bin, f.buildArgs(llama, "75", out)...)); err != nil {
+			t.Fatal(err)
+		}
+		f.build(t, llama, "75", out).want(t, 0)
+		f.run(t, "verify", out).want(t, 0)
+		fresh := f.out(t)
+		f.build(t, llama, "75", fresh).want(t, 0)
+		if diff := cmp.Diff(sumsOf(t, fresh), sumsOf(t, out)); diff != "" {
+			t.Fatalf("sums after a kill (-want +got):\n%s", diff)
+		}
+	}
+	t.Logf("%d builds were killed, %d ended before", killer.Killed(), killer.Ended())
+}
+
+func sumsOf(t testing.TB, dir string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "SHA256SUMS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

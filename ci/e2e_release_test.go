@@ -126,6 +126,39 @@ __device__ char ggml_cuda_day[] = "device " __DATE__ " " __TIME__;
 	}
 }
 
+// The licence texts of a bundle speak of what both halves compiled: files of the tree with a notice of their own, and
+// headers of the toolkit.
+func (f *farm) testNotices(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(unpack(t, f.release(t), 75), "THIRD_PARTY_LICENSES.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"licenses/LICENSE-minijson", "The author of a version function\n *\n * Permission is hereby granted",
+		"ggml/src/ggml-cuda/scale.cu", "The author of a scale that is not llama.cpp's own",
+		"Duane Merrill", "Apache License", "GCC RUNTIME LIBRARY EXCEPTION",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the licence texts lack %q", want)
+		}
+	}
+}
+
+// Code that the baseline of x86-64 has no instruction for, and code that knows when its file was changed, are refused.
+func (f *farm) testStrayCode(t *testing.T) {
+	for _, test := range []struct{ name, file, code, want string }{
+		{"AVX in the programs' library", "src/llama.cpp", "#pragma GCC target(\"avx2\")\nfloat llama_stray(const float * x, int n) { float s = 0; for (int i = 0; i < n; i++) { s += x[i] * x[i]; } return s; }",
+			"libllama.so.0.5.0 has instructions that the baseline of x86-64 lacks: v"},
+		{"a file's date", "ggml/src/ggml-cuda/scale.cu", "const char * ggml_cuda_changed() { return __TIMESTAMP__; }", "__TIMESTAMP__ differs from build to build"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			llama := copyTree(t, f.llama)
+			change(t, llama, test.file, func(text string) string { return text + "\n" + test.code + "\n" })
+			f.build(t, llama, "75", f.out(t)).want(t, 1, test.want)
+		})
+	}
+}
+
 // unpack unpacks a bundle with the system's tar and returns its folder.
 func unpack(t testing.TB, dir string, sm int) string {
 	t.Helper()

@@ -57,9 +57,10 @@ var allowed = map[string][]string{
 	"manifests/fetch/launch":        {"manifests/fetch/machine"},
 	"manifests/fetch/machine":       {},
 	"manifests/fetch/launch/atonce": {"manifests/fetch/launch", "manifests/fetch/home"},
+	"manifests/fetch/serve":         {},
 	"manifests/fetch/store":         {"manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
 	"manifests/fetch/transfer":      {},
-	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests", "matrix"},
+	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "matrix"},
 	"manifests/gguf":                {},
 	"manifests/python":              {},
 	"manifests/gguf/tinygguf":       {},
@@ -70,7 +71,7 @@ var allowed = map[string][]string{
 
 // inTests are the edges that tests have beyond those of their package.
 var inTests = map[string][]string{
-	"ci":                         {"publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "bundler", "manifests", "matrix", "matrix/spec"},
+	"ci":                         {"manifests/killtest", "publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "manifests/python/pythontest", "bundler", "manifests", "matrix", "matrix/spec"},
 	"ci/internal/engine":         {"manifests/gguf/tinygguf", "bundler", "manifests", "matrix/spec"},
 	"ci/internal/engine/image":   {"ci/internal/engine/image/imagetest"},
 	"bundler":                    {"matrix/spec"},
@@ -79,22 +80,26 @@ var inTests = map[string][]string{
 	"manifests/fetch/fetchcli":   {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
 	"manifests/fetch/hub":        {"publisher/hftest"},
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
-	"publisher/hfhub":            {"publisher/hftest"},
+	"publisher/hfhub":            {"manifests/killtest", "publisher/hftest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
-	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/store", "manifests/fetch/transfer/transfertest", "publisher/hftest", "publisher/pointer", "matrix"},
+	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/serve/servetest", "manifests/killtest", "manifests/fetch/store", "manifests/fetch/transfer/transfertest", "publisher/hftest", "publisher/pointer", "matrix"},
 	"publisher/cosign":           {"publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
-	"ci/internal/cli":            {"manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
+	"ci/internal/cli":            {"manifests/killtest", "manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
 	"publisher":                  {"manifests/fetch/fetchtest"},
-	"publisher/ghrelease":        {"publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
+	"publisher/ghrelease":        {"manifests/killtest", "publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
 }
 
 // testOnly are packages that nothing but tests imports.
 var testOnly = map[string][]string{
 	"ci/internal/engine/image/imagetest":    {},
 	"manifests/fetch/fetchtest":             {"manifests", "matrix"},
+	"manifests/fetch/serve/servetest":       {},
 	"manifests/fetch/transfer/transfertest": {},
+	"manifests/killtest":                    {},
+	"manifests/python/pythontest":           {"publisher/prepared"},
+	"manifests/python/tool":                 {"manifests/python/pythontest"},
 	"publisher/prepared":                    {},
 	"publisher/hftest":                      {"publisher/prepared"},
 	"publisher/cosigntest":                  {"manifests", "publisher/prepared"},

@@ -35,7 +35,7 @@ func Classify(err error) Class {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return Interrupted
-	case is[*NameError](err), is[*MirrorError](err), is[*hub.RefError](err), is[*hub.ChoiceError](err), is[*store.ForeignError](err), is[*store.DistrustError](err):
+	case is[*NameError](err), is[*MirrorError](err), is[*NotHereError](err), is[*NoFileError](err), is[*hub.RefError](err), is[*hub.ChoiceError](err), is[*store.ForeignError](err), is[*store.DistrustError](err):
 		return Usage
 	case is[*TrustError](err), is[*transfer.DigestError](err), is[*transfer.SizeError](err), is[*store.ArchiveError](err), is[*hub.MismatchError](err), is[*DamageError](err):
 		return Untrusted

@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/detect"
@@ -105,16 +106,27 @@ type Client struct {
 	Own string
 	// AllowWithdrawn takes a release that is named, although the farm withdrew it.
 	AllowWithdrawn bool
+	// Patience bounds the time in which a release is found, from its pointer to its manifest; 0 is no bound. Downloads take
+	// as long as they take.
+	Patience time.Duration
 	// Command is what others who wait for the store are told of: "llcuda-fetch install".
 	Command string
 	// Progress, Waiting and Step are told of what goes on, if not nil. Step is told a sentence at the beginning of each
 	// thing that takes time and is no download; Warn one that the user must not miss. Resolved is told of each release that
-	// a mirror gave.
+	// a mirror gave, Detected of the machine, and Decided of what is going to be installed for it.
 	Progress func(Progress)
 	Waiting  func(Holder)
 	Step     func(string)
 	Warn     func(string)
 	Resolved func(*Release)
+	Detected func(manifests.Host)
+	Decided  func(manifests.Decision)
+}
+
+func (c *Client) decided(d manifests.Decision) {
+	if c.Decided != nil {
+		c.Decided(d)
+	}
 }
 
 func (c *Client) warn(format string, args ...any) {
@@ -127,6 +139,28 @@ func (c *Client) step(format string, args ...any) {
 	if c.Step != nil {
 		c.Step(fmt.Sprintf(format, args...))
 	}
+}
+
+// patiently is the context for finding a release.
+func (c *Client) patiently(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.Patience <= 0 {
+		return ctx, func() {}
+	}
+	return withTimeout(ctx, c.Patience)
+}
+
+// share is the context for the first of so many places that are left to look in: where time is bounded, it has its part of
+// it, so that one that does not answer leaves some for the others.
+func share(ctx context.Context, left int) (context.Context, context.CancelFunc) {
+	deadline, bounded := ctx.Deadline()
+	if !bounded || left < 2 {
+		return ctx, func() {}
+	}
+	return withTimeout(ctx, time.Until(deadline)/time.Duration(left))
+}
+
+func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("no answer within %s", d.Round(time.Millisecond)))
 }
 
 func (c *Client) transfer() *transfer.Client {
@@ -196,7 +230,19 @@ const maxSignature = 1 << 20
 // Resolve finds a release by its tag, or, where the tag is empty, the current one, and verifies it. Offline it is one that
 // was installed here before.
 func (c *Client) Resolve(ctx context.Context, tag string) (*Release, error) {
+	ctx, cancel := c.patiently(ctx)
+	defer cancel()
 	return c.resolveOrKept(ctx, tag, func(*Pointer) error { return nil })
+}
+
+// named is Resolve for a release that the user may have named, and that may have been withdrawn.
+func (c *Client) named(ctx context.Context, tag string) (*Release, error) {
+	ctx, cancel := c.patiently(ctx)
+	defer cancel()
+	if _, err := c.checkWithdrawn(ctx, tag); err != nil {
+		return nil, err
+	}
+	return c.Resolve(ctx, tag)
 }
 
 // resolveOrKept is resolve for those who do not look for something newer: offline, where a folder that the installation
@@ -230,8 +276,10 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 	var failed []error
 	for len(sources) > 0 {
 		var slow []source
-		for _, s := range sources {
-			r, err := client.from(ctx, s, tag, see)
+		for i, s := range sources {
+			from, cancel := share(ctx, len(sources)-i)
+			r, err := client.from(from, s, tag, see)
+			cancel()
 			var tooSlow *transfer.SlowError
 			switch {
 			case err == nil:

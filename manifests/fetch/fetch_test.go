@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -486,4 +487,72 @@ func TestKept(t *testing.T) {
 	if _, err := c.Resolve(t.Context(), ""); err != nil {
 		t.Error(err)
 	}
+}
+
+// Patience is for all that it takes to find a release. A mirror that does not answer leaves some of it for the next one.
+func TestPatience(t *testing.T) {
+	r := fetchtest.New(t, fetchtest.Options{})
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // it takes connections, and that is all
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	hole, nobody := "http://"+silent.Addr().String(), "http://127.0.0.1:1"
+	good := transfertest.New(t, r.Dir, transfertest.Fault{}).URL
+	for name, test := range map[string]struct {
+		mirrors []string
+		release string
+		want    []string // of the error
+	}{
+		"silent":               {[]string{hole}, "", []string{"looking for the newest release", hole, "no answer within 1s"}},
+		"silent by TLS":        {[]string{"https" + strings.TrimPrefix(hole, "http")}, "", []string{"no answer within 1s"}},
+		"silent, named":        {[]string{hole}, "v1.1.0-runtime", []string{"looking for release v1.1.0-runtime", "no answer within "}},
+		"refused all the time": {[]string{nobody}, "", []string{"connection refused", "no answer within 1s"}},
+		"two silent ones":      {[]string{hole, hole}, "", []string{hole}},
+		"the next one":         {[]string{hole, good}, "", nil},
+		"the next but one":     {[]string{hole, nobody, good}, "v1.1.0-runtime", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newClient(t, r, test.mirrors...)
+			c.Patience, c.Transfer = time.Second, &transfer.Client{FirstWait: time.Hour}
+			if test.want == nil {
+				c.Patience = 5 * time.Second // some of it for a machine that has much to do
+			}
+			_, err := c.Plan(t.Context(), Options{Release: test.release})
+			if test.want == nil {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			for _, text := range test.want {
+				wantClass(t, err, Network, text)
+			}
+		})
+	}
+
+	// What is downloaded comes in its own time.
+	c := newClient(t, r, good)
+	asked := map[string]bool{}
+	c.Patience, c.Transfer.HTTP = time.Hour, &http.Client{Transport: bounded(asked)}
+	if _, err := c.Install(t.Context(), Options{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, had := range asked {
+		if archive := strings.HasSuffix(name, ".tar.zst"); had == archive {
+			t.Errorf("%s: a bound is %t", name, had)
+		}
+	}
+	if len(asked) < 5 {
+		t.Errorf("it asked for %v", asked)
+	}
+}
+
+// bounded records which requests end by themselves.
+type bounded map[string]bool
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	_, b[filepath.Base(r.URL.Path)] = r.Context().Deadline()
+	return http.DefaultTransport.RoundTrip(r)
 }

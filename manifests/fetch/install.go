@@ -79,10 +79,16 @@ func (c *Client) Detect(ctx context.Context) (manifests.Host, []Source, error) {
 	if c.Host != nil {
 		host := *c.Host
 		host.CUDALibraries = slices.DeleteFunc(slices.Clone(host.CUDALibraries), ofStore)
+		if c.Detected != nil {
+			c.Detected(host)
+		}
 		return host, []Source{{Name: "the file given", Gave: "everything"}}, nil
 	}
 	report, err := c.Detector.Detect(ctx)
 	report.Host.CUDALibraries = slices.DeleteFunc(report.Host.CUDALibraries, ofStore)
+	if err == nil && c.Detected != nil {
+		c.Detected(report.Host)
+	}
 	return report.Host, report.Sources, err
 }
 
@@ -104,10 +110,7 @@ func (c *Client) Plan(ctx context.Context, o Options) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	if _, err := c.checkWithdrawn(ctx, o.Release); err != nil {
-		return Plan{}, err
-	}
-	r, err := c.Resolve(ctx, o.Release)
+	r, err := c.named(ctx, o.Release)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -271,6 +274,7 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirror
 	case recorded:
 		return Outcome{Install: i, Already: true}, nil
 	case i.ID != 0:
+		c.decided(decision)
 		outcome, err := c.takeOver(ctx, l, i, decision)
 		// What is damaged comes anew, and the machine's own CUDA libraries may have changed with it.
 		if !is[*DamageError](err) && (!is[*store.ProbeError](err) || i.Runtime != "") {
@@ -286,6 +290,7 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirror
 	if err != nil {
 		return Outcome{Decision: plan.Decision}, err
 	}
+	c.decided(plan.Decision)
 	if current, err := c.Store.Current(); err == nil && !o.Force && c.same(current, r, plan, o) {
 		return Outcome{Install: current, Already: true}, nil
 	}
@@ -328,6 +333,7 @@ func (c *Client) install(ctx context.Context, l *store.Locked, o Options, mirror
 	if err := l.Keep(r.Release.Release, r.Documents); err != nil {
 		return Outcome{}, err
 	}
+	i.LlamaCPP, i.Seen = probe.Version, probe.Devices
 	if i, err = l.Activate(i); err != nil {
 		return Outcome{}, err
 	}
@@ -352,6 +358,8 @@ func (c *Client) choose(ctx context.Context, l *store.Locked, host manifests.Hos
 	if repair && len(c.Mirrors) == 0 {
 		tag = base.Release
 	}
+	ctx, cancel := c.patiently(ctx)
+	defer cancel()
 	named, err := c.checkWithdrawn(ctx, o.Release)
 	if err != nil {
 		return nil, Plan{}, parts{}, err
@@ -663,14 +671,14 @@ func (c *Client) verify(ctx context.Context, i Install) (*Release, error) {
 // Environment are the variables that other programs find an installation by. LLAMA_SERVER_PATH and LLAMA_CPP_DIR are
 // those of the Python package llcuda.
 func (c *Client) Environment(i Install) [][2]string {
-	dir := c.Store.Dir(i)
+	dir, programs := c.Store.Dir(i), c.Programs(i)
 	list := [][2]string{
 		{"LLAMA_CPP_DIR", dir},
-		{"LLAMA_SERVER_PATH", path.Join(dir, launch.ProgramsDir, "llama-server")},
-		{"LLCUDA_BIN_DIR", path.Join(dir, launch.ProgramsDir)},
+		{"LLAMA_SERVER_PATH", path.Join(programs, "llama-server")},
+		{"LLCUDA_BIN_DIR", programs},
 		{"LLCUDA_LIB_DIR", path.Join(dir, launch.LibrariesDir)},
-		{"LLCUDA_RELEASE", i.Release},
-		{"LLCUDA_SM", strconv.Itoa(int(i.SM))},
+		{"LLCUDA_INSTALLED_RELEASE", i.Release}, // LLCUDA_RELEASE and LLCUDA_SM ask for one
+		{"LLCUDA_INSTALLED_SM", strconv.Itoa(int(i.SM))},
 	}
 	if len(i.VisibleDevices) > 0 {
 		list = append(list, [2]string{"CUDA_VISIBLE_DEVICES", strings.Join(i.VisibleDevices, ",")})
@@ -678,13 +686,16 @@ func (c *Client) Environment(i Install) [][2]string {
 	return list
 }
 
+// Programs is the folder of an installation's programs.
+func (c *Client) Programs(i Install) string { return path.Join(c.Store.Dir(i), launch.ProgramsDir) }
+
 // Program is the path of one of an installation's programs.
 func (c *Client) Program(i Install, name string) (string, error) {
 	programs := c.Store.Programs(i)
 	if program, ok := programs.Program(name); ok {
 		return program, nil
 	}
-	entries, err := os.ReadDir(path.Join(programs.Bundle, launch.ProgramsDir))
+	entries, err := os.ReadDir(c.Programs(i))
 	if err != nil {
 		return "", err
 	}

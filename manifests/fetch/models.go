@@ -95,9 +95,9 @@ func (c *Client) registry(ctx context.Context, release string) (*Release, error)
 // A wanted model is what a name stands for, before its files are looked for.
 type wanted struct {
 	hub.Name
-	kind     hub.Kind
-	want     hub.Want
-	registry string // its name there; empty for one that was named by its repository
+	kind  hub.Kind
+	want  hub.Want
+	model *matrix.Model // of the registry; nil for one that was named by its repository
 }
 
 // reference reads a name of the registry, or what hub.ParseName does.
@@ -123,7 +123,7 @@ func (c *Client) reference(ctx context.Context, release, name string, kind hub.K
 // registered is a model of the registry: the file that it names, without a projector.
 func registered(m matrix.Model) wanted {
 	return wanted{Name: hub.Name{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}, kind: hub.Weights,
-		want: hub.Want{Size: m.Size, SHA256: m.SHA256}, registry: m.Name}
+		want: hub.Want{Size: m.Size, SHA256: m.SHA256}, model: &m}
 }
 
 // Pull has a model in the Hub's cache: one of the registry by its name, or one that is named by its repository, all parts of
@@ -159,7 +159,10 @@ func (c *Client) bring(ctx context.Context, release string, w wanted) (Model, er
 	if err != nil {
 		return Model{}, err
 	}
-	m := Model{Name: w.registry, Ref: files[0].Ref.String(), Path: results[0].Path, Commit: results[0].Commit, Cached: true, Layers: -1}
+	m := Model{Ref: files[0].Ref.String(), Path: results[0].Path, Commit: results[0].Commit, Cached: true, Layers: -1}
+	if w.model != nil {
+		m.Name = w.model.Name
+	}
 	for i, result := range results {
 		m.files = append(m.files, modelFile{files[i].Ref, result})
 		m.Cached = m.Cached && result.Cached
@@ -211,7 +214,7 @@ func (c *Client) advise(m *Model) error {
 	case header.Parameters == 0:
 		m.Why = "it has no weights"
 	case !noGPU:
-		m.Layers, m.Why = hub.Layers(header, current.GPUMemory)
+		m.Layers, m.Why = hub.Layers(header, current.GPUMemory, 0)
 	}
 	return nil
 }
@@ -309,7 +312,7 @@ func escaped(p string) string { return (&url.URL{Path: p}).EscapedPath() }
 
 // Cached says which models of the registry are in the Hub's cache, without asking the Hub.
 func (c *Client) Cached(ctx context.Context, m matrix.Model) (Model, bool) {
-	cached, err := c.inCache().bring(ctx, "", registered(m))
+	cached, err := c.cached(ctx, registered(m))
 	return cached, err == nil
 }
 
@@ -345,6 +348,14 @@ func (c *Client) inCache() *Client {
 	return &kept
 }
 
+// cached is a model that the Hub's cache has.
+func (c *Client) cached(ctx context.Context, w wanted) (Model, error) {
+	if w.Path == "" && w.Quant == "" && w.kind != hub.Projector {
+		w.Quant = hub.DefaultQuant // what the Hub would have chosen; without it, it is the Hub that knows
+	}
+	return c.inCache().bring(ctx, "", w)
+}
+
 // forRun is the model that a program is to be started with: from the cache, with no question to the Hub on the way to its
 // start, else as pull has it.
 func (c *Client) forRun(ctx context.Context, name string, kind hub.Kind) (Model, error) {
@@ -352,10 +363,7 @@ func (c *Client) forRun(ctx context.Context, name string, kind hub.Kind) (Model,
 	if err != nil {
 		return Model{}, err
 	}
-	if w.Path == "" && w.Quant == "" && kind != hub.Projector {
-		w.Quant = hub.DefaultQuant // what the Hub would have chosen; without it, it is the Hub that knows
-	}
-	if m, err := c.inCache().bring(ctx, "", w); err == nil {
+	if m, err := c.cached(ctx, w); err == nil {
 		return m, nil
 	}
 	return c.pull(ctx, "", name, kind)
@@ -379,10 +387,7 @@ type Exported struct {
 // Export makes a folder that installs from: the bundles asked for, the CUDA runtime, the client, models, and all that vouches
 // for them. It is a mirror itself, by its path or on any web server. What is there already is kept; a broken one goes on.
 func (c *Client) Export(ctx context.Context, dir string, o ExportOptions) ([]Exported, error) {
-	if _, err := c.checkWithdrawn(ctx, o.Release); err != nil {
-		return nil, err
-	}
-	r, err := c.Resolve(ctx, o.Release)
+	r, err := c.named(ctx, o.Release)
 	if err != nil {
 		return nil, err
 	}

@@ -25,13 +25,13 @@ func New(given string, getenv func(string) string) (*Client, error) {
 	}
 	s := &store.Store{Home: folder}
 	c := &Client{Store: s, Hub: models, Detector: detect.Detector{Probe: probe(), Disk: folder}}
-	s.Machine, s.TrustAll = c.machine, isTrue(getenv("LLCUDA_TRUST_HOME"))
-	c.Offline = isTrue(getenv("LLCUDA_OFFLINE"))
+	s.Machine, s.TrustAll = c.machine, IsTrue(getenv("LLCUDA_TRUST_HOME"))
+	c.Offline = IsTrue(getenv("LLCUDA_OFFLINE"))
 	return c, nil
 }
 
-// isTrue reads a switch of the environment: 1, true, yes and on, in any case.
-func isTrue(value string) bool {
+// IsTrue reads a switch of the environment: 1, true, yes and on, in any case.
+func IsTrue(value string) bool {
 	switch strings.ToLower(value) {
 	case "yes", "on":
 		return true

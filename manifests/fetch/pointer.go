@@ -58,8 +58,10 @@ func (c *Client) pointer(ctx context.Context, s source) (*Pointer, error) {
 // answer, unreached are the addresses to be asked with more patience.
 func (c *Client) firstPointer(ctx context.Context, addresses []string, patient bool) (p *Pointer, unreached []string, err error) {
 	var failed []error
-	for _, address := range addresses {
-		p, err := c.pointerAt(ctx, address, patient)
+	for i, address := range addresses {
+		at, cancel := share(ctx, len(addresses)-i)
+		p, err := c.pointerAt(at, address, patient)
+		cancel()
 		switch {
 		case err == nil:
 			return p, nil, nil
@@ -178,9 +180,14 @@ func (c *Client) checkWithdrawn(ctx context.Context, release string) (*Pointer, 
 	if release == "" || c.SkipSignature || c.Pointers == nil {
 		return nil, nil
 	}
-	p := c.newestPointer(ctx)
+	asking, cancel := share(ctx, 2) // the other half is for the release
+	defer cancel()
+	p := c.newestPointer(asking)
 	if p == nil {
-		return nil, ctx.Err()
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return nil, ctx.Err()
+		}
+		return nil, nil
 	}
 	err := p.CheckWithdrawn(release)
 	switch {
@@ -197,13 +204,18 @@ func (c *Client) checkWithdrawn(ctx context.Context, release string) (*Pointer, 
 // be read.
 func (c *Client) newestPointer(ctx context.Context) *Pointer {
 	var newest *Pointer
-	for _, s := range c.sources() {
+	sources := c.sources()
+	for i, s := range sources {
 		addresses, _, err := s.pointers()
 		if err != nil {
 			continue
 		}
-		for _, address := range addresses {
-			p, err := c.signedPointer(ctx, address, false)
+		from, cancel := share(ctx, len(sources)-i)
+		defer cancel()
+		for j, address := range addresses {
+			at, cancel := share(from, len(addresses)-j)
+			p, err := c.signedPointer(at, address, false)
+			cancel()
 			if err != nil {
 				continue
 			}

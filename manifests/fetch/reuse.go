@@ -157,6 +157,7 @@ func (c *Client) takeOver(ctx context.Context, l *store.Locked, i Install, d man
 	if err != nil {
 		return Outcome{}, err
 	}
+	i.LlamaCPP, i.Seen = probe.Version, probe.Devices
 	i, err = l.Activate(i)
 	return Outcome{Install: i, Decision: d, Probe: probe}, err
 }

@@ -133,6 +133,8 @@ func (c *Client) SelfUpdate(ctx context.Context, p Program, tag string) (SelfUpd
 // it goes by SHA256SUMS, which the same signature covers.
 func (c *Client) clientOf(ctx context.Context, tag string) (*Release, manifests.Artifact, error) {
 	name := manifests.ClientName(runtime.GOOS, runtime.GOARCH)
+	ctx, cancel := c.patiently(ctx)
+	defer cancel()
 	r, err := c.resolve(ctx, tag, func(*Pointer) error { return nil })
 	var newer *newerManifestError
 	if !errors.As(err, &newer) {

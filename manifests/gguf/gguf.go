@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -58,6 +60,11 @@ type Header struct {
 	KeyLength, ValueLength int64
 	// Vocabulary is the number of tokens.
 	Vocabulary int64
+	// ChatTemplate says that the file says how a chat is put to the model.
+	ChatTemplate bool
+	// Metadata are the keys with one value: string, bool, int64, uint64 or float64. Long texts, and numbers that are not
+	// finite, are left out, and so are those that say how a model lies in files.
+	Metadata map[string]any
 }
 
 // A model is a header in the making: the weights of its parts are added one after another.
@@ -177,7 +184,7 @@ func Decode(r io.Reader, size int64) (*Header, error) {
 }
 
 func decode(r io.Reader, size int64) (*decoder, error) {
-	d := &decoder{r: bufio.NewReaderSize(r, 1<<16), size: size, left: min(size, maxHeader), numbers: map[string]uint64{}, lists: map[string][]int64{}}
+	d := &decoder{r: bufio.NewReaderSize(r, 1<<16), size: size, left: min(size, maxHeader), numbers: map[string]uint64{}, lists: map[string][]int64{}, values: map[string]any{}}
 	d.header()
 	return d, d.err
 }
@@ -194,6 +201,8 @@ type decoder struct {
 	title        string // the model's
 	numbers      map[string]uint64
 	lists        map[string][]int64
+	values       map[string]any
+	template     bool
 	tensors      []tensor
 }
 
@@ -353,29 +362,68 @@ func (d *decoder) header() {
 func (d *decoder) value(key string, kind uint64) {
 	switch {
 	case kind == typeString:
-		switch s := d.text(maxKept); key {
+		before := d.read
+		s := d.text(maxKept)
+		const length = 8 // bytes, before the text
+		if s != "" || d.read-before == length {
+			d.values[key] = s
+		}
+		switch key {
 		case "general.architecture":
 			d.architecture = s
 		case "general.name":
 			d.title = s
+		case "tokenizer.chat_template":
+			d.template = d.read-before > length
 		}
 	case kind == typeArray:
 		d.array(key, 1)
 	case kind < uint64(len(sizes)):
-		if n, ok := d.integer(kind); ok {
+		n, ok := d.integer(kind)
+		if ok {
 			d.numbers[key] = n
+		}
+		if v := scalar(kind, n); v != nil {
+			d.values[key] = v
 		}
 	default:
 		d.fail("the key %q has the unknown type %d", key, kind)
 	}
 }
 
-// integer reads one value; ok is false where it is no integer or negative.
+// scalar is a value of a type that has one, from its bits; nil where it is no finite number.
+func scalar(kind, bits uint64) any {
+	f := float64(0)
+	switch kind {
+	case typeFloat32:
+		f = float64(math.Float32frombits(uint32(bits)))
+	case typeFloat64:
+		f = math.Float64frombits(bits)
+	case typeBool:
+		return bits != 0
+	case typeInt8:
+		return int64(int8(bits))
+	case typeInt16:
+		return int64(int16(bits))
+	case typeInt32:
+		return int64(int32(bits))
+	case typeInt64:
+		return int64(bits)
+	default:
+		return bits
+	}
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return nil
+	}
+	return f
+}
+
+// integer reads one value, or the bits of one; ok is false where it is no integer or negative.
 func (d *decoder) integer(kind uint64) (n uint64, ok bool) {
 	n = d.uint(sizes[kind])
 	switch kind {
 	case typeFloat32, typeFloat64, typeBool:
-		return 0, false
+		return n, false
 	case typeInt8:
 		return n, int8(n) >= 0
 	case typeInt16:
@@ -444,10 +492,11 @@ func (d *decoder) model() (*model, error) {
 	if d.architecture == "" {
 		return nil, errors.New("it names no architecture")
 	}
-	g := &Header{Architecture: d.architecture, Name: d.title, FileType: -1}
+	g := &Header{Architecture: d.architecture, Name: d.title, FileType: -1, ChatTemplate: d.template, Metadata: d.values}
 	if kind, ok := d.numbers["general.file_type"]; ok {
 		g.FileType = int(min(kind, 1<<30))
 	}
+	maps.DeleteFunc(g.Metadata, func(key string, _ any) bool { return strings.HasPrefix(key, "split.") }) // of files, not of models
 	layers := d.number("block_count", maxLayers, 0)
 	if layers == 0 {
 		d.fail("it names no number of layers (block_count)")

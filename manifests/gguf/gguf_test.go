@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,7 +94,10 @@ func sample() ([]pair, []weight) {
 func TestDecode(t *testing.T) {
 	pairs, weights := sample()
 	want := &Header{Architecture: "llama", Name: "Sample", FileType: 15, Parameters: 64*500 + 8*3 + 8 + 8 + 64, Layers: []int64{64, 96}, Output: 32 + 320, Context: 2048, Embedding: 64,
-		HeadsKV: []int64{2, 1}, KeyLength: 16, ValueLength: 16, Vocabulary: 500}
+		HeadsKV: []int64{2, 1}, KeyLength: 16, ValueLength: 16, Vocabulary: 500, ChatTemplate: true, Metadata: map[string]any{
+			"general.architecture": "llama", "general.name": "Sample", "general.file_type": uint64(15), "llama.block_count": uint64(2), "llama.context_length": uint64(2048),
+			"llama.embedding_length": uint64(64), "llama.attention.head_count": uint64(4), "llama.rope.freq_base": float64(10000),
+		}}
 	for _, version := range []uint32{2, 3} {
 		path := filepath.Join(t.TempDir(), "model.gguf")
 		if err := os.WriteFile(path, encode(version, pairs, weights), 0o666); err != nil {
@@ -116,6 +121,31 @@ func TestDecode(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a file says in one value is told in its type; lists and long texts are not, nor what JSON has no number for.
+func TestMetadata(t *testing.T) {
+	pairs, weights := sample()
+	pairs = append(pairs,
+		pair{"x.bool", 7, []any{true}}, pair{"x.i8", 1, []any{int8(-8)}}, pair{"x.i16", 3, []any{int16(-16)}}, pair{"x.i32", 5, []any{int32(-32)}}, pair{"x.i64", 11, []any{int64(-1 << 62)}},
+		pair{"x.u8", 0, []any{uint8(200)}}, pair{"x.u64", 10, []any{uint64(1<<64 - 1)}}, pair{"x.f32", 6, []any{float32(0.5)}}, pair{"x.f64", 12, []any{0.1}},
+		pair{"x.nan", 6, []any{float32(math.NaN())}}, pair{"x.inf", 12, []any{math.Inf(-1)}}, pair{"x.empty", 8, []any{""}}, pair{"x.long", 8, []any{strings.Repeat("y", 257)}})
+	data := encode(3, pairs, weights)
+	got, err := Decode(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.DeleteFunc(got.Metadata, func(key string, _ any) bool { return !strings.HasPrefix(key, "x.") })
+	want := map[string]any{"x.bool": true, "x.i8": int64(-8), "x.i16": int64(-16), "x.i32": int64(-32), "x.i64": int64(-1 << 62), "x.u8": uint64(200),
+		"x.u64": uint64(1<<64 - 1), "x.f32": 0.5, "x.f64": 0.1, "x.empty": ""}
+	if diff := cmp.Diff(want, got.Metadata); diff != "" {
+		t.Error(diff)
+	}
+	pairs[12] = pair{"tokenizer.chat_template", 8, []any{""}}
+	data = encode(3, pairs, weights)
+	if got, err = Decode(bytes.NewReader(data), int64(len(data))); err != nil || got.ChatTemplate {
+		t.Errorf("an empty template is one: %v", err)
 	}
 }
 
@@ -179,7 +209,8 @@ func TestNoTensors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := &Header{Architecture: "llama", Name: "Sample", FileType: 15, Layers: []int64{0, 0}, Context: 2048, Embedding: 64, HeadsKV: []int64{2, 1}, KeyLength: 16, ValueLength: 16}
+		want := &Header{Architecture: "llama", Name: "Sample", FileType: 15, Layers: []int64{0, 0}, Context: 2048, Embedding: 64, HeadsKV: []int64{2, 1}, KeyLength: 16, ValueLength: 16,
+			ChatTemplate: true, Metadata: got.Metadata}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
 		}

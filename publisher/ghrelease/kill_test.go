@@ -8,11 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/manifests/killtest"
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/ghrelease"
 	"github.com/waqasm86/llcuda-farm/publisher/ghtest"
@@ -72,30 +72,17 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		wantPublished(t, server, repo, folder)
 	}
 	server.AddRepository("octo/warm")
-	begun := time.Now()
 	plain("octo/warm")
-	span := time.Since(begun)
+	killer := killtest.New(1, time.Second)
 	random := rand.New(rand.NewPCG(1, 2))
-	killed, drafts, whole := 0, 0, 0
-	for round := 0; killed < kills; round++ {
-		if round > 4*kills {
-			t.Fatalf("only %d of %d runs were killed", killed, round)
-		}
+	drafts, whole := 0, 0
+	for round := 0; killer.Killed() < kills; round++ {
 		repo := fmt.Sprintf("octo/round-%d", round)
 		server.AddRepository(repo)
 		for more, public := 1+random.IntN(3), false; more > 0 && !public; more-- {
 			cmd, out := command(repo)
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			timer := time.AfterFunc(time.Duration(random.Int64N(int64(span))), func() { _ = cmd.Process.Kill() })
-			err := cmd.Wait()
-			timer.Stop()
-			if err != nil && cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			if _, err := killer.Run(cmd); err != nil {
 				t.Fatalf("a run after a kill: %v\n%s", err, out)
-			}
-			if err != nil {
-				killed++
 			}
 			full := 0
 			for _, release := range server.Releases(repo) {
@@ -122,7 +109,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			t.Fatalf("round %d", round)
 		}
 	}
-	t.Logf("%d runs were killed (a whole one takes %s); they left %d filled drafts and %d public releases", killed, span.Round(time.Millisecond), drafts, whole)
+	t.Logf("%d runs were killed; they left %d filled drafts and %d public releases", killer.Killed(), drafts, whole)
 	if drafts < kills/20 {
 		t.Errorf("the kills came too early or too late: %d filled drafts", drafts)
 	}

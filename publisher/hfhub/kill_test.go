@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/waqasm86/llcuda-farm/manifests/killtest"
 	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )
 
@@ -93,8 +94,8 @@ func TestKill(t *testing.T) {
 	}
 	var old job
 	var before string         // the head
-	var window time.Duration  // kills come within it: a whole run at first, then so that a quarter comes too late
 	landed, untouched := 0, 0 // before the kill
+	killer := killtest.New(1, time.Second)
 	for i := range rounds {
 		const each = 20 // rounds of a repository: hfd takes longer from commit to commit
 		if i%each == 0 {
@@ -103,31 +104,15 @@ func TestKill(t *testing.T) {
 				t.Fatal(err)
 			}
 			before = hub.Commits(old.Repo, 1)[0].ID
-			if i == 0 {
-				old.Seed++
-				started := time.Now()
-				if out, err := run(old).CombinedOutput(); err != nil {
-					t.Fatalf("%v\n%s", err, out)
-				}
-				window = time.Since(started)
-				before = hub.Commits(old.Repo, 1)[0].ID
-			}
 		}
 		j := job{Hub: hub.URL, Repo: old.Repo, Seed: uint64(1000 + i)}
-		cmd := run(j)
-		if err := cmd.Start(); err != nil {
+		if _, err := killer.Run(run(j)); err != nil {
 			t.Fatal(err)
 		}
-		kill := time.AfterFunc(rand.N(window), func() { _ = cmd.Process.Kill() }) // it may have ended
-		_ = cmd.Wait()
-		kill.Stop()
-
 		if hub.Commits(j.Repo, 1)[0].ID == before {
 			untouched++
-			window += window / 60
 		} else {
 			landed++
-			window -= window / 20
 			if !holds(j) {
 				t.Fatalf("round %d: half a publication", i)
 			}
@@ -144,7 +129,7 @@ func TestKill(t *testing.T) {
 	if files, _ := hub.Files(old.Repo); !cmp.Equal(listed(t, old.files()), files) {
 		t.Errorf("the repository holds %+v", files)
 	}
-	t.Logf("kills within %s; of %d, %d came after the commit had landed", window.Round(time.Millisecond), rounds, landed)
+	t.Logf("%d of %d runs were killed; %d landed their commit", killer.Killed(), rounds, landed)
 	if landed == 0 || untouched < rounds/4 {
 		t.Errorf("%d kills came after the commit and %d before it: they missed what they are for", landed, untouched)
 	}
@@ -157,6 +142,7 @@ func TestKillCreating(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	killer := killtest.New(2, 80*time.Millisecond)
 	for i := range 20 {
 		j := job{Hub: hub.URL, Repo: fmt.Sprintf("org/new-%d", i), Seed: uint64(2000 + i)}
 		text, err := json.Marshal(j)
@@ -165,12 +151,9 @@ func TestKillCreating(t *testing.T) {
 		}
 		cmd := exec.Command(self)
 		cmd.Env = append(os.Environ(), jobVariable+"="+string(text))
-		if err := cmd.Start(); err != nil {
+		if _, err := killer.Run(cmd); err != nil {
 			t.Fatal(err)
 		}
-		kill := time.AfterFunc(rand.N(80*time.Millisecond), func() { _ = cmd.Process.Kill() })
-		_ = cmd.Wait()
-		kill.Stop()
 		if err := j.publish(t.Context()); err != nil {
 			t.Fatal(err)
 		}

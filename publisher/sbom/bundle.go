@@ -166,26 +166,29 @@ func noticeParts(notice string) []part {
 }
 
 // isTitle says whether a line is what the farm's build calls a part: a path in llama.cpp's tree, an npm package with its
-// version, or one of the two texts that come with the compiler.
+// version, or one of the texts that come with the compiler and the toolkit.
 func isTitle(line string) bool {
-	return strings.HasPrefix(line, "licenses/") || strings.HasPrefix(line, "vendor/") || npmForm.MatchString(line) ||
-		strings.HasPrefix(line, libgompTitle) || strings.HasPrefix(line, gplTitle)
+	return strings.HasPrefix(line, "licenses/") || strings.HasPrefix(line, "vendor/") || npmForm.MatchString(line) || sourceForm.MatchString(line) ||
+		strings.HasPrefix(line, libgompTitle) || strings.HasPrefix(line, ccclTitle) || line == gplTitle || line == apacheTitle
 }
 
 const (
 	libgompTitle = "libgomp ("
-	gplTitle     = "GNU General Public License, version 3"
+	gplTitle     = "GNU General Public License, version 3" // of which libgomp's text speaks
+	ccclTitle    = "CUB, Thrust and libcu++ ("
+	apacheTitle  = "Apache License, version 2.0" // of which CCCL's text speaks
 )
 
 var (
 	licenceForm = regexp.MustCompile(`(?i)^licen[cs]e([-.]|$)`)
+	sourceForm  = regexp.MustCompile(`^[\w.-]+(/[\w.-]+)+\.(c|cpp|h|hpp|inc|cu|cuh)$`)
 	npmForm     = regexp.MustCompile(`^((?:@[^/ ]+/)?[^/ ]+) ([0-9]+\.[0-9]+\.[0-9]+[^ ]*)$`)
 )
 
 // vendored adds the library that a section is about.
 func (d *draft) vendored(p part, files []file, add func(v2_3.Package)) {
-	if strings.HasPrefix(p.title, gplTitle) {
-		return // the text that libgomp's section speaks of
+	if p.title == gplTitle || p.title == apacheTitle {
+		return
 	}
 	library := v2_3.Package{PrimaryPackagePurpose: "LIBRARY"}
 	switch npm := npmForm.FindStringSubmatch(p.title); {
@@ -195,6 +198,14 @@ func (d *draft) vendored(p part, files []file, add func(v2_3.Package)) {
 		}
 		library.PackageName = "libgomp"
 		library.PackageLicenseDeclared = "GPL-3.0-or-later WITH GCC-exception-3.1"
+	case strings.HasPrefix(p.title, ccclTitle):
+		library.PackageName = "CCCL"
+		library.PackageSourceInfo = "CUB, Thrust and libcu++: headers of the CUDA toolkit, compiled into libggml-cuda.so"
+		library.PackageLicenseDeclared = d.license(p.title, p.text)
+	case sourceForm.MatchString(p.title) && !strings.HasPrefix(p.title, "vendor/"):
+		library.PackageName, library.PrimaryPackagePurpose = p.title, "SOURCE"
+		library.PackageSourceInfo = "a file of llama.cpp's tree with a notice of its own"
+		library.PackageLicenseDeclared = d.license(p.title, p.text)
 	case npm != nil:
 		library.PackageName, library.PackageVersion = npm[1], npm[2]
 		library.PackageExternalReferences = purl("pkg:npm/" + strings.Replace(npm[1], "@", "%40", 1) + "@" + npm[2])
@@ -228,7 +239,7 @@ func (d *draft) cuda(c Contents, bundle *v2_3.Package) {
 	supplier := &common.Supplier{Supplier: "NVIDIA Corporation", SupplierType: "Organization"}
 	toolkit := d.add(v2_3.Package{
 		PackageName: by, PackageVersion: c.Metadata.Toolkit.CUDA, PackageSupplier: supplier, PackageSourceInfo: "nvcc " + c.Metadata.Toolkit.NVCC,
-		PackageComment: "Compiled the device code. Its headers (CUB, Thrust, libcu++) are compiled into libggml-cuda.so.",
+		PackageComment: "Compiled the device code.",
 	})
 	d.relate(toolkit.PackageSPDXIdentifier, common.TypeRelationshipBuildToolOf, bundle.PackageSPDXIdentifier)
 	for _, archive := range c.Runtime {

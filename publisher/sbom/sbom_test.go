@@ -81,7 +81,9 @@ func contents() sbom.Contents {
 		title("licenses/LICENSE-web-ui") + "\n" + title("@scope/ui 1.2.3") + mit + "\n" + title("tiny 0.1.0") + "ISC, by somebody\n" +
 		title("vendor/cpp-httplib/LICENSE") + title("Apache 2.0") + title("License") + mit + "\n" + title("vendor/hash/xxhash/LICENSE") + bsd3 + "\n" +
 		title("vendor/stb/stb_image.h") + both + "\n" + title("vendor/odd/LICENSE.md") + ours + "\n" + title("vendor/odder/LICENSE.md") + ours + "\n" +
-		title("libgomp (GCC, with the GCC Runtime Library Exception)") + "GPL and more\n" + title("GNU General Public License, version 3") + "GPL\n"
+		title("libgomp (GCC, with the GCC Runtime Library Exception)") + "GPL and more\n" + title("GNU General Public License, version 3") + "GPL\n" +
+		title("ggml/src/ggml-cpu/llamafile/sgemm.cpp") + mit + "\n" + title("ggml/src/ggml-cuda/rope.cu") + ours + "\n" +
+		title("CUB, Thrust and libcu++ (NVIDIA CUDA Core Compute Libraries)") + "Apache and more\n" + title("Apache License, version 2.0") + "Apache\n"
 	files := fstest.MapFS{
 		"LICENSE":                    {Data: []byte(mit)},
 		"THIRD_PARTY_LICENSES.txt":   {Data: []byte(notice)},
@@ -156,6 +158,8 @@ func TestBundle(t *testing.T) {
 		"NVIDIA CUDA Toolkit 12.4.1": "NOASSERTION", "llcuda-cudart-cu12-0.tar.zst 12.4.1": "NOASSERTION",
 		"llcuda builder image sha256:" + strings.Repeat("1", 64):             "NOASSERTION",
 		"base image of the builder debian@sha256:" + strings.Repeat("2", 64): "NOASSERTION",
+		"CCCL ":                                  "LicenseRef-License-CUB-Thrust-and-libcu-NVIDIA-CUDA-Core-Compute-Libraries",
+		"ggml/src/ggml-cpu/llamafile/sgemm.cpp ": "MIT", "ggml/src/ggml-cuda/rope.cu ": odd,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("packages and licences (-want +got):\n%s", diff)

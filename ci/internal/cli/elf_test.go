@@ -183,7 +183,8 @@ func deviceHalf(sm matrix.SM) (map[string][]byte, error) {
 		return nil, err
 	}
 	return map[string][]byte{
-		"lib/libggml-cuda.so": elfFile{needed: []string{"libggml-base.so.0", "libcudart.so.12"}, runPath: backendRunPath, fatbin: code}.bytes(),
+		"THIRD_PARTY_LICENSES.txt": nil,
+		"lib/libggml-cuda.so":      elfFile{needed: []string{"libggml-base.so.0", "libcudart.so.12"}, runPath: backendRunPath, fatbin: code}.bytes(),
 	}, nil
 }
 

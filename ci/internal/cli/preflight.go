@@ -13,6 +13,7 @@ import (
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
+	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
@@ -197,6 +198,9 @@ func (b *build) sameRelease(ctx context.Context) error {
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return !isArchive(name) || b.replaces(name) })
 	const hint = "use another --out, or move these files away"
+	if names, err = b.removeDamaged(ctx, names); err != nil {
+		return err
+	}
 	others, err := b.dir.artifacts(ctx, names, b.known)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -213,6 +217,26 @@ func (b *build) sameRelease(ctx context.Context) error {
 		return &usageError{fmt.Errorf("--out %s holds files that do not belong to this build:\n%w", b.dir, err), hint}
 	}
 	return nil
+}
+
+// removeDamaged removes archives of the CUDA runtime that are damaged, and returns the other names: every build makes
+// the runtime, and a release with a damaged one could not be described.
+func (b *build) removeDamaged(ctx context.Context, names []string) ([]string, error) {
+	var left []string
+	for _, name := range names {
+		if strings.HasPrefix(name, runtimePrefix) {
+			_, err := b.dir.artifacts(ctx, []string{name}, b.known)
+			if isAs[*bundler.AuditError](err) {
+				b.term.warnf("removing a damaged archive, which this build makes again: %v", err)
+				if err := os.Remove(b.dir.path(name)); err != nil {
+					return nil, err
+				}
+				continue
+			}
+		}
+		left = append(left, name)
+	}
+	return left, nil
 }
 
 // replaces says whether this build writes the archive of that name.

@@ -108,7 +108,7 @@ func hubCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []s
 			ts.Check(hub.Verify(got.Path, hub.Want{}))
 			header, err := gguf.Read(got.Path)
 			ts.Check(err)
-			if ngl, why := hub.Layers(header, []int{hub.Memory(header)}); ngl < hub.AllLayers {
+			if ngl, why := hub.Layers(header, []int{hub.Memory(header)}, 0); ngl < hub.AllLayers {
 				ts.Fatalf("the page's GPU memory is not enough: %s", why)
 			}
 		},

@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"errors"
 	"maps"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
+	"github.com/waqasm86/llcuda-farm/manifests/killtest"
 	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
 )
 
@@ -153,27 +153,19 @@ func TestKilledSign(t *testing.T) {
 		t.Fatal(err)
 	}
 	sign := func(dir string) *exec.Cmd { return exec.Command("ci", "sign", dir, "--key", keyFile) }
-	began := time.Now()
 	if output, err := sign(whole).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
-	takes := time.Since(began)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d; one run takes %v", seed, takes)
-	random := rand.New(rand.NewPCG(seed, 0))
+	killer := killtest.New(1, time.Second)
 	unfinished := 0
 	for n := range kills {
 		folder := filepath.Join(dir, "dist")
 		if err := errors.Join(os.RemoveAll(folder), os.CopyFS(folder, os.DirFS(built))); err != nil {
 			t.Fatal(err)
 		}
-		command := sign(folder)
-		if err := command.Start(); err != nil {
+		if _, err := killer.Run(sign(folder)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(random.Int64N(int64(takes))))
-		command.Process.Kill()
-		command.Wait() // killed, or done before that
 		if exists(filepath.Join(folder, "SHA256SUMS.sigstore.json")) {
 			ci(exitDone, "verify", folder, "--public-key", publicFile)
 		} else {

@@ -279,7 +279,7 @@ func (r *stepRun) probe(ctx context.Context, image *dagger.Container) (*dagger.D
 // script mounts a stage's script, what all scripts share, and what this one needs besides.
 func (r *stepRun) script(image *dagger.Container, name string, more ...string) *dagger.Container {
 	dir := r.builder.client.Directory()
-	shared := []string{"stage.sh", "jobs.sh", "rpath.cmake", "licenses.sh", "device/CMakeLists.txt", "ui/vite.config.licences.ts"}
+	shared := []string{"stage.sh", "jobs.sh", "rpath.cmake", "licenses.sh", "baseline.sh", "device/CMakeLists.txt", "ui/vite.config.licences.ts"}
 	for _, file := range slices.Concat(shared, []string{name}, more) {
 		text, err := stageFiles.ReadFile("stages/" + file)
 		if err != nil {
@@ -362,19 +362,40 @@ func (r *stepRun) stage(ctx context.Context, name string, ctr *dagger.Container,
 	if err == nil {
 		return ctr, nil
 	}
+	err = stageError(r.step.Name(), name, err, tail)
+	var failed *farm.StepError
+	if errors.As(err, &failed) {
+		for _, line := range unseen(failed.Tail, tail) {
+			r.events(farm.Event{Stage: name, State: farm.StateLine, Line: line})
+		}
+		failed.Tail = failed.Tail[max(0, len(failed.Tail)-tailLines):]
+	}
 	r.events(farm.Event{Stage: name, State: farm.StateFailed})
-	return nil, stageError(r.step.Name(), name, err, tail)
+	return nil, err
 }
 
-// stageError is why a stage failed: its own command, whose last lines are given, or the engine. An engine that cannot
-// start a command, or clean up after it, gives no exit code, or one that no command has.
+// unseen are the lines of a command's output after those that were shown, of which seen are the last. The live view can
+// end before the command does, and of a long output the engine gives the end alone: where that begins after what was
+// shown, all of it is unseen.
+func unseen(output, seen []string) []string {
+	for end := len(output); end > 0 && len(seen) > 0; end-- {
+		n := min(end, len(seen))
+		if slices.Equal(output[end-n:end], seen[len(seen)-n:]) {
+			return output[end:]
+		}
+	}
+	return output
+}
+
+// stageError is why a stage failed: its own command, with what is known of its output, or the engine. An engine that
+// cannot start a command, or clean up after it, gives no exit code, or one that no command has.
 func stageError(step, stage string, err error, tail []string) error {
 	var exec *dagger.ExecError
 	if !errors.As(err, &exec) || exec.ExitCode <= 0 {
 		return fmt.Errorf("running the stage %s: %w", stage, err)
 	}
-	if output := lastLines(exec.Stdout+exec.Stderr, tailLines); len(output) > 0 {
-		tail = output
+	if output := strings.TrimRight(exec.Stdout+exec.Stderr, "\n"); output != "" {
+		tail = strings.Split(output, "\n")
 	}
 	return &farm.StepError{Step: step, Stage: stage, ExitCode: exec.ExitCode, Tail: tail}
 }
@@ -409,12 +430,4 @@ func (r *stepRun) count(ctx context.Context, name string, ctr *dagger.Container)
 	r.events(farm.Event{Stage: name, State: farm.StateLine, Line: fmt.Sprintf("%s took %.1f CPU seconds; %.0f objects compiled, %.0f from the compiler cache",
 		name, figures["cpu"], figures["compiled"], figures["hits"])})
 	return true, nil
-}
-
-func lastLines(text string, n int) []string {
-	if text = strings.TrimRight(text, "\n"); text == "" {
-		return nil
-	}
-	lines := strings.Split(text, "\n")
-	return lines[max(0, len(lines)-n):]
 }

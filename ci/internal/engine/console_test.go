@@ -65,19 +65,25 @@ func TestNinjaProgress(t *testing.T) {
 	}
 }
 
-func TestLastLines(t *testing.T) {
+// What a failed command printed and the live view did not show goes into the step's log, once.
+func TestUnseen(t *testing.T) {
 	for _, test := range []struct {
-		text string
-		n    int
-		want []string
+		name         string
+		output, seen []string
+		want         []string
 	}{
-		{"a\nb\nc\n", 2, []string{"b", "c"}},
-		{"a\n\n", 2, []string{"a"}},
-		{"\n", 2, nil},
-		{"", 2, nil},
+		{"all was shown", []string{"a", "b", "c"}, []string{"b", "c"}, []string{}},
+		{"the view ended early", []string{"a", "b", "error", "stopped"}, []string{"a", "b"}, []string{"error", "stopped"}},
+		{"nothing was shown", []string{"a", "b"}, nil, []string{"a", "b"}},
+		{"the engine kept the end alone", []string{"ut line", "d", "e"}, []string{"a", "b"}, []string{"ut line", "d", "e"}},
+		{"it begins within what was shown", []string{"b", "c", "d"}, []string{"a", "b", "c"}, []string{"d"}},
+		{"a line that comes again", []string{"x", "y", "x", "y", "z"}, []string{"y", "x"}, []string{"y", "z"}},
+		{"the command printed nothing", nil, []string{"a"}, nil},
 	} {
-		if diff := cmp.Diff(test.want, lastLines(test.text, test.n)); diff != "" {
-			t.Errorf("%q, %d (-want +got):\n%s", test.text, test.n, diff)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			if diff := cmp.Diff(test.want, unseen(test.output, test.seen)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
 	}
 }

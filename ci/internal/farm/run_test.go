@@ -54,8 +54,8 @@ func (b *fakeBuilder) Build(ctx context.Context, step Step, dest string, events 
 	case <-time.After(time.Minute + b.extra[name]):
 	}
 	files := map[StepKind][]string{
-		StepHost:    {"binaries/cuda12/llama-cli", "lib/libggml-base.so.0", "lib/libggml-cpu-x64.so", "LICENSE"},
-		StepDevice:  {"lib/libggml-cuda.so"},
+		StepHost:    {"binaries/cuda12/llama-cli", "lib/libggml-base.so.0", "lib/libggml-cpu-x64.so", "LICENSE", "THIRD_PARTY_LICENSES.txt"},
+		StepDevice:  {"lib/libggml-cuda.so", "THIRD_PARTY_LICENSES.txt"},
 		StepRuntime: {"lib/libcudart.so.12", "LICENSE"},
 	}[step.Kind]
 	for _, file := range files {
@@ -321,6 +321,7 @@ func TestRunTreeAndLog(t *testing.T) {
 		}
 		want := []string{
 			"LICENSE",
+			"THIRD_PARTY_LICENSES.txt",
 			"binaries/cuda12/libggml-cpu-x64.so → ../../lib/libggml-cpu-x64.so",
 			"binaries/cuda12/libggml-cuda.so → ../../lib/libggml-cuda.so",
 			"binaries/cuda12/llama-cli",
@@ -395,7 +396,7 @@ func TestAssembleRefusesTheSameFileInBothHalves(t *testing.T) {
 	dir := t.TempDir()
 	for _, half := range []string{"host", "device"} {
 		file := filepath.Join(dir, half, "lib/libggml-cuda.so")
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o644), os.WriteFile(filepath.Join(dir, half, noticeFile), nil, 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -78,6 +78,7 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 	if err != nil {
 		return Source{}, err
 	}
+	defer cache.close()
 	r := resolver{cache: cache, progress: progress}
 	var tree origin
 	switch {

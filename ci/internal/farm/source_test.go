@@ -257,6 +257,45 @@ func TestResolveSourceForms(t *testing.T) {
 	}
 }
 
+// What a killed process left on its way into the cache is removed, unless another is at work there.
+func TestUnfinishedTreesAreRemoved(t *testing.T) {
+	cache := t.TempDir()
+	folder, file := filepath.Join(cache, "unfinished-123"), filepath.Join(cache, "unfinished-456")
+	leave := func() {
+		if err := errors.Join(os.MkdirAll(filepath.Join(folder, "ggml"), 0o755), os.WriteFile(file, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func() *treeCache {
+		c, err := openTreeCache(cache)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	there := func() bool {
+		_, first := os.Stat(folder)
+		_, second := os.Stat(file)
+		return first == nil && second == nil
+	}
+	leave()
+	first := open()
+	if there() {
+		t.Error("what a killed process left is still there")
+	}
+	leave() // as the first process at work does
+	second := open()
+	if !there() {
+		t.Error("what a process at work has not finished was removed")
+	}
+	if err := errors.Join(second.close(), first.close(), open().close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(folder); err == nil {
+		t.Error("it is still there after both")
+	}
+}
+
 func TestResolveSourceHistory(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "")
 	repo, commits := llamaRepo(t)

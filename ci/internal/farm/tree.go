@@ -14,6 +14,7 @@ import (
 const (
 	libDir     = "lib"
 	programDir = "binaries/cuda12"
+	noticeFile = "THIRD_PARTY_LICENSES.txt"
 )
 
 // assemble makes a bundle's tree in dir from its two halves, and the links
@@ -23,16 +24,25 @@ func assemble(dir, host, device string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
+	var notices []byte
 	for _, half := range []string{host, device} {
 		if err := graft(dir, half); err != nil {
 			return err
 		}
+		text, err := os.ReadFile(filepath.Join(half, noticeFile))
+		if err != nil {
+			return err
+		}
+		notices = append(notices, text...)
+	}
+	if err := os.WriteFile(filepath.Join(dir, noticeFile), notices, 0o644); err != nil {
+		return err
 	}
 	return linkBackends(dir)
 }
 
-// graft adds the files of half to dir. They share their bytes where the file
-// system can; nothing writes to a half once it is done.
+// graft adds the files of half to dir, but for its notices. They share their
+// bytes where the file system can; nothing writes to a half once it is done.
 func graft(dir, half string) error {
 	return filepath.WalkDir(half, func(from string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -44,6 +54,8 @@ func graft(dir, half string) error {
 		}
 		to := filepath.Join(dir, name)
 		switch {
+		case name == noticeFile:
+			return nil
 		case d.IsDir():
 			return os.MkdirAll(to, 0o755)
 		case d.Type() == fs.ModeSymlink:

@@ -11,30 +11,62 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/gofrs/flock"
 )
 
-const digestPrefix = "sha256:"
+const (
+	digestPrefix = "sha256:"
+	unfinished   = "unfinished-" // begins the names of what is on its way into the cache
+)
 
 // treeCache keeps resolved trees by digest, and which commit gave which tree:
 //
 //	trees/<hex of the digest>/…
 //	commits/<commit>.json
+//	lock
 //
 // Everything in it appears by rename, so any number of processes may share one.
 // Nothing in it is believed: a tree is hashed again each time it is used, and a
 // commit's record holds the commit itself, whose id is its hash and which names
 // the git tree that the files must make. Only the build number cannot be checked
 // so, which is why the pin has its own.
-type treeCache struct{ dir string }
+type treeCache struct {
+	dir  string
+	used *flock.Flock // shared by the processes at work here
+}
 
+// openTreeCache opens the cache, and removes what killed processes left unfinished if no other is at work there.
 func openTreeCache(dir string) (*treeCache, error) {
+	fail := func(err error) (*treeCache, error) { return nil, fmt.Errorf("opening the source cache: %w", err) }
 	for _, name := range []string{"trees", "commits"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
-			return nil, fmt.Errorf("opening the source cache: %w", err)
+			return fail(err)
 		}
 	}
-	return &treeCache{dir: dir}, nil
+	used := flock.New(filepath.Join(dir, "lock"))
+	alone, err := used.TryLock()
+	if err != nil {
+		return fail(err)
+	}
+	if alone {
+		left, err := filepath.Glob(filepath.Join(dir, unfinished+"*"))
+		if err != nil {
+			return fail(err)
+		}
+		for _, name := range left {
+			if err := os.RemoveAll(name); err != nil {
+				return fail(err)
+			}
+		}
+	}
+	if err := used.RLock(); err != nil { // waits for another's removal at most
+		return fail(err)
+	}
+	return &treeCache{dir, used}, nil
 }
+
+func (c *treeCache) close() error { return c.used.Close() }
 
 func (c *treeCache) path(digest string) string {
 	return filepath.Join(c.dir, "trees", strings.TrimPrefix(digest, digestPrefix))
@@ -42,7 +74,7 @@ func (c *treeCache) path(digest string) string {
 
 // stage makes an empty folder that is on the same file system as the cache.
 func (c *treeCache) stage() (dir string, remove func(), err error) {
-	dir, err = os.MkdirTemp(c.dir, "unfinished-")
+	dir, err = os.MkdirTemp(c.dir, unfinished)
 	if err != nil {
 		return "", nil, fmt.Errorf("opening the source cache: %w", err)
 	}
@@ -131,7 +163,7 @@ func (c *treeCache) recordCommit(commit string, rec commitRecord) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(c.dir, "unfinished-")
+	f, err := os.CreateTemp(c.dir, unfinished)
 	if err != nil {
 		return fmt.Errorf("keeping the source tree: %w", err)
 	}

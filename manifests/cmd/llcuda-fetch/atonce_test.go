@@ -87,6 +87,15 @@ func TestRunAtOnce(t *testing.T) {
 		}
 	}
 
+	// What is installed may not be what the environment asks for, which is for main to find out.
+	for _, asked := range []string{"LLCUDA_RELEASE=v1.1.0-runtime", "LLCUDA_SM=61"} {
+		environ = append(environ, asked)
+		if _, trace := command("--home", home, "run", "llama-cli"); !slices.Contains(names(trace), verifier) {
+			t.Errorf("%s: it was not main that started the program", asked)
+		}
+		environ = environ[:len(environ)-1]
+	}
+
 	// A name goes to main, and comes out as a file. That is in the cache here, and nothing else is asked for.
 	cache, commit := filepath.Join(dir, "hub", "models--org--repo"), strings.Repeat("1", 40)
 	model := filepath.Join(cache, "snapshots", commit, "x-Q4_K_M.gguf")

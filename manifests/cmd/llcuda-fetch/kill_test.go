@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
-	"math/rand/v2"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
+	"github.com/waqasm86/llcuda-farm/manifests/killtest"
 )
 
 // A machine is a store and two signed releases, as processes of llcuda-fetch see them.
@@ -78,23 +81,9 @@ func (m *machine) sound() string {
 func TestKilledAtAnyMoment(t *testing.T) {
 	const kills = 200
 	m := newMachine(t)
-	// How long a run takes says over which time to spread the kills; nothing is asserted of it.
-	began := time.Now()
-	if out, err := m.command("install", "--mirror", m.one.URL).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	span := time.Since(began) * 3 / 2
-	if err := os.RemoveAll(m.home); err != nil {
-		t.Fatal(err)
-	}
-
-	random := rand.New(rand.NewPCG(1, 2))
+	killer := killtest.New(1, time.Second)
 	installed := "" // the release that was seen last
-	killed, finished := 0, 0
-	for run := 0; killed < kills; run++ {
-		if run > 10*kills {
-			t.Fatalf("only %d of %d runs were killed", killed, run)
-		}
+	for run := 0; killer.Killed() < kills; run++ {
 		args, wanted := []string{"install", "--release", "v1.1.0-runtime", "--mirror", m.two.URL}, "v1.1.0-runtime"
 		if installed == wanted {
 			args, wanted = []string{"install", "--release", "v1.0.0-runtime", "--mirror", m.one.URL}, "v1.0.0-runtime"
@@ -108,35 +97,19 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		cmd := m.command(args...)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		began := time.Now()
-		timer := time.AfterFunc(time.Duration(random.Int64N(int64(span))), func() { _ = cmd.Process.Kill() })
-		err := cmd.Wait()
-		timer.Stop()
-		if took := time.Since(began); err == nil && args[0] == "install" { // a busy machine is quicker or slower later
-			span = took * 3 / 2
-		}
+		killed, err := killer.Run(cmd)
 		now := m.sound()
-		var exit *exec.ExitError
 		switch {
-		case err == nil:
-			finished++
-			if now != wanted {
-				t.Fatalf("%q ended well and left %q", args, now)
-			}
-		case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL:
-			killed++
-			if now != installed && now != wanted {
-				t.Fatalf("%q was killed; before it was %q, and now it is %q", args, installed, now)
-			}
-		default:
+		case err != nil:
 			t.Fatalf("%q after a kill: %v\n%s", args, err, out.String())
+		case killed && now != installed && now != wanted:
+			t.Fatalf("%q was killed; before it was %q, and now it is %q", args, installed, now)
+		case !killed && now != wanted:
+			t.Fatalf("%q ended well and left %q", args, now)
 		}
 		installed = now
 	}
-	t.Logf("%d runs were killed and %d ended by themselves", killed, finished)
+	t.Logf("%d runs were killed and %d ended by themselves", killer.Killed(), killer.Ended())
 
 	// The next ones find all in order, and leave nothing lying about.
 	for _, args := range [][]string{{"install", "--release", "v1.1.0-runtime", "--mirror", m.two.URL}, {"prune", "--yes"}} {
@@ -151,30 +124,40 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 }
 
-// An interrupt ends an installation in order, whatever it waits for: another process, a server that gives a byte now and
-// then, a header without end.
+// An interrupt ends an installation in order, whatever it waits for, none of which ends by itself here: another process, a
+// server that gives a byte now and then, a header without end, a handshake, a program that is tried.
 func TestInterrupted(t *testing.T) {
 	for name, test := range map[string]struct {
 		fault transfertest.Fault
 		locks bool // another process has the store
+		// silent is a server that says nothing, by https, and server what llama-server does.
+		silent bool
+		server string
+		signal os.Signal
 	}{
 		"a slow server":        {fault: transfertest.Fault{Rate: 1}},
 		"a slow archive":       {fault: transfertest.Fault{Rate: 1, Nth: 5}},
 		"a header without end": {fault: transfertest.Fault{Drip: true}},
 		"a busy server":        {fault: transfertest.Fault{Status: 503, After: "60"}},
 		"the lock":             {locks: true},
+		"a server that stops":  {fault: transfertest.Fault{Stall: 100, Nth: 5}, signal: syscall.SIGTERM},
+		"a handshake":          {silent: true, signal: syscall.SIGTERM},
+		"a trial":              {server: "#!/bin/sh\nsleep 1000\n", signal: syscall.SIGTERM},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := fetchtest.New(t, fetchtest.Options{})
+			var o fetchtest.Options
+			if test.server != "" {
+				o.Programs = map[string]string{"llama-server": test.server}
+			}
+			r := fetchtest.New(t, o)
 			mirror := transfertest.New(t, r.Dir, test.fault)
 			m := &machine{t: t, home: filepath.Join(t.TempDir(), "store"), key: filepath.Join(t.TempDir(), "key.pub")}
 			if err := os.WriteFile(m.key, r.PublicKey(t), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			cmd := m.command("install", "--mirror", mirror.URL)
+			address := mirror.URL
 			var out lines
-			cmd.Stderr = &out
 			waits := func() bool { return len(mirror.Requests()) >= max(test.fault.Nth, 1) }
 			if test.locks {
 				l, err := (&store.Store{Home: m.home}).Lock(t.Context(), "a test", nil)
@@ -184,13 +167,43 @@ func TestInterrupted(t *testing.T) {
 				defer l.Close()
 				waits = func() bool { return strings.Contains(out.String(), "(a test)") }
 			}
+			if test.server != "" {
+				waits = func() bool { return strings.Contains(out.String(), "trying the programs") }
+			}
+			if test.silent {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				address = "https://" + l.Addr().String()
+				greeted := make(chan struct{})
+				go func() {
+					if c, err := l.Accept(); err == nil {
+						defer c.Close()
+						_, _ = c.Read(make([]byte, 1))
+						close(greeted)
+						_, _ = io.Copy(io.Discard, c)
+					}
+				}()
+				waits = func() bool {
+					select {
+					case <-greeted:
+						return true
+					default:
+						return false
+					}
+				}
+			}
+			cmd := m.command("install", "--mirror", address)
+			cmd.Stderr = &out
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
 			for !waits() {
 				time.Sleep(10 * time.Millisecond)
 			}
-			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			if err := cmd.Process.Signal(cmp.Or(test.signal, os.Interrupt)); err != nil {
 				t.Fatal(err)
 			}
 			_ = cmd.Wait()

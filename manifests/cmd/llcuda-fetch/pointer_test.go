@@ -19,6 +19,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
+	"github.com/waqasm86/llcuda-farm/manifests/killtest"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/publisher/pointer"
 )
@@ -206,16 +207,15 @@ func TestPointersSeenNeverGoBack(t *testing.T) {
 	home := filepath.Join(t.TempDir(), "store")
 	first := m.older.SignPointer(t, m.older.Pointer(t, 1))
 	m.point(first)
-	began := time.Now()
 	if out, err := m.command(home).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	span := time.Since(began) * 3 / 2
+	killer := killtest.New(1, time.Second)
 
 	var mu sync.Mutex
 	random := rand.New(rand.NewPCG(1, 2))
 	published, highest := [][]byte{first}, int64(1)
-	killed, refused, followed := 0, 0, 0
+	refused, followed := 0, 0
 	var group sync.WaitGroup
 	for range workers {
 		group.Go(func() {
@@ -231,28 +231,20 @@ func TestPointersSeenNeverGoBack(t *testing.T) {
 					published = append(published, r.SignPointer(t, r.Pointer(t, number)))
 					m.point(published[number-1])
 				}
-				after := time.Duration(random.Int64N(int64(span)))
 				mu.Unlock()
 
 				cmd := m.command(home, "install", "--update", "--allow-older")
-				if err := cmd.Start(); err != nil {
-					t.Error(err)
-					return
-				}
-				timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
-				_ = cmd.Wait()
-				timer.Stop()
+				killed, err := killer.Run(cmd)
 
 				mu.Lock()
-				switch cmd.ProcessState.ExitCode() {
-				case -1:
-					killed++
-				case exitUntrusted:
-					refused++
-				case 0:
+				switch {
+				case killed:
+				case err == nil:
 					followed++
+				case cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == exitUntrusted:
+					refused++
 				default:
-					t.Errorf("%v", cmd.ProcessState)
+					t.Error(err)
 				}
 				got := newestSeen(t, home)
 				if got < highest || got > int64(len(published)) {
@@ -264,8 +256,8 @@ func TestPointersSeenNeverGoBack(t *testing.T) {
 		})
 	}
 	group.Wait()
-	t.Logf("of %d pointers, the last followed was %d; %d runs were killed, %d were led back and refused, %d ended well", len(published), highest, killed, refused, followed)
-	if killed == 0 || refused == 0 || followed == 0 || highest < 2 {
+	t.Logf("of %d pointers, the last followed was %d; %d runs were killed, %d were led back and refused, %d ended well", len(published), highest, killer.Killed(), refused, followed)
+	if killer.Killed() == 0 || refused == 0 || followed == 0 || highest < 2 {
 		t.Error("that was no test")
 	}
 	(&machine{t: t, home: home}).sound()

@@ -22,7 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"llcuda-fetch": main, "noflock": noFlock})
+	testscript.Main(m, map[string]func(){"llcuda-fetch": main, "noflock": noFlock, "standin": standIn})
 }
 
 // The commands of llcuda-fetch, as their users type them. Each script begins with the behaviour that it shows.
@@ -201,7 +201,7 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
-	if stderr := ts.ReadFile("stderr"); got >= exitUntrusted && !strings.Contains(stderr, "\nhint: ") {
+	if stderr := ts.ReadFile("stderr"); got >= exitUntrusted && !strings.Contains(stderr, "\nhint: ") && !strings.Contains(stderr, `"hints":["`) {
 		ts.Fatalf("exit code %d, and no hint", got)
 	}
 	if stdout := ts.ReadFile("stdout"); got != 0 && strings.Contains(stdout, "installed in") {

@@ -2,14 +2,11 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +14,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/manifests/killtest"
 )
 
 // A published is a mirror with two releases and their clients, and the older of these in a folder of programs.
@@ -113,17 +111,9 @@ func (p *published) clean() {
 func TestSelfUpdateKilledAtAnyMoment(t *testing.T) {
 	const kills = 30
 	p := newPublished(t)
-	began := time.Now()
-	if out, err := p.command("self-update", "--release", "v1.1.0-runtime").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	span := time.Since(began) * 5 / 4
-	random := rand.New(rand.NewPCG(1, 2))
-	killed, finished, left := 0, 0, 0
-	for run := 0; killed < kills; run++ {
-		if run > 10*kills {
-			t.Fatalf("only %d of %d runs were killed", killed, run)
-		}
+	killer := killtest.New(1, time.Second)
+	left := 0
+	for killer.Killed() < kills {
 		was, wanted := p.there(), "v1.1.0-runtime"
 		if was == wanted {
 			wanted = "v1.0.0-runtime"
@@ -131,32 +121,23 @@ func TestSelfUpdateKilledAtAnyMoment(t *testing.T) {
 		cmd := p.command("self-update", "--release", wanted)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		timer := time.AfterFunc(time.Duration(random.Int64N(int64(span))), func() { _ = cmd.Process.Kill() })
-		err := cmd.Wait()
-		timer.Stop()
+		killed, err := killer.Run(cmd)
 		now := p.there()
-		var exit *exec.ExitError
 		switch {
-		case err == nil:
-			finished++
-			if now != wanted {
-				t.Fatalf("it ended well and left %s", now)
-			}
-			p.clean()
-		case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL:
-			killed++
+		case err != nil:
+			t.Fatalf("after a kill: %v\n%s", err, out.String())
+		case killed:
 			if entries, err := os.ReadDir(p.bin); err == nil && len(entries) > 2 {
 				left++
 			}
+		case now != wanted:
+			t.Fatalf("it ended well and left %s", now)
 		default:
-			t.Fatalf("after a kill: %v\n%s", err, out.String())
+			p.clean()
 		}
 	}
-	t.Logf("%d runs were killed, %d of them left something to clear, and %d ended by themselves", killed, left, finished)
-	if left == 0 || finished == 0 {
+	t.Logf("%d runs were killed, %d of them left something to clear, and %d ended by themselves", killer.Killed(), left, killer.Ended())
+	if left == 0 || killer.Ended() == 0 {
 		t.Error("that was no test")
 	}
 	// The next one clears up, although there is nothing to do.

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
@@ -26,8 +28,12 @@ type app struct {
 	trustHome, allowWithdrawn          bool
 	issuer, identity, trustedRoot, key string
 	skipSignature                      bool
+	patience                           time.Duration
 
 	newerNoted bool
+	badFlag    bool // the command line has a flag that cannot be read
+	// endsInOrder says that the command, once interrupted, takes the time that it needs to end.
+	endsInOrder atomic.Bool
 }
 
 // release and commit are what a packager stamps with the linker's -X; empty in any other build. They say which release
@@ -66,6 +72,7 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	if c.Mirrors = a.mirrors; len(c.Mirrors) == 0 {
 		c.Mirrors = mirrorsOf(os.Getenv("LLCUDA_MIRROR"))
 	}
+	c.Patience = a.patience
 	c.SkipSignature, c.AllowWithdrawn = a.skipSignature, a.allowWithdrawn
 	if !strings.HasSuffix(release, snapshot) {
 		c.Own = release
@@ -84,13 +91,17 @@ func (a *app) client(command string) (*fetch.Client, error) {
 		a.term.warnf("SIGNATURES ARE NOT VERIFIED: whoever controls the mirror decides what runs on this machine")
 	}
 	c.Waiting = func(h fetch.Holder) {
-		if h.PID == 0 {
-			a.term.notef("waiting for another llcuda-fetch")
-			return
+		text := "waiting for another llcuda-fetch"
+		if h.PID != 0 {
+			text = fmt.Sprintf("waiting for process %d (%s), which has used the store since %s", h.PID, h.Command, h.Since.Local().Format("15:04:05"))
 		}
-		a.term.notef("waiting for process %d (%s), which has used the store since %s", h.PID, h.Command, h.Since.Local().Format("15:04:05"))
+		a.term.tell(waitingEvent{event("waiting"), h.PID, h.Command, h.Since}, text)
 	}
-	c.Resolved = a.noteNewer
+	c.Resolved = func(r *fetch.Release) {
+		a.term.tellVerified(r)
+		a.noteNewer(r)
+	}
+	c.Detected, c.Decided = a.term.tellHost, a.term.tellDecision
 	c.Step = func(what string) { a.term.notef("%s", what) }
 	warned := map[string]bool{}
 	c.Hub.Warn = func(problem error) {

@@ -117,9 +117,17 @@ func gpuText(gpu manifests.GPU) string {
 
 func (a *app) options(sm string) (fetch.Options, error) {
 	o := fetch.Options{Release: a.release, AllowCPU: a.allowCPU}
+	variable := ""
+	if sm == "" {
+		variable = "LLCUDA_SM"
+		sm = os.Getenv(variable)
+	}
 	if sm != "" {
 		var err error
 		if o.SM, err = matrix.ParseSM(sm); err != nil {
+			if variable != "" {
+				err = fmt.Errorf("reading %s: %w", variable, err)
+			}
 			return o, &usageError{err, "llcuda-fetch plan lists the bundles"}
 		}
 	}
@@ -153,7 +161,7 @@ func (a *app) planCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5; without a GPU here, for that of another machine")
+	cmd.Flags().StringVar(&sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5; without a GPU here, for that of another machine (LLCUDA_SM)")
 	return cmd
 }
 
@@ -224,7 +232,7 @@ func (a *app) installCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), f) },
 	}
-	cmd.Flags().StringVar(&f.sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5; without a GPU here, for that of another machine")
+	cmd.Flags().StringVar(&f.sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5; without a GPU here, for that of another machine (LLCUDA_SM)")
 	cmd.Flags().StringVar(&f.from, "from", "", "a folder that export made, or the address of one")
 	cmd.Flags().StringArrayVar(&f.models, "model", nil, "a model to have as well, as for pull; repeatable")
 	cmd.Flags().BoolVar(&f.update, "update", false, "look for the newest release, although one is installed")
@@ -285,8 +293,7 @@ func (a *app) install(ctx context.Context, f installFlags) error {
 	}
 	if a.json {
 		i := outcome.Install
-		programs, _ := c.Program(i, "llama-server")
-		return a.print(installed{i, outcome.Already, c.Store.Dir(i), filepath.Dir(programs), outcome.Probe.Version, nonNil(outcome.Probe.Devices), outcome.Decision, models})
+		return a.print(installed{i, outcome.Already, c.Store.Dir(i), c.Programs(i), i.LlamaCPP, nonNil(i.Seen), outcome.Decision, models})
 	}
 	a.showInstalled(c, outcome)
 	for _, m := range models {
@@ -341,6 +348,13 @@ func (a *app) warnLeftOut(list []fetch.LeftOut) {
 	}
 }
 
+// A listedModel is a model as models prints it. The size is that of the file that is here, where there is one.
+type listedModel struct {
+	matrix.Model
+	Cached bool    `json:"cached"`
+	Path   *string `json:"path"`
+}
+
 func (a *app) modelsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "models",
@@ -356,7 +370,16 @@ func (a *app) modelsCommand() *cobra.Command {
 				return err
 			}
 			if a.json {
-				return a.print(append([]matrix.Model{}, models...))
+				list := []listedModel{}
+				for _, m := range models {
+					cached, ok := c.Cached(cmd.Context(), m)
+					row := listedModel{Model: m, Cached: ok}
+					if ok {
+						row.Size, row.Path = cached.Size, &cached.Path
+					}
+					list = append(list, row)
+				}
+				return a.print(list)
 			}
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "MODEL\tSIZE\tGPU MEMORY\tLICENCE\tHERE\tFROM")
@@ -444,35 +467,7 @@ CUDA shows now is put right, or the program is not started: nothing runs on the
 processor, or with another GPU's code, without having been asked to.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client("run")
-			if err != nil {
-				return err
-			}
-			o, err := a.options("")
-			if err != nil {
-				return err
-			}
-			outcome, err := c.Install(cmd.Context(), o)
-			if err != nil {
-				return err
-			}
-			current := outcome.Install
-			if !outcome.Already {
-				a.term.notef("%s of release %s is installed for this machine", current.Bundle, current.Release)
-			}
-			if backend := os.Getenv("GGML_BACKEND_PATH"); backend != "" {
-				a.term.notef("GGML_BACKEND_PATH is set: llama.cpp loads %s beside its own backends", backend)
-			}
-			program, err := c.Program(current, args[0])
-			if err != nil {
-				return err
-			}
-			arguments, err := c.Arguments(cmd.Context(), args[0], args[1:], os.Getenv)
-			if err != nil {
-				return err
-			}
-			// The point of no return: from here on this process is the program.
-			return fmt.Errorf("starting %s: %w", program, c.Store.Programs(current).Exec(program, arguments))
+			return a.run(cmd.Context(), "run", args[0], args[1:])
 		},
 	}
 	cmd.Flags().SetInterspersed(false) // what follows the program is its own
@@ -586,10 +581,15 @@ func (a *app) verifyCommand() *cobra.Command {
 type listed struct {
 	fetch.Install
 	// Current says that it is this machine's, and Kinds of which kinds of machines it is.
-	Current bool     `json:"current"`
-	Kinds   []string `json:"current_for"`
-	Folder  string   `json:"path"`
-	Size    int64    `json:"size"`
+	Current  bool     `json:"current"`
+	Kinds    []string `json:"current_for"`
+	Folder   string   `json:"path"`
+	Programs string   `json:"programs"`
+	Size     int64    `json:"size"`
+	// Devices are what the programs saw when they were tried, as install prints them; UUIDs are those of the GPUs that CUDA
+	// showed.
+	Devices []string `json:"devices"`
+	UUIDs   []string `json:"uuids"`
 	// Withdrawn is why the release was withdrawn; empty if it was not.
 	Withdrawn string `json:"withdrawn,omitempty"`
 	// LeftOut are the CPU variants that it does without.
@@ -625,7 +625,10 @@ func (a *app) listCommand() *cobra.Command {
 				if w := new(manifests.WithdrawnError); errors.As(c.Withdrawn(i.Release), &w) {
 					reason = w.Reason
 				}
-				list = append(list, listed{i, i.ID == current.ID, nonNil(kinds[i.ID]), c.Store.Dir(i), c.Store.Size(i), reason, append([]fetch.LeftOut{}, c.Store.LeftOut(i)...)})
+				list = append(list, listed{
+					Install: i, Current: i.ID == current.ID, Kinds: nonNil(kinds[i.ID]), Folder: c.Store.Dir(i), Programs: c.Programs(i), Size: c.Store.Size(i),
+					Devices: nonNil(i.Seen), UUIDs: nonNil(i.Devices), Withdrawn: reason, LeftOut: append([]fetch.LeftOut{}, c.Store.LeftOut(i)...),
+				})
 			}
 			if a.json {
 				return a.print(list)

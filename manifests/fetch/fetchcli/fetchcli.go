@@ -10,7 +10,10 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -57,12 +60,50 @@ func Main(args []string, verifier NewVerifier) int {
 	a := &app{term: newTerminal(os.Stdout, os.Stderr), newVerifier: verifier}
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	a.term.report(err)
-	if ctx.Err() != nil && err != nil {
-		return exitInterrupted
+	err := a.execute(ctx, root.ExecuteContext)
+	if a.badFlag && wantsEvents(args) {
+		a.term.events = true // the flag that is wrong may stand before it
 	}
-	return exitCode(err)
+	code := exitCode(err)
+	if ctx.Err() != nil && err != nil {
+		code = exitInterrupted
+	}
+	a.term.report(err, code)
+	return code
+}
+
+// endSoon is how long a command that is interrupted may take to end in order: whoever pressed Ctrl-C waits for it. Longer
+// takes what cannot be called back, as fsync(2) on a slow disk. A store is whole without its process, at every moment.
+const endSoon = 800 * time.Millisecond
+
+// execute runs a command until it ends, or until endSoon after its context did, unless it has something to bring to an end
+// that does not end with this process.
+func (a *app) execute(ctx context.Context, command func(context.Context) error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- command(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	var late <-chan time.Time
+	if !a.endsInOrder.Load() {
+		late = time.After(endSoon)
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-late:
+		return context.Cause(ctx)
+	}
+}
+
+// wantsEvents says whether --events is among arguments that cannot all be read.
+func wantsEvents(args []string) bool {
+	if end := slices.Index(args, "--"); end >= 0 {
+		args = args[:end]
+	}
+	return slices.Contains(args, "--"+eventsFlag)
 }
 
 // exitCode is the one place where an error becomes a number.
@@ -95,6 +136,29 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
+// className is what --events calls the failures with an exit code.
+func className(code int) string {
+	switch code {
+	case exitUsage:
+		return "usage"
+	case exitUntrusted:
+		return "untrusted"
+	case exitNoGPU:
+		return "no-gpu"
+	case exitNoBundle:
+		return "no-bundle"
+	case exitNetwork:
+		return "network"
+	case exitNotOffline:
+		return "offline"
+	case exitDisk:
+		return "disk"
+	case exitInterrupted:
+		return "interrupted"
+	}
+	return "failed"
+}
+
 // A usageError is a command that was given wrongly.
 type usageError struct {
 	err  error
@@ -104,6 +168,8 @@ type usageError struct {
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 func (e *usageError) Hint() string  { return e.hint }
+
+const eventsFlag = "events"
 
 const rootHelp = `Run llama.cpp on the NVIDIA GPU of this machine: no CUDA installation, no compiler.
 
@@ -125,21 +191,37 @@ func (a *app) root() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), installFlags{}) },
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			// The programs of env are one release's, and the client need not be of the same.
+			if !cmd.Flags().Changed("release") && cmd.Name() != selfUpdate {
+				a.release = os.Getenv("LLCUDA_RELEASE")
+			}
+			if !cmd.Flags().Changed("allow-cpu") {
+				a.allowCPU = fetch.IsTrue(os.Getenv("LLCUDA_ALLOW_CPU"))
+			}
+		},
 	}
 	root.SetOut(a.term.out)
 	root.SetErr(a.term.err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		a.badFlag = true
 		return &usageError{err, cmd.CommandPath() + " --help"}
 	})
 	f := root.PersistentFlags()
-	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the one that the release pointer names)")
+	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the one that the release pointer names) (LLCUDA_RELEASE, but for self-update)")
 	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag, or for current where the release pointer is; repeatable, tried in turn; default is GitHub (default: those of the installation; LLCUDA_MIRROR, separated by blanks)")
 	f.StringVar(&a.home, "home", "", "the store's `folder` (LLCUDA_HOME)")
 	f.BoolVar(&a.trustHome, "trust-home", false, "use a store's folder that others may write to (LLCUDA_TRUST_HOME)")
 	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE; HF_HUB_OFFLINE for models alone)")
-	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served")
+	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served (LLCUDA_ALLOW_CPU)")
 	f.BoolVar(&a.allowWithdrawn, "allow-withdrawn", false, "take the release that --release names, although it was withdrawn")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON")
+	f.DurationVar(&a.patience, "patience", 0, "how long to look for the release at most, such as 10s; downloads take as long as they take (default: without a bound)")
+	f.BoolFunc(eventsFlag, "for programs: the result as JSON, and everything else as a JSON object a line on standard error", func(text string) error {
+		on, err := strconv.ParseBool(text)
+		a.term.events, a.json = on, a.json || on
+		return err
+	})
 	f.BoolVar(&a.yes, "yes", false, "do what is only shown without it: prune and uninstall remove nothing unless told to; no command asks")
 	f.BoolVar(&a.term.quiet, "quiet", false, "print results and errors only")
 	f.StringVar(&a.asHost, "as-host", "", "answer for the machine that a `file` of detect --json describes; - is standard input")
@@ -148,7 +230,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.trustedRoot, "trusted-root", "", "`file` with the Sigstore trusted root to verify against")
 	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM")
 	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "believe whoever controls the mirror; checksums are still verified")
-	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.pullCommand(), a.runCommand(), a.envCommand(),
+	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.inspectCommand(), a.pullCommand(), a.runCommand(), a.serveCommand(), a.chatCommand(), a.envCommand(),
 		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.uninstallCommand(), a.doctorCommand(), a.exportCommand(), a.selfUpdateCommand())
 	usageArgs(root)
 	return root

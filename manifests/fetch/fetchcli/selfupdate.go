@@ -12,10 +12,12 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 )
 
+const selfUpdate = "self-update"
+
 func (a *app) selfUpdateCommand() *cobra.Command {
 	var from string
 	cmd := &cobra.Command{
-		Use:   "self-update",
+		Use:   selfUpdate,
 		Short: "Replace this program by that of the newest release",
 		Long: `Replace this program by that of the newest release.
 
@@ -31,7 +33,7 @@ of this one. A release that is not newer is taken only if --release names it.`,
 			if err != nil {
 				return err
 			}
-			c.Resolved = nil
+			c.Resolved = a.term.tellVerified
 			if err := a.takeFrom(c, from); err != nil {
 				return err
 			}

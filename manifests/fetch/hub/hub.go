@@ -245,7 +245,7 @@ func (c *Client) placeAll(ctx context.Context, name string, files []located, pro
 		size += results[i].Size
 	}
 	if progress != nil && len(files) > 1 && all.began {
-		progress(transfer.Progress{Name: name, Done: size, Total: size, Source: all.source})
+		progress(transfer.Progress{Name: name, Done: size, Total: size, From: all.there, Source: all.source})
 	}
 	return results, nil
 }

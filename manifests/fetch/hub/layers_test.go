@@ -16,10 +16,10 @@ func TestMemory(t *testing.T) {
 	if need != 2128 {
 		t.Errorf("%d MiB", need)
 	}
-	if ngl, why := Layers(gemma, []int{need}); ngl != AllLayers {
+	if ngl, why := Layers(gemma, []int{need}, 0); ngl != AllLayers {
 		t.Error(why)
 	}
-	if ngl, why := Layers(gemma, []int{need - 1}); ngl != 25 {
+	if ngl, why := Layers(gemma, []int{need - 1}, 0); ngl != 25 {
 		t.Error(why)
 	}
 }
@@ -29,7 +29,7 @@ func TestLayersGrow(t *testing.T) {
 	model := &gguf.Header{Layers: []int64{64 << 20, 96 << 20, 0}, Output: 300 << 20, HeadsKV: []int64{2, 1, 0}, KeyLength: 64, ValueLength: 64, Vocabulary: 32000}
 	last := 0
 	for _, mib := range []int{0, 1, 1000, 1300, 100000, 1 << 40} {
-		ngl, why := Layers(model, []int{mib})
+		ngl, why := Layers(model, []int{mib}, 0)
 		if ngl < last || why == "" {
 			t.Errorf("%d MiB: %d layers, with less %d", mib, ngl, last)
 		}
@@ -61,7 +61,7 @@ func TestLayers(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got, why := Layers(test.model, test.memory)
+			got, why := Layers(test.model, test.memory, 0)
 			if got != test.want {
 				t.Errorf("%d layers, want %d", got, test.want)
 			}
@@ -69,5 +69,53 @@ func TestLayers(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// The context that fits does, and the next larger one does not; what the model was trained with is enough.
+func TestContextFit(t *testing.T) {
+	gemma := &gguf.Header{Layers: slices.Repeat([]int64{17 << 20}, 26), Output: 302 << 20, Context: 32768, HeadsKV: slices.Repeat([]int64{1}, 26), KeyLength: 256, ValueLength: 256, Vocabulary: 262144}
+	unknown := *gemma
+	unknown.Context = 0
+	short := *gemma
+	short.Context = 100
+	hostile := &gguf.Header{Layers: make([]int64, 1<<12), Context: 1 << 40, HeadsKV: slices.Repeat([]int64{1 << 16}, 1<<12), KeyLength: 1 << 16, ValueLength: 1 << 16}
+	for _, test := range []struct {
+		name   string
+		model  *gguf.Header
+		memory []int
+		want   int64
+	}{
+		{"all of it", gemma, []int{15360}, 32768},
+		{"some of it", gemma, []int{2200}, 6912},
+		{"two GPUs", gemma, []int{1500, 1500}, 6144},
+		{"not the weights", gemma, []int{1024}, 0},
+		{"nothing", gemma, nil, 0},
+		{"not known", &unknown, []int{15360}, DefaultContext},
+		{"short", &short, []int{15360}, 100},
+		{"hostile", hostile, []int{81920}, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := ContextFit(test.model, test.memory)
+			if got != test.want {
+				t.Errorf("%d tokens, want %d", got, test.want)
+			}
+			if got > 0 {
+				if ngl, why := Layers(test.model, test.memory, got); ngl < AllLayers {
+					t.Error(why)
+				}
+			}
+			if got > 0 && got < test.model.Context {
+				if ngl, why := Layers(test.model, test.memory, got+256); ngl >= AllLayers {
+					t.Error(why)
+				}
+			}
+		})
+	}
+	if n := NeedsOf(hostile, 1<<40); n.Total <= 0 || n.Context != maxContext {
+		t.Errorf("%+v", n)
+	}
+	if n := NeedsOf(gemma, 8192); n.Total != n.Weights+n.Cache+n.Compute+n.Reserve || n.Cache != 8192*26*512*2 || n.Weights != (302+26*17)<<20 {
+		t.Errorf("%+v", n)
 	}
 }

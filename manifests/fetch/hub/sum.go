@@ -85,7 +85,7 @@ func (s *sum) part(i int, progress func(transfer.Progress)) func(transfer.Progre
 	return func(p transfer.Progress) {
 		if !s.began {
 			s.began = true
-			progress(transfer.Progress{Name: s.name, Done: s.there, Total: s.size}) // what an earlier run brought
+			progress(transfer.Progress{Name: s.name, Done: s.there, Total: s.size, From: s.there}) // what an earlier run brought
 		}
 		if p.Source == "" {
 			return // it is read again
@@ -95,6 +95,6 @@ func (s *sum) part(i int, progress func(transfer.Progress)) func(transfer.Progre
 		if s.size >= 0 && done >= s.size {
 			return // said at the end, when the file is where it belongs
 		}
-		progress(transfer.Progress{Name: s.name, Done: done, Total: s.size, Source: p.Source})
+		progress(transfer.Progress{Name: s.name, Done: done, Total: s.size, From: s.there, Source: p.Source})
 	}
 }

@@ -1,6 +1,8 @@
 package machine
 
 import (
+	"encoding/json"
+	"flag"
 	"hash/fnv"
 	"os"
 	"path/filepath"
@@ -26,6 +28,7 @@ func TestLook(t *testing.T) {
 		return files
 	}
 	const modalias = "cpu:type:x86,ven0000fam0006mod008F:feature:,0000"
+	kinds := map[string]kindRow{}
 	sum := fnv.New64a()
 	sum.Write([]byte(modalias))
 	for name, test := range map[string]struct {
@@ -50,19 +53,51 @@ func TestLook(t *testing.T) {
 		"the driver and no GPU": {[]map[string]string{driver}, Machine{Kind: "none", Fingerprint: "none"}},
 		"the processor": {[]map[string]string{{"sys/devices/system/cpu/modalias": modalias + "\n"}},
 			Machine{Kind: "none", Fingerprint: "none cpu " + strconv.FormatUint(sum.Sum64(), 16), Unreachable: true}},
+		"names that are no file names": {[]map[string]string{{"proc/driver/nvidia/gpus/0/information": "Model: NVIDIA A100-SXM4/40GB (é)\n", "proc/driver/nvidia/gpus/1/information": "IRQ: 1\n"}},
+			Machine{Kind: "1xNVIDIA_A100_SXM4_40GB_____,1xgpu", Fingerprint: "1xNVIDIA_A100_SXM4_40GB_____,1xgpu driver unknown", GPUs: 2, Unreachable: true}},
 		"WSL": {[]map[string]string{{"dev/dxg": ""}}, Machine{Kind: "wsl", Fingerprint: "wsl"}},
 	} {
 		root := t.TempDir()
+		kind := kindRow{map[string]string{}, test.want.Kind}
 		for _, files := range test.files {
 			for path, text := range files {
 				write(t, filepath.Join(root, path), text)
+				kind.Files[path] = text
 			}
 		}
+		kinds[name] = kind
 		if diff := cmp.Diff(test.want, Look(root)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
+
+	const golden = "testdata/kinds.json"
+	got, err := json.MarshalIndent(kinds, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	if *update {
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", golden, diff)
+	}
 }
+
+// A kindRow is a row of the table that the tests of the Python package read, which finds a machine's kind by itself.
+type kindRow struct {
+	Files map[string]string `json:"files"`
+	Kind  string            `json:"kind"`
+}
+
+var update = flag.Bool("update", false, "write the golden files")
 
 func write(t *testing.T, path, text string) {
 	t.Helper()

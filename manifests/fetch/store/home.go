@@ -41,6 +41,8 @@ var folders = map[string]func(s *Store, name string, entry fs.DirEntry) bool{
 	installsDir: func(s *Store, name string, entry fs.DirEntry) bool {
 		return number.MatchString(name) && entry.IsDir() && s.holds(installsDir, name, installNames)
 	},
+	logsDir:    named(`server-[0-9]+(?:-[0-9]+)?\.log`),
+	serversDir: named(`[0-9]+-[0-9a-f]{0,8}-[0-9]*\.json(?:\.new)?`),
 	launch.CurrentName: func(s *Store, name string, entry fs.DirEntry) bool {
 		return entry.Type()&fs.ModeSymlink != 0 && s.installAt(name) != 0
 	},
@@ -56,7 +58,7 @@ var (
 func named(form string) func(*Store, string, fs.DirEntry) bool {
 	whole := regexp.MustCompile(`^(?:` + form + `)$`)
 	return func(_ *Store, name string, entry fs.DirEntry) bool {
-		file := strings.HasSuffix(name, ".partial") || strings.HasSuffix(name, ".json")
+		file := slices.Contains([]string{".partial", ".json", ".new", ".log"}, filepath.Ext(name))
 		return whole.MatchString(name) && (file && entry.Type().IsRegular() || !file && entry.IsDir())
 	}
 }
@@ -128,6 +130,23 @@ func (s *Store) make() error {
 	}
 	_, err = marker.WriteString(markerText)
 	return errors.Join(err, marker.Sync(), marker.Close())
+}
+
+// ServerFolders are the folders for the logs of servers and for what is kept of those that run. They are made, and the store
+// with them, if need be: a server of the user's own needs no installation.
+func (s *Store) ServerFolders() (logs, records string, err error) {
+	if err := s.make(); err != nil {
+		return "", "", homeError("making the store", s.Home, err)
+	}
+	for _, dir := range []string{logsDir, serversDir} {
+		if err := os.Mkdir(s.path(dir), 0o775); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", "", homeError("making the store", s.Home, err)
+		}
+		if info, err := os.Lstat(s.path(dir)); err != nil || !info.IsDir() {
+			return "", "", errors.Join(err, notFolder(s.path(dir)))
+		}
+	}
+	return s.path(logsDir), s.path(serversDir), nil
 }
 
 func same(a, b string) bool {

@@ -68,6 +68,10 @@ type Install struct {
 	GPUMemory []int `json:"gpu_memory_mib"`
 	// Asked is what the user narrowed the choice to.
 	Asked Asked `json:"asked"`
+	// LlamaCPP is the version that the programs said, and Seen are the GPUs that they saw when they were tried. Both are
+	// empty in the records of clients that did not keep them.
+	LlamaCPP string   `json:"llama_cpp"`
+	Seen     []string `json:"seen"`
 	// SignedBy is who signed the release; empty where the user did without a signature.
 	SignedBy string `json:"signed_by"`
 	// Pointer is the number of the release pointer that named the release, and PointerBy whose number it is; 0 where the

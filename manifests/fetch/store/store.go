@@ -17,6 +17,8 @@
 //	pointers/SIGNER.json        the newest release pointer seen of each signer
 //	installs/N/install.json     what was installed, how and why; installs/N/bundle leads to the bundle;
 //	                            start says when and how programs are started at once, to package launch
+//	logs/server-PID.log         what servers print that llcuda-fetch serve supervises
+//	servers/PID-….json          which of them run, so that none outlives its supervisor; see package serve
 //	current/KIND                a link to one of installs/, for each kind of machine that uses the store;
 //	                            current/any is for machines that have none of their own yet
 //
@@ -53,6 +55,8 @@ const (
 	releasesDir  = "releases"
 	pointersDir  = "pointers"
 	installsDir  = "installs"
+	logsDir      = "logs"
+	serversDir   = "servers"
 )
 
 // A Store is a folder.

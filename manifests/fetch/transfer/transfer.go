@@ -69,6 +69,7 @@ type Blob struct {
 type Progress struct {
 	Name        string
 	Done, Total int64  // bytes; Total is negative if it is not known
+	From        int64  // bytes that an earlier run had brought
 	Source      string // the mirror's address, without its password; empty for bytes of an earlier run
 	Slow        bool   // the source gave less than Client.SlowRate lately
 }
@@ -241,6 +242,7 @@ type transfer struct {
 
 	// Of one pass from byte 0 to the digest:
 	have    int64
+	from    int64 // what the file held
 	total   int64 // negative if it is not known
 	sum     hash.Hash
 	pipe    *pipe
@@ -277,7 +279,7 @@ func (t *transfer) run(ctx context.Context) error {
 func (t *transfer) pass(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t.have, t.total, t.sum, t.sources = 0, t.blob.Size, sha256.New(), map[string]bool{}
+	t.have, t.from, t.total, t.sum, t.sources = 0, 0, t.blob.Size, sha256.New(), map[string]bool{}
 	t.pipe, t.done, t.meter = nil, nil, nil
 	if t.follow != nil {
 		p := newPipe(followBuffer)
@@ -403,6 +405,7 @@ func (t *transfer) prefix(ctx context.Context) error {
 			return err
 		}
 	}
+	t.from = size
 	buf := make([]byte, copyBuffer)
 	for r := io.NewSectionReader(t.file, 0, size); ; {
 		n, err := r.Read(buf)
@@ -462,7 +465,7 @@ func (t *transfer) write(b []byte, source string) error {
 func (t *transfer) tell(source string, last bool) {
 	if now := time.Now(); t.progress != nil && (last || now.Sub(t.told) >= progressEvery) {
 		t.told = now
-		t.progress(Progress{Name: t.blob.Name, Done: t.have, Total: t.total, Source: source, Slow: t.meter != nil && t.meter.slow.Load()})
+		t.progress(Progress{Name: t.blob.Name, Done: t.have, Total: t.total, From: t.from, Source: source, Slow: t.meter != nil && t.meter.slow.Load()})
 	}
 }
 
@@ -977,7 +980,7 @@ func guarded(client *http.Client, header http.Header) *http.Client {
 }
 
 // Get returns a small document, at most limit bytes, from the first URL that gives it, and that URL. A document that
-// is longer, or comes more slowly than SlowRate, counts as not given. Errors: *NetworkError, or the context's.
+// is longer, or comes more slowly than SlowRate or after the context's deadline, counts as not given. Errors: *NetworkError, or the context's.
 func (c *Client) Get(ctx context.Context, urls []string, limit int64) ([]byte, string, error) {
 	c = c.withDefaults()
 	client := guarded(c.HTTP, nil)
@@ -992,7 +995,7 @@ func (c *Client) Get(ctx context.Context, urls []string, limit int64) ([]byte, s
 		if err == nil {
 			return document, address, nil
 		}
-		if ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, "", context.Cause(ctx)
 		}
 		failed = append(failed, err)
@@ -1010,21 +1013,33 @@ func (c *Client) getFrom(ctx context.Context, client *http.Client, address, show
 	m := c.newMeter(func(_ *meter, rate int64) { cancel(&SlowError{URL: shown, Rate: rate, Window: c.SlowWindow}) })
 	defer m.end()
 	wait := c.FirstWait
+	var before error // of an earlier try
+	ended := func() error {
+		cause := context.Cause(ctx)
+		switch {
+		case !errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return cause
+		case before != nil:
+			return fmt.Errorf("%w; %w", before, cause)
+		}
+		return fmt.Errorf("%s: %w", shown, cause)
+	}
 	for try := 1; ; try++ {
 		document, err := c.get(ctx, client, m, address, shown, limit)
 		if err == nil {
 			return document, nil
 		}
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, ended()
 		}
+		before = err
 		var temporary *temporaryError
 		var unknown *net.DNSError // nobody knows the name: that is an answer, and waiting changes none
 		if !errors.As(err, &temporary) || try >= c.Tries || errors.As(err, &unknown) && unknown.IsNotFound {
 			return nil, err
 		}
 		if wait, err = backOff(ctx, wait, temporary.after); err != nil {
-			return nil, err
+			return nil, ended()
 		}
 	}
 }

@@ -135,7 +135,11 @@ func TestFetch(t *testing.T) {
 				t.Errorf("the file or what followed is wrong: %d and %d bytes, %v", len(got), len(followed), err)
 			}
 			last.Source = ""
-			if diff := cmp.Diff(Progress{Name: "file", Done: size, Total: size}, last); diff != "" {
+			from := int64(test.there)
+			if test.spoiled { // and thrown away
+				from = 0
+			}
+			if diff := cmp.Diff(Progress{Name: "file", Done: size, Total: size, From: from}, last); diff != "" {
 				t.Errorf("last progress (-want +got):\n%s", diff)
 			}
 			var sent int64

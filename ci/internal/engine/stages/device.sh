@@ -17,4 +17,7 @@ cmake -S /stages/device -B /build -G Ninja "$@"
 ninja -C /build -j "$jobs" ggml-cuda
 
 strip --strip-unneeded -o /out/lib/libggml-cuda.so "$(realpath /build/bin/libggml-cuda.so)"
+sh /stages/licenses.sh compiled /build > /out/THIRD_PARTY_LICENSES.txt
+refuse_timestamps
+sh /stages/baseline.sh /out/lib/libggml-cuda.so
 finish

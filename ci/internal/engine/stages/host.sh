@@ -23,5 +23,10 @@ if readelf -d /out/lib/*.so* | grep -q 'NEEDED.*libgomp\.so\.1'; then
     chmod 755 /out/lib/libgomp.so.1
 fi
 cp /src/LICENSE /out/LICENSE
-sh /stages/licenses.sh /src > /out/THIRD_PARTY_LICENSES.txt
+{
+    sh /stages/licenses.sh vendored
+    sh /stages/licenses.sh compiled /build
+} > /out/THIRD_PARTY_LICENSES.txt
+refuse_timestamps
+sh /stages/baseline.sh /out/binaries/cuda12/* $(ls /out/lib/*.so* | grep -v libggml-cpu-) /out/lib/libggml-cpu-x64.so
 finish

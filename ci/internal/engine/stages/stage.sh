@@ -6,6 +6,15 @@ export CCACHE_DIR=/ccache CCACHE_STATSLOG=/tmp/ccache.stats
 mkdir -p /out /stats
 : > "$CCACHE_STATSLOG"
 
+# refuse_timestamps keeps __TIMESTAMP__ out: it is when a file was last changed, which is no part of the source.
+# __DATE__ and __TIME__ are those of SOURCE_DATE_EPOCH.
+refuse_timestamps() {
+    if grep -rIn __TIMESTAMP__ /src; then
+        echo "__TIMESTAMP__ differs from build to build: remove it from the source"
+        exit 1
+    fi
+}
+
 # finish writes the stage's figures: for which step it ran, CPU seconds of all its processes,
 # and how many compilations ran and how many came from the compiler cache.
 finish() {

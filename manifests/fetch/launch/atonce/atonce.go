@@ -50,6 +50,10 @@ func start(given string, arguments []string) {
 	if err != nil || os.Getenv(launch.BackendPath) != "" {
 		return
 	}
+	// Another release or bundle than the current one may be asked for.
+	if os.Getenv("LLCUDA_RELEASE") != "" || os.Getenv("LLCUDA_SM") != "" {
+		return
+	}
 	if _, distrusted := launch.Distrust(store); distrusted {
 		return
 	}

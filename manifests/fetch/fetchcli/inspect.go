@@ -1,0 +1,114 @@
+package fetchcli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+)
+
+func (a *app) inspectCommand() *cobra.Command {
+	var o fetch.InspectOptions
+	cmd := &cobra.Command{
+		Use:   "inspect FILE | NAME...",
+		Short: "Say what a model is, and what it takes to run it",
+		Long: `Say what a model is, and what it takes to run it: a GGUF file, or a model that is
+named as for pull. Nothing is downloaded, and of a file the header alone is read.
+
+  llcuda-fetch inspect gemma-3-1b-it-Q4_K_M
+  llcuda-fetch inspect model-00001-of-00003.gguf --ctx 32768
+  llcuda-fetch inspect model.gguf --memory 15360,15360    two GPUs, which need not be here
+
+With --json it prints one object, and a list of them for several models.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client("inspect")
+			if err != nil {
+				return err
+			}
+			switch {
+			case o.Context < 0:
+				return &usageError{fmt.Errorf("--ctx is %d, and must be a number of tokens", o.Context), "llcuda-fetch inspect --help"}
+			case !cmd.Flags().Changed("memory"):
+				o.Memory = nil // this machine's
+			case o.Memory == nil:
+				o.Memory = []int{}
+			}
+			for _, mib := range o.Memory {
+				if mib < 0 {
+					return &usageError{fmt.Errorf("--memory has %d, and must be numbers of MiB", mib), "llcuda-fetch inspect --help"}
+				}
+			}
+			o.Release = a.release
+			list, err := c.Inspect(cmd.Context(), args, o)
+			switch {
+			case err != nil:
+				return err
+			case a.json && len(list) == 1:
+				return a.print(list[0])
+			case a.json:
+				return a.print(list)
+			}
+			for n, i := range list {
+				if n > 0 {
+					a.term.printf("")
+				}
+				a.showInspection(i)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().Int64Var(&o.Context, "ctx", 0, "reckon with a context of so many `tokens` (default: 4096, or what the model was trained with, if that is less)")
+	cmd.Flags().IntSliceVar(&o.Memory, "memory", nil, "reckon with GPUs of so many `MiB` each, separated by commas (default: those of this machine)")
+	return cmd
+}
+
+// showInspection is a model for a person.
+func (a *app) showInspection(i fetch.Inspection) {
+	a.term.printf("model      %s", i.Name)
+	if m := i.Registry; m != nil {
+		a.term.printf("from       %s:%s, licence %s", m.Repo, m.File, m.Licence)
+	}
+	if i.Path == nil {
+		if i.Size != nil {
+			a.term.printf("size       %s", bytesText(*i.Size))
+		}
+		if i.Registry.VRAM > 0 {
+			a.term.printf("needs      %d MiB of GPU memory", i.Registry.VRAM)
+		}
+		a.term.printf("file       %s", i.Why)
+		return
+	}
+	a.term.printf("file       %s, %s", shortPath(*i.Path), bytesText(*i.Size))
+	kind := []string{*i.Architecture, fmt.Sprintf("%d parameters", *i.Parameters), fmt.Sprintf("%d layers", *i.Layers)}
+	if i.Quantisation != nil {
+		kind = append(kind, *i.Quantisation)
+	}
+	if i.Embedding != nil {
+		kind = append(kind, fmt.Sprintf("embeddings of %d", *i.Embedding))
+	}
+	if i.Vocabulary != nil {
+		kind = append(kind, fmt.Sprintf("%d tokens", *i.Vocabulary))
+	}
+	a.term.printf("kind       %s", strings.Join(kind, ", "))
+	template := "has no chat template"
+	if *i.ChatTemplate {
+		template = "has a chat template"
+	}
+	a.term.printf("chat       %s", template)
+	if i.Context != nil {
+		a.term.printf("context    trained with %d tokens", *i.Context)
+	}
+	const mib = 1 << 20
+	a.term.printf("needs      %d MiB of GPU memory for all layers and %d tokens", (i.Needs.Total+mib-1)/mib, i.Needs.Context)
+	if i.NGL == nil {
+		a.term.printf("-ngl       no advice: %s", i.Why)
+		return
+	}
+	a.term.printf("-ngl       %d: %s", *i.NGL, i.Why)
+	if *i.ContextFit > 0 {
+		a.term.printf("-c         up to %d tokens with all layers", *i.ContextFit)
+	}
+}

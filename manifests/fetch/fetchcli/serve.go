@@ -1,0 +1,322 @@
+package fetchcli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/serve"
+)
+
+type serveFlags struct {
+	host, port, log string
+	timeout         time.Duration
+	lifeline        bool
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use:   "serve MODEL [flags] [-- argument...]",
+		Short: "Run llama-server with a model, and see to it that it ends with whoever started it",
+		Long: `Run llama-server with a model, and see to it that it ends with whoever started it.
+
+The model is a file, or named as for pull; what is not here yet is installed and
+downloaded first. It says when the server is ready, and why it ended: the last of
+what it printed comes along. Arguments behind -- are llama-server's own:
+
+  llcuda-fetch serve gemma-3-1b-it-Q4_K_M
+  llcuda-fetch serve org/repo:Q4_K_M --port 8000 -- -c 8192 --parallel 4
+
+It listens on 127.0.0.1, on port 8090 if that is free, else on a free one. The
+variable LLAMA_API_KEY has a key that it then asks of everybody; LLAMA_SERVER_PATH
+and LLAMA_CPP_DIR lead to a llama-server of your own.
+
+Ctrl-C, SIGTERM and SIGHUP end the server: in order, or by force after 5 seconds.
+With --lifeline it also ends when standard input does, and when the process that
+started llcuda-fetch is gone.`,
+		Args: a.oneModel,
+		RunE: func(cmd *cobra.Command, args []string) error { return a.serve(cmd.Context(), args[0], args[1:], f) },
+	}
+	cmd.Flags().StringVar(&f.port, "port", "auto", "the `port` to listen on, or auto: 8090, or a free one")
+	cmd.Flags().StringVar(&f.host, "host", "127.0.0.1", "the `address` to listen on; 0.0.0.0 lets other machines in")
+	cmd.Flags().StringVar(&f.log, "log", "", "append what the server prints to this `file` (default: a new one in the store's folder logs, where the newest 10 are kept)")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long the server may take until it is ready; 0 is without end")
+	cmd.Flags().BoolVar(&f.lifeline, "lifeline", false, "for programs: end with standard input, and with the process that started this one")
+	return cmd
+}
+
+func (a *app) chatCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "chat MODEL [-- argument...]",
+		Short: "Talk to a model in the terminal: run llama-cli -m MODEL",
+		Long: `Talk to a model in the terminal: run llama-cli -m MODEL.
+
+The model is a file, or named as for pull; what is not here yet is installed and
+downloaded first. Arguments behind -- are llama-cli's own:
+
+  llcuda-fetch chat gemma-3-1b-it-Q4_K_M -- -c 8192`,
+		Args: a.oneModel,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.run(cmd.Context(), "chat", "llama-cli", append([]string{"-m", args[0]}, args[1:]...))
+		},
+	}
+}
+
+// oneModel wants one argument in front of --.
+func (a *app) oneModel(cmd *cobra.Command, args []string) error {
+	own := len(args)
+	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+		own = dash
+	}
+	switch {
+	case own == 0:
+		return errors.New("no model: llcuda-fetch models lists those known by name")
+	case own > 1:
+		return fmt.Errorf("one model is wanted, and %q comes behind it; the program's own arguments go behind --", args[1])
+	}
+	return nil
+}
+
+// run makes this process one of llama.cpp's programs, which is installed first if need be.
+func (a *app) run(ctx context.Context, command, program string, arguments []string) error {
+	c, err := a.client(command)
+	if err != nil {
+		return err
+	}
+	current, err := a.installed(ctx, c)
+	if err != nil {
+		return err
+	}
+	path, err := c.Program(current, program)
+	if err != nil {
+		return err
+	}
+	if arguments, err = c.Arguments(ctx, program, arguments, os.Getenv); err != nil {
+		return err
+	}
+	// The point of no return: from here on this process is the program.
+	return fmt.Errorf("starting %s: %w", path, c.Store.Programs(current).Exec(path, arguments))
+}
+
+// installed has a bundle installed to start programs from.
+func (a *app) installed(ctx context.Context, c *fetch.Client) (fetch.Install, error) {
+	o, err := a.options("")
+	if err != nil {
+		return fetch.Install{}, err
+	}
+	outcome, err := c.Install(ctx, o)
+	if err != nil {
+		return fetch.Install{}, err
+	}
+	if !outcome.Already {
+		a.term.notef("%s of release %s is installed for this machine", outcome.Install.Bundle, outcome.Install.Release)
+	}
+	if backend := os.Getenv(launch.BackendPath); backend != "" {
+		a.term.notef("%s is set: llama.cpp loads %s beside its own backends", launch.BackendPath, backend)
+	}
+	return outcome.Install, nil
+}
+
+func (a *app) serve(ctx context.Context, model string, arguments []string, f serveFlags) error {
+	server := serve.Server{Host: f.host, Timeout: f.timeout, Log: f.log, Prefix: prefix(arguments)}
+	var err error
+	if server.Port, err = parsePort(f.port); err != nil {
+		return err
+	}
+	if err := notOurs(arguments); err != nil {
+		return err
+	}
+	if f.timeout < 0 {
+		return &usageError{fmt.Errorf("--timeout %s is before now", f.timeout), "0 waits without end"}
+	}
+	// Whoever reads this process's output may be gone before it ends the server: that must not end it first.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP)
+		defer stop()
+	}
+	if f.lifeline {
+		var end context.CancelFunc
+		ctx, end = context.WithCancel(ctx)
+		defer end()
+		go watchLifeline(ctx, os.Stdin, end)
+	}
+
+	c, err := a.client("serve")
+	if err != nil {
+		return err
+	}
+	if server.Program, err = c.OwnServer(os.Getenv); err != nil {
+		return &usageError{err, fetch.Hints(err)[0]}
+	}
+	server.Environ = os.Environ()
+	if server.Program != "" {
+		a.term.notef("using %s, which the environment names", server.Program)
+	} else {
+		current, err := a.installed(ctx, c)
+		if err != nil {
+			return err
+		}
+		if server.Program, err = c.Program(current, fetch.ServerName); err != nil {
+			return err
+		}
+		server.Environ, server.Devices = c.Store.Programs(current).Environ(server.Environ), current.Seen
+	}
+	if server.Arguments, err = c.Arguments(ctx, fetch.ServerName, append([]string{"-m", model}, arguments...), os.Getenv); err != nil {
+		return err
+	}
+	path := server.Arguments[1]
+	if _, err := os.Stat(path); err != nil {
+		return &usageError{fmt.Errorf("looking for the model: %w", err), "llcuda-fetch models lists those known by name; others are org/repo:file.gguf"}
+	}
+	server.Model = serve.Model{Name: model, Path: path, Size: fetch.ModelSize(path)}
+	if launch.IsFile(model) {
+		server.Model.Name = filepath.Base(model)
+	}
+	if server.Logs, server.Records, err = c.Store.ServerFolders(); err != nil {
+		a.term.warnf("no log is kept, and no record of the server: %v", err)
+	}
+
+	err = server.Run(ctx, a.tellServer())
+	var exit *serve.ExitError
+	if errors.As(err, &exit) && exit.Reason == serve.ReasonArgument {
+		return &usageError{err, exit.Hint()}
+	}
+	return err
+}
+
+func parsePort(text string) (int, error) {
+	if text == "auto" {
+		return 0, nil
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return 0, &usageError{fmt.Errorf("there is no port %q", text), "a port is a number from 1 to 65535; auto takes a free one"}
+	}
+	return int(port), nil
+}
+
+// notOurs refuses arguments of llama-server that this command gives it itself.
+func notOurs(arguments []string) error {
+	for _, argument := range arguments {
+		flag := argument
+		if strings.HasPrefix(flag, "--") {
+			flag = strings.ReplaceAll(flag, "_", "-")
+		}
+		switch {
+		case flag == "--host", flag == "--port":
+			return &usageError{fmt.Errorf("%s stands behind --", argument), "it is a flag of serve: give it before --"}
+		case slices.Contains([]launch.Kind{launch.Model, launch.HubModel, launch.HubFile, launch.ModelURL}, launch.KindOf(argument)):
+			return &usageError{fmt.Errorf("%s names a second model", argument), "the model to serve is named once, right after serve"}
+		}
+	}
+	return nil
+}
+
+// prefix is what --api-prefix puts in front of all paths of a server.
+func prefix(arguments []string) string {
+	at := slices.IndexFunc(arguments, func(a string) bool { return strings.ReplaceAll(a, "_", "-") == "--api-prefix" })
+	if at >= 0 && at+1 < len(arguments) {
+		return arguments[at+1]
+	}
+	return os.Getenv("LLAMA_ARG_API_PREFIX")
+}
+
+// watchLifeline calls end when standard input ends, or the process does that started this one. A process which the other
+// one forked may hold the pipe open without knowing: multiprocessing does that.
+func watchLifeline(ctx context.Context, stdin io.Reader, end func()) {
+	defer end()
+	closed := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, stdin)
+		close(closed)
+	}()
+	const every = 250 * time.Millisecond
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	// Not PR_SET_PDEATHSIG: that goes by the thread that started this process, which may end long before its process does.
+	for parent := os.Getppid(); parent == os.Getppid(); {
+		select {
+		case <-ctx.Done():
+			return
+		case <-closed:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// The events of serve, beside those of every command.
+type (
+	startingEvent struct {
+		eventHead
+		serve.Starting
+	}
+	loadingEvent struct {
+		eventHead
+		serve.Loading
+	}
+	readyEvent struct {
+		eventHead
+		serve.Ready
+	}
+	exitEvent struct {
+		eventHead
+		serve.Exit
+	}
+)
+
+// tellServer tells what becomes of a server. Its address is the command's result, which comes while it runs.
+func (a *app) tellServer() func(serve.Event) {
+	var said time.Duration
+	return func(happened serve.Event) {
+		head := event(happened.Kind())
+		switch e := happened.(type) {
+		case serve.Starting:
+			text := fmt.Sprintf("starting %s with %s at %s", fetch.ServerName, e.Model.Name, e.URL)
+			if e.Log != "" {
+				text += "; its log is " + shortPath(e.Log)
+			}
+			a.term.tell(startingEvent{head, e}, text)
+		case serve.Loading:
+			text, so := "", time.Duration(e.Seconds*float64(time.Second))
+			if so-said >= plainEvery {
+				said, text = so, "loading, for "+timeText(so)+" so far"
+			}
+			a.term.tell(loadingEvent{head, e}, text)
+		case serve.Ready:
+			a.term.tell(readyEvent{head, e}, "")
+			if a.json {
+				_ = a.print(e) // of strings and numbers
+				return
+			}
+			a.term.printf("%s is ready at %s", e.Model.Name, e.URL)
+			if a.term.live {
+				a.term.notef("Ctrl-C ends it")
+			}
+		case serve.Exit:
+			text := ""
+			if e.Reason == serve.ReasonStopped {
+				text = fetch.ServerName + " has ended"
+			}
+			a.term.tell(exitEvent{head, e}, text)
+		case serve.Warning:
+			a.term.warnf("%s", e.Message)
+		}
+	}
+}

