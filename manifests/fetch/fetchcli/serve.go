@@ -193,6 +193,7 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		a.term.warnf("keeping no log and no record of the server: %v", err)
 	}
 
+	a.endsInOrder.Store(true) // the server is not ours to leave behind, nor to kill at once
 	err = server.Run(ctx, a.tellServer())
 	var exit *serve.ExitError
 	if errors.As(err, &exit) && exit.Reason == serve.ReasonArgument {
