@@ -32,7 +32,7 @@ echo "$*" >>"$folder/calls"
 exit "$(cat "$folder/$1.code" 2>/dev/null || echo 0)"
 """
 
-INSTALLED = {
+INSTALLED: dict[str, Any] = {
     "install": {
         "release": "v1.1.0-runtime",
         "bundle": "llcuda-bins-sm75",

@@ -532,7 +532,7 @@ def models_cache(environ: Mapping[str, str]) -> str:
 def status() -> Status:
     """What is installed, which GPUs there are, and what is wrong. It uses no network, changes nothing and never raises."""
     from ..errors import LlcudaError
-    from . import fetch
+    from . import fetch, registry
 
     problems = list(_problems)
     try:
@@ -549,7 +549,7 @@ def status() -> Status:
                 problems.append(str(err))
             return None
 
-    machine = ask(lambda: fetch.call(["detect"])) or {}
+    machine = ask(registry.detect) or {}
     cuda, driver = machine.get("cuda") or {}, machine.get("driver") or {}
     if cuda.get("problem"):
         problems.append("\n".join([cuda["problem"], *([f"hint: {cuda['way']}"] if cuda.get("way") else [])]))
