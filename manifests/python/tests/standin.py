@@ -120,6 +120,7 @@ class StandIn:
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
             "TERM": "xterm",
+            "NO_COLOR": "1",
             "LLCUDA_FETCH": str(self.path),
             "LLCUDA_HOME": str(self.home),
             "PYTHONPATH": PACKAGE,

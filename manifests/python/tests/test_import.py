@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import nbformat
 import pytest
@@ -108,9 +109,9 @@ def run_notebook(cells: list[str], environ: dict[str, str], folder: Path) -> lis
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "test", "language": "python"}))
     script = folder / "notebook.py"
-    code = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    code: dict[str, Any] = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
     text = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [{**code, "source": cell} for cell in cells]}
-    book = nbformat.reads(json.dumps(text), as_version=4)
+    book = cast(Any, nbformat).reads(json.dumps(text), as_version=4)
     before = dict(os.environ)
     try:
         os.environ["JUPYTER_PATH"] = str(folder / "share" / "jupyter")

@@ -160,6 +160,15 @@ def test_already_installed(inside: StandIn, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
 
 
+def test_installed_by_another_process_meanwhile(inside: StandIn, capfd: pytest.CaptureFixture[str]) -> None:
+    """What began with a word ends with one."""
+    waiting = events(("waiting", {"pid": 7, "command": "llcuda-fetch install"}))
+    inside.answers("install", {**INSTALLED, "already": True}, waiting)
+    llcuda.setup()
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["Detecting", "Waiting", "✓"]
+
+
 @pytest.mark.parametrize("result", [None, [], {}, {"install": None}, {"install": [1]}])
 def test_unknown_result(inside: StandIn, result: Any) -> None:
     inside.answers("install", result)

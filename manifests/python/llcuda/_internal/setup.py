@@ -378,7 +378,8 @@ def _install(
     fetch.program()  # where there is none, there is nothing to show
     began = time.monotonic()
     with reporter(progress) as report:
-        if not home.installed(os.environ):
+        announced = not home.installed(os.environ)
+        if announced:
             report(fetch.Event("step", {"message": "Detecting GPU…"}))
         result = fetch.call(args, env=env, on_event=report)
         if not isinstance(result, dict) or not isinstance(result.get("install"), dict):
@@ -386,7 +387,7 @@ def _install(
 
             raise SetupError(f"{fetch.NAME} install printed an unknown result: {str(result)[:1000]}")
         installation = _installation(result, str(result.get("folder") or ""), result["install"])
-        if not result.get("already"):
+        if announced or not result.get("already"):  # already, where another process did it meanwhile
             seconds = time.monotonic() - began
             where = ", ".join(installation.devices) or "the processor"
             message = f"✓ Setup complete in {seconds:.0f} s: llama.cpp {installation.llama_cpp}, {where}"
