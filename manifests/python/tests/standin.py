@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-PACKAGE = os.environ.get("LLCUDA_TEST_PYTHONPATH", str(Path(__file__).parents[1]))
+PACKAGE = str(Path(__file__).parents[1])
 
 SCRIPT = """#!/bin/sh
 folder={folder}
