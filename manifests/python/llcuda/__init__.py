@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-"""llama.cpp on the NVIDIA GPU that is there."""
-=======
 """Run llama.cpp on this machine's NVIDIA GPU: no CUDA installation, no compiler.
 
 >>> import llcuda
@@ -136,4 +133,3 @@ def __dir__() -> "list[str]":
 from ._internal.setup import on_import as _on_import  # noqa: E402
 
 _on_import()
->>>>>>> main

@@ -126,11 +126,14 @@ def recommended(model: str | os.PathLike[str], vram_gb: float | None) -> dict[st
     memory = None if vram_gb is None else [max(int(vram_gb * registry.MIB_PER_GB), 0)]
     found = registry.resolve(model, memory_mib=memory)
     layers = found.get("ngl") or 0
-    whole = layers > (found.get("layers") or 0)
-    batch, micro = _WHOLE if whole else _PART if layers else _NONE
+    if not layers:
+        batch, micro = _NONE
+    elif layers >= (found.get("layers") or 0):
+        batch, micro = _WHOLE
+    else:
+        batch, micro = _PART
     context = found.get("context_fit") or min(found.get("context") or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-    needed = sum(size for size in (found.get("needs") or {}).values() if isinstance(size, int)) or found.get("size") or 0
-    gigabytes = needed / MIB / registry.MIB_PER_GB
+    gigabytes = ((found.get("needs") or {}).get("total") or found.get("size") or 0) / MIB / registry.MIB_PER_GB
     return {
         "gpu_layers": layers,
         "ctx_size": context,

@@ -1,11 +1,3 @@
-<<<<<<< HEAD
-import sys
-
-
-def main() -> int:
-    print("llcuda")
-    return 0
-=======
 """The commands ``llcuda`` and ``llcuda-fetch``.
 
 ``llcuda`` by itself says what is there, and ``llcuda setup`` is the client's ``install``. Everything else is the client's,
@@ -51,4 +43,3 @@ def _become(args: list[str]) -> int:
     except LlcudaError as err:
         print(f"llcuda: {err}", file=sys.stderr)
         return err.code
->>>>>>> main
