@@ -17,7 +17,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.body = json.loads(body) if body else None
+        self.body: Any = json.loads(body) if body else None
         self.server.requests.append((self.path, dict(self.headers), self.body))
         answer = self.server.answers.get(self.path)
         if answer is None:

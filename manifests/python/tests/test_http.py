@@ -55,7 +55,7 @@ def hung_up(handler: Handler) -> bool:
     """Whether the client closes its connection within 10 seconds."""
     handler.connection.settimeout(10)
     try:
-        return handler.connection.recv(1) == b""
+        return bool(handler.connection.recv(1) == b"")
     except TimeoutError:
         return False
     except OSError:
