@@ -33,7 +33,7 @@ from .server import (
     flags,
     is_healthy,
     is_local,
-    model_argument,
+    own_program,
     properties,
     reporting,
 )
@@ -77,18 +77,19 @@ class InferResult:
         tool_calls (list of dict): The calls that the model asks for, in OpenAI's form.
     """
 
+    success: bool = False
+    text: str = ""
+    tokens_generated: int = 0
+    latency_ms: float = 0.0
+    tokens_per_sec: float = 0.0
+    error_message: str = ""
+    prompt_tokens: int = 0
+    finish_reason: str = ""
+    error: Exception | None = None
+    reasoning: str = ""
+
     def __init__(self) -> None:
-        self.success = False
-        self.text = ""
-        self.tokens_generated = 0
-        self.latency_ms = 0.0
-        self.tokens_per_sec = 0.0
-        self.error_message = ""
-        self.prompt_tokens = 0
-        self.finish_reason = ""
         self.timings: dict[str, Any] = {}
-        self.error: Exception | None = None
-        self.reasoning = ""
         self.tool_calls: list[dict[str, Any]] = []
 
     def raise_for_error(self) -> None:
@@ -170,9 +171,7 @@ class InferenceEngine:
         ...     print(engine.infer("The capital of France is").text)
     """
 
-    def __init__(
-        self, server_url: str | None = None, *, api_key: str | None = None, timeout: float | None = None
-    ) -> None:
+    def __init__(self, server_url: str | None = None, *, api_key: str | None = None, timeout: float | None = None) -> None:
         if server_url is not None:
             Api(server_url)
         self._given = server_url is not None
@@ -191,9 +190,7 @@ class InferenceEngine:
         _engines.add(self)
 
     @classmethod
-    def from_pretrained(
-        cls, repo_id: str, filename: str, *, revision: str | None = None, **kwargs: Any
-    ) -> InferenceEngine:
+    def from_pretrained(cls, repo_id: str, filename: str, *, revision: str | None = None, **kwargs: Any) -> InferenceEngine:
         """An engine with a model of the Hugging Face Hub.
 
         Args:
@@ -210,7 +207,7 @@ class InferenceEngine:
     def __enter__(self) -> InferenceEngine:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
         self.close()
 
     def __reduce_ex__(self, _: object) -> Any:
@@ -391,7 +388,8 @@ class InferenceEngine:
                 report=report,
             )
         self.server, self.server_url, self.api_key = server, server.server_url, server.api_key
-        layers, why = _layers(arguments, running.log_tail(LOG_LINES), running.devices)
+        devices = running.devices if own_program() is None else None  # those of the installation
+        layers, why = _layers(arguments, running.log_tail(LOG_LINES), devices)
         props = self._api().json("GET", "/props", timeout=60)
         self.model = _loaded(os.fspath(name), props, layers, str(running.model.get("why") or why))
 
@@ -520,7 +518,9 @@ class InferenceEngine:
                     return result
                 callback(piece)
 
-    def stream(self, prompt: str, max_tokens: int = 128, temperature: float = 0.7, **sampling: Any) -> Generator[str, None, None]:
+    def stream(
+        self, prompt: str, max_tokens: int = 128, temperature: float = 0.7, **sampling: Any
+    ) -> Generator[str, None, None]:
         """Complete a prompt piece by piece. Closing the iterator, or leaving its loop, ends the generation.
 
         Args:
@@ -759,9 +759,7 @@ class InferenceEngine:
         return self._create("/v1/chat/completions", {**kwargs, "messages": _messages(messages)}, stream)
 
     @overload
-    def create_completion(
-        self, prompt: str, *, stream: Literal[False] = False, **kwargs: Any
-    ) -> dict[str, Any]: ...
+    def create_completion(self, prompt: str, *, stream: Literal[False] = False, **kwargs: Any) -> dict[str, Any]: ...
 
     @overload
     def create_completion(
@@ -847,13 +845,12 @@ class InferenceEngine:
             arguments = _arguments(0 if on_cpu else None, EMBEDDING_TOKENS, None, True, pooling, None, {})
             with reporting(True) as report:
                 size = os.path.getsize(path) / 1e6
-                report(Event("step", {"message": (
-                    f"Starting a second server of {os.path.basename(path)} for embeddings: about {size:.0f} MB more memory"
-                    f" for its weights; load_model(..., embeddings=True) makes one server do both"
-                )}))
-                server.launch(
-                    path, arguments, port=None, host="127.0.0.1", timeout=600, allow_cpu=on_cpu, report=report
+                message = (
+                    f"Starting a second server of {os.path.basename(path)} for embeddings: about {size:.0f} MB more memory "
+                    "for its weights; load_model(..., embeddings=True) makes one server do both"
                 )
+                report(Event("step", {"message": message}))
+                server.launch(path, arguments, port=None, host="127.0.0.1", timeout=600, allow_cpu=on_cpu, report=report)
             self._embedders[pooling] = server
             return server
 
@@ -1060,24 +1057,23 @@ def quick_infer(
     prompt: str,
     model_path: str | None = None,
     max_tokens: int = 128,
-    server_url: str = DEFAULT_URL,
+    server_url: str | None = None,
     auto_start: bool = True,
 ) -> str:
     """Complete one prompt; what goes wrong is the text.
 
     Args:
         prompt: The text to go on from.
-        model_path: A model, as of :meth:`InferenceEngine.load_model`; None uses what runs at ``server_url``.
+        model_path: A model, as of :meth:`InferenceEngine.load_model`; None uses the server that runs at ``server_url``.
         max_tokens: The most tokens to generate.
-        server_url: Where a server runs. At the default, a server is started on a free port if there is a model.
+        server_url: As of :class:`InferenceEngine`.
         auto_start: Whether a server may be started.
 
     Returns:
         The answer, or ``"Error: …"``.
     """
-    own = auto_start and model_path is not None and server_url == DEFAULT_URL
     try:
-        with InferenceEngine(None if own else server_url) as engine:
+        with InferenceEngine(server_url) as engine:
             if model_path is not None:
                 engine.load_model(model_path, auto_start=auto_start, verbose=False)
             result = engine.infer(prompt, max_tokens=max_tokens)
@@ -1207,11 +1203,11 @@ def _make_available(name: str, report: Callable[[Event], None]) -> None:
     Raises:
         ModelNotFoundError: There is none of that name.
     """
-    argument = model_argument(name)
-    if not os.path.isfile(argument):
-        from ._internal import fetch
+    from ._internal.registry import locate, pull
 
-        fetch.call(["pull", argument], on_event=report)
+    name = locate(name)
+    if not os.path.isfile(name):
+        pull(name, on_event=report)
 
 
 _OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")
