@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 import os
 import re
 import sys
@@ -17,25 +16,25 @@ import time
 import types
 import urllib.parse
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from ._internal.fetch import Event
 from ._internal.http import Api, Stream
-from .errors import LlcudaError, RequestError, ServerError, ServerNotRunningError, UsageError
+from .errors import LlcudaError, RequestError, ServerError, ServerMismatchError, ServerNotRunningError, UsageError
 from .server import (
     DEFAULT_URL,
     ServerManager,
     check_model,
     choose_key,
     cpu_allowed,
-    end_servers_at,
     flags,
     is_healthy,
     is_local,
     own_program,
     properties,
     reporting,
+    servers_at,
 )
 
 if TYPE_CHECKING:
@@ -182,6 +181,7 @@ class InferenceEngine:
         self.model: LoadedModel | None = None
         self.server: ServerManager | None = None
         self._settings: Any = None
+        self._borrowed = False  # the server is another engine's, which close() leaves alone
         self._loading = threading.RLock()
         self._embedders: dict[str, ServerManager] = {}
         self._counting = threading.Lock()
@@ -331,8 +331,10 @@ class InferenceEngine:
             if self.model is not None and settings == self._settings and self.check_server():
                 return True
             if (self._given or not auto_start) and not self._own():
-                if self._given:
-                    end_servers_at(self.server_url)
+                shared = servers_at(self.server_url)
+                if shared and not self._shares(shared[0], model_name_or_path, arguments):
+                    for server in shared:  # of an engine before, which a notebook's history may keep alive
+                        server.stop_server()
                 if self._attach(model_name_or_path, start_timeout, must=not auto_start):
                     self._settings = settings
                     return True
@@ -346,6 +348,21 @@ class InferenceEngine:
 
     def _own(self) -> bool:
         return self.server is not None and self.server._alive() is not None
+
+    def _shares(self, server: ServerManager, name: str, arguments: list[str]) -> bool:
+        """Whether a server of another engine of this process will do; it then ends with the last engine that holds it."""
+        running = server._alive()
+        if running is None or (self._given_key is not None and self._given_key != (server.api_key or "")):
+            return True  # not for this engine to decide: attaching says what is wrong
+        asked = arguments != _arguments(None, None, 1, False, "mean", None, {})
+        if asked and list(running.settings[1]) != arguments:
+            return False
+        try:
+            check_model(name, {"model_path": running.model.get("path")}, self.server_url)
+        except ServerMismatchError:
+            return False
+        self.server, self.api_key, self._borrowed = server, server.api_key, True
+        return True
 
     def _attach(self, name: str, timeout: float, *, must: bool) -> bool:
         """Use a server that runs; False if none does and one may be started."""
@@ -404,7 +421,11 @@ class InferenceEngine:
         for embedder in embedders.values():
             embedder.stop_server()
         if self.server is not None:
-            self.server.stop_server()
+            if self._borrowed:
+                self.server = None
+            else:
+                self.server.stop_server()
+            self._borrowed = False
             self.api_key = choose_key(self._given_key)
             if not self._given:
                 self.server_url = DEFAULT_URL
@@ -787,10 +808,9 @@ class InferenceEngine:
     def _create(
         self, path: str, body: dict[str, Any], stream: bool
     ) -> dict[str, Any] | Generator[dict[str, Any], None, None]:
-        if stream:
-            return self._chunks(self._api().stream(path, {**body, "stream": True}))
-        answer = self._ask(path, {**body, "stream": False}, math.inf)  # nothing comes before the whole answer
-        return dict(answer)
+        # A stream inside, too: only a stream's end is noticed by a server that is busy with other requests.
+        chunks = self._chunks(self._api().stream(path, {"stream_options": {"include_usage": True}, **body, "stream": True}))
+        return chunks if stream else _assembled(chunks)
 
     def _chunks(self, stream: Stream) -> Generator[dict[str, Any], None, None]:
         with stream:
@@ -1151,6 +1171,37 @@ def _take(data: dict[str, Any], result: InferResult) -> str:
     for call in delta.get("tool_calls") or ():
         _take_call(call, result.tool_calls)
     return delta.get("content") or ""
+
+
+def _assembled(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that a stream of chunks is, in OpenAI's form."""
+    whole: dict[str, Any] = {"choices": []}
+    choices: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        whole.update({k: v for k, v in chunk.items() if k != "choices" and v is not None})
+        for part in chunk.get("choices") or ():
+            choice = choices.setdefault(int(part.get("index") or 0), {"index": int(part.get("index") or 0)})
+            choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
+            if part.get("logprobs"):
+                for name, values in part["logprobs"].items():
+                    choice.setdefault("logprobs", {}).setdefault(name, []).extend(values or ())
+            if "delta" not in part:
+                choice["text"] = choice.get("text", "") + (part.get("text") or "")
+                continue
+            message, delta = choice.setdefault("message", {"role": "assistant", "content": None}), part["delta"] or {}
+            for name in ("content", "reasoning_content"):
+                if delta.get(name):
+                    message[name] = (message.get(name) or "") + delta[name]
+            for call in delta.get("tool_calls") or ():
+                _take_call(call, message.setdefault("tool_calls", []))
+    for choice in choices.values():
+        if "message" in choice and "tool_calls" not in choice["message"]:
+            choice["message"]["content"] = choice["message"]["content"] or ""
+    if not choices or not all(choice["finish_reason"] for choice in choices.values()):
+        raise RequestError("the answer ended before it was complete")
+    whole["object"] = str(whole.get("object", "")).removesuffix(".chunk")
+    whole["choices"] = [choices[index] for index in sorted(choices)]
+    return whole
 
 
 def _take_call(call: Mapping[str, Any], calls: list[dict[str, Any]]) -> None:

@@ -71,6 +71,7 @@ class ServerManager:
         self._running: Running | None = None
         self._lock = threading.RLock()
         self._server_path: str | None = None
+        _managers.add(self)
 
     def __enter__(self) -> ServerManager:
         return self
@@ -422,6 +423,7 @@ class Running:
 
 
 _servers: weakref.WeakSet[Running] = weakref.WeakSet()
+_managers: weakref.WeakSet[ServerManager] = weakref.WeakSet()
 
 
 def _end_all() -> None:
@@ -444,11 +446,9 @@ def wait_for_ended() -> None:
             running.ended.wait(max(0.0, deadline - time.monotonic()))
 
 
-def end_servers_at(url: str) -> None:
-    """End the servers of this process at an address, which a notebook's history may keep alive."""
-    for running in list(_servers):
-        if running.url == url.rstrip("/") and not running.ended.is_set():
-            running.stop(END_SECONDS)
+def servers_at(url: str) -> list[ServerManager]:
+    """What manages the servers of this process at an address."""
+    return [m for m in list(_managers) if (running := m._alive()) is not None and running.url == url.rstrip("/")]
 
 
 def _others_of_this_process() -> list[str]:

@@ -107,9 +107,7 @@ def test_files_of_1_0_2(embedder: EmbeddingEngine, fake: FakeServer, tmp_path: P
     assert again.search("x") == []
 
 
-@pytest.mark.parametrize(
-    ("how", "best"), [("cosine", "b"), ("dot", "bbb"), ("euclidean", "b")]
-)
+@pytest.mark.parametrize(("how", "best"), [("cosine", "b"), ("dot", "bbb"), ("euclidean", "b")])
 def test_search(embedder: EmbeddingEngine, how: str, best: str) -> None:
     search = SemanticSearch(embedder)
     search.add_documents(["aaa", "b", "bbb"], [{"n": 0}, {"n": 1}, {"n": 2}])
@@ -180,7 +178,9 @@ def test_real_meaning(engine: InferenceEngine) -> None:
 
 
 @pytest.mark.real
-def test_real_second_server(here: None, installed: Mapping[str, str], smollm2: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_second_server(
+    here: None, installed: Mapping[str, str], smollm2: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An engine that generates gets a second server, which ends with the model."""
     with InferenceEngine() as engine:
         engine.load_model(str(smollm2), gpu_layers=0, ctx_size=256, progress=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import COMMIT
 from engines import engine
 from fakeserver import FakeServer, Handler, fake, until
 from standin import StandIn, inside, standin
@@ -38,7 +39,12 @@ def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict
     return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
 
 
-CHAT = [chunk({"role": "assistant", "content": None}), chunk({"content": "Hel"}), chunk({"content": "lo"}), chunk({}, "stop", timings=TIMINGS)]
+CHAT = [
+    chunk({"role": "assistant", "content": None}),
+    chunk({"content": "Hel"}),
+    chunk({"content": "lo"}),
+    chunk({}, "stop", timings=TIMINGS),
+]
 
 
 def test_infer(fake: FakeServer) -> None:
@@ -179,7 +185,13 @@ def test_chat(fake: FakeServer) -> None:
     fake.streams("/v1/chat/completions", *CHAT)
     engine = InferenceEngine(fake.url)
     result = engine.chat("Hi", temperature=0, top_p=0.3)
-    assert (result.success, result.text, result.finish_reason, result.tokens_generated, result.prompt_tokens) == (True, "Hello", "stop", 2, 5)
+    assert (result.success, result.text, result.finish_reason, result.tokens_generated, result.prompt_tokens) == (
+        True,
+        "Hello",
+        "stop",
+        2,
+        5,
+    )
     sent = fake.requests[0][2]
     assert sent == {
         "messages": [{"role": "user", "content": "Hi"}],
@@ -285,13 +297,49 @@ def test_metrics(fake: FakeServer) -> None:
 
 
 def test_openai_shapes(fake: FakeServer) -> None:
-    completion = {"object": "chat.completion", "choices": [{"message": {"content": "x"}}], "usage": {}}
-    fake.answers["/v1/chat/completions"] = completion
+    """Asked for as a stream, so that an interrupt reaches the server, and put together."""
+    about = {"id": "i", "created": 7, "model": "m"}
+    usage = {"completion_tokens": 2, "prompt_tokens": 5}
+    chunks = [{**c, **about, "object": "chat.completion.chunk"} for c in CHAT]
+    fake.streams("/v1/chat/completions", *chunks, {"choices": [], "usage": usage, **about})
     engine = InferenceEngine(fake.url)
-    assert engine.create_chat_completion("Hi", max_tokens=3) == completion
-    assert fake.requests[0][2] == {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "stream": False}
-    fake.streams("/v1/completions", {"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]})
-    assert [c["choices"][0]["text"] for c in engine.create_completion("x", stream=True)] == ["a", "b"]
+    assert engine.create_chat_completion("Hi", max_tokens=3) == {
+        **about,
+        "object": "chat.completion",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello"}}],
+        "usage": usage,
+        "timings": TIMINGS,
+    }
+    assert fake.requests[0][2] == {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 3,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    assert list(engine.create_chat_completion("Hi", stream=True))[1]["choices"][0]["delta"] == {"content": "Hel"}
+    probable = {"content": [{"token": "a", "logprob": -0.5}]}
+    texts = [
+        {"choices": [{"index": 1, "text": "y"}], "object": "text_completion"},
+        {"choices": [{"index": 0, "text": "a", "logprobs": probable}]},
+        {"choices": [{"index": 0, "text": "b", "logprobs": probable, "finish_reason": "length"}]},
+        {"choices": [{"index": 1, "text": "", "finish_reason": "stop"}]},
+    ]
+    fake.streams("/v1/completions", *texts)
+    assert engine.create_completion("x") == {
+        "object": "text_completion",
+        "choices": [
+            {"index": 0, "text": "ab", "finish_reason": "length", "logprobs": {"content": probable["content"] * 2}},
+            {"index": 1, "text": "y", "finish_reason": "stop"},
+        ],
+    }
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    fake.streams("/v1/chat/completions", chunk({"tool_calls": [call]}), chunk({}, "tool_calls"))
+    message = engine.create_chat_completion("Hi")["choices"][0]["message"]
+    assert message["content"] is None
+    assert message["tool_calls"] == [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    fake.streams("/v1/completions", texts[1])
+    with pytest.raises(errors.RequestError, match="before it was complete"):
+        engine.create_completion("x")
 
 
 def test_key(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +437,9 @@ def test_waits_for_a_server_that_loads(fake: FakeServer, inside: StandIn) -> Non
     def health(handler: Handler) -> None:
         nonlocal asked
         asked += 1
-        handler.json({"status": "ok"} if asked > 2 else {"error": {"message": "Loading", "code": 503}}, 200 if asked > 2 else 503)
+        handler.json(
+            {"status": "ok"} if asked > 2 else {"error": {"message": "Loading", "code": 503}}, 200 if asked > 2 else 503
+        )
 
     fake.answers["/health"] = health
     assert engine.load_model("x.gguf")
@@ -438,7 +488,9 @@ def failing(inside: StandIn, reason: str, message: str = "why", **more: Any) -> 
     end = {"code": 1, "signal": None, "reason": reason, "tail": ["one", "two"], "log": "/l", **more}
     error = {"class": "usage" if reason == "argument" else "failed", "code": 1, "message": message, "hints": ["way"]}
     starting = {"url": "http://127.0.0.1:8090", "pid": 5, "program": "/p", "model": {"name": "m"}, "log": "/l", "port": 8090}
-    inside.answers("serve", None, events(("starting", starting), ("loading", {"seconds": 1}), ("exit", end), ("error", error)), 1)
+    inside.answers(
+        "serve", None, events(("starting", starting), ("loading", {"seconds": 1}), ("exit", end), ("error", error)), 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -525,9 +577,9 @@ def test_what_serve_is_asked(inside: StandIn, tmp_path: Path) -> None:
     assert len(environ["LLAMA_API_KEY"]) == 48
     assert environ["LLAMA_ARG_CORS_ORIGINS"] == "localhost"
     assert "LLCUDA_ALLOW_CPU" not in environ
-    assert asked(gpu_layers=0, ctx_size=64, n_parallel=3, batch_size=7, ubatch_size=5, timeout=60, port=8123, jinja=True) == (
-        f"{head} --port 8123 --timeout 60.000s -- -ngl 0 -c 64 -np 3 -b 7 -ub 5 --jinja"
-    )
+    assert asked(
+        gpu_layers=0, ctx_size=64, n_parallel=3, batch_size=7, ubatch_size=5, timeout=60, port=8123, jinja=True
+    ) == (f"{head} --port 8123 --timeout 60.000s -- -ngl 0 -c 64 -np 3 -b 7 -ub 5 --jinja")
     assert asked(auto_configure=False).endswith("-- -ngl 99 -c 2048 -np 1")
     assert asked(embeddings=True, pooling="cls").endswith("-- --embeddings --pooling cls -np 1 -b 2048 -ub 2048")
     assert asked(server_url="http://127.0.0.1:9", api_key="").startswith(f"{head} --port 9 ")
@@ -594,7 +646,9 @@ def test_no_copies(made: Callable[[], Any], copied: Callable[[Any], Any]) -> Non
 def test_asyncio_is_not_loaded_early() -> None:
     code = "import sys, llcuda.engine, llcuda.server, llcuda.chat, llcuda.embeddings, llcuda.jupyter; print(*sys.modules)"
     environ = {**os.environ, "LLCUDA_AUTO_SETUP": "off"}
-    loaded = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert "llcuda.engine" in loaded
     assert not {"asyncio", "numpy", "IPython", "openai", "dataclasses"} & set(loaded)
 
@@ -645,9 +699,10 @@ def test_real_streaming_is_the_same(engine: InferenceEngine) -> None:
 
 @pytest.mark.real
 def test_real_chat_uses_the_template(engine: InferenceEngine) -> None:
-    asked = "What is the capital of France?"
+    asked = "Say hello."
     result = engine.chat(asked, max_tokens=24, temperature=0)
-    assert "Paris" in result.text
+    assert result.text
+    assert result.prompt_tokens > len(engine.tokenize(asked)) + 10
     assert "".join(engine.chat(asked, max_tokens=24, temperature=0, stream=True)) == result.text
     assert asyncio.run(engine.achat(asked, max_tokens=24, temperature=0)).text == result.text
 
@@ -680,8 +735,8 @@ def test_real_cancellation_frees_the_slot(engine: InferenceEngine, how: str) -> 
         with pytest.raises(KeyboardInterrupt):
             engine.create_chat_completion("Count to a thousand.", max_tokens=3000, ignore_eos=True)
     else:
-        ask = engine.stream if how == "stream" else lambda *a, **kw: engine.chat(*a, stream=True, **kw)
-        pieces = ask("Count to a thousand.", max_tokens=3000, ignore_eos=True)
+        asked: Any = {"max_tokens": 3000, "ignore_eos": True}
+        pieces = engine.stream("Count", **asked) if how == "stream" else engine.chat("Count", stream=True, **asked)
         next(pieces)
         assert busy(engine) == 1
         pieces.close()
@@ -724,17 +779,35 @@ def test_real_refusals(engine: InferenceEngine) -> None:
     with pytest.raises(errors.RequestError) as caught:
         InferenceEngine(engine.server_url, api_key="").load_model("x")
     assert caught.value.status == 401
+    assert engine.is_loaded
 
 
 @pytest.mark.real
 def test_real_attach(engine: InferenceEngine, smollm2: Path) -> None:
-    other = InferenceEngine(engine.server_url, api_key=engine.api_key)
-    assert engine.model is not None
-    with pytest.raises(errors.ServerMismatchError, match=smollm2.name):
-        other.load_model("tinyllama-1.1b-Q5_K_M")
-    other.load_model(smollm2.name)
+    """By another engine of this process, which the server outlives, and by another process."""
+    other = InferenceEngine(engine.server_url)
+    other.load_model(smollm2.name, progress=False)
     assert other.infer("x", max_tokens=1).success
-    other.close()
+    assert other.api_key == engine.api_key
+    del other
+    assert engine.is_loaded
+    code = """
+import sys
+from llcuda import InferenceEngine, errors
+_, url, key, model = sys.argv
+engine = InferenceEngine(url, api_key=key)
+try:
+    engine.load_model("tinyllama-1.1b-Q5_K_M")
+except errors.ServerMismatchError as err:
+    print(err)
+engine.load_model(model)
+print(engine.infer("x", max_tokens=1).success)
+engine.close()
+"""
+    args = [sys.executable, "-c", code, engine.server_url, str(engine.api_key), smollm2.name]
+    said = subprocess.run(args, capture_output=True, text=True, check=True).stdout
+    assert f"has the model {smollm2.name}, not tinyllama" in said
+    assert said.endswith("True\n")
     assert engine.is_loaded
 
 
@@ -771,9 +844,9 @@ def test_real_from_pretrained_and_reload(installed: Any, here: None, smollm2: Pa
     """The same again is left as it is; another starts anew; a wrong name costs nothing that is loaded."""
     registry = llcuda.models.list_registry_models()
     info = registry["gemma-3-1b-Q4_K_M"]
-    with InferenceEngine.from_pretrained(info["repo"], info["file"], ctx_size=256, silent=True) as engine:
+    with InferenceEngine.from_pretrained(info["repo"], info["file"], revision=COMMIT, ctx_size=256, silent=True) as engine:
         pid = engine.server and engine.server.get_server_info()["process_id"]
-        assert engine.load_model(f"{info['repo']}:{info['file']}", ctx_size=256, progress=False)
+        assert engine.load_model(f"{info['repo']}:{info['file']}@{COMMIT}", ctx_size=256, progress=False)
         assert engine.server is not None
         assert engine.server.get_server_info()["process_id"] == pid
         with pytest.raises(errors.ModelNotFoundError):

@@ -19,8 +19,14 @@ from llcuda._internal.http import Api
 
 __all__ = ["fake"]
 
-EVENTS = b"".join(b"data: " + json.dumps({"content": text}, ensure_ascii=False).encode() + b"\n\n" for text in ("a", "😀", "é"))
-PINGED = b":\n\n: ping\n\ndata: {\"content\":\n" + b"data: \"x\"}\r\n\r\nevent: m\nid: 1\ndata:{\"content\":\"y\"}\r\r" + b"data: [DONE]\n\n"
+EVENTS = b"".join(
+    b"data: " + json.dumps({"content": text}, ensure_ascii=False).encode() + b"\n\n" for text in ("a", "😀", "é")
+)
+PINGED = (
+    b':\n\n: ping\n\ndata: {"content":\n'
+    + b'data: "x"}\r\n\r\nevent: m\nid: 1\ndata:{"content":"y"}\r\r'
+    + b"data: [DONE]\n\n"
+)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64, 10_000])

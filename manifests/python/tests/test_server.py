@@ -255,7 +255,9 @@ def test_forked_children_use_the_server_and_leave_it(owner: Callable[[str], Owne
 
 
 def test_two_engines_have_two_servers(owner: Callable[[str], Owner]) -> None:
-    o = owner("a = load()\nb = load()\ntell(a)\ntell(b)\na.close()\nassert b.infer('x', max_tokens=1).success\nsys.stdin.read()")
+    o = owner(
+        "a = load()\nb = load()\ntell(a)\ntell(b)\na.close()\nassert b.infer('x', max_tokens=1).success\nsys.stdin.read()"
+    )
     a, b = o.tells(), o.tells()
     assert a["url"] != b["url"]
     assert until(lambda: not runs(a["pid"]))
