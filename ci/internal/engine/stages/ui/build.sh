@@ -18,7 +18,7 @@ import { withLicences } from '$stages/licences.ts';
 
 export default withLicences(upstream);
 JS
-elif [ -e node_modules/.bin/vite ]; then
+elif node -e 'require.resolve("vite/package.json")' 2> /dev/null; then
     config=vite.config.mjs
     printf '%s\n' "import { withLicences } from '$stages/licences.ts';" '' 'export default withLicences({});' > "$config"
 fi
