@@ -528,7 +528,7 @@ def test_black_hole(standin: StandIn, client: Path, tmp_path: Path) -> None:
         took = time.monotonic() - began
     assert "llcuda is not set up: " in ran.out
     assert "imported" in ran.out
-    assert 9 < took < 12.5  # ten seconds for the release, and what starting Python and the client takes
+    assert 9 < took < 20  # ten seconds, and what starting takes on a busy machine; without a bound it is minutes
 
 
 def test_no_gpu_with_the_real_client(standin: StandIn, client: Path) -> None:
