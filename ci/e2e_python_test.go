@@ -55,7 +55,8 @@ type signedRelease struct {
 	path, client, trustedRoot string
 }
 
-// pythonRelease builds the real llama.cpp for one SM, packages the client of the last commit, and signs both.
+// pythonRelease builds the real llama.cpp for one SM, packages the client and the Python package of the last commit, and
+// signs all of it.
 func (f *farm) pythonRelease(t *testing.T) signedRelease {
 	dir := t.TempDir()
 	f.build(t, f.realLlama(t), "75", dir).want(t, 0)
@@ -73,6 +74,7 @@ func (f *farm) pythonRelease(t *testing.T) signedRelease {
 		startProcess(t, "env", slices.Concat(environment, []string{f.bin}, args)...).wait().want(t, 0)
 	}
 	ci("client", dir, "--base", "made")
+	ci("wheel", dir, "--base", "made")
 	ci("sign", dir, "--signing-config", sigstore.SigningConfig, "--trusted-root", sigstore.TrustedRoot)
 
 	unpacked := t.TempDir()

@@ -74,6 +74,7 @@ var inTests = map[string][]string{
 	"ci":                         {"manifests/killtest", "publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "manifests/python/pythontest", "bundler", "manifests", "matrix", "matrix/spec"},
 	"ci/internal/engine":         {"manifests/gguf/tinygguf", "bundler", "manifests", "matrix/spec"},
 	"ci/internal/engine/image":   {"ci/internal/engine/image/imagetest"},
+	"ci/internal/engine/pypi":    {"docker/wheel"},
 	"bundler":                    {"matrix/spec"},
 	"manifests":                  {"matrix/spec"},
 	"manifests/fetch":            {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "manifests/sigverify"},
@@ -86,7 +87,7 @@ var inTests = map[string][]string{
 	"publisher/cosign":           {"publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
-	"ci/internal/cli":            {"manifests/killtest", "manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
+	"ci/internal/cli":            {"manifests/killtest", "manifests/python/pythontest", "manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
 	"publisher":                  {"manifests/fetch/fetchtest"},
 	"publisher/ghrelease":        {"manifests/killtest", "publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
 }

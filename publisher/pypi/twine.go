@@ -12,13 +12,13 @@
 package pypi
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -27,6 +27,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -76,12 +77,13 @@ const stopTimeout = 5 * time.Second
 // run runs a module, or a program given by -c, apart from the modules of the user and of the working directory.
 func (p Python) run(ctx context.Context, what string, arguments ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, p.program, append([]string{"-I"}, arguments...)...)
-	cmd.Env = append(os.Environ(), p.environ...)
+	cmd.Env = append(os.Environ(), "TERM=dumb", "FORCE_COLOR=", "COLUMNS=1000") // twine colors and wraps what it says
+	cmd.Env = append(cmd.Env, p.environ...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = stopTimeout
-	var out, all bytes.Buffer
-	cmd.Stdout, cmd.Stderr = writers{&out, &all}, &all
+	var out, all output
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, &all), &all
 	err := cmd.Run()
 	switch {
 	case ctx.Err() != nil:
@@ -92,13 +94,20 @@ func (p Python) run(ctx context.Context, what string, arguments ...string) (stri
 	return strings.TrimSpace(out.String()), nil
 }
 
-// writers writes to both.
-type writers [2]*bytes.Buffer
-
-func (w writers) Write(data []byte) (int, error) {
-	w[0].Write(data)
-	return w[1].Write(data)
+// output keeps what is written to it, by more than one.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder
 }
+
+func (o *output) Write(data []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(data)
+}
+
+// String is for when all writers are done.
+func (o *output) String() string { return o.text.String() }
 
 func lastLines(text string) string {
 	const keep = 20

@@ -105,7 +105,7 @@ func (p *pypiRelease) run(ctx context.Context) error {
 	}
 	if p.dryRun {
 		p.say(index.URL, version, plan)
-		return nil
+		return plan.Refused(index.URL)
 	}
 	if err := plan.Refused(index.URL); err != nil {
 		return err
