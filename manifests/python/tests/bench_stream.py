@@ -2,9 +2,9 @@
 
     python tests/bench_stream.py URL [ROUNDS] [TOKENS]
 
-LLCUDA_API_KEY has the server's key. The two take turns, so that what else the machine does meets both; medians are compared.
-It prints a ratio for each, and fails where llcuda takes more than 1.1 times as long to the first token, or has less than 0.98
-of curl's tokens per second.
+LLCUDA_API_KEY has the server's key. The two take turns, so that what else the machine does meets both; medians are
+compared. It prints a ratio for each, and fails where llcuda takes more than 1.1 times as long to the first token, or has
+less than 0.98 of curl's tokens per second.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ def load(**more):
     engine.load_model(model, gpu_layers=0, ctx_size=256, progress=False, **more)
     return engine
 def tell(engine):
-    info = engine.server.get_server_info()
-    print(json.dumps({"url": engine.server_url, "pid": info["process_id"], "supervisor": engine.server.server_process.pid}), flush=True)
+    server = engine.server
+    pids = {"pid": server.get_server_info()["process_id"], "supervisor": server.server_process.pid}
+    print(json.dumps({"url": engine.server_url, **pids}), flush=True)
 """
 
 
