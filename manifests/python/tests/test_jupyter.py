@@ -262,7 +262,7 @@ def notebook(cells: list[str], installed: Mapping[str, str], **kwargs: Any) -> l
     v4: Any = nbformat.v4
     book = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
     client = NotebookClient(book, timeout=300, kernel_name="python3", **kwargs)
-    client.execute(env=dict(installed))
+    client.execute(env={**installed, "LLAMA_ARG_THREADS": "1"})
     return [cell["outputs"] for cell in book.cells]
 
 
@@ -277,7 +277,7 @@ def test_real_notebook(installed: Mapping[str, str], smollm2: Path) -> None:
         [
             "import sys; sys.modules['ipywidgets'] = None\n%load_ext llcuda",
             f"%llcuda load {smollm2} -c 512 --cpu",
-            "%%llm -n 24 -t 0 -o said\nWhat is the capital of France?",
+            "%%llm -n 12 -t 0 -o said\nWhat is the capital of France?",
             "print(said)",
             "from llcuda.jupyter import stream_generate\nt = stream_generate(engine, 'One two three', max_tokens=8)",
             "%llcuda status",
