@@ -541,6 +541,10 @@ def test_no_gpu_is_never_silently_the_processor(inside: StandIn, tmp_path: Path,
         InferenceEngine().load_model(model, gpu_layers=5, progress=False)
     with pytest.raises(errors.NoGPUError):
         llcuda.ServerManager().start_server(model, silent=True)
+    inside.answers("detect", {"gpus": [{"name": "Tesla T4", "sm": 75}]})
+    with pytest.raises(errors.NoGPUError):  # what is installed would run on the processor all the same
+        InferenceEngine().load_model(model, progress=False)
+    inside.answers("detect", {"gpus": []})
     assert not [call for call in inside.calls if " serve " in call]
 
     def goes_on(load: Callable[[], Any]) -> None:
