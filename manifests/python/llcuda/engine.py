@@ -1060,8 +1060,15 @@ def _forget_history(but: InferenceEngine) -> None:
     if not others or not in_ipython():
         return
     shell = sys.modules["IPython"].get_ipython()
-    names, last = shell.user_ns, getattr(shell, "last_execution_result", None)
-    history = (names, names.get("_oh"), last, getattr(last, "__dict__", None), others)
+    names = shell.user_ns
+    holding = [names.get("_oh"), getattr(shell, "last_execution_result", None), getattr(shell, "displayhook", None)]
+    history = [
+        names,
+        getattr(shell, "user_ns_hidden", None),
+        others,
+        *holding,
+        *(getattr(each, "__dict__", None) for each in holding),
+    ]
     while others:
         if any(value is others[-1] and not name.startswith("_") for name, value in names.items()):
             others.pop()
