@@ -261,9 +261,9 @@ class ServerManager:
             if own_program() is None:
                 from ._internal.setup import ensure
 
-                ensure(allow_cpu=allow_cpu or None, progress=report)
                 if not allow_cpu:
                     _need_gpu()
+                ensure(allow_cpu=allow_cpu, progress=report)
             wait_for_ended()
             if self._random_key:
                 self.api_key = os.urandom(24).hex()
