@@ -31,7 +31,11 @@ type SourceError struct {
 	Given   string
 	Problem string
 	Hint    string
+
+	err error // what the problem comes from, if that is an error of its own
 }
+
+func (e *SourceError) Unwrap() error { return e.err }
 
 func (e *SourceError) Error() string {
 	if e.Given == "" {
@@ -58,7 +62,7 @@ func (e *SourceError) Error() string {
 // The patches are applied to a copy of the tree, which is kept as well. One that the
 // tree has already is dropped, with a word to progress, and so is one that changes
 // a file which the tree does not have, but not from the pinned commit: the set is
-// made for it. One that does not apply is an error.
+// made for it. One that does not apply in any of its forms is a *SourceError.
 //
 // The date of the tree is $SOURCE_DATE_EPOCH, else that of the commit, else the
 // newest in the tarball, else 2020-01-01.
@@ -117,12 +121,20 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 		Epoch:    time.Unix(fallbackEpoch, 0).UTC(),
 		Warnings: tree.warnings,
 	}
+	if number := buildOfTag(tree.tag); src.Build == 0 && number > 0 {
+		src.Build, src.Warnings = number, nil // of a tag, they only tell that there is no number
+	}
 	if given == "" {
 		src.Given = pin.Repository + "@" + pin.Ref
 		// Not every way to the pin has the history that the number counts, and none of them may change a byte.
 		src.Build, src.Warnings = pin.Build, nil
 	}
-	if src.Dir, src.Patches, err = r.patched(ctx, tree, set, tree.commit == pin.Commit); err != nil {
+	var conflict *patches.ConflictError
+	src.Dir, src.Patches, err = r.patched(ctx, tree, set, tree.commit == pin.Commit)
+	switch {
+	case errors.As(err, &conflict):
+		return Source{}, &SourceError{Given: src.Given, Problem: conflict.Error(), Hint: conflict.Hint(), err: conflict}
+	case err != nil:
 		return Source{}, err
 	}
 	if src.Version, err = statedVersion(src.Dir); err != nil {
@@ -315,6 +327,22 @@ func statedVersion(dir string) (string, error) {
 		return "", nil
 	}
 	return parts["MAJOR"] + "." + parts["MINOR"] + "." + parts["PATCH"], nil
+}
+
+// buildTag is how llama.cpp tags its builds, since b1046.
+var buildTag = regexp.MustCompile(`^b([1-9][0-9]{3,})$`)
+
+// buildOfTag is the build number that a tag tells: llama.cpp counts the same commits. 0 is none.
+func buildOfTag(tag string) int {
+	match := buildTag.FindStringSubmatch(tag)
+	if match == nil {
+		return 0
+	}
+	number, err := strconv.Atoi(match[1])
+	if err != nil {
+		return 0
+	}
+	return number
 }
 
 // derivedVersion names a tree that states no version.

@@ -144,6 +144,7 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 	if f.timeout < 0 {
 		return &usageError{fmt.Errorf("--timeout %s is negative", f.timeout), "0 is no limit"}
 	}
+	interrupted := ctx
 	// Whoever reads this process's output may be gone before it ends the server: that must not end it first.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
@@ -193,7 +194,10 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		a.term.warnf("keeping no log and no record of the server: %v", err)
 	}
 
-	a.endsInOrder.Store(true) // the server is not ours to leave behind, nor to kill at once
+	a.endsInOrder.Store(true)     // the server is not ours to leave behind, nor to kill at once
+	if interrupted.Err() != nil { // before that, so this process has no time left
+		return context.Cause(interrupted)
+	}
 	err = server.Run(ctx, a.tellServer())
 	var exit *serve.ExitError
 	if errors.As(err, &exit) && exit.Reason == serve.ReasonArgument {

@@ -263,9 +263,7 @@ class SemanticSearch:
         self.documents += documents
         self.metadata += about
 
-    def search(
-        self, query: str, top_k: int = 5, similarity_fn: str = "cosine"
-    ) -> list[tuple[str, float, dict[str, Any]]]:
+    def search(self, query: str, top_k: int = 5, similarity_fn: str = "cosine") -> list[tuple[str, float, dict[str, Any]]]:
         """The documents nearest to a question, the nearest first.
 
         Args:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 import os
 import re
 import sys
@@ -17,25 +16,25 @@ import time
 import types
 import urllib.parse
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from ._internal.fetch import Event
 from ._internal.http import Api, Stream
-from .errors import LlcudaError, RequestError, ServerError, ServerNotRunningError, UsageError
+from .errors import LlcudaError, RequestError, ServerError, ServerMismatchError, ServerNotRunningError, UsageError
 from .server import (
     DEFAULT_URL,
     ServerManager,
     check_model,
     choose_key,
     cpu_allowed,
-    end_servers_at,
     flags,
     is_healthy,
     is_local,
-    model_argument,
+    own_program,
     properties,
     reporting,
+    servers_at,
 )
 
 if TYPE_CHECKING:
@@ -77,18 +76,19 @@ class InferResult:
         tool_calls (list of dict): The calls that the model asks for, in OpenAI's form.
     """
 
+    success: bool = False
+    text: str = ""
+    tokens_generated: int = 0
+    latency_ms: float = 0.0
+    tokens_per_sec: float = 0.0
+    error_message: str = ""
+    prompt_tokens: int = 0
+    finish_reason: str = ""
+    error: Exception | None = None
+    reasoning: str = ""
+
     def __init__(self) -> None:
-        self.success = False
-        self.text = ""
-        self.tokens_generated = 0
-        self.latency_ms = 0.0
-        self.tokens_per_sec = 0.0
-        self.error_message = ""
-        self.prompt_tokens = 0
-        self.finish_reason = ""
         self.timings: dict[str, Any] = {}
-        self.error: Exception | None = None
-        self.reasoning = ""
         self.tool_calls: list[dict[str, Any]] = []
 
     def raise_for_error(self) -> None:
@@ -170,9 +170,7 @@ class InferenceEngine:
         ...     print(engine.infer("The capital of France is").text)
     """
 
-    def __init__(
-        self, server_url: str | None = None, *, api_key: str | None = None, timeout: float | None = None
-    ) -> None:
+    def __init__(self, server_url: str | None = None, *, api_key: str | None = None, timeout: float | None = None) -> None:
         if server_url is not None:
             Api(server_url)
         self._given = server_url is not None
@@ -183,6 +181,7 @@ class InferenceEngine:
         self.model: LoadedModel | None = None
         self.server: ServerManager | None = None
         self._settings: Any = None
+        self._borrowed = False  # the server is another engine's, which close() leaves alone
         self._loading = threading.RLock()
         self._embedders: dict[str, ServerManager] = {}
         self._counting = threading.Lock()
@@ -191,9 +190,7 @@ class InferenceEngine:
         _engines.add(self)
 
     @classmethod
-    def from_pretrained(
-        cls, repo_id: str, filename: str, *, revision: str | None = None, **kwargs: Any
-    ) -> InferenceEngine:
+    def from_pretrained(cls, repo_id: str, filename: str, *, revision: str | None = None, **kwargs: Any) -> InferenceEngine:
         """An engine with a model of the Hugging Face Hub.
 
         Args:
@@ -210,7 +207,7 @@ class InferenceEngine:
     def __enter__(self) -> InferenceEngine:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
         self.close()
 
     def __reduce_ex__(self, _: object) -> Any:
@@ -334,8 +331,10 @@ class InferenceEngine:
             if self.model is not None and settings == self._settings and self.check_server():
                 return True
             if (self._given or not auto_start) and not self._own():
-                if self._given:
-                    end_servers_at(self.server_url)
+                shared = servers_at(self.server_url)
+                if shared and not self._shares(shared[0], model_name_or_path, arguments):
+                    for server in shared:  # of an engine before, which a notebook's history may keep alive
+                        server.stop_server()
                 if self._attach(model_name_or_path, start_timeout, must=not auto_start):
                     self._settings = settings
                     return True
@@ -349,6 +348,21 @@ class InferenceEngine:
 
     def _own(self) -> bool:
         return self.server is not None and self.server._alive() is not None
+
+    def _shares(self, server: ServerManager, name: str, arguments: list[str]) -> bool:
+        """Whether a server of another engine of this process will do; it then ends with the last engine that holds it."""
+        running = server._alive()
+        if running is None or (self._given_key is not None and self._given_key != (server.api_key or "")):
+            return True  # not for this engine to decide: attaching says what is wrong
+        asked = arguments != _arguments(None, None, 1, False, "mean", None, {})
+        if asked and list(running.settings[1]) != arguments:
+            return False
+        try:
+            check_model(name, {"model_path": running.model.get("path")}, self.server_url)
+        except ServerMismatchError:
+            return False
+        self.server, self.api_key, self._borrowed = server, server.api_key, True
+        return True
 
     def _attach(self, name: str, timeout: float, *, must: bool) -> bool:
         """Use a server that runs; False if none does and one may be started."""
@@ -391,7 +405,8 @@ class InferenceEngine:
                 report=report,
             )
         self.server, self.server_url, self.api_key = server, server.server_url, server.api_key
-        layers, why = _layers(arguments, running.log_tail(LOG_LINES), running.devices)
+        devices = running.devices if own_program() is None else None  # those of the installation
+        layers, why = _layers(arguments, running.log_tail(LOG_LINES), devices)
         props = self._api().json("GET", "/props", timeout=60)
         self.model = _loaded(os.fspath(name), props, layers, str(running.model.get("why") or why))
 
@@ -406,7 +421,11 @@ class InferenceEngine:
         for embedder in embedders.values():
             embedder.stop_server()
         if self.server is not None:
-            self.server.stop_server()
+            if self._borrowed:
+                self.server = None
+            else:
+                self.server.stop_server()
+            self._borrowed = False
             self.api_key = choose_key(self._given_key)
             if not self._given:
                 self.server_url = DEFAULT_URL
@@ -520,7 +539,9 @@ class InferenceEngine:
                     return result
                 callback(piece)
 
-    def stream(self, prompt: str, max_tokens: int = 128, temperature: float = 0.7, **sampling: Any) -> Generator[str, None, None]:
+    def stream(
+        self, prompt: str, max_tokens: int = 128, temperature: float = 0.7, **sampling: Any
+    ) -> Generator[str, None, None]:
         """Complete a prompt piece by piece. Closing the iterator, or leaving its loop, ends the generation.
 
         Args:
@@ -759,9 +780,7 @@ class InferenceEngine:
         return self._create("/v1/chat/completions", {**kwargs, "messages": _messages(messages)}, stream)
 
     @overload
-    def create_completion(
-        self, prompt: str, *, stream: Literal[False] = False, **kwargs: Any
-    ) -> dict[str, Any]: ...
+    def create_completion(self, prompt: str, *, stream: Literal[False] = False, **kwargs: Any) -> dict[str, Any]: ...
 
     @overload
     def create_completion(
@@ -789,10 +808,9 @@ class InferenceEngine:
     def _create(
         self, path: str, body: dict[str, Any], stream: bool
     ) -> dict[str, Any] | Generator[dict[str, Any], None, None]:
-        if stream:
-            return self._chunks(self._api().stream(path, {**body, "stream": True}))
-        answer = self._ask(path, {**body, "stream": False}, math.inf)  # nothing comes before the whole answer
-        return dict(answer)
+        # A stream inside, too: only a stream's end is noticed by a server that is busy with other requests.
+        chunks = self._chunks(self._api().stream(path, {"stream_options": {"include_usage": True}, **body, "stream": True}))
+        return chunks if stream else _assembled(chunks)
 
     def _chunks(self, stream: Stream) -> Generator[dict[str, Any], None, None]:
         with stream:
@@ -847,13 +865,12 @@ class InferenceEngine:
             arguments = _arguments(0 if on_cpu else None, EMBEDDING_TOKENS, None, True, pooling, None, {})
             with reporting(True) as report:
                 size = os.path.getsize(path) / 1e6
-                report(Event("step", {"message": (
-                    f"Starting a second server of {os.path.basename(path)} for embeddings: about {size:.0f} MB more memory"
-                    f" for its weights; load_model(..., embeddings=True) makes one server do both"
-                )}))
-                server.launch(
-                    path, arguments, port=None, host="127.0.0.1", timeout=600, allow_cpu=on_cpu, report=report
+                message = (
+                    f"Starting a second server of {os.path.basename(path)} for embeddings: about {size:.0f} MB more memory "
+                    "for its weights; load_model(..., embeddings=True) makes one server do both"
                 )
+                report(Event("step", {"message": message}))
+                server.launch(path, arguments, port=None, host="127.0.0.1", timeout=600, allow_cpu=on_cpu, report=report)
             self._embedders[pooling] = server
             return server
 
@@ -1060,24 +1077,23 @@ def quick_infer(
     prompt: str,
     model_path: str | None = None,
     max_tokens: int = 128,
-    server_url: str = DEFAULT_URL,
+    server_url: str | None = None,
     auto_start: bool = True,
 ) -> str:
     """Complete one prompt; what goes wrong is the text.
 
     Args:
         prompt: The text to go on from.
-        model_path: A model, as of :meth:`InferenceEngine.load_model`; None uses what runs at ``server_url``.
+        model_path: A model, as of :meth:`InferenceEngine.load_model`; None uses the server that runs at ``server_url``.
         max_tokens: The most tokens to generate.
-        server_url: Where a server runs. At the default, a server is started on a free port if there is a model.
+        server_url: As of :class:`InferenceEngine`.
         auto_start: Whether a server may be started.
 
     Returns:
         The answer, or ``"Error: …"``.
     """
-    own = auto_start and model_path is not None and server_url == DEFAULT_URL
     try:
-        with InferenceEngine(None if own else server_url) as engine:
+        with InferenceEngine(server_url) as engine:
             if model_path is not None:
                 engine.load_model(model_path, auto_start=auto_start, verbose=False)
             result = engine.infer(prompt, max_tokens=max_tokens)
@@ -1157,6 +1173,37 @@ def _take(data: dict[str, Any], result: InferResult) -> str:
     return delta.get("content") or ""
 
 
+def _assembled(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The completion that a stream of chunks is, in OpenAI's form."""
+    whole: dict[str, Any] = {"choices": []}
+    choices: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        whole.update({k: v for k, v in chunk.items() if k != "choices" and v is not None})
+        for part in chunk.get("choices") or ():
+            choice = choices.setdefault(int(part.get("index") or 0), {"index": int(part.get("index") or 0)})
+            choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
+            if part.get("logprobs"):
+                for name, values in part["logprobs"].items():
+                    choice.setdefault("logprobs", {}).setdefault(name, []).extend(values or ())
+            if "delta" not in part:
+                choice["text"] = choice.get("text", "") + (part.get("text") or "")
+                continue
+            message, delta = choice.setdefault("message", {"role": "assistant", "content": None}), part["delta"] or {}
+            for name in ("content", "reasoning_content"):
+                if delta.get(name):
+                    message[name] = (message.get(name) or "") + delta[name]
+            for call in delta.get("tool_calls") or ():
+                _take_call(call, message.setdefault("tool_calls", []))
+    for choice in choices.values():
+        if "message" in choice and "tool_calls" not in choice["message"]:
+            choice["message"]["content"] = choice["message"]["content"] or ""
+    if not choices or not all(choice["finish_reason"] for choice in choices.values()):
+        raise RequestError("the answer ended before it was complete")
+    whole["object"] = str(whole.get("object", "")).removesuffix(".chunk")
+    whole["choices"] = [choices[index] for index in sorted(choices)]
+    return whole
+
+
 def _take_call(call: Mapping[str, Any], calls: list[dict[str, Any]]) -> None:
     """Take a part of a tool call: the first has its name, the others more of its arguments."""
     index = int(call.get("index") or 0)
@@ -1207,11 +1254,11 @@ def _make_available(name: str, report: Callable[[Event], None]) -> None:
     Raises:
         ModelNotFoundError: There is none of that name.
     """
-    argument = model_argument(name)
-    if not os.path.isfile(argument):
-        from ._internal import fetch
+    from ._internal.registry import locate, pull
 
-        fetch.call(["pull", argument], on_event=report)
+    name = locate(name)
+    if not os.path.isfile(name):
+        pull(name, on_event=report)
 
 
 _OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")

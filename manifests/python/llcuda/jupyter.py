@@ -205,9 +205,7 @@ def stream_generate(
     return _shown(pieces, _Page(markdown), _timing if show_timing else lambda *_: "")
 
 
-def progress_generate(
-    engine: InferenceEngine, prompts: Sequence[str], max_tokens: int = 128, **kwargs: Any
-) -> list[str]:
+def progress_generate(engine: InferenceEngine, prompts: Sequence[str], max_tokens: int = 128, **kwargs: Any) -> list[str]:
     """Complete several prompts one after the other, and show how far it is.
 
     Args:
@@ -356,9 +354,7 @@ class ChatWidget:
         self.conversation_history: list[dict[str, str]] = []
         self._page = widgets.HTML()
         self.output = widgets.Output()
-        self.input_text = widgets.Textarea(
-            placeholder="Type a message", layout=widgets.Layout(width="100%", height="80px")
-        )
+        self.input_text = widgets.Textarea(placeholder="Type a message", layout=widgets.Layout(width="100%", height="80px"))
         self.send_button = widgets.Button(description="Send", button_style="primary", icon="paper-plane")
         self.clear_button = widgets.Button(description="Clear", button_style="warning", icon="trash")
         wide = {"description_width": "initial"}

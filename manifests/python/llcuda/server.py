@@ -23,7 +23,6 @@ from ._internal import fetch
 from ._internal.http import Api
 from .errors import (
     LlcudaError,
-    ModelNotFoundError,
     NoGPUError,
     OutOfMemoryError,
     RequestError,
@@ -55,7 +54,7 @@ class ServerManager:
     by SIGKILL. A forked child can use the server, but never ends it.
 
     Args:
-        server_url: The address before a server is started; afterwards ``server_url`` is the real one.
+        server_url: Where a server is to be started. None is port 8090, or a free port if that is taken.
         api_key: The server's key. None makes a random one for each server, unless ``LLCUDA_API_KEY`` or
             ``LLAMA_API_KEY`` has one; ``""`` starts servers that ask for none.
 
@@ -64,18 +63,20 @@ class ServerManager:
         api_key (str): The key that its requests need; empty if there is none.
     """
 
-    def __init__(self, server_url: str = DEFAULT_URL, *, api_key: str | None = None) -> None:
-        self.server_url = server_url
+    def __init__(self, server_url: str | None = None, *, api_key: str | None = None) -> None:
+        self._given = server_url is not None
+        self.server_url: str = server_url or DEFAULT_URL
         self.api_key = choose_key(api_key)
         self._random_key = self.api_key is None
         self._running: Running | None = None
         self._lock = threading.RLock()
         self._server_path: str | None = None
+        _managers.add(self)
 
     def __enter__(self) -> ServerManager:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
         self.stop_server()
 
     def __reduce_ex__(self, _: object) -> Any:
@@ -138,7 +139,7 @@ class ServerManager:
 
         Args:
             model_path: A file, a name of ``llcuda.models``, or ``"org/repo:file.gguf"``.
-            port: The port. 8090 means 8090 if it is free, else a free one.
+            port: The port. 8090 means that of ``server_url``; without one, 8090 if it is free, else a free one.
             host: The address to listen on.
             gpu_layers: How many layers go to the GPU; 0 runs on the processor.
             ctx_size: The size of the context in tokens, shared by the parallel requests.
@@ -168,11 +169,14 @@ class ServerManager:
             *("-ub", str(ubatch_size)),
             *flags(kwargs),
         ]
+        chosen = None if port == DEFAULT_PORT else port
+        if chosen is None and self._given:
+            chosen = urllib.parse.urlsplit(self.server_url).port or DEFAULT_PORT
         with reporting(verbose and not silent) as report:
             self.launch(
                 model_path,
                 arguments,
-                port=None if port == DEFAULT_PORT else port,
+                port=chosen,
                 host=host,
                 timeout=timeout,
                 allow_cpu=skip_gpu_check or gpu_layers == 0,
@@ -250,7 +254,9 @@ class ServerManager:
                     return running
                 self.stop_server()
             self._running = None
-            model = model_argument(model)
+            from ._internal.registry import locate
+
+            model = locate(model)
             allow_cpu = allow_cpu or cpu_allowed()
             if own_program() is None:
                 from ._internal.setup import ensure
@@ -417,6 +423,7 @@ class Running:
 
 
 _servers: weakref.WeakSet[Running] = weakref.WeakSet()
+_managers: weakref.WeakSet[ServerManager] = weakref.WeakSet()
 
 
 def _end_all() -> None:
@@ -439,11 +446,9 @@ def wait_for_ended() -> None:
             running.ended.wait(max(0.0, deadline - time.monotonic()))
 
 
-def end_servers_at(url: str) -> None:
-    """End the servers of this process at an address, which a notebook's history may keep alive."""
-    for running in list(_servers):
-        if running.url == url.rstrip("/") and not running.ended.is_set():
-            running.stop(END_SECONDS)
+def servers_at(url: str) -> list[ServerManager]:
+    """What manages the servers of this process at an address."""
+    return [m for m in list(_managers) if (running := m._alive()) is not None and running.url == url.rstrip("/")]
 
 
 def _others_of_this_process() -> list[str]:
@@ -512,10 +517,7 @@ def own_program() -> str | None:
 
 
 def _need_gpu() -> None:
-    from ._internal.registry import detect
-
-    host = detect()
-    if not host.get("gpus"):
+    if not (fetch.call(["detect"]) or {}).get("gpus"):
         raise NoGPUError(
             "no NVIDIA GPU with a driver was found",
             hints=[
@@ -525,46 +527,6 @@ def _need_gpu() -> None:
             ],
             code=4,
         )
-
-
-def model_argument(name: str | os.PathLike[str]) -> str:
-    """What ``serve`` is given for a model: an absolute path for a file, else the name.
-
-    Raises:
-        ModelNotFoundError: It is a path, and there is no such file.
-    """
-    text = os.fspath(name)
-    path = os.path.expanduser(text)
-    if os.path.isfile(path):
-        return os.path.abspath(path)
-    left = _left_by_1x(text)
-    if left is not None:
-        return left
-    is_path = text.startswith(("/", "./", "../", "~")) or (text.lower().endswith(".gguf") and ":" not in text)
-    if is_path:
-        raise ModelNotFoundError(
-            f"there is no file {path}",
-            hints=["llcuda.models.list_registry_models() has the names that are known; org/repo:file.gguf also works"],
-        )
-    return text
-
-
-def _left_by_1x(name: str) -> str | None:
-    """A model that llcuda 1.x downloaded into its own package, by its file's name or its registry name."""
-    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
-    if not os.path.isdir(folder):
-        return None
-    names = [os.path.basename(name)]
-    if "/" not in name and not name.lower().endswith(".gguf"):
-        from ._internal.registry import resolve
-
-        with contextlib.suppress(LlcudaError):
-            names.append(os.path.basename(str(resolve(name).get("file") or name)))
-    for base in names:
-        path = os.path.join(folder, base)
-        if base.lower().endswith(".gguf") and os.path.isfile(path):
-            return path
-    return None
 
 
 _SWITCHES = ("flash_attn", "fit")

@@ -17,8 +17,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from llcuda import InferenceEngine
 
 # The commit that each model of the registry is given here.
 COMMIT = "5" * 40
@@ -95,15 +99,30 @@ def installed(client: Path, registered: Path, tmp_path_factory: pytest.TempPathF
     }
 
 
-@pytest.fixture
-def here(installed: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The same for a test that uses llcuda in its own process."""
+def enter(patch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> None:
+    """Makes this process's environment that of an installation."""
     for name in list(os.environ):
         if name.startswith(("LLCUDA_", "LLAMA_", "HF_")):
-            monkeypatch.delenv(name)
+            patch.delenv(name)
     for name in ("HOME", "LLCUDA_FETCH", "LLCUDA_HOME", "LLCUDA_ALLOW_CPU", "LLCUDA_OFFLINE", "HF_HUB_CACHE"):
-        monkeypatch.setenv(name, installed[name])
-    yield
+        patch.setenv(name, environ[name])
+
+
+@pytest.fixture
+def here(installed: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installation for a test that uses llcuda in its own process."""
+    enter(monkeypatch, installed)
+
+
+@pytest.fixture(scope="module")
+def engine(installed: Mapping[str, str]) -> Iterator[InferenceEngine]:
+    """An engine with the model loaded, in the test's own process, for the tests of a file."""
+    from llcuda import InferenceEngine
+
+    with pytest.MonkeyPatch.context() as patch, InferenceEngine() as engine:
+        enter(patch, installed)
+        engine.load_model("tinyllama-1.1b-Q5_K_M", ctx_size=4096, n_parallel=2, progress=False)
+        yield engine
 
 
 def link(source: str, to: str) -> str:

@@ -32,7 +32,7 @@ echo "$*" >>"$folder/calls"
 exit "$(cat "$folder/$1.code" 2>/dev/null || echo 0)"
 """
 
-INSTALLED = {
+INSTALLED: dict[str, Any] = {
     "install": {
         "release": "v1.1.0-runtime",
         "bundle": "llcuda-bins-sm75",
@@ -120,6 +120,7 @@ class StandIn:
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
             "TERM": "xterm",
+            "NO_COLOR": "1",
             "LLCUDA_FETCH": str(self.path),
             "LLCUDA_HOME": str(self.home),
             "PYTHONPATH": PACKAGE,

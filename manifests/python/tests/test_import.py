@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import nbformat
 import pytest
@@ -108,7 +109,9 @@ def run_notebook(cells: list[str], environ: dict[str, str], folder: Path) -> lis
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "test", "language": "python"}))
     script = folder / "notebook.py"
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    code: dict[str, Any] = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    text = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [{**code, "source": cell} for cell in cells]}
+    book = cast(Any, nbformat).reads(json.dumps(text), as_version=4)
     before = dict(os.environ)
     try:
         os.environ["JUPYTER_PATH"] = str(folder / "share" / "jupyter")
@@ -243,7 +246,7 @@ def test_build_of_a_package(standin: StandIn, tmp_path: Path) -> None:
                 pathlib.Path(__file__).with_name("built").touch()
                 with zipfile.ZipFile(pathlib.Path(folder) / "x-1-py3-none-any.whl", "w") as z:
                     z.writestr("x-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: x\\nVersion: 1\\n")
-                    z.writestr("x-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+                    z.writestr("x-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
                     z.writestr("x-1.dist-info/RECORD", "")
                 return "x-1-py3-none-any.whl"
         """)
@@ -429,7 +432,7 @@ def test_interrupt(standin: StandIn) -> None:
         None,
         events(("step", {"message": "downloading"})),
         130,
-        f"echo $$ >{standin.folder}/pid\ntrap 'echo INT >>{standin.folder}/signals; exit 130' INT\nwhile :; do sleep 0.05; done",
+        "trap 'echo INT >>$folder/signals; exit 130' INT\necho $$ >$folder/pid\nwhile :; do sleep 0.05; done",
     )
 
     def interrupt(pid: int, out: str) -> bool:
@@ -525,7 +528,7 @@ def test_black_hole(standin: StandIn, client: Path, tmp_path: Path) -> None:
         took = time.monotonic() - began
     assert "llcuda is not set up: " in ran.out
     assert "imported" in ran.out
-    assert 9 < took < 12.5  # ten seconds for the release, and what starting Python and the client takes
+    assert 9 < took < 20  # ten seconds, and what starting takes on a busy machine; without a bound it is minutes
 
 
 def test_no_gpu_with_the_real_client(standin: StandIn, client: Path) -> None:

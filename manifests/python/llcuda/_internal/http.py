@@ -106,9 +106,7 @@ class Api:
         connection.sock.settimeout(None if math.isinf(wait) else wait)
         return connection
 
-    def _ask(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: Any
-    ) -> http.client.HTTPResponse:
+    def _ask(self, connection: http.client.HTTPConnection, method: str, path: str, body: Any) -> http.client.HTTPResponse:
         headers = dict(self._headers)
         sent = None
         if body is not None:
