@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -96,6 +97,28 @@ func (f *farm) testChain(t *testing.T) {
 			startProcess(t, client, append([]string{"verify"}, args...)...).wait().want(t, 0)
 		})
 	}
+
+	// What is exported is all that pip needs where there is no network, and the client that it installs is the released one.
+	t.Run("Wheel", func(t *testing.T) {
+		folder, environment := t.TempDir(), filepath.Join(t.TempDir(), "with a blank and ü")
+		startProcess(t, client, "export", "--to", folder, "--sm", "75", "--mirror", dir, "--trusted-root", sigstore.TrustedRoot).wait().want(t, 0, ".whl")
+		command(t, "", "python3", "-m", "venv", environment)
+		python := filepath.Join(environment, "bin", "python")
+		command(t, "", "unshare", "--net", "--", python, "-m", "pip", "install", "--no-index", "--find-links", folder, "llcuda")
+		installed := strings.TrimSpace(command(t, "", python, "-I", "-c", "import llcuda, os; print(os.path.dirname(llcuda.__file__))"))
+		for name, mode := range map[string]fs.FileMode{"llcuda-fetch": 0o755, "llcuda-probe": 0o755} {
+			got, want := filepath.Join(installed, "_bin", name), filepath.Join(unpacked, name)
+			if info, err := os.Stat(got); err != nil || info.Mode() != mode {
+				t.Errorf("%s: %v, %v", name, info, err)
+			}
+			command(t, "", "cmp", got, want)
+		}
+		command(t, "", filepath.Join(environment, "bin", "llcuda-fetch"), "--version")
+		command(t, "", python, "-m", "pip", "uninstall", "--yes", "llcuda")
+		if left, err := filepath.Glob(filepath.Join(filepath.Dir(installed), "llcuda*")); err != nil || len(left) > 0 {
+			t.Errorf("uninstalling leaves %q, %v", left, err)
+		}
+	})
 
 	// Somebody else's workflow signs the same files as well as it can.
 	t.Run("Forged", func(t *testing.T) {

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,7 +26,7 @@ func (e *VariableError) Unwrap() error { return e.Err }
 
 // Hint says what helps.
 func (e *VariableError) Hint() string {
-	return "correct " + e.Variable + ", or unset it: then the one that is installed is used"
+	return "correct " + e.Variable + ", or unset it to use the installed one"
 }
 
 // OwnServer is the llama-server that the user built: the one that LLAMA_SERVER_PATH names, or that lies in the folder of
@@ -35,7 +36,7 @@ func (c *Client) OwnServer(getenv func(string) string) (string, error) {
 	if program := getenv(pathVariable); program != "" && !c.inStore(program) {
 		info, err := os.Stat(program)
 		if err == nil && !info.Mode().IsRegular() {
-			err = fmt.Errorf("it is no file")
+			err = errors.New("not a file")
 		}
 		if err != nil {
 			return "", &VariableError{pathVariable, program, err}

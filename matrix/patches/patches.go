@@ -6,6 +6,9 @@
 // The header gives the reason and a link to where upstream stands. A patch changes text files that exist, or adds
 // new ones; it renames and deletes nothing.
 //
+// Where the lines to change differ between releases of llama.cpp, NNNN-name.TREE.patch beside it is the same change for
+// other ones; TREE says for which.
+//
 // ResolveSource of ci/internal/farm applies them. In go the contents of a tree's files, out come the changed ones:
 //
 //	Default   ──▶ []Patch
@@ -41,13 +44,17 @@ type Patch struct {
 	SHA256 string // hex, of the file
 
 	changes []*gitdiff.File
+	others  []Patch
 }
+
+// Forms are the patch itself and then the same change for other trees.
+func (p Patch) Forms() []Patch { return append([]Patch{p}, p.others...) }
 
 // Default is the set that this farm applies.
 func Default() ([]Patch, error) { return Read(files) }
 
 var (
-	fileName = regexp.MustCompile(`^[0-9]{4}-[a-z0-9][a-z0-9-]*\.patch$`)
+	fileName = regexp.MustCompile(`^([0-9]{4}-[a-z0-9][a-z0-9-]*)(\.[a-z0-9]+)?\.patch$`)
 	link     = regexp.MustCompile(`https://[^\s/]+/\S+`)
 )
 
@@ -58,26 +65,40 @@ func Read(fsys fs.FS) ([]Patch, error) {
 		return nil, fmt.Errorf("reading the patches: %w", err)
 	}
 	var set []Patch
-	for i, name := range names {
+	others := map[string][]Patch{} // by the name of the patch that they are forms of
+	for _, name := range names {
 		text, err := fs.ReadFile(fsys, name)
 		if err != nil {
 			return nil, fmt.Errorf("reading the patches: %w", err)
 		}
 		p, err := parse(name, text)
-		if err == nil && i > 0 && names[i-1][:4] == name[:4] {
-			err = fmt.Errorf("%s has the same number, and the order of the two would be that of their words", names[i-1])
+		if err == nil {
+			if match := fileName.FindStringSubmatch(name); match[2] != "" {
+				others[match[1]+".patch"] = append(others[match[1]+".patch"], p)
+				continue
+			}
+			if last := len(set) - 1; last >= 0 && set[last].Name[:4] == name[:4] {
+				err = fmt.Errorf("%s has the same number, and the order of the two would be that of their words", set[last].Name)
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the patch %s: %w", name, err)
 		}
 		set = append(set, p)
 	}
+	for i, p := range set {
+		set[i].others = others[p.Name]
+		delete(others, p.Name)
+	}
+	for name, forms := range others {
+		return nil, fmt.Errorf("reading the patch %s: there is no %s that it is another form of", forms[0].Name, name)
+	}
 	return set, nil
 }
 
 func parse(name string, text []byte) (Patch, error) {
 	if !fileName.MatchString(name) {
-		return Patch{}, errors.New("the name is not NNNN-name.patch")
+		return Patch{}, errors.New("the name is not NNNN-name.patch or NNNN-name.TREE.patch")
 	}
 	changes, preamble, err := gitdiff.Parse(bytes.NewReader(text))
 	if err != nil {
@@ -142,7 +163,8 @@ func (e *ConflictError) Error() string {
 
 // Hint is the way out.
 func (e *ConflictError) Hint() string {
-	return "adapt matrix/patches/" + e.Patch + " to this source, or remove it where its reason is gone"
+	name, _, _ := strings.Cut(e.Patch, ".")
+	return "adapt matrix/patches/" + e.Patch + " to this source, or put the change for it beside that as " + name + ".TREE.patch, or remove it where its reason is gone"
 }
 
 // Apply gives the new contents of the files that the patch changes, by their paths. read gives a file of the tree, or

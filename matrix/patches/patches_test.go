@@ -139,6 +139,39 @@ func TestErrorsSayWhatHelps(t *testing.T) {
 	}
 }
 
+// A change has forms for trees whose lines differ; they are no patches of their own.
+func TestForms(t *testing.T) {
+	patch := func(old string) *fstest.MapFile {
+		return &fstest.MapFile{Data: []byte(header + edit("src/a.c", "@@ -1 +1 @@\n-"+old+"\n+mended\n"))}
+	}
+	set, err := Read(fstest.MapFS{
+		"0001-a.patch": patch("a"), "0001-a.b2.patch": patch("b"), "0001-a.b1.patch": patch("c"), "0002-b.patch": patch("d"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got [][]string
+	for _, p := range set {
+		var names []string
+		for _, form := range p.Forms() {
+			names = append(names, form.Name)
+		}
+		got = append(got, names)
+	}
+	if diff := cmp.Diff([][]string{{"0001-a.patch", "0001-a.b1.patch", "0001-a.b2.patch"}, {"0002-b.patch"}}, got); diff != "" {
+		t.Error(diff)
+	}
+	for want, files := range map[string]fstest.MapFS{
+		"there is no 0001-a.patch that it is another form of": {"0001-a.b1.patch": patch("a"), "0001-b.patch": patch("b")},
+		"0001-a.patch has the same number":                    {"0001-a.patch": patch("a"), "0001-a.b1.patch": patch("b"), "0001-b.patch": patch("c")},
+		"the name is not":                                     {"0001-a.b.1.patch": patch("a")},
+	} {
+		if _, err := Read(files); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v, want %q", err, want)
+		}
+	}
+}
+
 // The set itself can be read, and is in order.
 func TestDefault(t *testing.T) {
 	set, err := Default()

@@ -13,6 +13,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/manifests/python/pythontest"
 )
 
 // fakeEngines is a Backend whose engines make trees that pass the audit out of
@@ -116,6 +117,8 @@ func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, ev
 		files = hostHalf()
 	case farm.StepProbe: // as the builder does, by the compiler of this machine
 		err = exec.CommandContext(ctx, "sh", step.Source.Dir+"/build.sh", step.Source.Dir, dest+"/llcuda-probe").Run()
+	case farm.StepWheel: // as the builder does, by hatchling itself
+		err = hatch(ctx, step.Source, dest)
 	case farm.StepRuntime:
 		files = cudaRuntime()
 		if b.has("other-runtime") {
@@ -140,6 +143,23 @@ func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, ev
 		return farm.StepStats{Wall: time.Second, Cached: true}, nil
 	}
 	return farm.StepStats{Wall: time.Second, CPUSeconds: 2, Compiled: 3}, nil
+}
+
+// hatch does what the stage wheel.sh does.
+func hatch(ctx context.Context, source farm.Source, dest string) error {
+	environment, err := pythontest.Environment()
+	if err != nil {
+		return err
+	}
+	for _, client := range []string{"", "client"} {
+		cmd := exec.CommandContext(ctx, filepath.Join(environment, "bin", "python"), "-m", "hatchling", "build", "--target", "wheel", "--directory", dest)
+		cmd.Dir = source.Dir
+		cmd.Env = append(os.Environ(), "LLCUDA_CLIENT="+client, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", source.Epoch.Unix()), "PYTHONDONTWRITEBYTECODE=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("hatchling: %w\n%s", err, out)
+		}
+	}
+	return nil
 }
 
 func (e *fakeEngines) BuiltIn(opts builtin.Options) (BuiltIn, error) {

@@ -11,9 +11,11 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/python"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/patches"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
+	"github.com/waqasm86/llcuda-farm/publisher/wheel"
 )
 
 // selection is what the user chose to build.
@@ -75,6 +77,8 @@ type plan struct {
 	Toolkit  matrix.Toolkit `json:"toolkit"`
 	Floors   matrix.Floors  `json:"floors"`
 	Jobs     []plannedJob   `json:"jobs"`
+	// Wheels are those of the Python package, by their names.
+	Wheels []string `json:"wheels"`
 }
 
 // actionsMatrix is the form in which GitHub Actions takes a matrix.
@@ -116,7 +120,10 @@ It needs no engine, and no network unless --llama names a source to look at.`,
 				}
 				src = foundSource(resolved)
 			}
-			p := newPlan(m, targets, src)
+			p, err := newPlan(m, targets, src)
+			if err != nil {
+				return err
+			}
 			switch {
 			case asGitHub:
 				return printJSON(term, p.actions(), false)
@@ -147,15 +154,19 @@ func foundSource(src farm.Source) plannedSource {
 		Patches: append([]manifests.Patch{}, src.Patches...)}
 }
 
-func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) plan {
-	p := plan{LlamaCPP: src, Toolkit: m.Toolkit, Floors: m.Floors}
+func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) (plan, error) {
+	version, err := python.Version()
+	if err != nil {
+		return plan{}, err
+	}
+	p := plan{LlamaCPP: src, Toolkit: m.Toolkit, Floors: m.Floors, Wheels: wheel.Names(version)}
 	for _, target := range targets {
 		p.Jobs = append(p.Jobs, plannedJob{
 			SM: target.SM, Bundle: target.BundleName(), Architecture: target.Architecture, GPUs: target.GPUs,
 			Platforms: target.Platforms, Architectures: target.CMakeArchitectures(), PTX: target.PTX,
 		})
 	}
-	return p
+	return p, nil
 }
 
 func (p plan) actions() actionsMatrix {
@@ -179,7 +190,8 @@ func (p plan) table() string {
 		fmt.Fprintf(&b, "\n          patched by %s", patch.Name)
 	}
 	fmt.Fprintf(&b, "\ntoolkit   CUDA %s, nvcc %s; drivers from %s, for PTX from %s\n", p.Toolkit.CUDA, p.Toolkit.NVCC, p.Toolkit.DriverCubin, p.Toolkit.DriverPTX)
-	fmt.Fprintf(&b, "systems   glibc %s, GLIBCXX_%s\n\n", p.Floors.Glibc, p.Floors.GLIBCXX)
+	fmt.Fprintf(&b, "systems   glibc %s, GLIBCXX_%s\n", p.Floors.Glibc, p.Floors.GLIBCXX)
+	fmt.Fprintf(&b, "python    %s\n\n", strings.Join(p.Wheels, "\n          "))
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "SM\tBUNDLE\tARCHITECTURE\tDEVICE CODE\tDRIVER\tPLATFORMS\tGPUS")
 	for _, job := range p.Jobs {

@@ -18,6 +18,6 @@ never sent twice and never deleted.`,
 			return &usageError{errors.New("publish: what, and where to?"), "go run ./" + cmd.CommandPath() + " --help lists it"}
 		},
 	}
-	publish.AddCommand(publishGitHubCommand(term), publishModelsCommand(term))
+	publish.AddCommand(publishGitHubCommand(term), publishModelsCommand(term), publishPyPICommand(term))
 	return publish
 }

@@ -79,18 +79,11 @@ func (g *githubRelease) run(ctx context.Context, term *terminal) error {
 	if err != nil {
 		return err
 	}
-	folder, err := publisher.OpenFolder(ctx, string(g.dir))
-	if isAs[*publisher.FolderError](err) {
-		return &refusal{err, hintFor(err)}
-	}
+	folder, signer, err := openSigned(ctx, g.dir, &g.signedBy)
 	if err != nil {
 		return err
 	}
 	tag := folder.Release.Release
-	signer, err := g.verify(folder)
-	if err != nil {
-		return err
-	}
 	if err := ghrelease.Check(folder); err != nil {
 		return err
 	}
@@ -169,23 +162,34 @@ func (g *githubRelease) store() (store *ghrelease.Store, server string, err erro
 	return store, server, nil
 }
 
-// verify holds the folder's signature to the client's own policy, so that nothing is published that no client takes.
-func (g *githubRelease) verify(folder *publisher.Folder) (sigverify.Signer, error) {
-	if !folder.Signed() {
-		return sigverify.Signer{}, &refusal{fmt.Errorf("publishing %s: it is not signed", g.dir), fmt.Sprintf("go run ./ci sign %s", g.dir)}
+// openSigned opens a release folder and holds its signature to the client's own policy, so that nothing is published that
+// no client takes.
+func openSigned(ctx context.Context, dir releaseDir, signedBy *trust) (*publisher.Folder, sigverify.Signer, error) {
+	refuse := func(err error, hint string) (*publisher.Folder, sigverify.Signer, error) {
+		return nil, sigverify.Signer{}, &refusal{err, hint}
 	}
-	verifier, err := g.signedBy.verifier()
+	folder, err := publisher.OpenFolder(ctx, string(dir))
+	if isAs[*publisher.FolderError](err) {
+		return refuse(err, hintFor(err))
+	}
 	if err != nil {
-		return sigverify.Signer{}, err
+		return nil, sigverify.Signer{}, err
+	}
+	if !folder.Signed() {
+		return refuse(fmt.Errorf("publishing %s: it is not signed", dir), fmt.Sprintf("go run ./ci sign %s", dir))
+	}
+	verifier, err := signedBy.verifier()
+	if err != nil {
+		return nil, sigverify.Signer{}, err
 	}
 	signer, err := verifier.Verify(folder.Sums, folder.Signature)
 	if err == nil {
 		err = sameTag(signer, folder.Release.Release)
 	}
 	if err != nil {
-		return sigverify.Signer{}, &refusal{fmt.Errorf("publishing %s: %w", g.dir, err), hintFor(err)}
+		return refuse(fmt.Errorf("publishing %s: %w", dir, err), hintFor(err))
 	}
-	return signer, nil
+	return folder, signer, nil
 }
 
 // releaseNotes are the description of the folder's release.

@@ -192,7 +192,11 @@ func (b *build) already(ctx context.Context) (bool, error) {
 
 // say is the dry run.
 func (r *wholeRelease) say(b *build, as *credential, server string, built bool) error {
-	r.term.printf("%s", newPlan(b.matrix, b.targets, foundSource(b.source)).table())
+	p, err := newPlan(b.matrix, b.targets, foundSource(b.source))
+	if err != nil {
+		return err
+	}
+	r.term.printf("%s", p.table())
 	what := "compile what the engine has not compiled yet"
 	if built {
 		what = "nothing: the bundles are in " + string(b.dir)

@@ -100,6 +100,15 @@ func size(r farm.Result, format string) string {
 	return "-"
 }
 
+// shortened keeps the first part of a line that no screen shows whole: compilers print command lines, and grep scripts.
+func shortened(line string) string {
+	const longest = 1000 // characters
+	if runes := []rune(line); len(runes) > longest {
+		return string(runes[:longest]) + "…"
+	}
+	return line
+}
+
 // writeFailures tells of each failed step why, with the last lines of its output.
 func writeFailures(term *terminal, outcome farm.Outcome) {
 	for _, r := range results(outcome) {
@@ -109,7 +118,7 @@ func writeFailures(term *terminal, outcome farm.Outcome) {
 		}
 		text := []string{"", fmt.Sprintf("%s: %v", r.Step, r.Err)}
 		for _, line := range r.Tail {
-			text = append(text, "    "+strings.TrimRight(line, "\r\n"))
+			text = append(text, "    "+shortened(strings.TrimRight(line, "\r\n")))
 		}
 		if r.Log != "" {
 			text = append(text, "the full log is "+r.Log)

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -19,5 +21,15 @@ func TestSummaryNamesUntriedVariants(t *testing.T) {
 		if text := summary(outcome, time.Second); strings.Contains(text, "variant") {
 			t.Errorf("all were run:\n%s", text)
 		}
+	}
+}
+
+// A line of a failed step that is longer than any screen does not fill it.
+func TestFailuresAreShortened(t *testing.T) {
+	var out bytes.Buffer
+	long := strings.Repeat("ü", 30_000)
+	writeFailures(&terminal{err: &out}, farm.Outcome{Host: farm.Result{Step: "host", Err: errors.New("no"), Tail: []string{"short", long}}})
+	if got := out.String(); !strings.Contains(got, "    short\n    "+strings.Repeat("ü", 1000)+"…") || len(got) > 3000 {
+		t.Errorf("%d bytes: %.200s", len(got), got)
 	}
 }

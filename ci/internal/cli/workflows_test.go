@@ -103,6 +103,11 @@ var permissions = map[string]map[string]string{
 	"release.yml/draft":   {"contents": "write"},                                              // makes the draft
 	"release.yml/gpu":     {},
 	"release.yml/publish": {"contents": "write"}, // publishes it
+
+	"release.yml/testpypi":         {"id-token": "write"}, // trusted publishing
+	"release.yml/testpypi-install": {"contents": "read"},
+	"release.yml/pypi":             {"id-token": "write"}, // trusted publishing
+	"release.yml/pypi-install":     {"contents": "read"},
 }
 
 func TestWorkflowsMayLittle(t *testing.T) {
@@ -248,7 +253,8 @@ func TestReleaseOrder(t *testing.T) {
 	for name, j := range jobs {
 		needs[name] = j.Needs
 	}
-	want := map[string]any{"plan": nil, "build": "plan", "package": "build", "collect": "package", "draft": "collect", "gpu": "draft", "publish": []any{"draft", "gpu"}}
+	want := map[string]any{"plan": nil, "build": "plan", "package": "build", "collect": "package", "draft": "collect", "gpu": "draft", "publish": []any{"draft", "gpu"},
+		"testpypi": "publish", "testpypi-install": "testpypi", "pypi": "testpypi-install", "pypi-install": "pypi"}
 	if diff := cmp.Diff(want, needs); diff != "" {
 		t.Errorf("needs (-want +got):\n%s", diff)
 	}
@@ -257,17 +263,77 @@ func TestReleaseOrder(t *testing.T) {
 	}
 	for name, j := range jobs {
 		signs := (*j.Permissions)["id-token"] != ""
+		if uses(j, pypiAction) {
+			continue
+		}
 		if signs != runs(name, "sign") || signs && (runs(name, "client") || runs(name, "build") || runs(name, "manifest")) {
 			t.Errorf("%s: it may sign: %v", name, signs)
 		}
 	}
-	if !runs("package", "client") || !runs("build", "build") {
+	if !runs("package", "client") || !runs("package", "wheel") || !runs("build", "build") {
 		t.Error("nobody builds and packages")
 	}
-	for name, environment := range map[string]string{"publish": "release", "draft": "", "collect": "", "build": ""} {
+	for name, environment := range map[string]string{"publish": "release", "draft": "", "collect": "", "build": "", "testpypi": "testpypi", "pypi": "pypi"} {
 		if got := jobs[name].Environment; got != environment {
 			t.Errorf("%s has the environment %q, want %q", name, got, environment)
 		}
+	}
+}
+
+const pypiAction = "pypa/gh-action-pypi-publish@"
+
+func uses(j job, action string) bool {
+	return slices.ContainsFunc(j.Steps, func(s step) bool { return strings.HasPrefix(s.Uses, action) })
+}
+
+// Whoever is a Trusted Publisher runs nothing of this repository: it takes the wheels that were signed, and uploads them with
+// attestations. What is there then is compared and installed by a job that may do nothing, before the next index gets it.
+func TestPyPIPublishers(t *testing.T) {
+	jobs := workflows(t)["release.yml"].Jobs
+	for name, test := range map[string]struct {
+		url    any
+		verify string
+	}{
+		"testpypi": {"https://test.pypi.org/legacy/", "publish pypi dist --repository testpypi"},
+		"pypi":     {nil, "publish pypi dist"},
+	} {
+		j := jobs[name]
+		if len(j.Steps) != 2 || !strings.HasPrefix(j.Steps[0].Uses, "actions/download-artifact@") || !strings.HasPrefix(j.Steps[1].Uses, pypiAction) {
+			t.Fatalf("%s: its steps are %+v", name, j.Steps)
+		}
+		if got := j.Steps[0].With["name"]; got != "wheels" {
+			t.Errorf("%s: it takes the artifact %v", name, got)
+		}
+		want := map[string]any{"packages-dir": j.Steps[0].With["path"], "skip-existing": true, "attestations": true}
+		if test.url != nil {
+			want["repository-url"] = test.url
+		}
+		if diff := cmp.Diff(want, j.Steps[1].With); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if after := jobs[name+"-install"]; after.Steps[len(after.Steps)-1].Run != "go run ./ci "+test.verify {
+			t.Errorf("%s: what is there is compared by %q", name, after.Steps[len(after.Steps)-1].Run)
+		}
+	}
+	for name, j := range jobs {
+		if uses(j, pypiAction) != ((*j.Permissions)["id-token"] != "" && name != "collect") {
+			t.Errorf("%s: it publishes to an index: %v", name, uses(j, pypiAction))
+		}
+	}
+	// The artifact is made where the release is signed, of wheels alone.
+	var made []any
+	for _, s := range jobs["collect"].Steps {
+		if strings.HasPrefix(s.Uses, "actions/upload-artifact@") && s.With["name"] == "wheels" {
+			made = append(made, s.With["path"])
+		}
+	}
+	if diff := cmp.Diff([]any{"dist/llcuda-*.whl"}, made); diff != "" {
+		t.Errorf("wheels (-want +got):\n%s", diff)
+	}
+	// A version that must be raised is known before the draft is made.
+	order := slices.IndexFunc(jobs["draft"].Steps, func(s step) bool { return s.Run == "go run ./ci publish pypi dist --dry-run" })
+	if draft := slices.IndexFunc(jobs["draft"].Steps, func(s step) bool { return strings.Contains(s.Run, "publish github") }); order < 0 || order > draft {
+		t.Errorf("draft asks the index in step %d, and drafts in step %d", order, draft)
 	}
 }
 
@@ -286,11 +352,12 @@ func TestReleaseIsAttested(t *testing.T) {
 			order = append(order, strings.Fields(s.Run)[3])
 		}
 	}
-	if diff := cmp.Diff([]string{"sign", "verify", "attest", "upload"}, order); diff != "" {
+	if diff := cmp.Diff([]string{"sign", "verify", "attest", "upload", "upload"}, order); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)
 	}
 	for _, name := range []string{
 		"llcuda-bins-sm75.tar.gz", "llcuda-bins-sm75.tar.zst", "llcuda-cudart-cu12-0123456789ab.tar.zst", "llcuda-fetch-linux-amd64.tar.gz", "llcuda-fetch-linux-arm64.tar.gz", "install.sh",
+		"llcuda-3.0.0-py3-none-any.whl", "llcuda-3.0.0-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
 	} {
 		if !slices.ContainsFunc(subjects, func(pattern string) bool { ok, err := filepath.Match(pattern, "dist/"+name); return ok && err == nil }) {
 			t.Errorf("%s is none of %q", name, subjects)
@@ -467,7 +534,7 @@ func TestWorkflowCommands(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"ci build", "ci client", "ci manifest", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci sign", "ci verify"}
+	want := []string{"ci build", "ci client", "ci manifest", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci verify", "ci wheel"}
 	if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
 		t.Errorf("the workflows run %q", got)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -126,31 +127,26 @@ func (r *stepRun) all(ctx context.Context, dest string) error {
 // host is the host half: the web UI, then the programs with the UI inside.
 func (r *stepRun) host(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
 	client, src := r.builder.client, r.step.Source
-	uiDir := filepath.Join(src.Dir, "tools", "ui")
-	packages, err := r.packages(ctx, filepath.Join(uiDir, "package-lock.json"))
+	llama, err := readLlamaTree(src)
 	if err != nil {
 		return nil, err
 	}
-	ui, err := r.offline(ctx, "ui", r.script(image, "ui.sh").
-		WithMountedDirectory("/ui", client.Host().Directory(uiDir, dagger.HostDirectoryOpts{Exclude: []string{
-			"node_modules", "dist", ".svelte-kit", // of builds by hand
-		}})).
-		WithMountedDirectory("/npm", client.Host().Directory(packages.Dir)).
-		WithEnvVariable("LLAMA_BUILD_NUMBER", strconv.Itoa(src.Build)).
-		WithEnvVariable("SOURCE_DATE_EPOCH", strconv.FormatInt(src.Epoch.Unix(), 10)),
-		"/stages/ui.sh")
-	if err != nil {
-		return nil, err
-	}
-
 	tree := client.Host().Directory(src.Dir, dagger.HostDirectoryOpts{Exclude: []string{
-		"ggml/src/ggml-cuda", "tools/ui/src", "tools/ui/static", "tools/ui/tests",
+		"ggml/src/ggml-cuda", "tools/ui/src", "tools/ui/static", "tools/ui/tests", "tools/server/webui",
 		"tests", "docs", "media", "models", "gguf-py", ".github", ".devops", "*.md",
 	}})
-	half, err := r.compile(ctx, r.script(image, "host.sh").
-		WithMountedDirectory(srcDir, tree).
-		WithMountedDirectory(srcDir+"/tools/ui/dist", ui.Directory("dist")).
-		WithMountedFile(srcDir+"/licenses/LICENSE-web-ui", ui.File("licenses.txt")).
+	ctr := r.script(image, "host.sh").WithMountedDirectory(srcDir, tree)
+	if llama.ui.project == "" {
+		ctr = ctr.WithEnvVariable("PAGE", strings.Join(llama.ui.page(), " "))
+	} else {
+		ui, err := r.webUI(ctx, image, llama.ui)
+		if err != nil {
+			return nil, err
+		}
+		ctr = ctr.WithMountedDirectory(path.Join(srcDir, llama.ui.embedded), ui.Directory("dist")).
+			WithMountedFile(srcDir+"/licenses/LICENSE-web-ui", ui.File("licenses.txt"))
+	}
+	half, err := r.compile(ctx, ctr.
 		WithEnvVariable("SOURCE_DATE_EPOCH", strconv.FormatInt(src.Epoch.Unix(), 10)).
 		WithMountedCache("/ccache", client.CacheVolume("llcuda-ccache")),
 		"/stages/host.sh", r.step.Recipe.HostCMake...)
@@ -158,6 +154,33 @@ func (r *stepRun) host(ctx context.Context, image *dagger.Container) (*dagger.Di
 		return nil, err
 	}
 	return half, r.try(ctx, image, half)
+}
+
+// webUI builds the web UI: in dist what the server embeds, in licenses.txt the licences of what went into it.
+func (r *stepRun) webUI(ctx context.Context, image *dagger.Container, ui webUI) (*dagger.Directory, error) {
+	host, src := r.builder.client.Host(), r.step.Source
+	packages, err := r.packages(ctx, filepath.Join(src.Dir, ui.project, "package-lock.json"))
+	if err != nil {
+		return nil, err
+	}
+	embedded, err := filepath.Rel(ui.project, ui.embedded)
+	if err != nil {
+		return nil, err
+	}
+	ctr := r.script(image, "ui.sh", "ui/build.sh", "ui/licences.ts").
+		WithMountedDirectory("/ui", host.Directory(filepath.Join(src.Dir, ui.project), dagger.HostDirectoryOpts{Exclude: []string{
+			"node_modules", "dist", ".svelte-kit", // of builds by hand
+		}})).
+		WithMountedDirectory("/npm", host.Directory(packages.Dir)).
+		WithEnvVariable("PROJECT", ui.project).
+		WithEnvVariable("EMBEDDED", embedded).
+		WithEnvVariable("ASSETS", strings.Join(ui.assets, " ")).
+		WithEnvVariable("LLAMA_BUILD_NUMBER", strconv.Itoa(src.Build)).
+		WithEnvVariable("SOURCE_DATE_EPOCH", strconv.FormatInt(src.Epoch.Unix(), 10))
+	if _, err := os.Stat(filepath.Join(src.Dir, ui.embedded)); err == nil && !filepath.IsLocal(embedded) {
+		ctr = ctr.WithMountedDirectory("/embedded", host.Directory(src.Dir, dagger.HostDirectoryOpts{Include: []string{ui.embedded}}).Directory(ui.embedded))
+	}
+	return r.offline(ctx, "ui", ctr, "/stages/ui.sh")
 }
 
 // try has every CPU variant of the host half compute, as far as the engine's CPU can run it.
@@ -279,7 +302,7 @@ func (r *stepRun) probe(ctx context.Context, image *dagger.Container) (*dagger.D
 // script mounts a stage's script, what all scripts share, and what this one needs besides.
 func (r *stepRun) script(image *dagger.Container, name string, more ...string) *dagger.Container {
 	dir := r.builder.client.Directory()
-	shared := []string{"stage.sh", "jobs.sh", "rpath.cmake", "licenses.sh", "baseline.sh", "device/CMakeLists.txt", "ui/vite.config.licences.ts"}
+	shared := []string{"stage.sh", "jobs.sh", "rpath.cmake", "licenses.sh", "baseline.sh", "device/CMakeLists.txt"}
 	for _, file := range slices.Concat(shared, []string{name}, more) {
 		text, err := stageFiles.ReadFile("stages/" + file)
 		if err != nil {

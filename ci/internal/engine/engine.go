@@ -9,7 +9,7 @@
 //
 //	image     the base, then docker/cuda12/install.sh over the locked packages
 //	npm       the tarballs that the tree's own package-lock.json names, fetched on this machine
-//	ui        npm in tools/ui, from those
+//	ui        npm in the web UI's folder, from those; left out where the tree carries the page
 //	compile   stages/host.sh, stages/device.sh, stages/runtime.sh or stages/probe.sh
 //	python    Debian's Python and the wheels that docker/wheel locks, fetched on this machine
 //	wheel     stages/wheel.sh, by those

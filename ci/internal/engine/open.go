@@ -100,8 +100,12 @@ func (e endpoint) listens(ctx context.Context) error {
 // Open finds and connects engines and readies the builder image on this machine. The
 // engines are looked for in this order: the hosts asked for, $_EXPERIMENTAL_DAGGER_RUNNER_HOST,
 // a container runtime (the SDK's own way), the built-in engine. An engine that cannot be had
-// gives an *UnavailableError.
+// gives an *UnavailableError; a source that cannot be built gives a *farm.SourceError before any is looked for.
 func Open(ctx context.Context, opts Options) (*Session, error) {
+	tree, err := readLlamaTree(opts.Source)
+	if err != nil {
+		return nil, err
+	}
 	endpoints, err := find(ctx, opts)
 	if err != nil {
 		return nil, err
@@ -136,7 +140,7 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 				"use engines of one version"}, session.Close())
 		}
 	}
-	session.Recipe = newRecipe(opts.Toolkit, opts.Source, image, engineName(version))
+	session.Recipe = tree.fit(newRecipe(opts.Toolkit, opts.Source, image, engineName(version)))
 	return session, nil
 }
 

@@ -39,12 +39,44 @@ var commonCMake = []string{
 	"-DGGML_CCACHE=OFF",
 }
 
+// optional are the options that a tree need not know: they name its build, or switch off what another tree does not have.
+var optional = map[string]bool{
+	"GGML_BUILD_EXAMPLES":      true,
+	"GGML_BUILD_TESTS":         true,
+	"GGML_CCACHE":              true,
+	"GGML_CUDA_NCCL":           true,
+	"LLAMA_BUILD_APP":          true,
+	"LLAMA_BUILD_COMMIT":       true,
+	"LLAMA_BUILD_EXAMPLES":     true,
+	"LLAMA_BUILD_IS_DEV":       true,
+	"LLAMA_BUILD_NUMBER":       true,
+	"LLAMA_BUILD_TESTS":        true,
+	"LLAMA_BUILD_UI":           true,
+	"LLAMA_CURL":               true,
+	"LLAMA_USE_PREBUILT_UI":    true,
+	"LLAMA_USE_PREBUILT_WEBUI": true,
+}
+
 // newRecipe says how a tree is compiled in the given builder image.
+func newRecipe(toolkit matrix.Toolkit, src farm.Source, image Image, version string) farm.Recipe {
+	host, cuda := cmakeArguments(src)
+	return farm.Recipe{
+		Toolkit:      toolkit,
+		BuilderImage: image.Digest,
+		BaseImage:    image.Base,
+		Runtime:      runtimeKey(image),
+		Engine:       version,
+		HostCMake:    host,
+		CUDACMake:    cuda,
+	}
+}
+
+// cmakeArguments are those of the two halves, for a tree that knows all options.
 //
 // The programs link no OpenSSL: a bundle lists every library it needs, and TLS belongs in
 // front of llama-server. The web UI comes from a stage of its own, so that the compile stage
 // neither runs npm nor downloads prebuilt assets.
-func newRecipe(toolkit matrix.Toolkit, src farm.Source, image Image, version string) farm.Recipe {
+func cmakeArguments(src farm.Source) (host, cuda []string) {
 	dev := "OFF"
 	if strings.HasSuffix(src.Version, "-dev") {
 		dev = "ON"
@@ -56,7 +88,7 @@ func newRecipe(toolkit matrix.Toolkit, src farm.Source, image Image, version str
 	if commit == "" {
 		commit = "unknown"
 	}
-	host := append(append([]string(nil), commonCMake...),
+	host = append(append([]string(nil), commonCMake...),
 		"-DGGML_CUDA=OFF",
 		"-DGGML_CPU_ALL_VARIANTS=ON",
 		"-DGGML_OPENMP=ON",
@@ -68,10 +100,11 @@ func newRecipe(toolkit matrix.Toolkit, src farm.Source, image Image, version str
 		"-DLLAMA_BUILD_EXAMPLES=OFF",
 		"-DLLAMA_BUILD_UI=OFF",
 		"-DLLAMA_USE_PREBUILT_UI=OFF",
+		"-DLLAMA_USE_PREBUILT_WEBUI=OFF",
 		"-DLLAMA_OPENSSL=OFF",
 		"-DLLAMA_CURL=OFF",
 	)
-	cuda := append(append([]string(nil), commonCMake...),
+	cuda = append(append([]string(nil), commonCMake...),
 		"-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache",
 		"-DCMAKE_CUDA_FLAGS=-Xcompiler=-ffile-prefix-map=/src/=,-ffile-prefix-map=/build/=",
 		"-DGGML_CUDA=ON",
@@ -81,15 +114,7 @@ func newRecipe(toolkit matrix.Toolkit, src farm.Source, image Image, version str
 		"-DGGML_BUILD_TESTS=OFF",
 		"-DGGML_BUILD_EXAMPLES=OFF",
 	)
-	return farm.Recipe{
-		Toolkit:      toolkit,
-		BuilderImage: image.Digest,
-		BaseImage:    image.Base,
-		Runtime:      runtimeKey(image),
-		Engine:       version,
-		HostCMake:    host,
-		CUDACMake:    cuda,
-	}
+	return host, cuda
 }
 
 // runtimeKey names what the runtime step gives: it copies files of the image.

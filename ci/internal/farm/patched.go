@@ -23,7 +23,7 @@ func (r resolver) patched(ctx context.Context, tree origin, set []patches.Patch,
 	changed := map[string][]byte{}
 	var applied []manifests.Patch
 	for _, p := range set {
-		files, err := p.Apply(func(name string) ([]byte, error) {
+		form, files, err := applyForm(p, func(name string) ([]byte, error) {
 			if text, ok := changed[name]; ok {
 				return text, nil
 			}
@@ -43,7 +43,7 @@ func (r resolver) patched(ctx context.Context, tree origin, set []patches.Patch,
 		for name, text := range files {
 			changed[name] = text
 		}
-		applied = append(applied, manifests.Patch{Name: p.Name, SHA256: p.SHA256})
+		applied = append(applied, manifests.Patch{Name: form.Name, SHA256: form.SHA256})
 	}
 	if len(applied) == 0 {
 		return pristine, nil, nil
@@ -53,6 +53,20 @@ func (r resolver) patched(ctx context.Context, tree origin, set []patches.Patch,
 		return "", nil, fmt.Errorf("patching the source: %w", err)
 	}
 	return dir, applied, nil
+}
+
+// applyForm applies the first form of a patch that fits. The error is that of the patch itself, where none does.
+func applyForm(p patches.Patch, read func(name string) ([]byte, error)) (form patches.Patch, files map[string][]byte, err error) {
+	for i, form := range p.Forms() {
+		files, formErr := form.Apply(read)
+		if formErr == nil || errors.Is(formErr, patches.ErrUpstream) {
+			return form, files, formErr
+		}
+		if i == 0 {
+			err = formErr
+		}
+	}
+	return p, nil, err
 }
 
 // changed gives a copy of a tree with some of its files changed, from the cache if it is there. The copy goes by the id of

@@ -63,6 +63,12 @@ func TestPatchedSource(t *testing.T) {
 			"the patch 0001-a.patch is left out: the source does not have ggml/src/amx.c", ""},
 		{"a file that the pin lacks", "", map[string][3]string{"0001-a.patch": {"ggml/src/amx.c", "a", "b"}}, nil, "", "", "applying the patch 0001-a.patch: the source does not have ggml/src/amx.c"},
 		{"the pin by its commit", "file://" + repo + "@" + commit, map[string][3]string{"0001-a.patch": {"ggml/src/amx.c", "a", "b"}}, nil, "", "", "does not have ggml/src/amx.c"},
+		{"another form of it", folder, map[string][3]string{"0001-a.patch": {"ggml/src/ggml.c", "char ggml;", "x"}, "0001-a.b1.patch": {"ggml/src/amx.c", "a", "b"}, "0001-a.b2.patch": mend, "0002-b.patch": again},
+			[]string{"0001-a.b2.patch", "0002-b.patch"}, "long long ggml;\n", "", ""},
+		{"the first form that fits", folder, map[string][3]string{"0001-a.patch": mend, "0001-a.b1.patch": {"ggml/src/ggml.c", "int ggml;", "short ggml;"}}, []string{"0001-a.patch"}, "long ggml;\n", "", ""},
+		{"upstream has another form", folder, map[string][3]string{"0001-a.patch": {"ggml/src/ggml.c", "char ggml;", "x"}, "0001-a.b1.patch": {"ggml/src/ggml.c", "short ggml;", "int ggml;"}}, nil, "int ggml;\n",
+			"the patch 0001-a.patch is dropped: the source has these changes already", ""},
+		{"no form applies", folder, map[string][3]string{"0001-a.patch": {"ggml/src/ggml.c", "char ggml;", "x"}, "0001-a.b1.patch": {"ggml/src/ggml.c", "short ggml;", "y"}}, nil, "", "", "applying the patch 0001-a.patch: ggml/src/ggml.c, hunk 1"},
 		{"it does not apply", folder, map[string][3]string{"0001-a.patch": {"ggml/src/ggml.c", "char ggml;", "x"}}, nil, "", "", "applying the patch 0001-a.patch: ggml/src/ggml.c, hunk 1 (@@ -1,1 +1,1 @@): its lines are not in the file"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -58,7 +58,7 @@ func (e *SourceError) Error() string {
 // The patches are applied to a copy of the tree, which is kept as well. One that the
 // tree has already is dropped, with a word to progress, and so is one that changes
 // a file which the tree does not have, but not from the pinned commit: the set is
-// made for it. One that does not apply is an error.
+// made for it. One that does not apply in any of its forms is an error.
 //
 // The date of the tree is $SOURCE_DATE_EPOCH, else that of the commit, else the
 // newest in the tarball, else 2020-01-01.
@@ -116,6 +116,9 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 		Digest:   tree.digest,
 		Epoch:    time.Unix(fallbackEpoch, 0).UTC(),
 		Warnings: tree.warnings,
+	}
+	if number := buildOfTag(tree.tag); src.Build == 0 && number > 0 {
+		src.Build, src.Warnings = number, nil // of a tag, they only tell that there is no number
 	}
 	if given == "" {
 		src.Given = pin.Repository + "@" + pin.Ref
@@ -315,6 +318,22 @@ func statedVersion(dir string) (string, error) {
 		return "", nil
 	}
 	return parts["MAJOR"] + "." + parts["MINOR"] + "." + parts["PATCH"], nil
+}
+
+// buildTag is how llama.cpp tags its builds, since b1046.
+var buildTag = regexp.MustCompile(`^b([1-9][0-9]{3,})$`)
+
+// buildOfTag is the build number that a tag tells: llama.cpp counts the same commits. 0 is none.
+func buildOfTag(tag string) int {
+	match := buildTag.FindStringSubmatch(tag)
+	if match == nil {
+		return 0
+	}
+	number, err := strconv.Atoi(match[1])
+	if err != nil {
+		return 0
+	}
+	return number
 }
 
 // derivedVersion names a tree that states no version.

@@ -323,6 +323,20 @@ func TestResolveSourceHistory(t *testing.T) {
 		t.Errorf("the first commit gives %+v", src)
 	}
 
+	// A build's own tag tells what a history that is squashed or cut short does not.
+	mustGit(t, repo, "tag", "b8390", commits[0])
+	cut := filepath.Join(t.TempDir(), "cut")
+	mustGit(t, repo, "tag", "b10361", commits[2])
+	mustGit(t, repo, "clone", "-q", "--depth=2", "--branch=b10361", "file://"+repo, cut)
+	bundle := filepath.Join(t.TempDir(), "release.bundle")
+	mustGit(t, repo, "bundle", "create", "-q", bundle, "b8390")
+	for given, want := range map[string]int{"file://" + repo + "@b8390": 8390, bundle + "@b8390": 8390, cut + "@b10361": 10361, "file://" + repo + "@b10361": 3} {
+		src, err := ResolveSource(t.Context(), given, noPin, nil, t.TempDir(), nil)
+		if err != nil || src.Build != want || len(src.Warnings) > 0 {
+			t.Errorf("%s gives %+v, %v, want the number %d", given, src, err, want)
+		}
+	}
+
 	shallow := filepath.Join(t.TempDir(), "shallow")
 	mustGit(t, repo, "clone", "-q", "--depth=2", "file://"+repo, shallow)
 	for _, given := range []string{shallow, shallow + "@HEAD", "file://" + shallow} {

@@ -17,6 +17,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
+	"github.com/waqasm86/llcuda-farm/manifests/gguf/tinygguf"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )
@@ -51,7 +52,7 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(e.WorkDir+"/home", 0o777)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock, "hub": startHub, "packaged": packaged,
+			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock, "hub": startHub, "packaged": packaged, "gguf": writeModel,
 		},
 	})
 }
@@ -108,6 +109,15 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 	releases[args[0]] = r
 	ts.Setenv(args[0], r.Dir)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pub"), r.PublicKey(t), 0o644))
+}
+
+// writeModel writes a model of a few layers: gguf FILE.
+func writeModel(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(filepath.Dir(path), 0o777))
+	f, err := os.Create(path)
+	ts.Check(err)
+	ts.Check(errors.Join(tinygguf.Write(f, tinygguf.Options{}), f.Close()))
 }
 
 // packaged builds llcuda-fetch as it is packaged with a release, in the place of the test's own: packaged TAG.

@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/serve/servetest"
 )
@@ -52,6 +54,41 @@ func standIn() {
 	}()
 	go func() { _ = http.Serve(l, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) }()
 	<-terms
+	if linger, err := time.ParseDuration(os.Getenv("STANDIN_LINGERS")); err == nil {
+		time.Sleep(linger)
+		fmt.Println("its last words")
+	}
+}
+
+// A server that takes longer to end than other commands may is given the time: it ends in order, and its end is told.
+func TestServeEndsInOrder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	model := filepath.Join(dir, "model.gguf")
+	if err := os.WriteFile(model, []byte("a model that is whole"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	server, err := exec.LookPath("standin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("llcuda-fetch", "serve", model, "--events")
+	cmd.Env = append(os.Environ(), "LLAMA_SERVER_PATH="+server, "LLCUDA_HOME="+filepath.Join(dir, "store"), "LLCUDA_OFFLINE=1", "STANDIN_LINGERS=1500ms")
+	var out lines
+	cmd.Stderr = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(out.String(), `"event":"ready"`) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	err = cmd.Wait()
+	if said := out.String(); err != nil || !strings.Contains(said, `"reason":"stopped"`) || !strings.Contains(said, "its last words") || !strings.HasSuffix(said, `{"v":1,"event":"done"}`+"\n") {
+		t.Errorf("%v\n%s", err, said)
+	}
 }
 
 // serve keeps its promises with a server of the user's own, in a store where nothing is installed.

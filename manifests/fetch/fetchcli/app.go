@@ -104,6 +104,9 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	c.Detected, c.Decided = a.term.tellHost, a.term.tellDecision
 	c.Step = func(what string) { a.term.notef("%s", what) }
 	warned := map[string]bool{}
+	c.Hub.Waiting = func(lock string) {
+		a.term.notef("waiting for another process that downloads the same file, by %s", shortPath(lock))
+	}
 	c.Hub.Warn = func(problem error) {
 		if text := problem.Error(); !warned[text] {
 			warned[text] = true
@@ -188,7 +191,7 @@ func (a *app) trust() (Trust, error) {
 		}
 		return data, nil
 	}
-	key, err := read(a.key, "--key")
+	key, err := read(a.key, "--key, like LLCUDA_PUBLIC_KEY,")
 	if err != nil {
 		return Trust{}, err
 	}

@@ -1,7 +1,7 @@
 // Package fetchcli is the llcuda-fetch command: flags, messages and exit codes around package fetch.
 //
 // main calls Main with the arguments and a constructor of the verifier, and exits with its result. Results go to standard
-// output, everything else to standard error; nothing is ever asked. Among the client's packages only this one prints,
+// output, everything else to standard error, for programs as events; nothing is ever asked. Among the client's packages only this one prints,
 // and only its one switch chooses exit codes.
 package fetchcli
 
@@ -52,7 +52,8 @@ const (
 	exitInterrupted = 130
 )
 
-// Main runs llcuda-fetch with the given arguments. The first interrupt ends the command in order, the second at once.
+// Main runs llcuda-fetch with the given arguments. The first interrupt ends the command in order, but soon, the second at
+// once.
 func Main(args []string, verifier NewVerifier) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -176,6 +177,9 @@ const rootHelp = `Run llama.cpp on the NVIDIA GPU of this machine: no CUDA insta
 Without a command it detects the GPU, picks the bundle made for it, downloads and
 verifies it, installs it, and says how to run it.
 
+Programs read --json, or --events, which has a JSON object a line on standard error
+for all that goes on, and the error in the last one.
+
 Exit codes: 0 done, 1 failed, 2 usage, 3 signature, checksum or release refused,
 4 no GPU or driver, 5 no bundle fits this machine, 6 network,
 7 not available offline, 8 disk, 130 interrupted.`
@@ -198,6 +202,9 @@ func (a *app) root() *cobra.Command {
 			}
 			if !cmd.Flags().Changed("allow-cpu") {
 				a.allowCPU = fetch.IsTrue(os.Getenv("LLCUDA_ALLOW_CPU"))
+			}
+			if !cmd.Flags().Changed("key") && !a.skipSignature {
+				a.key = os.Getenv("LLCUDA_PUBLIC_KEY")
 			}
 		},
 	}
@@ -228,7 +235,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.issuer, "issuer", "", "who must vouch for the signer: an `address`")
 	f.StringVar(&a.identity, "identity", "", "who must have signed: a workflow's `address`, or a whole identity with its @; the release pointer is by pointer.yml of the same repository")
 	f.StringVar(&a.trustedRoot, "trusted-root", "", "`file` with the Sigstore trusted root to verify against")
-	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM")
+	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM (LLCUDA_PUBLIC_KEY)")
 	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "believe whoever controls the mirror; checksums are still verified")
 	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.inspectCommand(), a.pullCommand(), a.runCommand(), a.serveCommand(), a.chatCommand(), a.envCommand(),
 		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.uninstallCommand(), a.doctorCommand(), a.exportCommand(), a.selfUpdateCommand())

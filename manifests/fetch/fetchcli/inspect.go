@@ -28,13 +28,8 @@ With --json it prints one object, and a list of them for several models.`,
 			if err != nil {
 				return err
 			}
-			switch {
-			case o.Context < 0:
+			if o.Context < 0 {
 				return &usageError{fmt.Errorf("--ctx is %d, and must be a number of tokens", o.Context), "llcuda-fetch inspect --help"}
-			case !cmd.Flags().Changed("memory"):
-				o.Memory = nil // this machine's
-			case o.Memory == nil:
-				o.Memory = []int{}
 			}
 			for _, mib := range o.Memory {
 				if mib < 0 {

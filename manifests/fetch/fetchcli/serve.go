@@ -31,31 +31,31 @@ func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve MODEL [flags] [-- argument...]",
-		Short: "Run llama-server with a model, and see to it that it ends with whoever started it",
-		Long: `Run llama-server with a model, and see to it that it ends with whoever started it.
+		Short: "Serve a model with llama-server, and end the server when this command ends",
+		Long: `Serve a model with llama-server, and end the server when this command ends.
 
 The model is a file, or named as for pull; what is not here yet is installed and
-downloaded first. It says when the server is ready, and why it ended: the last of
-what it printed comes along. Arguments behind -- are llama-server's own:
+downloaded first. The command says when the server is ready and, with the end of
+its log, why it ended. Arguments after -- are llama-server's own:
 
   llcuda-fetch serve gemma-3-1b-it-Q4_K_M
   llcuda-fetch serve org/repo:Q4_K_M --port 8000 -- -c 8192 --parallel 4
 
-It listens on 127.0.0.1, on port 8090 if that is free, else on a free one. The
-variable LLAMA_API_KEY has a key that it then asks of everybody; LLAMA_SERVER_PATH
-and LLAMA_CPP_DIR lead to a llama-server of your own.
+The server listens on 127.0.0.1, on port 8090 if that is free, else on a free one.
+With LLAMA_API_KEY set, its clients must send that key. LLAMA_SERVER_PATH or
+LLAMA_CPP_DIR name a llama-server of your own to use; a script must exec it.
 
 Ctrl-C, SIGTERM and SIGHUP end the server: in order, or by force after 5 seconds.
-With --lifeline it also ends when standard input does, and when the process that
-started llcuda-fetch is gone.`,
+With --lifeline it also ends when standard input reaches its end, and when the
+process that started llcuda-fetch is gone.`,
 		Args: a.oneModel,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.serve(cmd.Context(), args[0], args[1:], f) },
 	}
 	cmd.Flags().StringVar(&f.port, "port", "auto", "the `port` to listen on, or auto: 8090, or a free one")
 	cmd.Flags().StringVar(&f.host, "host", "127.0.0.1", "the `address` to listen on; 0.0.0.0 lets other machines in")
 	cmd.Flags().StringVar(&f.log, "log", "", "append what the server prints to this `file` (default: a new one in the store's folder logs, where the newest 10 are kept)")
-	cmd.Flags().DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long the server may take until it is ready; 0 is without end")
-	cmd.Flags().BoolVar(&f.lifeline, "lifeline", false, "for programs: end with standard input, and with the process that started this one")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long the server may take until it is ready; 0 is no limit")
+	cmd.Flags().BoolVar(&f.lifeline, "lifeline", false, "for programs: end when standard input does, and when the process that started this one is gone")
 	return cmd
 }
 
@@ -66,7 +66,7 @@ func (a *app) chatCommand() *cobra.Command {
 		Long: `Talk to a model in the terminal: run llama-cli -m MODEL.
 
 The model is a file, or named as for pull; what is not here yet is installed and
-downloaded first. Arguments behind -- are llama-cli's own:
+downloaded first. Arguments after -- are llama-cli's own:
 
   llcuda-fetch chat gemma-3-1b-it-Q4_K_M -- -c 8192`,
 		Args: a.oneModel,
@@ -86,7 +86,7 @@ func (a *app) oneModel(cmd *cobra.Command, args []string) error {
 	case own == 0:
 		return errors.New("no model: llcuda-fetch models lists those known by name")
 	case own > 1:
-		return fmt.Errorf("one model is wanted, and %q comes behind it; the program's own arguments go behind --", args[1])
+		return fmt.Errorf("there is one model to name, and %q is a second argument; the program's own arguments go after --", args[1])
 	}
 	return nil
 }
@@ -132,7 +132,8 @@ func (a *app) installed(ctx context.Context, c *fetch.Client) (fetch.Install, er
 }
 
 func (a *app) serve(ctx context.Context, model string, arguments []string, f serveFlags) error {
-	server := serve.Server{Host: f.host, Timeout: f.timeout, Log: f.log, Prefix: prefix(arguments)}
+	server := serve.Server{Host: f.host, Timeout: f.timeout, Log: f.log, Prefix: option(arguments, "--api-prefix", "LLAMA_ARG_API_PREFIX")}
+	server.Key, _, _ = strings.Cut(option(arguments, "--api-key", "LLAMA_API_KEY"), ",") // of a list any
 	var err error
 	if server.Port, err = parsePort(f.port); err != nil {
 		return err
@@ -141,8 +142,9 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		return err
 	}
 	if f.timeout < 0 {
-		return &usageError{fmt.Errorf("--timeout %s is before now", f.timeout), "0 waits without end"}
+		return &usageError{fmt.Errorf("--timeout %s is negative", f.timeout), "0 is no limit"}
 	}
+	interrupted := ctx
 	// Whoever reads this process's output may be gone before it ends the server: that must not end it first.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
@@ -189,9 +191,13 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		server.Model.Name = filepath.Base(model)
 	}
 	if server.Logs, server.Records, err = c.Store.ServerFolders(); err != nil {
-		a.term.warnf("no log is kept, and no record of the server: %v", err)
+		a.term.warnf("keeping no log and no record of the server: %v", err)
 	}
 
+	a.endsInOrder.Store(true)     // the server is not ours to leave behind, nor to kill at once
+	if interrupted.Err() != nil { // before that, so this process has no time left
+		return context.Cause(interrupted)
+	}
 	err = server.Run(ctx, a.tellServer())
 	var exit *serve.ExitError
 	if errors.As(err, &exit) && exit.Reason == serve.ReasonArgument {
@@ -220,21 +226,21 @@ func notOurs(arguments []string) error {
 		}
 		switch {
 		case flag == "--host", flag == "--port":
-			return &usageError{fmt.Errorf("%s stands behind --", argument), "it is a flag of serve: give it before --"}
+			return &usageError{fmt.Errorf("%s is given to llama-server, which gets it from serve", argument), "give it before --"}
 		case slices.Contains([]launch.Kind{launch.Model, launch.HubModel, launch.HubFile, launch.ModelURL}, launch.KindOf(argument)):
-			return &usageError{fmt.Errorf("%s names a second model", argument), "the model to serve is named once, right after serve"}
+			return &usageError{fmt.Errorf("%s names a second model", argument), "name the model once, before --"}
 		}
 	}
 	return nil
 }
 
-// prefix is what --api-prefix puts in front of all paths of a server.
-func prefix(arguments []string) string {
-	at := slices.IndexFunc(arguments, func(a string) bool { return strings.ReplaceAll(a, "_", "-") == "--api-prefix" })
+// option is what llama-server takes for a flag, which has a variable, too.
+func option(arguments []string, flag, variable string) string {
+	at := slices.IndexFunc(arguments, func(a string) bool { return strings.ReplaceAll(a, "_", "-") == flag })
 	if at >= 0 && at+1 < len(arguments) {
 		return arguments[at+1]
 	}
-	return os.Getenv("LLAMA_ARG_API_PREFIX")
+	return os.Getenv(variable)
 }
 
 // watchLifeline calls end when standard input ends, or the process does that started this one. A process which the other
@@ -296,7 +302,7 @@ func (a *app) tellServer() func(serve.Event) {
 		case serve.Loading:
 			text, so := "", time.Duration(e.Seconds*float64(time.Second))
 			if so-said >= plainEvery {
-				said, text = so, "loading, for "+timeText(so)+" so far"
+				said, text = so, "still loading after "+timeText(so)
 			}
 			a.term.tell(loadingEvent{head, e}, text)
 		case serve.Ready:

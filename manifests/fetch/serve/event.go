@@ -67,7 +67,7 @@ const (
 	ReasonMemory   Reason = "memory"   // of the GPU, or of the machine
 	ReasonPort     Reason = "port"     // it could not listen
 	ReasonModel    Reason = "model"    // it could not load it
-	ReasonArgument Reason = "argument" // it does not take one
+	ReasonArgument Reason = "argument" // it rejected one
 	ReasonTimeout  Reason = "timeout"  // it was not ready in time
 	ReasonCrash    Reason = "crash"    // a signal
 	ReasonEnded    Reason = "ended"    // anything else
@@ -100,7 +100,7 @@ func (e *ExitError) sentence() string {
 	case ReasonModel:
 		return "llama-server cannot load " + e.model
 	case ReasonArgument:
-		return "llama-server does not take an argument"
+		return "llama-server rejected an argument"
 	case ReasonTimeout:
 		return fmt.Sprintf("llama-server was not ready within %s, and was ended", e.timeout)
 	case ReasonCrash:
@@ -113,20 +113,20 @@ func (e *ExitError) sentence() string {
 func (e *ExitError) Hint() string {
 	switch e.Reason {
 	case ReasonMemory:
-		return "give it a smaller context (-- -c 4096), fewer layers on the GPU (-- -ngl 20) or a smaller quantization, or end other programs that hold memory; nvidia-smi lists those on the GPU"
+		return "use a smaller context (-- -c 4096), fewer layers on the GPU (-- -ngl 20) or a smaller quantization, or end other programs that hold memory; nvidia-smi lists those on the GPU"
 	case ReasonPort:
-		return "without --port a free port is taken; ss -ltnp says who listens on this one"
+		return "leave --port out to take a free one; ss -ltnp shows which program listens on this one"
 	case ReasonModel:
 		return "the file may be incomplete, or of a kind that this llama.cpp does not know: download it again, or look for a newer release with llcuda-fetch install --update"
 	case ReasonArgument:
-		return "llcuda-fetch run llama-server --help lists the arguments that go behind --"
+		return "llcuda-fetch run llama-server --help lists the arguments that can go after --"
 	case ReasonTimeout:
-		return "--timeout 30m waits longer; the log says how far it came"
+		return "--timeout 30m waits longer; the log shows how far it came"
 	case ReasonCrash:
 		if *e.Signal == "SIGKILL" {
-			return "somebody killed it, or the machine ran short of memory: dmesg says so then"
+			return "another program killed it, or the machine ran out of memory, which dmesg would show"
 		}
-		return "llcuda-fetch verify finds damaged files, and llcuda-fetch doctor what is wrong with the driver"
+		return "llcuda-fetch verify finds damaged files, and llcuda-fetch doctor problems of the driver"
 	}
-	return ""
+	return "the log may say more; LLAMA_ARG_LOG_VERBOSITY=4 has it say more"
 }

@@ -6,8 +6,9 @@
 //	a free port ──▶ Starting ──▶ Loading, each second ──▶ Ready, once GET /health is 200 ──▶ Exit
 //
 // No server outlives its supervisor. The context ends it in order. Where the supervisor is killed itself, the kernel kills
-// the server with it (PR_SET_PDEATHSIG); and where not even that held, a later supervisor finds the server by the record
-// that was kept of it. The package never prints, and reads no environment.
+// the process that it started (PR_SET_PDEATHSIG), which is the server, or a script that made itself the server by exec; and
+// where not even that held, a later supervisor finds the server by the record that was kept of it. The package never prints,
+// and reads no environment.
 package serve
 
 import (
@@ -53,6 +54,8 @@ type Server struct {
 	Port int
 	// Prefix stands before the paths of its address, as llama-server's --api-prefix says.
 	Prefix string
+	// Key is one that it wants of its clients. Behind a Prefix even /health wants it.
+	Key string
 	// Timeout bounds the time until it is ready; 0 is none.
 	Timeout time.Duration
 	// Log is the file that what it prints is appended to. If it is empty, a new file in the folder Logs is, unless that is
@@ -163,7 +166,7 @@ func (s Server) once(ctx context.Context, port int, out *output, on func(Event))
 	defer enough()
 	answered := make(chan struct{})
 	go func() {
-		if answers(asking, url+"/health", p, port) {
+		if s.answers(asking, url+"/health", p, port) {
 			close(answered)
 		}
 	}()
@@ -214,11 +217,26 @@ func seconds(since time.Time) float64 {
 
 // answers waits until a process answers that it is ready, and says whether it did before the context ended. What else may
 // answer on its port does not count.
-func answers(ctx context.Context, address string, p *process, port int) bool {
+func (s Server) answers(ctx context.Context, address string, p *process, port int) bool {
 	client := &http.Client{
 		Timeout:       answerLimit,
 		Transport:     &http.Transport{DisableKeepAlives: true}, // and no proxy, whatever the environment says
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	status := func(key string) int {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+		if err != nil {
+			return 0
+		}
+		if key != "" {
+			request.Header.Set("Authorization", "Bearer "+key)
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			return 0
+		}
+		response.Body.Close()
+		return response.StatusCode
 	}
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -230,16 +248,11 @@ func answers(ctx context.Context, address string, p *process, port int) bool {
 			return false
 		case <-tick.C:
 		}
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-		if err != nil {
-			return false
-		}
-		response, err := client.Do(request)
-		if err != nil {
+		code := status("")
+		if code != http.StatusOK && code != http.StatusUnauthorized || !p.listens(port) {
 			continue
 		}
-		response.Body.Close()
-		if response.StatusCode == http.StatusOK && p.listens(port) {
+		if code == http.StatusOK || status(s.Key) == http.StatusOK { // the key is for the server alone
 			return true
 		}
 	}

@@ -48,6 +48,9 @@ var folders = map[string]func(s *Store, name string, entry fs.DirEntry) bool{
 	},
 }
 
+// laterFolders are there when something is installed, or was served.
+var laterFolders = []string{launch.CurrentName, logsDir, serversDir}
+
 var (
 	number        = regexp.MustCompile(`^[1-9][0-9]*$`)
 	documentNames = []string{manifests.ManifestName, manifests.SumsName, manifests.SignatureName}
@@ -216,7 +219,7 @@ func (l *Locked) clean() error {
 	for dir := range folders {
 		info, err := os.Lstat(l.path(dir))
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && dir != launch.CurrentName: // that one is there when something is installed
+		case errors.Is(err, fs.ErrNotExist) && !slices.Contains(laterFolders, dir):
 			err = os.Mkdir(l.path(dir), 0o775)
 		case err == nil && !info.IsDir():
 			err = notFolder(l.path(dir))

@@ -34,6 +34,12 @@ MIB = 1024 * 1024
 DEFAULT_CONTEXT = 4096
 """The context, in tokens, that is recommended where the model does not limit it further."""
 
+LEAST_CONTEXT = 2048
+"""The context, in tokens, below which layers are rather left to the processor."""
+
+ALL_LAYERS = 99
+"""More than a model has: llama.cpp takes it as all."""
+
 _WHOLE, _PART, _NONE = (2048, 512), (512, 128), (256, 64)
 """Batch and micro-batch for a model that is on the GPU as a whole, in part, or not at all."""
 
@@ -125,12 +131,18 @@ def recommended(model: str | os.PathLike[str], vram_gb: float | None) -> dict[st
     """Settings for a model, by the client's sum, on GPUs of ``vram_gb`` GB, or on those that are here."""
     memory = None if vram_gb is None else [max(int(vram_gb * registry.MIB_PER_GB), 0)]
     found = registry.resolve(model, memory_mib=memory)
-    layers = found.get("ngl") or 0
-    whole = layers > (found.get("layers") or 0)
-    batch, micro = _WHOLE if whole else _PART if layers else _NONE
-    context = found.get("context_fit") or min(found.get("context") or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-    needed = sum(size for size in (found.get("needs") or {}).values() if isinstance(size, int)) or found.get("size") or 0
-    gigabytes = needed / MIB / registry.MIB_PER_GB
+    layers, context = found.get("ngl") or 0, found.get("context_fit") or 0
+    if context >= LEAST_CONTEXT:  # with a smaller one than was reckoned with, all layers fit
+        layers = ALL_LAYERS
+    else:
+        context = min(found.get("context") or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    if not layers:
+        batch, micro = _NONE
+    elif layers >= (found.get("layers") or ALL_LAYERS):
+        batch, micro = _WHOLE
+    else:
+        batch, micro = _PART
+    gigabytes = ((found.get("needs") or {}).get("total") or found.get("size") or 0) / MIB / registry.MIB_PER_GB
     return {
         "gpu_layers": layers,
         "ctx_size": context,

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ._internal import fetch, home
+from ._internal import home, registry
 from .errors import LlcudaError
 
 __all__ = [
@@ -39,7 +39,7 @@ def _capability(sm: Any) -> str:
 def _detect() -> dict[str, Any]:
     """What the client says of this machine; nothing where it cannot tell, as in llcuda 1.x."""
     try:
-        return fetch.call(["detect"]) or {}
+        return registry.detect()
     except LlcudaError:
         return {}
 

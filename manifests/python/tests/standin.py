@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-PACKAGE = os.environ.get("LLCUDA_TEST_PYTHONPATH", str(Path(__file__).parents[1]))
+PACKAGE = str(Path(__file__).parents[1])
 
 SCRIPT = """#!/bin/sh
 folder={folder}
@@ -32,7 +32,7 @@ echo "$*" >>"$folder/calls"
 exit "$(cat "$folder/$1.code" 2>/dev/null || echo 0)"
 """
 
-INSTALLED = {
+INSTALLED: dict[str, Any] = {
     "install": {
         "release": "v1.1.0-runtime",
         "bundle": "llcuda-bins-sm75",
@@ -60,8 +60,14 @@ INSTALLING = events(
     ("gpu", {"gpus": [{"index": 0, "name": "Tesla T4", "sm": 75, "uuid": "GPU-1", "memory_mib": 15360}], "left_out": []}),
     ("verified", {"signed_by": "release.yml", "release": "v1.1.0-runtime"}),
     ("download", {"name": "llcuda-bins-sm75.tar.zst", "done": 0, "total": 27800000, "from": 0, "source": "https://x/"}),
-    ("download", {"name": "llcuda-bins-sm75.tar.zst", "done": 9900000, "total": 27800000, "from": 0, "source": "https://x/"}),
-    ("download", {"name": "llcuda-bins-sm75.tar.zst", "done": 27800000, "total": 27800000, "from": 0, "source": "https://x/"}),
+    (
+        "download",
+        {"name": "llcuda-bins-sm75.tar.zst", "done": 9900000, "total": 27800000, "from": 0, "source": "https://x/"},
+    ),
+    (
+        "download",
+        {"name": "llcuda-bins-sm75.tar.zst", "done": 27800000, "total": 27800000, "from": 0, "source": "https://x/"},
+    ),
     ("step", {"message": "trying the programs"}),
     ("done", {}),
 )
@@ -84,7 +90,9 @@ class StandIn:
         for end, text in (("stdout", out), ("stderr", stderr), ("code", str(code)), ("sh", do)):
             (self.folder / f"{command}.{end}").write_text(text)
 
-    def fails(self, command: str, kind: str, code: int, message: str = "why", hints: tuple[str, ...] = ("a way out",)) -> None:
+    def fails(
+        self, command: str, kind: str, code: int, message: str = "why", hints: tuple[str, ...] = ("a way out",)
+    ) -> None:
         """A command fails as the client does."""
         data = {"class": kind, "code": code, "message": message, "hints": list(hints)}
         self.answers(command, None, events(("error", data)), code)
@@ -112,6 +120,7 @@ class StandIn:
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
             "TERM": "xterm",
+            "NO_COLOR": "1",
             "LLCUDA_FETCH": str(self.path),
             "LLCUDA_HOME": str(self.home),
             "PYTHONPATH": PACKAGE,

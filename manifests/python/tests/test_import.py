@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import nbformat
 import pytest
@@ -108,7 +109,9 @@ def run_notebook(cells: list[str], environ: dict[str, str], folder: Path) -> lis
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "test", "language": "python"}))
     script = folder / "notebook.py"
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    code: dict[str, Any] = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    text = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [{**code, "source": cell} for cell in cells]}
+    book = cast(Any, nbformat).reads(json.dumps(text), as_version=4)
     before = dict(os.environ)
     try:
         os.environ["JUPYTER_PATH"] = str(folder / "share" / "jupyter")
@@ -187,7 +190,9 @@ def test_unattended(standin: StandIn, environ: dict[str, str]) -> None:
     assert "v1.1.0-runtime" in ran.out
 
 
-@pytest.mark.parametrize("environ", [{"LLCUDA_NO_AUTO_SETUP": "1"}, {"LLCUDA_AUTO_SETUP": "off"}], ids=lambda e: next(iter(e)))
+@pytest.mark.parametrize(
+    "environ", [{"LLCUDA_NO_AUTO_SETUP": "1"}, {"LLCUDA_AUTO_SETUP": "off"}], ids=lambda e: next(iter(e))
+)
 def test_switched_off(standin: StandIn, environ: dict[str, str]) -> None:
     ran = run_in_terminal(USE, standin.environ(**environ))
     assert standin.calls == []
@@ -231,7 +236,9 @@ def test_sphinx_autodoc(standin: StandIn, tmp_path: Path) -> None:
 
 def test_build_of_a_package(standin: StandIn, tmp_path: Path) -> None:
     """A package that imports llcuda while pip builds it."""
-    (tmp_path / "pyproject.toml").write_text("[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n")
+    (tmp_path / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+    )
     (tmp_path / "backend.py").write_text(
         textwrap.dedent("""
             import pathlib, sys, llcuda, zipfile
@@ -239,7 +246,7 @@ def test_build_of_a_package(standin: StandIn, tmp_path: Path) -> None:
                 pathlib.Path(__file__).with_name("built").touch()
                 with zipfile.ZipFile(pathlib.Path(folder) / "x-1-py3-none-any.whl", "w") as z:
                     z.writestr("x-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: x\\nVersion: 1\\n")
-                    z.writestr("x-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+                    z.writestr("x-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
                     z.writestr("x-1.dist-info/RECORD", "")
                 return "x-1-py3-none-any.whl"
         """)
@@ -318,8 +325,12 @@ os.waitpid(pid, 0)
 """
     run_in_terminal(code, standin.environ())
     assert standin.calls == []
-    run_in_terminal(code.replace("(pid := os.fork()) == 0", "pid := 0").replace("os.waitpid(pid, 0)", "").replace(
-        "if pid := 0:\n", "if True:\n"), standin.environ())
+    run_in_terminal(
+        code.replace("(pid := os.fork()) == 0", "pid := 0")
+        .replace("os.waitpid(pid, 0)", "")
+        .replace("if pid := 0:\n", "if True:\n"),
+        standin.environ(),
+    )
     assert standin.calls == AT_IMPORT  # where the same is no fork
 
 
@@ -421,7 +432,7 @@ def test_interrupt(standin: StandIn) -> None:
         None,
         events(("step", {"message": "downloading"})),
         130,
-        f"echo $$ >{standin.folder}/pid\ntrap 'echo INT >>{standin.folder}/signals; exit 130' INT\nwhile :; do sleep 0.05; done",
+        "trap 'echo INT >>$folder/signals; exit 130' INT\necho $$ >$folder/pid\nwhile :; do sleep 0.05; done",
     )
 
     def interrupt(pid: int, out: str) -> bool:
@@ -430,7 +441,9 @@ def test_interrupt(standin: StandIn) -> None:
         os.killpg(pid, signal.SIGINT)
         return True
 
-    ran = run_in_terminal(f"{IMPORT}; import llcuda; print(llcuda.status().problems)", standin.environ(), meanwhile=interrupt)
+    ran = run_in_terminal(
+        f"{IMPORT}; import llcuda; print(llcuda.status().problems)", standin.environ(), meanwhile=interrupt
+    )
     before, _, after = ran.out.partition("imported")
     assert before.endswith("llcuda: interrupted; goes on at the next use\r\n")
     assert "Traceback" not in ran.out
@@ -466,7 +479,9 @@ def test_waiting_is_shown(standin: StandIn) -> None:
     waiting = events(("waiting", {"pid": 4711, "command": "llcuda-fetch install", "since": "2026-01-02T03:04:05Z"}))
     standin.answers("install", None, waiting, 1)
     ran = run_in_terminal(IMPORT, standin.environ())
-    assert "Waiting for llcuda-fetch install (process 4711), which uses the same folder since 2026-01-02T03:04:05Z" in ran.out
+    assert (
+        "Waiting for llcuda-fetch install (process 4711), which uses the same folder since 2026-01-02T03:04:05Z" in ran.out
+    )
 
 
 # Installed
@@ -513,7 +528,7 @@ def test_black_hole(standin: StandIn, client: Path, tmp_path: Path) -> None:
         took = time.monotonic() - began
     assert "llcuda is not set up: " in ran.out
     assert "imported" in ran.out
-    assert 9 < took < 12.5  # ten seconds for the release, and what starting Python and the client takes
+    assert 9 < took < 20  # ten seconds, and what starting takes on a busy machine; without a bound it is minutes
 
 
 def test_no_gpu_with_the_real_client(standin: StandIn, client: Path) -> None:
@@ -538,7 +553,9 @@ def test_offline_with_the_real_client(standin: StandIn, client: Path) -> None:
 def test_two_at_once(standin: StandIn) -> None:
     """Two processes that import for the first time: both are the client's to put in order, and both succeed."""
     both = [
-        subprocess.Popen([sys.executable, "-i", "-c", IMPORT], env=standin.environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-i", "-c", IMPORT], env=standin.environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
         for _ in range(2)
     ]
     assert [process.communicate(timeout=60)[0] for process in both] == [b"imported\n"] * 2

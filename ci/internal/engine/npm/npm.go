@@ -110,6 +110,12 @@ func (e *GoneError) Hint() string {
 	return "set npm_config_registry to a registry that has it, or build a llama.cpp whose package-lock.json names a version that exists"
 }
 
+// Check says what keeps a lock from being fetched, without a network.
+func Check(lockfile []byte) error {
+	_, _, err := parseLock(lockfile)
+	return err
+}
+
 // Fetch brings every tarball that npm needs on linux, x64, glibc to install the
 // lock into cacheDir, and lays out the folder for this lock there. A second run
 // needs no network.

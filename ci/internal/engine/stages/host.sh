@@ -25,6 +25,7 @@ fi
 cp /src/LICENSE /out/LICENSE
 {
     sh /stages/licenses.sh vendored
+    [ -z "${PAGE-}" ] || sh /stages/licenses.sh page $PAGE
     sh /stages/licenses.sh compiled /build
 } > /out/THIRD_PARTY_LICENSES.txt
 refuse_timestamps

@@ -3,6 +3,7 @@
 #   licenses.sh vendored          what the tree vendors, and the compiler's OpenMP runtime
 #   licenses.sh compiled BUILD    what ninja compiled in BUILD: single files of the tree with a notice of their own, and
 #                                 the toolkit's C++ libraries, which are headers
+#   licenses.sh page FILE...      the web UI, as the tree carries it: the notices in these files
 set -eu
 export LC_ALL=C
 cd /src
@@ -43,6 +44,14 @@ notices() {
         /^[ \t]*\/\//  { block = block $0 "\n"; next }
                        { flush() }
         END            { flush() }' "$1"
+}
+
+page() {
+    title "Web UI ($*)"
+    printf 'These files are embedded in llama-server as the source tree carries them. Their notices:\n'
+    for file in "$@"; do
+        zcat -f "$file" | perl -0777 -ne 'while (m{/\*.*?\*/|<!--.*?-->}sg) { my $c = $&; print "\n$c\n" if $c =~ /copyright|licen[sc]e/i && !$seen{$c}++ }'
+    done
 }
 
 compiled() {

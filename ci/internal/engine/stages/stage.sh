@@ -9,7 +9,7 @@ mkdir -p /out /stats
 # refuse_timestamps keeps __TIMESTAMP__ out: it is when a file was last changed, which is no part of the source.
 # __DATE__ and __TIME__ are those of SOURCE_DATE_EPOCH.
 refuse_timestamps() {
-    if grep -rIn __TIMESTAMP__ /src; then
+    if grep -rIn --include='*.[ch]' --include='*.[ch]pp' --include='*.cc' --include='*.inc' --include='*.cu' --include='*.cuh' __TIMESTAMP__ /src; then
         echo "__TIMESTAMP__ differs from build to build: remove it from the source"
         exit 1
     fi

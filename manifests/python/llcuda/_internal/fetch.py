@@ -153,7 +153,7 @@ _CLASSES: dict[str, type[LlcudaError]] = {
     "interrupted": SetupError,
 }
 
-_NO_MODEL = ("there is no model ", "not downloaded", "no such file or directory")
+_NO_MODEL = ("there is no model ", "there is no file ", " not downloaded", "no such file or directory")
 
 _CPU_HINT = (
     "without a GPU: llcuda.setup(allow_cpu=True), load_model(..., gpu_layers=0) or LLCUDA_ALLOW_CPU=1 use the processor"

@@ -1,12 +1,9 @@
-"""The models that are known by name, and what is known of a model: both are the client's to say.
-
-``MODEL_REGISTRY`` is read from the client when it is first used.
-"""
+"""This machine, the models that are known by name, and what is known of a model: all are the client's to say."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import ModelNotFoundError, UsageError
@@ -19,8 +16,21 @@ MB = 1_000_000
 MIB_PER_GB = 1024
 """GPU memory is counted in MiB by the client, and in units of 1024 of them by the functions of llcuda 1.x."""
 
+PATIENCE = "--patience=10s"
+"""Names are those of the release. Where none is installed it is looked for, and not for as long as a download is worth."""
+
 LEFT_BY_1X = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "models")
 """Where llcuda 1.x kept models, beside the module that has the same name. What is left there is used."""
+
+
+def detect() -> dict[str, Any]:
+    """What this machine is: os, arch, platform, kernel, glibc, cpu, driver, cuda, gpus and more.
+
+    Raises:
+        LlcudaError: The client cannot tell.
+    """
+    found = fetch.call(["detect"])
+    return found if isinstance(found, dict) else {}
 
 
 class Registry(dict[str, dict[str, Any]]):
@@ -78,7 +88,7 @@ def list_registry_models() -> Registry:
     Raises:
         LlcudaError: The client cannot tell.
     """
-    return Registry(fetch.call(["models"]) or [])
+    return Registry(fetch.call(["models", PATIENCE]) or [])
 
 
 def get_model_info(model_name: str) -> dict[str, Any]:
@@ -98,11 +108,32 @@ def find_models_by_vram(vram_gb: float) -> dict[str, dict[str, Any]]:
     return {name: info for name, info in list_registry_models().items() if 0 < info["min_vram_gb"] <= vram_gb}
 
 
-def __getattr__(name: str) -> Any:
-    if name == "MODEL_REGISTRY":
-        value = globals()[name] = list_registry_models()
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+class _Lazy(Mapping[str, dict[str, Any]]):
+    """The registry, read from the client when something of it is asked for: that may need a network."""
+
+    def __init__(self) -> None:
+        self._registry: Registry | None = None
+
+    def _read(self) -> Registry:
+        if self._registry is None:
+            self._registry = list_registry_models()
+        return self._registry
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._read()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return "MODEL_REGISTRY" if self._registry is None else repr(self._registry)
+
+
+MODEL_REGISTRY: Mapping[str, dict[str, Any]] = _Lazy()
+"""The models that are known by name, as :func:`list_registry_models` gives them."""
 
 
 def is_path(name: str) -> bool:
@@ -161,7 +192,7 @@ def resolve(
         ModelNotFoundError: There is no such model, or nothing is known of it before it is downloaded.
         LlcudaError: The file is no model.
     """
-    args = ["inspect"]
+    args = ["inspect", PATIENCE]
     if ctx_size is not None:
         args.append(f"--ctx={ctx_size}")
     if memory_mib is not None:

@@ -378,7 +378,8 @@ def _install(
     fetch.program()  # where there is none, there is nothing to show
     began = time.monotonic()
     with reporter(progress) as report:
-        if not home.installed(os.environ):
+        announced = not home.installed(os.environ)
+        if announced:
             report(fetch.Event("step", {"message": "Detecting GPU…"}))
         result = fetch.call(args, env=env, on_event=report)
         if not isinstance(result, dict) or not isinstance(result.get("install"), dict):
@@ -386,7 +387,7 @@ def _install(
 
             raise SetupError(f"{fetch.NAME} install printed an unknown result: {str(result)[:1000]}")
         installation = _installation(result, str(result.get("folder") or ""), result["install"])
-        if not result.get("already"):
+        if announced or not result.get("already"):  # already, where another process did it meanwhile
             seconds = time.monotonic() - began
             where = ", ".join(installation.devices) or "the processor"
             message = f"✓ Setup complete in {seconds:.0f} s: llama.cpp {installation.llama_cpp}, {where}"
@@ -532,7 +533,7 @@ def models_cache(environ: Mapping[str, str]) -> str:
 def status() -> Status:
     """What is installed, which GPUs there are, and what is wrong. It uses no network, changes nothing and never raises."""
     from ..errors import LlcudaError
-    from . import fetch
+    from . import fetch, registry
 
     problems = list(_problems)
     try:
@@ -549,7 +550,7 @@ def status() -> Status:
                 problems.append(str(err))
             return None
 
-    machine = ask(lambda: fetch.call(["detect"])) or {}
+    machine = ask(registry.detect) or {}
     cuda, driver = machine.get("cuda") or {}, machine.get("driver") or {}
     if cuda.get("problem"):
         problems.append("\n".join([cuda["problem"], *([f"hint: {cuda['way']}"] if cuda.get("way") else [])]))

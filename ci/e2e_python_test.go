@@ -1,0 +1,186 @@
+package main
+
+import (
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	sources "github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/python/pythontest"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
+	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
+)
+
+// The Python package on the real llama-server, in a bundle that the farm built, signed and served: its own tests, and what
+// pip and the other installers make of its wheel. There is no GPU: the CPU computes.
+func TestPython(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles llama.cpp on a real engine: minutes")
+	}
+	tools, model := pythontest.Tools(t), pythontest.Model(t)
+	f := newFarm(t)
+	dir := f.pythonRelease(t)
+	server := httptest.NewServer(http.FileServer(http.Dir(dir.path)))
+	t.Cleanup(server.Close)
+
+	home := filepath.Join(t.TempDir(), "llcuda")
+	startProcess(t, dir.client, "install", "--home", home, "--mirror", server.URL, "--trusted-root", dir.trustedRoot, "--allow-cpu").wait().
+		want(t, 0, bundleName(pythonSM), "signed by "+manifests.SignerIdentity)
+
+	t.Run("Package", func(t *testing.T) {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(tools, "pytest"), "--color=yes", "-p", "no:cacheprovider")
+		cmd.Dir = filepath.Join("..", "manifests", "python")
+		cmd.Env = append(os.Environ(), "LLCUDA_FETCH="+dir.client, "LLCUDA_TEST_HOME="+home, "LLCUDA_TEST_MODEL="+model,
+			"LLCUDA_TEST_MIRROR="+server.URL, "LLCUDA_TEST_TRUSTED_ROOT="+dir.trustedRoot)
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout // minutes: whoever waits wants to see it
+		if err := cmd.Run(); err != nil {
+			t.Errorf("pytest: %v", err)
+		}
+	})
+}
+
+const pythonSM = 75
+
+// signedRelease is a release folder, and what it takes to install from it.
+type signedRelease struct {
+	path, client, trustedRoot string
+}
+
+// pythonRelease builds the real llama.cpp for one SM, packages the client and the Python package of the last commit, and
+// signs all of it.
+func (f *farm) pythonRelease(t *testing.T) signedRelease {
+	dir := t.TempDir()
+	f.build(t, f.realLlama(t), "75", dir).want(t, 0)
+
+	checkout := filepath.Join(t.TempDir(), "checkout")
+	command(t, "..", "git", "clone", "--quiet", "--shared", ".", checkout)
+	sigstore := cosigntest.Start(t)
+	environment := []string{"-C", checkout, "GITHUB_ACTIONS=true", "GITHUB_SHA=", "GITHUB_REPOSITORY=" + manifests.Repository,
+		"GITHUB_REPOSITORY_ID=" + cosigntest.RepositoryID, "GITHUB_REPOSITORY_OWNER_ID=" + cosigntest.OwnerID}
+	for name, value := range sigstore.Runner(t, cosigntest.Workflow{Ref: "refs/tags/" + e2eRelease}) {
+		environment = append(environment, name+"="+value)
+	}
+	ci := func(args ...string) {
+		t.Helper()
+		startProcess(t, "env", slices.Concat(environment, []string{f.bin}, args)...).wait().want(t, 0)
+	}
+	ci("client", dir, "--base", "made")
+	ci("wheel", dir, "--base", "made")
+	ci("sign", dir, "--signing-config", sigstore.SigningConfig, "--trusted-root", sigstore.TrustedRoot)
+
+	unpacked := t.TempDir()
+	command(t, unpacked, "tar", "-xf", filepath.Join(dir, "llcuda-fetch-linux-"+runtime.GOARCH+".tar.gz"))
+	return signedRelease{dir, filepath.Join(unpacked, "llcuda-fetch"), sigstore.TrustedRoot}
+}
+
+// realLlama is the pinned llama.cpp without what only a GPU needs, and with less to compile: one CUDA kernel, two CPU
+// variants, minillama's web UI, and outside of ggml no optimization and few, large units. It is made from the source that ci
+// keeps.
+func (f *farm) realLlama(t *testing.T) string {
+	t.Helper()
+	m, err := spec.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := sources.ResolveSource(t.Context(), "", m.LlamaCPP, nil, filepath.Join(f.cache, "sources"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := filepath.Join(t.TempDir(), "llama.cpp")
+	for _, name := range []string{"cmake", "common", "ggml", "include", "licenses", "src", "tools", "vendor"} {
+		if err := os.CopyFS(filepath.Join(tree, name), os.DirFS(filepath.Join(source.Dir, name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"CMakeLists.txt", "LICENSE", "scripts/ui-assets.cmake"} {
+		copyFile(t, filepath.Join(source.Dir, name), filepath.Join(tree, name))
+	}
+
+	cuda := filepath.Join(tree, "ggml", "src", "ggml-cuda")
+	removeFiles(t, cuda, func(name string) bool { return filepath.Ext(name) == ".cu" && name != "scale.cu" })
+	copyFile(t, filepath.Join("testdata", "nodevice.cu"), filepath.Join(cuda, "ggml-cuda.cu"))
+
+	ui := filepath.Join(tree, "tools", "ui")
+	removeFiles(t, ui, func(name string) bool {
+		return !strings.HasPrefix(name, "ui.") && filepath.Ext(name) != ".cmake" && name != "CMakeLists.txt"
+	})
+	mini := filepath.Join("testdata", "minillama", "tools", "ui")
+	for _, name := range []string{"package.json", "package-lock.json", "svelte.config.js", "scripts/build.js", "src/app.css", "src/app.html", "src/app.js"} {
+		copyFile(t, filepath.Join(mini, name), filepath.Join(ui, name))
+	}
+
+	replaceIn(t, tree, "ggml/src/ggml-cuda/CMakeLists.txt", `(?m)^ +ggml_cuda_fattn_vec_instances\(.*\)\n`, func(string) string { return "" })
+
+	replaceIn(t, tree, "ggml/src/CMakeLists.txt", `(?m)^ +ggml_add_cpu_backend_variant\((?:[a-z]+\d*|sse42) +SSE42(?: \w+)*\)\n`, func(line string) string {
+		if strings.Contains(line, "haswell") {
+			return line
+		}
+		return ""
+	})
+	// Most of a unit's time goes into nlohmann's JSON, which all of them include. Those left out specialize templates that
+	// others have used, or refuse the internal headers.
+	for _, dir := range []string{"common", "tools/server", "tools/mtmd", "tools/cli"} {
+		change(t, tree, dir+"/CMakeLists.txt", func(text string) string {
+			return `set(CMAKE_UNITY_BUILD ON)
+set(CMAKE_UNITY_BUILD_BATCH_SIZE 64)
+set_source_files_properties(json.cpp jinja/value.cpp mtmd-helper.cpp mtmd-helper-gen.cpp PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+` + text
+		})
+	}
+	optimize := func(level string) func(string) string {
+		return func(line string) string { return line + "set(CMAKE_CXX_FLAGS_RELEASE \"" + level + " -DNDEBUG\")\n" }
+	}
+	replaceIn(t, tree, "CMakeLists.txt", `(?m)^project\(.*\)\n`, optimize("-O0"))
+	replaceIn(t, tree, "ggml/CMakeLists.txt", `(?m)^project\(.*\)\n`, optimize("-O3"))
+	return tree
+}
+
+// replaceIn rewrites what the pattern matches in a file of a tree, which must have it.
+func replaceIn(t *testing.T, tree, name, pattern string, with func(string) string) {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	change(t, tree, name, func(text string) string {
+		if !re.MatchString(text) {
+			t.Fatalf("%s of llama.cpp has nothing that matches %s", name, pattern)
+		}
+		return re.ReplaceAllStringFunc(text, with)
+	})
+}
+
+// removeFiles removes the files below a folder whose names are to go.
+func removeFiles(t *testing.T, dir string, gone func(name string) bool) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() && gone(entry.Name()) {
+			err = os.Remove(path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// copyFile copies a file, into a folder that it makes.
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,231 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/publisher"
+	"github.com/waqasm86/llcuda-farm/publisher/pypi"
+	"github.com/waqasm86/llcuda-farm/publisher/wheel"
+)
+
+func publishPyPICommand(term *terminal) *cobra.Command {
+	p := pypiRelease{term: term}
+	cmd := &cobra.Command{
+		Use:   "pypi DIR",
+		Short: "Publish a release's Python package to a package index",
+		Long: `Publish a release's Python package to a package index.
+
+The wheels are those of a signed release folder. What the index has already is
+compared by digest, what it lacks is uploaded by twine, read back, and installed
+in a fresh virtual environment. The same bytes are there: nothing to do. Other
+bytes under a name: refused, since what an index has under a name stays there.
+
+A repository is a section of the file .pypirc, which also has the token; pypi and
+testpypi need none there. twine is installed from a lock below the cache folder,
+for which there must be a Python from 3.10. In GitHub Actions release.yml
+publishes without a token and with attestations instead.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if p.dir, err = existingDir(args[0]); err != nil {
+				return err
+			}
+			return p.run(cmd.Context())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&p.repository, "repository", "pypi", "the repository: pypi, testpypi, or a `section` of .pypirc")
+	flags.StringVar(&p.config, "config-file", "", "the `file` with the repositories and their tokens (default: ~/.pypirc)")
+	flags.StringVar(&p.index, "index-url", "", "`address` of the repository's index, as for pip (default: simple/ beside its address for uploads)")
+	flags.StringVar(&p.python, "python", "python3", "the Python that runs twine: a `program`")
+	flags.BoolVar(&p.dryRun, "dry-run", false, "say what would be done, and do nothing")
+	p.signedBy.flags(cmd)
+	cacheFlag(cmd, &p.cache)
+	return cmd
+}
+
+// indexPatience is how long an index may take to list what was uploaded. That of the Python Package Index is cached.
+const indexPatience = 5 * time.Minute
+
+// pypiRelease is one publish pypi command under way.
+type pypiRelease struct {
+	term                              *terminal
+	dir                               releaseDir
+	repository, config, index, python string
+	dryRun                            bool
+	signedBy                          trust
+	cache                             string
+}
+
+func (p *pypiRelease) run(ctx context.Context) error {
+	folder, signer, err := openSigned(ctx, p.dir, &p.signedBy)
+	if err != nil {
+		return err
+	}
+	wheels, version, err := p.wheels(ctx, folder)
+	if err != nil {
+		return err
+	}
+	if p.cache, err = openCache(p.cache); err != nil {
+		return err
+	}
+	python, err := pypi.FindPython(p.python)
+	if err != nil {
+		return &usageError{err, "install Python 3.10 or newer, with venv; or name one with --python"}
+	}
+	twine, err := python.Prepare(ctx, p.cache)
+	if err != nil {
+		return err
+	}
+	twine.Config = p.config
+	address, err := twine.Repository(ctx, p.repository)
+	if err != nil {
+		return &usageError{err, "pypi, testpypi, or a section of .pypirc with its address: repository = https://…"}
+	}
+	index := pypi.Index{URL: p.index}
+	if index.URL == "" {
+		if index.URL, err = pypi.IndexOf(address); err != nil {
+			return &usageError{err, "correct it in .pypirc"}
+		}
+	}
+	plan, err := index.MakePlan(ctx, manifests.Distribution, wheels)
+	if err != nil {
+		return fmt.Errorf("asking %s for %s: %w", index.URL, manifests.Distribution, err)
+	}
+	if p.dryRun {
+		p.say(index.URL, version, plan)
+		return plan.Refused(index.URL)
+	}
+	if err := plan.Refused(index.URL); err != nil {
+		return err
+	}
+	p.term.notef("publish   %s %s to %s, signed by %s", manifests.Distribution, version, address, signer.By())
+	if err := p.upload(ctx, twine, index, plan); err != nil {
+		return err
+	}
+	if err := index.Await(ctx, manifests.Distribution, wheels, indexPatience); err != nil {
+		return err
+	}
+	if err := p.install(ctx, python, index.URL, version, wheels); err != nil {
+		return err
+	}
+	how := fmt.Sprintf("%d files, %d of them sent now", len(wheels), len(plan.Upload))
+	if plan.Done() {
+		how = "already published, and the same"
+	}
+	p.term.printf("%s: %s %s: %s; it can be installed", index.URL, manifests.Distribution, version, how)
+	return nil
+}
+
+// wheels are the folder's, the one with the client first: whoever installs while the other is not there yet gets that.
+func (p *pypiRelease) wheels(ctx context.Context, folder *publisher.Folder) (wheels []publisher.File, version string, err error) {
+	var names []string
+	for _, file := range folder.Files {
+		if manifests.IsWheel(file.Name) {
+			wheels, names = append(wheels, file), append(names, file.Name)
+		}
+	}
+	if len(wheels) == 0 {
+		return nil, "", &usageError{fmt.Errorf("publishing %s: it has no Python package", p.dir), fmt.Sprintf("go run ./ci wheel %s, then sign it", p.dir)}
+	}
+	v := verification{dir: p.dir, release: &folder.Release}
+	if err := v.wheels(ctx, names); err != nil {
+		return nil, "", err
+	}
+	if len(v.findings) > 0 {
+		return nil, "", &refusal{fmt.Errorf("publishing %s:\n%w", p.dir, v.joined()), fmt.Sprintf("go run ./ci wheel %s builds the wheels again", p.dir)}
+	}
+	if version, _, err = wheel.Parse(names[0]); err != nil {
+		return nil, "", err
+	}
+	slices.SortFunc(wheels, func(a, b publisher.File) int { return cmp.Compare(b.Size, a.Size) })
+	return wheels, version, nil
+}
+
+// upload sends what is missing. After an error the index says whether the file arrived: an answer can be lost, and another
+// run can have sent it.
+func (p *pypiRelease) upload(ctx context.Context, twine pypi.Twine, index pypi.Index, plan pypi.Plan) error {
+	for _, file := range plan.Upload {
+		p.term.notef("upload    %s, %s", file.Name, bytesText(file.Size))
+		failed := twine.Upload(ctx, p.repository, p.dir.path(file.Name))
+		if failed == nil {
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		now, err := index.MakePlan(ctx, manifests.Distribution, []publisher.File{file})
+		if err == nil {
+			err = now.Refused(index.URL)
+		}
+		if err != nil {
+			return errors.Join(failed, err)
+		}
+		if !now.Done() {
+			return failed
+		}
+	}
+	return nil
+}
+
+// install tries what is published as a user does, and holds the client in it to the one that was signed.
+func (p *pypiRelease) install(ctx context.Context, python pypi.Python, index, version string, wheels []publisher.File) error {
+	work, remove, err := openWork(p.cache)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	var sums []string
+	for _, file := range wheels {
+		sums = append(sums, file.SHA256)
+	}
+	installed, err := python.Install(ctx, index, manifests.Distribution, version, sums, filepath.Join(work, "environment"))
+	if err != nil {
+		return err
+	}
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		return nil // it got the wheel without the client
+	}
+	contents, err := p.dir.client(ctx, filepath.Join(work, "client"), version, 0)
+	if err != nil {
+		return err
+	}
+	want, err := fs.ReadFile(contents.Client, "llcuda-fetch")
+	if err != nil {
+		return err
+	}
+	got, err := os.ReadFile(filepath.Join(installed, "_bin", "llcuda-fetch"))
+	if err == nil && !slices.Equal(got, want) {
+		err = errors.New("llcuda-fetch is not the one of the release")
+	}
+	if err != nil {
+		return &refusal{fmt.Errorf("trying %s %s from %s: %w", manifests.Distribution, version, index, err), "somebody changed what was published, or pip took another wheel: pip download shows which"}
+	}
+	return nil
+}
+
+func (p *pypiRelease) say(index, version string, plan pypi.Plan) {
+	p.term.printf("%s %s to %s", manifests.Distribution, version, index)
+	for _, part := range []struct {
+		what  string
+		files []publisher.File
+	}{{"keep", plan.Keep}, {"differs", plan.Differ}, {"upload", plan.Upload}} {
+		for _, file := range part.files {
+			p.term.printf("%-8s %-76s %10s", part.what, file.Name, bytesText(file.Size))
+		}
+	}
+	if plan.Done() {
+		p.term.printf("nothing to do")
+	}
+}
