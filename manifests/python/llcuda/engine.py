@@ -1084,7 +1084,7 @@ def quick_infer(
     prompt: str,
     model_path: str | None = None,
     max_tokens: int = 128,
-    server_url: str | None = None,
+    server_url: str = DEFAULT_URL,
     auto_start: bool = True,
 ) -> str:
     """Complete one prompt; what goes wrong is the text.
@@ -1093,14 +1093,14 @@ def quick_infer(
         prompt: The text to go on from.
         model_path: A model, as of :meth:`InferenceEngine.load_model`; None uses the server that runs at ``server_url``.
         max_tokens: The most tokens to generate.
-        server_url: As of :class:`InferenceEngine`.
+        server_url: As of :class:`InferenceEngine`; a model is loaded at the default or at a free port.
         auto_start: Whether a server may be started.
 
     Returns:
         The answer, or ``"Error: …"``.
     """
     try:
-        with InferenceEngine(server_url) as engine:
+        with InferenceEngine(None if server_url == DEFAULT_URL else server_url) as engine:
             if model_path is not None:
                 engine.load_model(model_path, auto_start=auto_start, verbose=False)
             result = engine.infer(prompt, max_tokens=max_tokens)
