@@ -101,7 +101,7 @@ func (f *farm) testChain(t *testing.T) {
 	// What is exported is all that pip needs where there is no network, and the client that it installs is the released one.
 	t.Run("Wheel", func(t *testing.T) {
 		folder, environment := t.TempDir(), filepath.Join(t.TempDir(), "with a blank and ü")
-		startProcess(t, client, "export", "--to", folder, "--sm", "75", "--from", dir, "--trusted-root", sigstore.TrustedRoot).wait().want(t, 0, ".whl")
+		startProcess(t, client, "export", "--to", folder, "--sm", "75", "--mirror", dir, "--trusted-root", sigstore.TrustedRoot).wait().want(t, 0, ".whl")
 		command(t, "", "python3", "-m", "venv", environment)
 		python := filepath.Join(environment, "bin", "python")
 		command(t, "", "unshare", "--net", "--", python, "-m", "pip", "install", "--no-index", "--find-links", folder, "llcuda")

@@ -85,6 +85,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
 	"manifests/cmd/llcuda-fetch": {"manifests/fetch/fetchtest", "manifests/fetch/serve/servetest", "manifests/killtest", "manifests/fetch/store", "manifests/fetch/transfer/transfertest", "manifests/gguf/tinygguf", "publisher/hftest", "publisher/pointer", "matrix"},
 	"publisher/cosign":           {"publisher/cosigntest"},
+	"publisher/pypi":             {"manifests", "manifests/python/pythontest", "publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
 	"ci/internal/cli":            {"manifests/killtest", "manifests/python/pythontest", "manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},

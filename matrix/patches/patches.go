@@ -164,7 +164,7 @@ func (e *ConflictError) Error() string {
 // Hint is the way out.
 func (e *ConflictError) Hint() string {
 	name, _, _ := strings.Cut(e.Patch, ".")
-	return "put the change for this source beside matrix/patches/" + e.Patch + " as " + name + ".TREE.patch, or remove the patch where its reason is gone"
+	return "adapt matrix/patches/" + e.Patch + " to this source, or put the change for it beside that as " + name + ".TREE.patch, or remove it where its reason is gone"
 }
 
 // Apply gives the new contents of the files that the patch changes, by their paths. read gives a file of the tree, or

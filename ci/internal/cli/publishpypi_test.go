@@ -18,6 +18,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/goreleaser"
 	"github.com/waqasm86/llcuda-farm/manifests/python/pythontest"
 	"github.com/waqasm86/llcuda-farm/publisher/wheel"
 )
@@ -42,15 +43,16 @@ func TestPublishPyPI(t *testing.T) {
 	t.Run("killed", func(t *testing.T) { testKilledPublish(t, made) })
 }
 
-// pypiMade is a folder with a signed release, dist, and its key, key.pem and key.pub.
-type pypiMade struct{ dir, cache string }
+// pypiMade is a folder with a signed release, dist, and its key, key.pem and key.pub. It was made in a checkout of its own,
+// for somebody may be at work in the one that the test runs in.
+type pypiMade struct{ dir, cache, checkout string }
 
 func (m pypiMade) dist() releaseDir { return releaseDir(filepath.Join(m.dir, "dist")) }
 
 func (m pypiMade) ci(t *testing.T, args ...string) {
 	t.Helper()
 	cmd := exec.Command("ci", args...)
-	cmd.Dir = repositoryRoot
+	cmd.Dir = m.checkout
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("ci %q: %v\n%s", args, err, out)
 	}
@@ -59,7 +61,15 @@ func (m pypiMade) ci(t *testing.T, args ...string) {
 func pypiReleaseOf(t *testing.T) pypiMade {
 	t.Helper()
 	dir := t.TempDir()
-	m := pypiMade{filepath.Join(dir, "made"), filepath.Join(dir, "cache")}
+	here, err := goreleaser.Open(t.Context(), repositoryRoot)
+	if err != nil {
+		t.Skipf("this is no git checkout, so there is no commit to package: %v", err)
+	}
+	checkout, err := here.Clone(t.Context(), dir, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := pypiMade{filepath.Join(dir, "made"), filepath.Join(dir, "cache"), checkout}
 	key, public, err := cryptoutils.GeneratePEMEncodedECDSAKeyPair(elliptic.P256(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -80,8 +90,8 @@ func pypiReleaseOf(t *testing.T) pypiMade {
 	t.Setenv("SOURCE_DATE_EPOCH", "")
 	dist := string(m.dist())
 	m.ci(t, "build", "--sm", "75", "--llama", llama, "--release", "v1.1.0-runtime", "--out", dist, "--cache", m.cache)
-	m.ci(t, "client", dist, "--snapshot", "--cache", m.cache)
-	m.ci(t, "wheel", dist, "--snapshot", "--cache", m.cache)
+	m.ci(t, "client", dist, "--cache", m.cache)
+	m.ci(t, "wheel", dist, "--cache", m.cache)
 	m.ci(t, "manifest", dist)
 	m.ci(t, "sign", dist, "--key", filepath.Join(m.dir, "key.pem"))
 	m.ci(t, "verify", dist, "--signed", "--public-key", filepath.Join(m.dir, "key.pub"))
@@ -99,8 +109,8 @@ func testSameWheels(t *testing.T, m pypiMade) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("sh", "-c", `umask 077; exec ci wheel "$0" --snapshot --cache "$1"`, string(copied), filepath.Join(t.TempDir(), "cache"))
-	cmd.Dir = repositoryRoot
+	cmd := exec.Command("sh", "-c", `umask 077; exec ci wheel "$0" --cache "$1"`, string(copied), filepath.Join(t.TempDir(), "cache"))
+	cmd.Dir = m.checkout
 	cmd.Env = append(os.Environ(), "TZ=Pacific/Kiritimati", "LC_ALL=C", "PYTHONHASHSEED=7")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

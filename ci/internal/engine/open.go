@@ -102,9 +102,12 @@ func (e endpoint) listens(ctx context.Context) error {
 // a container runtime (the SDK's own way), the built-in engine. An engine that cannot be had
 // gives an *UnavailableError; a source that cannot be built gives a *farm.SourceError before any is looked for.
 func Open(ctx context.Context, opts Options) (*Session, error) {
-	tree, err := readLlamaTree(opts.Source)
-	if err != nil {
-		return nil, err
+	var tree llamaTree
+	var err error
+	if opts.Source.Dir != "" { // else nothing of llama.cpp is compiled: the probe, or a wheel
+		if tree, err = readLlamaTree(opts.Source); err != nil {
+			return nil, err
+		}
 	}
 	endpoints, err := find(ctx, opts)
 	if err != nil {

@@ -31,11 +31,7 @@ type SourceError struct {
 	Given   string
 	Problem string
 	Hint    string
-
-	err error // what the problem comes from, if that is an error of its own
 }
-
-func (e *SourceError) Unwrap() error { return e.err }
 
 func (e *SourceError) Error() string {
 	if e.Given == "" {
@@ -62,7 +58,7 @@ func (e *SourceError) Error() string {
 // The patches are applied to a copy of the tree, which is kept as well. One that the
 // tree has already is dropped, with a word to progress, and so is one that changes
 // a file which the tree does not have, but not from the pinned commit: the set is
-// made for it. One that does not apply in any of its forms is a *SourceError.
+// made for it. One that does not apply in any of its forms is an error.
 //
 // The date of the tree is $SOURCE_DATE_EPOCH, else that of the commit, else the
 // newest in the tarball, else 2020-01-01.
@@ -129,12 +125,7 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 		// Not every way to the pin has the history that the number counts, and none of them may change a byte.
 		src.Build, src.Warnings = pin.Build, nil
 	}
-	var conflict *patches.ConflictError
-	src.Dir, src.Patches, err = r.patched(ctx, tree, set, tree.commit == pin.Commit)
-	switch {
-	case errors.As(err, &conflict):
-		return Source{}, &SourceError{Given: src.Given, Problem: conflict.Error(), Hint: conflict.Hint(), err: conflict}
-	case err != nil:
+	if src.Dir, src.Patches, err = r.patched(ctx, tree, set, tree.commit == pin.Commit); err != nil {
 		return Source{}, err
 	}
 	if src.Version, err = statedVersion(src.Dir); err != nil {

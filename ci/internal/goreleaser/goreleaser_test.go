@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -311,5 +312,51 @@ func TestPackageFails(t *testing.T) {
 	cancel()
 	if _, err := c.Package(ctx, Options{Release: "v1", WorkDir: t.TempDir()}); !errors.Is(err, context.Canceled) {
 		t.Errorf("stopped, the error is %v", err)
+	}
+}
+
+// What is linked without a license is an error that names it, and what lies beside licenses is none.
+func TestLicenseFiles(t *testing.T) {
+	for name, want := range map[string]bool{
+		"LICENSE": true, "license": true, "LICENCE.md": true, "License.txt": true, "COPYING": true, "NOTICE.txt": true, "PATENTS": true,
+		"UNLICENSE": true, "COPYRIGHT.txt": true, "LICENSE-MIT": true, "LICENSE-APACHE-2.0": true, "LICENSE_third_party": true,
+		"LICENSE.docs": false, "license.go": false, "licenses": false, "NOTICES.html": false, "COPYING.go": false, "README.md": false,
+	} {
+		if got := licenseForm.MatchString(name); got != want {
+			t.Errorf("%s is a license: %v, want %v", name, got, want)
+		}
+	}
+	clone, dest := t.TempDir(), t.TempDir()
+	for name, text := range map[string]string{
+		"go.mod":                             "module example.org/client\n\ngo 1.24\n\nrequire example.org/module v1.0.0\n\nreplace example.org/module => ./module\n",
+		"manifests/cmd/llcuda-fetch/main.go": "package main\n\nimport _ \"example.org/module/deep/inside\"\n\nfunc main() {}\n",
+		"module/go.mod":                      "module example.org/module\n\ngo 1.24\n",
+		"module/deep/inside/inside.go":       "package inside\n",
+		"module/deep/LICENSE":                "of the deep",
+		"module/unused/LICENSE":              "of nothing that is linked",
+	} {
+		path := filepath.Join(clone, filepath.FromSlash(name))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := licenses(t.Context(), clone, "amd64", dest); err == nil || !strings.Contains(err.Error(), "the license of example.org/module, which is linked into llcuda-fetch") {
+		t.Errorf("a module without a license: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(clone, "module", "LICENSE.txt"), []byte("of the module"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := licenses(t.Context(), clone, "amd64", dest); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	err := fs.WalkDir(os.DirFS(filepath.Join(dest, "example.org")), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			names = append(names, name)
+		}
+		return err
+	})
+	if diff := cmp.Diff([]string{"module/LICENSE.txt", "module/deep/LICENSE"}, names); diff != "" || err != nil {
+		t.Errorf("%v\n%s", err, diff)
 	}
 }

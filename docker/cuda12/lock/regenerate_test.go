@@ -137,3 +137,37 @@ func TestRegenerateFaults(t *testing.T) {
 		})
 	}
 }
+
+// A list beside a lock has what that lack, and asks for nothing that it does not name.
+func TestRegenerateBeside(t *testing.T) {
+	dir := t.TempDir()
+	in, out, beside := filepath.Join(dir, "packages.in"), filepath.Join(dir, "packages.lock"), filepath.Join(dir, "other.lock")
+	sum := strings.Repeat("07", sha256.Size)
+	there := "base dpkg 1 pool/dpkg.deb 1 " + sum + "\nbase libc6 1 pool/libc6.deb 1 " + sum + "\nbase passwd 1 pool/passwd.deb 1 " + sum + "\ndeb gcc 1 pool/gcc.deb 1 " + sum + "\n"
+	for name, text := range map[string]string{in: "deb g++\ndeb vim\n", beside: there} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := regenerate(t.Context(), in, out, beside, newMirrors(t, nodeIntegrity())); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := cuda12.ParseLock(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, p := range lock {
+		names = append(names, string(p.Kind)+" "+p.Name)
+	}
+	if diff := cmp.Diff([]string{"deb g++", "deb vim"}, names); diff != "" {
+		t.Errorf("packages (-want +got):\n%s", diff)
+	}
+	if err := regenerate(t.Context(), in, out, filepath.Join(dir, "missing"), newMirrors(t, nodeIntegrity())); err == nil {
+		t.Error("a lock that is not there was read")
+	}
+}

@@ -191,7 +191,7 @@ func (a *app) trust() (Trust, error) {
 		}
 		return data, nil
 	}
-	key, err := read(a.key, "--key")
+	key, err := read(a.key, "--key, like LLCUDA_PUBLIC_KEY,")
 	if err != nil {
 		return Trust{}, err
 	}

@@ -203,6 +203,9 @@ func (a *app) root() *cobra.Command {
 			if !cmd.Flags().Changed("allow-cpu") {
 				a.allowCPU = fetch.IsTrue(os.Getenv("LLCUDA_ALLOW_CPU"))
 			}
+			if !cmd.Flags().Changed("key") && !a.skipSignature {
+				a.key = os.Getenv("LLCUDA_PUBLIC_KEY")
+			}
 		},
 	}
 	root.SetOut(a.term.out)
@@ -232,7 +235,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.issuer, "issuer", "", "OIDC issuer `URL` of the signing certificate")
 	f.StringVar(&a.identity, "identity", "", "expected signer: a workflow `URL`, or a full identity including @ref; the release pointer's signer is pointer.yml of the same repository")
 	f.StringVar(&a.trustedRoot, "trusted-root", "", "`file` with the Sigstore trusted root to verify against")
-	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM")
+	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM (LLCUDA_PUBLIC_KEY)")
 	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "verify checksums only: whoever controls the mirror decides what runs on this machine")
 	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.inspectCommand(), a.pullCommand(), a.runCommand(), a.serveCommand(), a.chatCommand(), a.envCommand(),
 		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.uninstallCommand(), a.doctorCommand(), a.exportCommand(), a.selfUpdateCommand())

@@ -1060,8 +1060,15 @@ def _forget_history(but: InferenceEngine) -> None:
     if not others or not in_ipython():
         return
     shell = sys.modules["IPython"].get_ipython()
-    names, last = shell.user_ns, getattr(shell, "last_execution_result", None)
-    history = (names, names.get("_oh"), last, getattr(last, "__dict__", None), others)
+    names = shell.user_ns
+    holding = [names.get("_oh"), getattr(shell, "last_execution_result", None), getattr(shell, "displayhook", None)]
+    history = [
+        names,
+        getattr(shell, "user_ns_hidden", None),
+        others,
+        *holding,
+        *(getattr(each, "__dict__", None) for each in holding),
+    ]
     while others:
         if any(value is others[-1] and not name.startswith("_") for name, value in names.items()):
             others.pop()
@@ -1077,7 +1084,7 @@ def quick_infer(
     prompt: str,
     model_path: str | None = None,
     max_tokens: int = 128,
-    server_url: str | None = None,
+    server_url: str = DEFAULT_URL,
     auto_start: bool = True,
 ) -> str:
     """Complete one prompt; what goes wrong is the text.
@@ -1086,14 +1093,14 @@ def quick_infer(
         prompt: The text to go on from.
         model_path: A model, as of :meth:`InferenceEngine.load_model`; None uses the server that runs at ``server_url``.
         max_tokens: The most tokens to generate.
-        server_url: As of :class:`InferenceEngine`.
+        server_url: As of :class:`InferenceEngine`; a model is loaded at the default or at a free port.
         auto_start: Whether a server may be started.
 
     Returns:
         The answer, or ``"Error: …"``.
     """
     try:
-        with InferenceEngine(server_url) as engine:
+        with InferenceEngine(None if server_url == DEFAULT_URL else server_url) as engine:
             if model_path is not None:
                 engine.load_model(model_path, auto_start=auto_start, verbose=False)
             result = engine.infer(prompt, max_tokens=max_tokens)

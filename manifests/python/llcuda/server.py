@@ -54,7 +54,7 @@ class ServerManager:
     by SIGKILL. A forked child can use the server, but never ends it.
 
     Args:
-        server_url: Where a server is to be started. None is port 8090, or a free port if that is taken.
+        server_url: Where a server is to be started. The default is port 8090, or a free port if that is taken.
         api_key: The server's key. None makes a random one for each server, unless ``LLCUDA_API_KEY`` or
             ``LLAMA_API_KEY`` has one; ``""`` starts servers that ask for none.
 
@@ -63,9 +63,9 @@ class ServerManager:
         api_key (str): The key that its requests need; empty if there is none.
     """
 
-    def __init__(self, server_url: str | None = None, *, api_key: str | None = None) -> None:
-        self._given = server_url is not None
-        self.server_url: str = server_url or DEFAULT_URL
+    def __init__(self, server_url: str = DEFAULT_URL, *, api_key: str | None = None) -> None:
+        self._given = server_url != DEFAULT_URL
+        self.server_url = server_url
         self.api_key = choose_key(api_key)
         self._random_key = self.api_key is None
         self._running: Running | None = None
@@ -139,7 +139,7 @@ class ServerManager:
 
         Args:
             model_path: A file, a name of ``llcuda.models``, or ``"org/repo:file.gguf"``.
-            port: The port. 8090 means that of ``server_url``; without one, 8090 if it is free, else a free one.
+            port: The port. 8090 means that of ``server_url``, and a free one if that is 8090 and taken.
             host: The address to listen on.
             gpu_layers: How many layers go to the GPU; 0 runs on the processor.
             ctx_size: The size of the context in tokens, shared by the parallel requests.
@@ -261,9 +261,9 @@ class ServerManager:
             if own_program() is None:
                 from ._internal.setup import ensure
 
-                ensure(allow_cpu=allow_cpu or None, progress=report)
                 if not allow_cpu:
                     _need_gpu()
+                ensure(allow_cpu=allow_cpu, progress=report)
             wait_for_ended()
             if self._random_key:
                 self.api_key = os.urandom(24).hex()

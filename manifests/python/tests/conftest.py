@@ -4,7 +4,11 @@ ci/e2e_python_test.go makes all three and runs everything here. By hand:
 
     LLCUDA_FETCH      the client, llcuda-fetch
     LLCUDA_TEST_HOME  a folder in which that client has installed a bundle; no GPU is needed
+    LLCUDA_TEST_FROM  a signed release to install from: a folder or an address
+    LLCUDA_TEST_TRUST the client's flags that make it trust the signer: --key FILE, or --trusted-root FILE
     LLCUDA_TEST_MODEL SmolLM2-135M-Instruct as GGUF; default: where the Go tests keep it
+
+LLCUDA_TEST_KERNELS is how many kernels are ended in test_kernels.py, and LLCUDA_TEST_KEEP a folder for executed notebooks.
 
 A test that wants one which is not there fails: a check that was skipped says nothing.
 """
@@ -15,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,7 +101,38 @@ def installed(client: Path, registered: Path, tmp_path_factory: pytest.TempPathF
         "HF_HUB_CACHE": str(registered.parent / "hub"),
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_WAIT_POLICY": "passive",  # threads that spin take the processor from each other where there are few
     }
+
+
+@pytest.fixture(scope="session")
+def release() -> str:
+    """A signed release to install from."""
+    given = os.environ.get("LLCUDA_TEST_FROM")
+    if not given:
+        pytest.fail("LLCUDA_TEST_FROM names no release")
+    return given
+
+
+@pytest.fixture(scope="session")
+def trusting(client: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The client, told to trust whoever signed that release."""
+    trust = os.environ.get("LLCUDA_TEST_TRUST")
+    if not trust:
+        pytest.fail("LLCUDA_TEST_TRUST has no flags")
+    program = tmp_path_factory.mktemp("trusting") / "llcuda-fetch"
+    program.write_text(f'#!/bin/sh\nexec "{client}" {trust} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture(scope="session")
+def exported(trusting: Path, release: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to install from without a network."""
+    folder = tmp_path_factory.mktemp("exported") / "llcuda"
+    command = [str(trusting), "export", "--mirror", release, "--sm", "all", "--to", str(folder)]
+    subprocess.run(command, check=True, env={**os.environ, "LLCUDA_HOME": str(folder.parent / "store")})
+    return folder
 
 
 def enter(patch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> None:
@@ -104,7 +140,7 @@ def enter(patch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> None:
     for name in list(os.environ):
         if name.startswith(("LLCUDA_", "LLAMA_", "HF_")):
             patch.delenv(name)
-    for name in ("HOME", "LLCUDA_FETCH", "LLCUDA_HOME", "LLCUDA_ALLOW_CPU", "LLCUDA_OFFLINE", "HF_HUB_CACHE"):
+    for name in ("HOME", "LLCUDA_FETCH", "LLCUDA_HOME", "LLCUDA_ALLOW_CPU", "LLCUDA_OFFLINE", "HF_HUB_CACHE", "OMP_WAIT_POLICY"):
         patch.setenv(name, environ[name])
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llcuda import InferenceEngine
 
 OURS = ("HOME", "LLCUDA_FETCH", "LLCUDA_HOME", "LLCUDA_ALLOW_CPU", "LLCUDA_OFFLINE", "HF_HUB_CACHE")
+
+ALONE: dict[str, Any] = {"gpu_layers": 0, "threads": 1}
+"""On the processor by one thread: several wait for each other on a machine that has other things to do."""
 
 
 @pytest.fixture(scope="session")
@@ -23,5 +27,5 @@ def engine(installed: Mapping[str, str], smollm2: Path) -> Iterator[InferenceEng
         for name in OURS:
             patch.setenv(name, installed[name])
         with InferenceEngine() as engine:
-            engine.load_model(str(smollm2), gpu_layers=0, ctx_size=4096, n_parallel=4, embeddings=True, progress=False)
+            engine.load_model(str(smollm2), ctx_size=4096, n_parallel=4, embeddings=True, progress=False, **ALONE)
             yield engine

@@ -95,7 +95,9 @@ def eventually(what: Callable[[], object], within: float = 30) -> bool:
 def gpu_memory() -> int:
     """MiB that are in use on all GPUs; 0 without any."""
     try:
-        said = subprocess.run(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], capture_output=True, text=True)
+        said = subprocess.run(
+            ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], capture_output=True, text=True
+        )
     except OSError:
         return 0
     return sum(int(line) for line in said.stdout.split() if line.isdigit())

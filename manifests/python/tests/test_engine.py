@@ -541,6 +541,10 @@ def test_no_gpu_is_never_silently_the_processor(inside: StandIn, tmp_path: Path,
         InferenceEngine().load_model(model, gpu_layers=5, progress=False)
     with pytest.raises(errors.NoGPUError):
         llcuda.ServerManager().start_server(model, silent=True)
+    inside.answers("detect", {"gpus": [{"name": "Tesla T4", "sm": 75}]})
+    with pytest.raises(errors.NoGPUError):  # what is installed would run on the processor all the same
+        InferenceEngine().load_model(model, progress=False)
+    inside.answers("detect", {"gpus": []})
     assert not [call for call in inside.calls if " serve " in call]
 
     def goes_on(load: Callable[[], Any]) -> None:
@@ -679,20 +683,20 @@ def test_openai_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.real
 def test_real_streaming_is_the_same(engine: InferenceEngine) -> None:
     prompt = "Emoji and their names: 😀 grinning, 🚀 rocket,"
-    whole = engine.infer(prompt, max_tokens=24, temperature=0)
+    whole = engine.infer(prompt, max_tokens=12, temperature=0)
     whole.raise_for_error()
-    pieces = list(engine.stream(prompt, max_tokens=24, temperature=0))
+    pieces = list(engine.stream(prompt, max_tokens=12, temperature=0))
     assert "".join(pieces) == whole.text
     assert len(pieces) > 3
-    assert whole.tokens_generated == 24
+    assert whole.tokens_generated == 12
     assert whole.finish_reason == "length"
     called: list[str] = []
-    assert engine.infer_stream(prompt, called.append, max_tokens=24, temperature=0).text == whole.text
+    assert engine.infer_stream(prompt, called.append, max_tokens=12, temperature=0).text == whole.text
     assert "".join(called) == whole.text
-    assert asyncio.run(engine.ainfer(prompt, max_tokens=24, temperature=0)).text == whole.text
+    assert asyncio.run(engine.ainfer(prompt, max_tokens=12, temperature=0)).text == whole.text
 
     async def streamed() -> str:
-        return "".join([piece async for piece in engine.astream(prompt, max_tokens=24, temperature=0)])
+        return "".join([piece async for piece in engine.astream(prompt, max_tokens=12, temperature=0)])
 
     assert asyncio.run(streamed()) == whole.text
 
@@ -700,17 +704,17 @@ def test_real_streaming_is_the_same(engine: InferenceEngine) -> None:
 @pytest.mark.real
 def test_real_chat_uses_the_template(engine: InferenceEngine) -> None:
     asked = "Say hello."
-    result = engine.chat(asked, max_tokens=24, temperature=0)
+    result = engine.chat(asked, max_tokens=12, temperature=0)
     assert result.text
     assert result.prompt_tokens > len(engine.tokenize(asked)) + 10
-    assert "".join(engine.chat(asked, max_tokens=24, temperature=0, stream=True)) == result.text
-    assert asyncio.run(engine.achat(asked, max_tokens=24, temperature=0)).text == result.text
+    assert "".join(engine.chat(asked, max_tokens=12, temperature=0, stream=True)) == result.text
+    assert asyncio.run(engine.achat(asked, max_tokens=12, temperature=0)).text == result.text
 
     async def streamed() -> str:
-        return "".join([piece async for piece in await engine.achat(asked, max_tokens=24, temperature=0, stream=True)])
+        return "".join([piece async for piece in await engine.achat(asked, max_tokens=12, temperature=0, stream=True)])
 
     assert asyncio.run(streamed()) == result.text
-    completion = engine.create_chat_completion(asked, max_tokens=24, temperature=0)
+    completion = engine.create_chat_completion(asked, max_tokens=12, temperature=0)
     assert completion["choices"][0]["message"]["content"] == result.text
     assert completion["usage"]["prompt_tokens"] == result.prompt_tokens == engine.count_chat_tokens(asked)
 
@@ -844,15 +848,17 @@ def test_real_from_pretrained_and_reload(installed: Any, here: None, smollm2: Pa
     """The same again is left as it is; another starts anew; a wrong name costs nothing that is loaded."""
     registry = llcuda.models.list_registry_models()
     info = registry["gemma-3-1b-Q4_K_M"]
-    with InferenceEngine.from_pretrained(info["repo"], info["file"], revision=COMMIT, ctx_size=256, silent=True) as engine:
+    with InferenceEngine.from_pretrained(
+        info["repo"], info["file"], revision=COMMIT, ctx_size=256, threads=1, silent=True
+    ) as engine:
         pid = engine.server and engine.server.get_server_info()["process_id"]
-        assert engine.load_model(f"{info['repo']}:{info['file']}@{COMMIT}", ctx_size=256, progress=False)
+        assert engine.load_model(f"{info['repo']}:{info['file']}@{COMMIT}", ctx_size=256, threads=1, progress=False)
         assert engine.server is not None
         assert engine.server.get_server_info()["process_id"] == pid
         with pytest.raises(errors.ModelNotFoundError):
             engine.load_model("no-such-model", progress=False)
         assert engine.infer("x", max_tokens=1).success
-        engine.load_model("GEMMA-3-1b-q4_k_m", ctx_size=512, progress=False)
+        engine.load_model("GEMMA-3-1b-q4_k_m", ctx_size=512, threads=1, progress=False)
         assert engine.server.get_server_info()["process_id"] != pid
         assert engine.model is not None
         assert engine.model.context == 512
@@ -862,6 +868,6 @@ def test_real_from_pretrained_and_reload(installed: Any, here: None, smollm2: Pa
         assert isinstance(result.error, errors.ServerNotRunningError)
         assert "signal 9" in result.error_message
         assert not engine.is_loaded
-        assert engine.load_model("gemma-3-1b-Q4_K_M", ctx_size=512, progress=False)
+        assert engine.load_model("gemma-3-1b-Q4_K_M", ctx_size=512, threads=1, progress=False)
         assert engine.infer("x", max_tokens=1).success
     assert not InferenceEngine(url).check_server()

@@ -90,7 +90,9 @@ def test_wrong_key(engine: llcuda.InferenceEngine, key: str) -> None:
         result.raise_for_error()
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example", "http://127.0.0.1.evil.example"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://localhost.evil.example", "http://127.0.0.1.evil.example"]
+)
 def test_origin(engine: llcuda.InferenceEngine, origin: str) -> None:
     """No page of the web may read what the server says, not even with the key."""
     for method in ("GET", "OPTIONS"):

@@ -262,7 +262,7 @@ def notebook(cells: list[str], installed: Mapping[str, str], **kwargs: Any) -> l
     v4: Any = nbformat.v4
     book = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
     client = NotebookClient(book, timeout=300, kernel_name="python3", **kwargs)
-    client.execute(env=dict(installed))
+    client.execute(env={**installed, "LLAMA_ARG_THREADS": "1"})
     return [cell["outputs"] for cell in book.cells]
 
 
@@ -277,7 +277,7 @@ def test_real_notebook(installed: Mapping[str, str], smollm2: Path) -> None:
         [
             "import sys; sys.modules['ipywidgets'] = None\n%load_ext llcuda",
             f"%llcuda load {smollm2} -c 512 --cpu",
-            "%%llm -n 24 -t 0 -o said\nWhat is the capital of France?",
+            "%%llm -n 12 -t 0 -o said\nWhat is the capital of France?",
             "print(said)",
             "from llcuda.jupyter import stream_generate\nt = stream_generate(engine, 'One two three', max_tokens=8)",
             "%llcuda status",
@@ -302,16 +302,14 @@ def test_real_notebook(installed: Mapping[str, str], smollm2: Path) -> None:
 @pytest.mark.real
 def test_real_cell_that_runs_again(installed: Mapping[str, str], smollm2: Path) -> None:
     """The engine before is only in the history of outputs: its server must not hold memory."""
-    load = (
-        f"engine = llcuda.InferenceEngine()\nengine.load_model({str(smollm2)!r}, gpu_layers=0, ctx_size=256, progress=False)"
-    )
+    load = "{0} = llcuda.InferenceEngine()\n{0}.load_model(model, gpu_layers=0, ctx_size=256, progress=False)"
     pid = "engine.server.get_server_info()['process_id']"
     outputs = notebook(
         [
-            "import llcuda, json, os",
-            f"{load}\nfirst = {pid}\nengine",
-            f"{load}\nsecond = {pid}\nengine",
-            f"kept = llcuda.InferenceEngine()\nkept.load_model({str(smollm2)!r}, gpu_layers=0, ctx_size=256, progress=False)",
+            f"import llcuda, json, os\nmodel = {str(smollm2)!r}",
+            f"{load.format('engine')}\nfirst = {pid}\nengine",
+            f"{load.format('engine')}\nsecond = {pid}\nengine",
+            load.format("kept"),
             "alive = [os.path.exists(f'/proc/{p}') for p in (first, second)]",
             "print(json.dumps([alive, first != second, engine.is_loaded, kept.is_loaded]))",
         ],

@@ -146,5 +146,8 @@ if __name__ == "__main__":
         print(pool.map(work, ["The capital of France is"] * 2))
 """
     )
-    out = python(installed, f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_path({str(tmp_path / 'work.py')!r}, run_name='__main__')")
+    out = python(
+        installed,
+        f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_path({str(tmp_path / 'work.py')!r}, run_name='__main__')",
+    )
     assert out.count("Paris") == 2

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import ALONE
 from fakeserver import until
 
 import llcuda
@@ -32,8 +33,9 @@ def load(**more):
     engine.load_model(model, gpu_layers=0, ctx_size=256, progress=False, **more)
     return engine
 def tell(engine):
-    info = engine.server.get_server_info()
-    print(json.dumps({"url": engine.server_url, "pid": info["process_id"], "supervisor": engine.server.server_process.pid}), flush=True)
+    server = engine.server
+    pids = {"pid": server.get_server_info()["process_id"], "supervisor": server.server_process.pid}
+    print(json.dumps({"url": engine.server_url, **pids}), flush=True)
 """
 
 
@@ -44,7 +46,7 @@ class Owner:
         program = START.replace("MODEL", repr(str(model))) + textwrap.dedent(code)
         self.process = subprocess.Popen(
             [sys.executable, "-c", program],
-            env=dict(environ),
+            env={**environ, "LLAMA_ARG_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -329,13 +331,13 @@ def test_a_port_that_is_taken(here: None, smollm2: Path) -> None:
         other.listen()
         port = other.getsockname()[1]
         with InferenceEngine() as engine, pytest.raises(errors.ServerStartError) as caught:
-            engine.load_model(str(smollm2), gpu_layers=0, port=port, progress=False)
+            engine.load_model(str(smollm2), **ALONE, port=port, progress=False)
         assert caught.value.reason == "port"
 
 
 def test_an_unknown_argument(here: None, smollm2: Path) -> None:
     with InferenceEngine() as engine, pytest.raises(errors.ServerStartError, match="no-such-flag") as caught:
-        engine.load_model(str(smollm2), gpu_layers=0, no_such_flag=3, progress=False)
+        engine.load_model(str(smollm2), **ALONE, no_such_flag=3, progress=False)
     assert caught.value.reason == "argument"
 
 
@@ -350,13 +352,13 @@ def test_a_truncated_model(here: None, smollm2: Path, tmp_path: Path) -> None:
 
 def test_too_little_time(here: None, smollm2: Path) -> None:
     with InferenceEngine() as engine, pytest.raises(errors.ServerTimeoutError):
-        engine.load_model(str(smollm2), gpu_layers=0, progress=False, start_timeout=0.01)
+        engine.load_model(str(smollm2), **ALONE, progress=False, start_timeout=0.01)
 
 
 def test_the_environment_is_left_alone(here: None, smollm2: Path) -> None:
     before = dict(os.environ)
     with InferenceEngine() as engine:
-        engine.load_model(str(smollm2), gpu_layers=0, ctx_size=128, progress=False)
+        engine.load_model(str(smollm2), **ALONE, ctx_size=128, progress=False)
     assert dict(os.environ) == before
 
 
