@@ -1,4 +1,4 @@
-# The commands of README.md. Everything else is `go run ./ci --help`.
+# The commands of README.md and docs/farm.md. Everything else is `go run ./ci --help`.
 
 RELEASE ?= v1.1.0-runtime
 SM      ?= 75

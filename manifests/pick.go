@@ -494,13 +494,13 @@ const allowCPU = "--allow-cpu installs llama.cpp for the processor alone"
 func (h Host) NoGPU() *NoBundleError {
 	switch {
 	case h.CUDA.Problem != "":
-		return &NoBundleError{Lack: LackGPU, Reason: h.CUDA.Problem, Way: cmp.Or(h.CUDA.Way, "llcuda-fetch doctor looks closer") + "; " + allowCPU}
+		return &NoBundleError{Lack: LackGPU, Reason: h.CUDA.Problem, Way: cmp.Or(h.CUDA.Way, "llcuda-fetch doctor shows more") + "; " + allowCPU}
 	case len(h.GPUs) == 0:
 		return &NoBundleError{Lack: LackGPU, Reason: "no NVIDIA GPU was found; " + allowCPU,
-			Way: "in a container, start it with --gpus all; on Colab and Kaggle, choose a GPU for the notebook; for the GPU of another machine, name it with --sm; llcuda-fetch doctor looks closer"}
+			Way: "in a container, start it with --gpus all; on Colab and Kaggle, choose a GPU for the notebook; for the GPU of another machine, name it with --sm; llcuda-fetch doctor shows more"}
 	case h.Driver.Version == "":
 		return &NoBundleError{Lack: LackDriver, Reason: "there is an NVIDIA GPU, and no NVIDIA driver is loaded; install the driver, or use --allow-cpu",
-			Way: "nothing of CUDA is needed but the driver; llcuda-fetch doctor says what nvidia-smi answered"}
+			Way: "install NVIDIA's driver; CUDA itself is not needed; llcuda-fetch doctor shows what nvidia-smi answered"}
 	}
 	return nil
 }
@@ -525,7 +525,7 @@ func (p *picker) lack() NoBundleError {
 	// Of the reasons, the one of the bundle that is nearest to the GPUs: where the driver alone is missing, that.
 	for _, c := range slices.Backward(allowed) {
 		if slices.ContainsFunc(c.serves, func(m match) bool { return m.oldDriver }) {
-			return NoBundleError{Lack: LackBundle, Reason: p.unserved(c), Way: "update NVIDIA's driver, nothing else of CUDA is needed; " + allowCPU}
+			return NoBundleError{Lack: LackBundle, Reason: p.unserved(c), Way: "update NVIDIA's driver; CUDA itself is not needed; " + allowCPU}
 		}
 	}
 	way := "llcuda-fetch plan has the reason for each bundle; " + allowCPU

@@ -248,11 +248,11 @@ func (e *PointerTimeError) Expired() bool { return !e.Now.Before(e.Pointer.Expir
 
 // Hint says what it may mean.
 func (e *PointerTimeError) Hint() string {
-	way := "; --release " + e.Pointer.Release + " takes the release that it names, at any time"
+	way := "; --release " + e.Pointer.Release + " installs the release that it names, whatever the time"
 	if e.Expired() {
-		return "somebody or a stale mirror holds back newer ones, the farm is late to renew it, or the clock is wrong" + way
+		return "the mirror is stale or withholds newer pointers, the farm is late to renew it, or this machine's clock is wrong" + way
 	}
-	return "set the clock right: by one that is behind, a pointer that expired long ago would still count" + way
+	return "correct this machine's clock: with a clock that is behind, a pointer that expired long ago would still be accepted" + way
 }
 
 // CheckTime says whether the pointer counts now. Its error is a *PointerTimeError.
@@ -276,9 +276,9 @@ func (e *PointerBackError) Error() string {
 // Hint says what it may mean.
 func (e *PointerBackError) Hint() string {
 	if e.Seen.Number == e.Offered.Number {
-		return "the farm signed both, which it never should: do not trust it before its maintainers explain"
+		return "the farm signed both, which must never happen: use neither, and ask its maintainers"
 	}
-	return "somebody may be holding you at an old release; a cache that is minutes behind does so, too: then it passes by itself"
+	return "the mirror may be holding you at an old release; if it is only a cache that is minutes behind, try again later"
 }
 
 // A WithdrawnError is a release that was asked for by its tag, and was taken back.
@@ -294,7 +294,7 @@ func (e *WithdrawnError) Error() string {
 
 // Hint says what to use instead.
 func (e *WithdrawnError) Hint() string {
-	return "--release " + e.Instead + " is the current release; --allow-withdrawn takes " + e.Release + " all the same"
+	return "--release " + e.Instead + " is the current release; --allow-withdrawn accepts " + e.Release + " anyway"
 }
 
 // CheckWithdrawn says whether a release that was asked for was taken back. Its error is a *WithdrawnError.

@@ -57,9 +57,9 @@ type LicenceError struct {
 
 func (e *LicenceError) Error() string {
 	if e.Prefix != "" {
-		return fmt.Sprintf("%s may not be published under that name: %s wants names that begin with %s", e.Model, e.Licence, e.Prefix)
+		return fmt.Sprintf("%s may not be published under that name: %s requires names that begin with %s", e.Model, e.Licence, e.Prefix)
 	}
-	return fmt.Sprintf("%s may not be published: %q is not among the licences known to allow it", e.Model, e.Licence)
+	return fmt.Sprintf("%s may not be published: %q is not among the licenses known to allow it", e.Model, e.Licence)
 }
 
 // Hint says what helps.
@@ -71,7 +71,7 @@ func (e *LicenceError) Hint() string {
 	for _, l := range licences {
 		known = append(known, l.ID)
 	}
-	return "known are " + strings.Join(known, ", ") + "; read the licence, then list it with what it wants in matrix/licence.go"
+	return "known are " + strings.Join(known, ", ") + "; read the license, then list it with its requirements in matrix/licence.go"
 }
 
 // Redistribution is the licence under which a model may be given on. Its error is a *LicenceError.

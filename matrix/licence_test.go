@@ -14,9 +14,9 @@ func TestRedistribution(t *testing.T) {
 		{"gemma-3-1b-it-Q4_K_M", "gemma", ""},
 		{"llama-3.2-1b-Q4_K_M", "llama3.2", ""},
 		{"my-3.2-1b-Q4_K_M", "llama3.2", "begin with Llama"},
-		{"command-r", "cc-by-nc-4.0", "not among the licences"},
-		{"anything", "other", "not among the licences"},
-		{"anything", "", "not among the licences"},
+		{"command-r", "cc-by-nc-4.0", "not among the licenses"},
+		{"anything", "other", "not among the licenses"},
+		{"anything", "", "not among the licenses"},
 	} {
 		l, err := matrix.Model{Name: test.name, Licence: test.licence}.Redistribution()
 		var refused *matrix.LicenceError

@@ -74,11 +74,11 @@ func (n *notes) install() {
 	}
 	n.printf("`llcuda-fetch` finds the GPU, picks the bundle, verifies its signature, and installs it.")
 	if n.has("install.sh") {
-		n.printf(" `install.sh` brings `llcuda-fetch`.")
+		n.printf(" `install.sh` installs `llcuda-fetch`.")
 	}
 	n.printf("\nBy hand: unpack a bundle of the table below")
 	if runtime := n.runtime(manifests.FormatTarZst); runtime != nil {
-		n.printf("; where the machine has no CUDA 12 libraries, also %s (%s), whose libraries belong into the bundle's `lib`", n.link(runtime.Stem(), runtime.Name), megabytes(runtime.Size))
+		n.printf("; where the machine has no CUDA 12 libraries, also %s (%s), whose libraries go into the bundle's `lib`", n.link(runtime.Stem(), runtime.Name), megabytes(runtime.Size))
 	}
 	n.printf(".\n\n")
 }
@@ -111,7 +111,7 @@ func (n *notes) bundles() {
 			portable = append(portable, fmt.Sprintf("GPUs newer than these run `%s`, whose PTX a driver from %s compiles for them.\n", a.Stem(), a.Requires.DriverMin.PTX))
 		}
 	}
-	n.printf("\nDriver and glibc are the oldest that will do. Both archives of a bundle hold the very same tar.\n%s\n", strings.Join(portable, ""))
+	n.printf("\nDriver and glibc are the oldest that work. Both archives of a bundle hold the same tar.\n%s\n", strings.Join(portable, ""))
 }
 
 // sorted are the bundles, each once, ascending by SM.
@@ -162,7 +162,7 @@ func (n *notes) models() {
 	if len(n.release.Models) == 0 {
 		return
 	}
-	n.printf("## Models\n\nThat `llcuda-fetch pull NAME` knows by name:\n\n| Name | Size | GPU memory | Made from | Licence |\n| --- | --- | --- | --- | --- |\n")
+	n.printf("## Models\n\n`llcuda-fetch pull NAME` knows these by name:\n\n| Name | Size | GPU memory | Made from | License |\n| --- | --- | --- | --- | --- |\n")
 	for _, m := range n.release.Models {
 		size, memory := "", ""
 		if m.Size > 0 {

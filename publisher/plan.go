@@ -78,7 +78,7 @@ func choose(found []Release) (chosen *Release, twins []Release, err error) {
 		}
 		return nil, nil, &RefusedError{
 			Err: fmt.Errorf("%d drafts are of tag %s: %s", len(full), full[0].Tag, strings.Join(list, ", ")),
-			Way: "which one is the right one is for a person to say: delete the others, then run this again",
+			Way: "a person must choose: delete all but one of them, then run this again",
 		}
 	case len(full) == 1:
 		return &full[0], empty, nil

@@ -60,7 +60,7 @@ func (e *TemporaryError) Unwrap() error { return e.Err }
 
 // Hint says the way out.
 func (e *TemporaryError) Hint() string {
-	return "the same command again goes on from here: what has arrived is not sent twice"
+	return "repeat the command, and it resumes: what has arrived is not sent twice"
 }
 
 // What a Store says of its things, beside RefusedError and TemporaryError.

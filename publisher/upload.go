@@ -212,7 +212,7 @@ func (p *publication) ours(release Release, file File, asset Asset) error {
 	}
 	return &RefusedError{
 		Err: fmt.Errorf("uploading %s: somebody else sent another file of that name meanwhile", file.Name),
-		Way: "look at " + release.URL + " and delete there what is not to be published, then run this again",
+		Way: "look at " + release.URL + " and delete what is not to be published, then run this again",
 	}
 }
 

@@ -77,7 +77,7 @@ func (c *Client) doctorGPU(host manifests.Host, sources []Source, add addCheck) 
 	}
 	for _, s := range sources {
 		if s.Name == detect.ProbeName && !host.CUDA.Asked {
-			add("asked", StatusWarn, "install.sh of the release brings "+detect.ProbeName+"; until then nvidia-smi's word is taken", "CUDA itself was not asked: %s: %s", s.Name, s.Problem)
+			add("asked", StatusWarn, "install.sh of the release brings "+detect.ProbeName+"; until then nvidia-smi answers", "CUDA itself was not asked: %s: %s", s.Name, s.Problem)
 		}
 	}
 	for _, variable := range host.CUDA.Environment {
@@ -231,7 +231,7 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 	if p := r.Pointer; p != nil {
 		status, hint := StatusOK, ""
 		if time.Until(p.Expires) < soon {
-			status, hint = StatusWarn, "the farm is late to renew it; from then on --release TAG is needed"
+			status, hint = StatusWarn, "the farm is late to renew it; after that date, --release TAG is needed"
 		}
 		add("pointer", status, hint, "number %d of %s names it, until %s", p.Number, p.Issued.Format(time.DateOnly), p.Expires.Format(time.DateOnly))
 		current, err := c.Store.Current()
@@ -259,7 +259,7 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 		add("cuda", StatusOK, "", "the CUDA libraries are in the store")
 		return r
 	}
-	add("cuda", StatusOK, "", "this machine has no CUDA 12 libraries; install fetches them (%d MB)", p.runtime.Size/1e6)
+	add("cuda", StatusOK, "", "this machine has no CUDA 12 libraries; install downloads them (%d MB)", p.runtime.Size/1e6)
 	return r
 }
 
@@ -271,14 +271,14 @@ func (c *Client) doctorInstallation(ctx context.Context, offered *Release, add a
 	}
 	current, err := c.Store.Current()
 	if errors.Is(err, store.ErrNotInstalled) {
-		add("installed", StatusWarn, "llcuda-fetch, without a command, installs", "nothing yet")
+		add("installed", StatusWarn, "run llcuda-fetch without a command to install it", "nothing yet")
 		return
 	}
 	if err == nil {
 		err = c.Store.Sound(current)
 	}
 	if err != nil {
-		add("installed", StatusFail, "llcuda-fetch install --force puts it right", "%v", err)
+		add("installed", StatusFail, "llcuda-fetch install --force repairs it", "%v", err)
 		return
 	}
 	withdrawn := c.Withdrawn(current.Release)
@@ -286,11 +286,11 @@ func (c *Client) doctorInstallation(ctx context.Context, offered *Release, add a
 		withdrawn = offered.Pointer.CheckWithdrawn(current.Release)
 	}
 	if withdrawn != nil {
-		add("withdrawn", StatusWarn, "llcuda-fetch install --update takes another one", "%v", withdrawn)
+		add("withdrawn", StatusWarn, "llcuda-fetch install --update installs another one", "%v", withdrawn)
 	}
 	add("installed", StatusOK, "", "%s of release %s, in %s", current.Bundle, current.Release, c.Store.Dir(current))
 	if !covers(current, c.Store.Here()) {
-		add("machine", StatusWarn, "llcuda-fetch, without a command, looks at it anew, and so does the next run", "the GPUs, their driver, CUDA_VISIBLE_DEVICES or what LD_LIBRARY_PATH leads to changed since the installation")
+		add("machine", StatusWarn, "run llcuda-fetch without a command to check it again; the next run does so, too", "the GPUs, their driver, CUDA_VISIBLE_DEVICES or what LD_LIBRARY_PATH leads to changed since the installation")
 	}
 	probe, err := store.TryPrograms(ctx, c.Store.Programs(current), current.Through != manifests.ThroughCPU && c.Host == nil)
 	if err != nil {
@@ -303,6 +303,6 @@ func (c *Client) doctorInstallation(ctx context.Context, offered *Release, add a
 	}
 	add("programs", StatusOK, "", "%s", said)
 	for _, out := range c.Store.LeftOut(current) {
-		add("cpu", StatusWarn, "a later release may mend it: llcuda-fetch install --update tries all of them anew", "%s", out)
+		add("cpu", StatusWarn, "a later release may fix it: llcuda-fetch install --update tries all of them again", "%s", out)
 	}
 }

@@ -317,7 +317,7 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 }
 
 // replaced is what it may mean that a release is not the one that the pointer names.
-const replaced = "somebody replaced the release or keeps the one named from you, or the mirror is half way to it; --release names one"
+const replaced = "the release was replaced, or the mirror withholds the one named or is still being updated; --release names one"
 
 // passes says whether an error is of one source alone: one that does not answer, or is behind. The next one may do.
 func passes(err error) bool {
@@ -377,7 +377,7 @@ func (c *Client) documents(ctx context.Context, folder string) (store.Documents,
 		d.Signature = get(manifests.SignatureName, maxSignature)
 		if missing(err) && d.Sums != nil {
 			return d, &TrustError{fmt.Errorf("the release at %s is not signed", withoutUser(folder)),
-				"it may not be a release of the farm's, or its publication is under way; --insecure-skip-signature trusts whoever controls that address"}
+				"it may not be the farm's release, or it is still being published; --insecure-skip-signature trusts whoever controls that address"}
 		}
 	}
 	d.Manifest = get(manifests.ManifestName, manifests.MaxSize)
@@ -400,7 +400,7 @@ func (c *Client) believe(d store.Documents, tag string) (*Release, error) {
 		}
 		r.Signer = signer
 	}
-	const mixed = "the mirror mixes two releases, or somebody changed its files"
+	const mixed = "the mirror mixes two releases, or its files were changed"
 	sums, err := manifests.DecodeSums(strings.NewReader(string(d.Sums)))
 	if err != nil {
 		return nil, &TrustError{err, mixed}
@@ -416,7 +416,7 @@ func (c *Client) believe(d store.Documents, tag string) (*Release, error) {
 		if tag == "" || r.Signer.Tag == "" || r.Signer.Tag == tag {
 			return nil
 		}
-		return &TrustError{fmt.Errorf("it was signed for tag %s, and is to be release %s", r.Signer.Tag, tag), "somebody passes one release off as another"}
+		return &TrustError{fmt.Errorf("it was signed for tag %s, not for release %s", r.Signer.Tag, tag), "the mirror serves a different release under this tag"}
 	}
 	if r.Release, err = manifests.Decode(strings.NewReader(string(d.Manifest))); is[*manifests.VersionError](err) {
 		return nil, cmp.Or[error](signedFor(tag), &newerManifestError{err, sums, cmp.Or(tag, r.Signer.Tag)})
@@ -431,7 +431,7 @@ func (c *Client) believe(d store.Documents, tag string) (*Release, error) {
 	}
 	if tag != "" && r.Release.Release != tag {
 		return nil, &TrustError{fmt.Errorf("release %s was asked for, and the manifest is that of %s", tag, r.Release.Release),
-			"the mirror has another release; install --update takes it, --release names the one wanted"}
+			"the mirror has another release; install --update installs that one, --release names the one you want"}
 	}
 	if err := signedFor(r.Release.Release); err != nil {
 		return nil, err
@@ -456,7 +456,7 @@ func (c *Client) kept(tag string) (*Release, error) {
 		return nil, err
 	}
 	if documents.Signature == nil && !c.SkipSignature {
-		return nil, &TrustError{fmt.Errorf("release %s was installed without its signature", tag), "--insecure-skip-signature does without it again"}
+		return nil, &TrustError{fmt.Errorf("release %s was installed without its signature", tag), "give --insecure-skip-signature again to go on without it"}
 	}
 	return c.believe(documents, tag)
 }

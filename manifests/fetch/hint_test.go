@@ -29,12 +29,12 @@ func TestHints(t *testing.T) {
 		err  error
 		want string // what the hint has in it; empty is no hint
 	}{
-		{"nobody answers", network(errors.New("connection refused")), "run it again"},
+		{"nobody answers", network(errors.New("connection refused")), "run the command again"},
 		{"no such name", network(&net.DNSError{Name: "x", IsNotFound: true}), "set HTTPS_PROXY"},
 		{"the proxy does not answer", network(&net.OpError{Op: "proxyconnect", Err: errors.New("refused")}), "the proxy that HTTPS_PROXY"},
 		{"the proxy wants a password, asked for a tunnel", network(errors.New("Proxy Authentication Required")), "NAME:PASSWORD@HOST:PORT"},
 		{"the proxy wants a password", status(407), "NAME:PASSWORD@HOST:PORT"},
-		{"nobody vouches for the server", network(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), "SSL_CERT_FILE"},
+		{"its certificate is not trusted", network(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), "SSL_CERT_FILE"},
 		{"its certificate expired", network(&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}), "clock"},
 		{"it is not there", status(404), "--release"},
 		{"it is gone", status(410), "--release"},
@@ -43,9 +43,9 @@ func TestHints(t *testing.T) {
 		{"it is broken", status(503), "in a few minutes"},
 		{"no such folder", network(&fs.PathError{Op: "open", Path: "/x", Err: fs.ErrNotExist}), "llcuda-fetch export"},
 		{"the Hub", &hub.NetworkError{Err: errors.New("x")}, "HF_ENDPOINT"},
-		{"another digest", &transfer.DigestError{}, "somebody changed it on its way"},
-		{"another digest, behind the network", network(&transfer.DigestError{}), "somebody changed it on its way"},
-		{"a signed archive of something else", &store.ArchiveError{}, "tell its maintainers"},
+		{"another digest", &transfer.DigestError{}, "it was changed on the way"},
+		{"another digest, behind the network", network(&transfer.DigestError{}), "it was changed on the way"},
+		{"a signed archive of something else", &store.ArchiveError{}, "report this to the maintainers"},
 		{"a full disk", fmt.Errorf("x: %w", unix.ENOSPC), "llcuda-fetch prune --yes"},
 		{"a disk that would be full", &transfer.SpaceError{}, "llcuda-fetch prune --yes"},
 		{"a folder of somebody else's", &store.HomeError{Doing: "making the store", Home: "/root/x", Err: fs.ErrPermission}, "LLCUDA_HOME"},

@@ -224,7 +224,7 @@ func (e *OlderError) Error() string {
 
 // Hint says what it may mean.
 func (e *OlderError) Hint() string {
-	return "somebody may be holding you at an old release; --release " + e.Offered + " asks for it, --allow-older takes whatever is offered"
+	return "the mirror may be holding you at an old release; to install it anyway, give --release " + e.Offered + " or --allow-older"
 }
 
 // Install has a bundle installed and current. The second time it answers from the store, without network and lock.
@@ -459,7 +459,7 @@ func (c *Client) prepare(ctx context.Context, l *store.Locked, r *Release, i *In
 	if !errors.As(err, &failed) || p.fetch || !onGPU || len(i.Libraries) == 0 {
 		return probe, err
 	}
-	c.step("the CUDA libraries from %s do not do (%s): fetching the farm's", i.Libraries[0].Source, failed.Problem)
+	c.step("the CUDA libraries from %s do not work (%s); downloading ours", i.Libraries[0].Source, failed.Problem)
 	if err := c.useRuntime(ctx, l, r, i, p.runtime, force); err != nil {
 		return store.Probe{}, err
 	}
@@ -605,7 +605,7 @@ func (e *DamageError) Error() string {
 
 // Hint says what helps.
 func (e *DamageError) Hint() string {
-	return "llcuda-fetch install --force --release " + e.Install.Release + " puts it right; if nobody changed them, the disk may be failing"
+	return "llcuda-fetch install --force --release " + e.Install.Release + " repairs it; if nobody changed the files, the disk may be failing"
 }
 
 // Verify checks the current installation from the signature to the last byte, or, on a machine that has none, the newest

@@ -28,7 +28,7 @@ func (e *NoPointerError) Error() string {
 
 // Hint says what it may mean.
 func (e *NoPointerError) Hint() string {
-	return "nothing says which release is the current one: none was published yet, or somebody hides it; --release TAG names one"
+	return "nothing names the current release: none was published yet, or the mirror hides it; --release TAG names one"
 }
 
 // pointer reads the release pointer of a source. It is nil for a source that is one folder with one release and has none:
@@ -40,7 +40,7 @@ func (c *Client) pointer(ctx context.Context, s source) (*Pointer, error) {
 	}
 	if c.SkipSignature {
 		if required {
-			return nil, &TrustError{errors.New("nothing but a signature says which release is the current one"), "--release TAG names one"}
+			return nil, &TrustError{errors.New("only a signature can say which release is the current one"), "--release TAG names one"}
 		}
 		return nil, nil
 	}
@@ -145,7 +145,7 @@ func (c *Client) signedPointer(ctx context.Context, address string, patient bool
 		return nil, err // well signed: it is newer than this program
 	}
 	if err != nil {
-		return nil, &TrustError{err, "somebody passes another signed file of the farm's off as the release pointer"}
+		return nil, &TrustError{err, "the mirror serves another signed file in place of the release pointer"}
 	}
 	return &Pointer{Pointer: p, Signer: signer, From: withoutUser(address)}, nil
 }

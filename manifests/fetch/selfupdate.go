@@ -65,7 +65,7 @@ func (e *OlderClientError) Error() string {
 
 // Hint says what it may mean.
 func (e *OlderClientError) Hint() string {
-	return "somebody may be holding you at an old release; self-update --release " + e.Offered + " takes it all the same"
+	return "the mirror may be holding you at an old release; self-update --release " + e.Offered + " installs it anyway"
 }
 
 // Newer says whether a release has a client for this machine that is newer than that of another release.

@@ -148,7 +148,7 @@ func (a *authority) GetCertificate(ctx context.Context, pair sign.Keypair, opts 
 	certificate, err := a.CertificateProvider.GetCertificate(ctx, pair, opts)
 	var failed *ServiceError
 	if errors.As(err, &failed) && failed.Status >= 400 && failed.Status < 500 && failed.Status != http.StatusTooManyRequests {
-		return nil, &publisher.RefusedError{Err: failed, Way: "the certificate authority does not take this token: it must be fresh, for the audience \"sigstore\", and of an issuer that the authority knows"}
+		return nil, &publisher.RefusedError{Err: failed, Way: "the certificate authority does not accept this token: it must be fresh, for the audience \"sigstore\", and of an issuer that the authority knows"}
 	}
 	return certificate, err
 }

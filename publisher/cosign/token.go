@@ -65,7 +65,7 @@ func (t Token) check() error {
 	if expires := time.Unix(t.claims.Expires, 0); t.claims.Expires != 0 && time.Now().After(expires) {
 		return &publisher.RefusedError{
 			Err: fmt.Errorf("reading the token: it expired at %s", expires.UTC().Format(time.RFC3339)),
-			Way: "get a new token and run the command again: it goes on from here",
+			Way: "get a new token and run the command again: it resumes here",
 		}
 	}
 	return nil

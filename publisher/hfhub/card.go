@@ -96,11 +96,11 @@ func (m Model) check() error {
 	case !wordForm.MatchString(m.File), m.Size <= 0, !sha256Form.MatchString(m.SHA256):
 		return fmt.Errorf("%s has no file, size and sha256", m.Name)
 	case !wordForm.MatchString(m.Architecture), m.Quantisation != "" && !wordForm.MatchString(strings.ReplaceAll(m.Quantisation, " ", "_")):
-		return fmt.Errorf("%s has no architecture, or no quantisation", m.Name)
+		return fmt.Errorf("%s has no architecture, or no quantization", m.Name)
 	case m.Parameters < 0, m.Context < 0, m.VRAM < 0:
 		return fmt.Errorf("%s has a negative number", m.Name)
 	case !repoForm.MatchString(m.Weights), !wordForm.MatchString(m.Licence), !originForm.MatchString(m.Origin):
-		return fmt.Errorf("%s does not say what it was made from, or under which licence", m.Name)
+		return fmt.Errorf("%s does not say what it was made from, or under which license", m.Name)
 	}
 	return nil
 }
@@ -153,7 +153,7 @@ func (c Catalogue) Card(endpoint, repo string) ([]byte, error) {
 	c.head(&b, endpoint+"/"+repo, licences)
 	_, title, _ := strings.Cut(repo, "/")
 	fmt.Fprintf(&b, "\n# %s\n\n", title)
-	fmt.Fprintf(&b, "Models for [llama.cpp](https://github.com/ggml-org/llama.cpp) as GGUF files, quantised.\n")
+	fmt.Fprintf(&b, "Models for [llama.cpp](https://github.com/ggml-org/llama.cpp) as quantized GGUF files.\n")
 	var shown []string
 	for _, id := range sortedKeys(licences) {
 		if text := licences[id].Display; text != "" && !slices.Contains(shown, text) {
@@ -162,14 +162,14 @@ func (c Catalogue) Card(endpoint, repo string) ([]byte, error) {
 		}
 	}
 
-	fmt.Fprintf(&b, "\n## Files\n\n| file | size | parameters | quantisation | architecture | context | GPU memory | licence |\n| --- | ---: | ---: | --- | --- | ---: | ---: | --- |\n")
+	fmt.Fprintf(&b, "\n## Files\n\n| file | size | parameters | quantization | architecture | context | GPU memory | license |\n| --- | ---: | ---: | --- | --- | ---: | ---: | --- |\n")
 	for _, m := range c {
 		l := licences[m.Licence]
 		fmt.Fprintf(&b, "| [%s](%s) | %s | %s | %s | %s | %s | %s | [%s](%s) |\n", m.File, "./resolve/main/"+m.File, bytesOf(m.Size),
 			countOf(m.Parameters), cmp.Or(m.Quantisation, "–"), m.Architecture, tokensOf(m.Context), memoryOf(m.VRAM), l.Name, TextName(l.ID))
 	}
 	fmt.Fprintf(&b, "\nGPU memory is for the whole model with a context of 4096 tokens; with less of it, some layers stay on the CPU.\n")
-	fmt.Fprintf(&b, "Every file keeps the licence of the weights that it was made from: see [%s](%s).\n", NoticeName, NoticeName)
+	fmt.Fprintf(&b, "Every file keeps the license of the weights that it was made from: see [%s](%s).\n", NoticeName, NoticeName)
 
 	fmt.Fprintf(&b, "\n## How to run\n\nWith [llcuda-fetch](%s), which also brings llama.cpp for the GPU it finds:\n\n```\n", manifests.RepositoryURL)
 	if len(c) > 0 {
@@ -247,10 +247,10 @@ func (c Catalogue) Notice() ([]byte, error) {
 		return nil, err
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "The files of this repository are models by others. Each was changed: its weights were converted to\nGGUF and quantised. Each keeps its licence, a copy of which is in the folder licences.\n")
+	fmt.Fprintf(&b, "The files of this repository are models by others. Each was changed: its weights were converted to\nGGUF and quantized. Each keeps its license, a copy of which is in the folder licences.\n")
 	for _, m := range c {
 		l := licences[m.Licence]
-		how := "quantised"
+		how := "quantized"
 		if m.Quantisation != "" {
 			how += " to " + m.Quantisation
 		}

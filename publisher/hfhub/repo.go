@@ -162,7 +162,7 @@ func (c *Client) create(ctx context.Context, repo string, private bool) error {
 func (c *Client) checkCard(ctx context.Context, card []byte) error {
 	err := c.do(ctx, call{method: http.MethodPost, path: "/api/validate-yaml", body: map[string]string{"repoType": "model", "content": string(card)}}, nil)
 	if isStatus(err, http.StatusBadRequest) {
-		return &publisher.RefusedError{Err: fmt.Errorf("checking the model card: %w", err), Way: "the card is made from matrix/models.yaml: look there for what the Hub does not take"}
+		return &publisher.RefusedError{Err: fmt.Errorf("checking the model card: %w", err), Way: "the card is made from matrix/models.yaml: correct there what the Hub does not accept"}
 	}
 	if err != nil {
 		return fmt.Errorf("checking the model card: %w", err)

@@ -134,7 +134,7 @@ func (b Branch) Write(ctx context.Context, read State, signed []byte, what strin
 	case tip != read.Version, isBusy(pushed):
 		return ErrMoved
 	case isRefused(pushed):
-		return &publisher.RefusedError{Err: pushed, Way: "pushing to the branch " + strings.TrimPrefix(b.ref(), "refs/heads/") + " takes the permission contents: write, and no rule of the repository that forbids it"}
+		return &publisher.RefusedError{Err: pushed, Way: "pushing to the branch " + strings.TrimPrefix(b.ref(), "refs/heads/") + " requires the permission contents: write, and no rule of the repository may forbid it"}
 	}
 	return pushed
 }

@@ -98,7 +98,7 @@ func (e *BackError) Error() string {
 
 // Hint says the way out.
 func (e *BackError) Hint() string {
-	return "--back names it all the same: so a bad release is taken back, and clients follow"
+	return "to name it anyway, give --back: that is how a bad release is taken back, and clients follow"
 }
 
 // A NumberError is a number that clients would refuse.

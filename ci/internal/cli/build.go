@@ -37,9 +37,9 @@ func buildCommand(term *terminal, backend Backend) *cobra.Command {
 		Short: "Build bundles: compile, audit, pack, describe",
 		Long: `Build bundles: compile, audit, pack, describe.
 
-What all SMs share is compiled once, then each SM its CUDA backend, on as many
-engines as are named. An SM that fails stops no other. What an engine has done
-before it does not do again, so the same command goes on where it was stopped.
+Compiles once what all SMs share, then the CUDA backend of each SM, on as many engines
+as you name. If an SM fails, the others continue. An engine does not repeat what it
+has done before, so after an interruption the same command resumes.
 
 The folder given with --out gets two archives of each bundle and of the CUDA
 runtime, manifest.json and SHA256SUMS, and the steps' full logs in logs/.`,
@@ -50,7 +50,7 @@ runtime, manifest.json and SHA256SUMS, and the steps' full logs in logs/.`,
 		},
 	}
 	opts.flags(cmd)
-	cmd.Flags().StringVar(&opts.release, "release", "", "the release that the bundles are for: v1.1.0-runtime")
+	cmd.Flags().StringVar(&opts.release, "release", "", "release that the bundles are for, such as v1.1.0-runtime")
 	cmd.Flags().StringVar(&opts.out, "out", "dist", "folder for the release")
 	return cmd
 }
@@ -59,7 +59,7 @@ runtime, manifest.json and SHA256SUMS, and the steps' full logs in logs/.`,
 func (opts *buildOptions) flags(cmd *cobra.Command) {
 	opts.selection.flags(cmd)
 	engineFlags(cmd, &opts.engines, &opts.base)
-	cmd.Flags().IntVar(&opts.jobs, "jobs", 0, "compile jobs at once on each engine (default: as cores and memory allow)")
+	cmd.Flags().IntVar(&opts.jobs, "jobs", 0, "compile jobs at the same time on each engine (default: as cores and memory allow)")
 }
 
 // build is one build command under way.
@@ -158,7 +158,7 @@ func (b *build) alike() error {
 	if b.recipe.BaseImage != b.like.BaseImage {
 		other := fmt.Errorf("the release was built on %s, and the base here is %s", b.like.BaseImage, b.recipe.BaseImage)
 		if b.base == "" {
-			return &usageError{other, "check out the commit that the release was made from; --base IMAGE tries another base all the same"}
+			return &usageError{other, "check out the commit that the release was made from; to try another base anyway, give --base IMAGE"}
 		}
 		b.term.warnf("%v", other)
 	}
@@ -316,7 +316,7 @@ func buildError(ctx context.Context, outcome farm.Outcome, err error) error {
 	}
 	switch said := fmt.Errorf("building the release: not finished: %s", strings.Join(failed, ", ")); {
 	case ctx.Err() != nil:
-		return fmt.Errorf("interrupted; the same command goes on from here")
+		return fmt.Errorf("interrupted; the same command resumes here")
 	case errors.Is(err, farm.ErrEngineLost):
 		return fmt.Errorf("%w: %w", said, farm.ErrEngineLost)
 	case onlyAudits(causes):
@@ -370,6 +370,6 @@ func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal
 }
 
 func engineFlags(cmd *cobra.Command, engines *[]string, base *string) {
-	cmd.Flags().StringSliceVar(engines, "engine", nil, "an engine's runner host, repeated or comma-separated (default: $_EXPERIMENTAL_DAGGER_RUNNER_HOST, else the first that is found)")
-	cmd.Flags().StringVar(base, "base", "", "registry image to start the builder image from, NAME:TAG or NAME:TAG@DIGEST, or \"made\" for one made here (default: the one locked in docker/cuda12, or made where no registry answers)")
+	cmd.Flags().StringSliceVar(engines, "engine", nil, "runner host of an engine, repeated or comma-separated (default: $_EXPERIMENTAL_DAGGER_RUNNER_HOST, else the first engine found)")
+	cmd.Flags().StringVar(base, "base", "", "registry image to start the builder image from, NAME:TAG or NAME:TAG@DIGEST, or \"made\" for one made here (default: the one locked in docker/cuda12, or \"made\" if no registry answers)")
 }

@@ -119,7 +119,7 @@ func onlyAudits(errs []error) bool {
 func newRoot(term *terminal, backend Backend) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "ci",
-		Short:         "Build, check and describe the releases of llcuda",
+		Short:         "Build, verify, sign and publish the releases of llcuda",
 		Long:          rootHelp,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -168,7 +168,7 @@ func usageArgs(cmd *cobra.Command) {
 	}
 }
 
-const rootHelp = `Build, check and describe the releases of llcuda.
+const rootHelp = `Build, verify, sign and publish the releases of llcuda.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 audit or verification refused,
-4 engine unavailable, 5 remote side refused, 130 interrupted.`
+4 engine unavailable, 5 remote service refused, 130 interrupted.`

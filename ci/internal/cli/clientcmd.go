@@ -29,15 +29,15 @@ func clientCommand(term *terminal, backend Backend) *cobra.Command {
 		Short: "Package llcuda-fetch into a release folder, with install.sh",
 		Long: `Package llcuda-fetch into a release folder, with install.sh.
 
-The program is built from the commit that is checked out, for linux on amd64 and
-arm64; the same commit gives the same bytes. In GitHub Actions it is told the
-numbers of the repository and its owner, and trusts no later owner of the same
-names. install.sh carries the archives' digests. The first run compiles goreleaser,
-which takes up to ten minutes.
+The program is built from the commit that is checked out, for Linux on amd64 and
+arm64; the same commit gives the same bytes. In GitHub Actions the numeric IDs of the
+repository and its owner are stamped into it, so that it does not trust a later owner
+of the same names. install.sh carries the archives' digests. The first run compiles
+goreleaser, which takes up to ten minutes.
 
-An engine compiles llcuda-probe, the program in C that asks CUDA for the GPUs, in
-the builder image: the compiler there is pinned, so the bytes are the same
-wherever the command runs.`,
+An engine compiles llcuda-probe, the C program that asks CUDA for the GPUs, in the
+builder image. The compiler there is pinned, so the bytes are the same wherever the
+command runs.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := existingDir(args[0])
@@ -48,8 +48,8 @@ wherever the command runs.`,
 			return c.run(cmd.Context())
 		},
 	}
-	cmd.Flags().StringVar(&c.release, "release", "", "the release that the program says it is of (default: that of the folder's manifest.json)")
-	cmd.Flags().BoolVar(&c.snapshot, "snapshot", false, "package the working tree as it is, for trying out; the program says so")
+	cmd.Flags().StringVar(&c.release, "release", "", "release to stamp into the program (default: that of the folder's manifest.json)")
+	cmd.Flags().BoolVar(&c.snapshot, "snapshot", false, "package the working tree as it is, for testing; --version of the program says so")
 	engineFlags(cmd, &c.engines, &c.base)
 	cacheFlag(cmd, &c.cache)
 	return cmd

@@ -12,16 +12,16 @@ import (
 func engineCommand(term *terminal, backend Backend) *cobra.Command {
 	engine := &cobra.Command{
 		Use:   "engine",
-		Short: "Start, stop and look at the built-in engine of this machine",
-		Long: `Start, stop and look at the built-in engine of this machine. It is for Linux as
-root, where there is no Docker, Podman or nerdctl.`,
+		Short: "Start, stop and inspect the built-in engine of this machine",
+		Long: `Start, stop and inspect the built-in engine of this machine. It is for Linux as
+root, on machines without Docker, Podman or nerdctl.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return &usageError{errors.New("engine: up, down, status or prune?"), "go run ./ci engine --help"}
+			return &usageError{errors.New("engine: up, down, status or prune is missing"), "go run ./ci engine --help"}
 		},
 	}
 	var choice builtin.Options
-	engine.PersistentFlags().StringVar(&choice.Name, "name", "", "which engine, where a machine has several")
+	engine.PersistentFlags().StringVar(&choice.Name, "name", "", "which engine, if the machine has several")
 	action := func(use, short string, do func(context.Context, BuiltIn) error) *cobra.Command {
 		return &cobra.Command{
 			Use: use, Short: short, Args: cobra.NoArgs,
@@ -35,7 +35,7 @@ root, where there is no Docker, Podman or nerdctl.`,
 		}
 	}
 	note := func(text string) { term.notef("%s", text) }
-	up := action("up", "Start it, and build it first where that was not done yet",
+	up := action("up", "Start it; the first time, build it",
 		func(ctx context.Context, control BuiltIn) error {
 			info, err := control.Up(ctx, note)
 			if err != nil {
@@ -54,7 +54,7 @@ root, where there is no Docker, Podman or nerdctl.`,
 			return nil
 		})
 	var asJSON bool
-	status := action("status", "Say whether it runs, and what it keeps on disk",
+	status := action("status", "Show whether it runs, and what it keeps on disk",
 		func(ctx context.Context, control BuiltIn) error {
 			info, err := control.Status(ctx)
 			if err != nil {

@@ -14,8 +14,8 @@ func manifestCommand(term *terminal) *cobra.Command {
 		Use:   "manifest DIR",
 		Short: "Write manifest.json and SHA256SUMS for the bundles in a folder",
 		Long: `Write manifest.json and SHA256SUMS for the bundles in a folder, which may have
-been built on several machines. Everything is read from the archives; they must
-be of one release and one llama.cpp.`,
+been built on several machines. It reads everything from the archives, which must
+belong to one release and one llama.cpp.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := existingDir(args[0])
@@ -32,7 +32,7 @@ func existingDir(name string) (releaseDir, error) {
 	info, err := os.Stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir():
-		return "", &usageError{fmt.Errorf("%s is no folder", name), "give the folder that build wrote to"}
+		return "", &usageError{fmt.Errorf("%s is not a folder", name), "give the folder that build wrote to"}
 	case err != nil:
 		return "", err
 	}

@@ -26,8 +26,8 @@ type selection struct {
 }
 
 func (s *selection) flags(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVar(&s.sms, "sm", nil, `what to build: "all", or SMs like 75, sm75, 7.5, comma-separated`)
-	cmd.Flags().StringVar(&s.llama, "llama", "", "llama.cpp: a git URL, folder, tarball or git bundle file, with @tag-or-commit; default is the pin of matrix.yaml")
+	cmd.Flags().StringArrayVar(&s.sms, "sm", nil, `what to build: "all", or SMs such as 75, sm75 or 7.5, comma-separated`)
+	cmd.Flags().StringVar(&s.llama, "llama", "", "llama.cpp: a git URL, folder, tarball or git bundle file, with @tag-or-commit; (default: the pin of matrix.yaml)")
 	cacheFlag(cmd, &s.cache)
 }
 
@@ -43,7 +43,7 @@ func (s *selection) targets() (matrix.Matrix, []matrix.Target, error) {
 	}
 	targets, err := m.Select(s.sms...)
 	if err != nil {
-		return matrix.Matrix{}, nil, &usageError{fmt.Errorf("--sm: %w", err), "go run ./ci plan --sm all shows what each is"}
+		return matrix.Matrix{}, nil, &usageError{fmt.Errorf("--sm: %w", err), "go run ./ci plan --sm all lists them"}
 	}
 	return m, targets, nil
 }

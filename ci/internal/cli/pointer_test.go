@@ -143,7 +143,7 @@ func TestPointerByWorkflow(t *testing.T) {
 		{Path: mine.Path, Ref: "refs/tags/main"},
 		{Path: mine.Path, Ref: mine.Ref, Repository: "evil/llcuda-farm"},
 	} {
-		runPointer(t, work, exitRefused, "hint: clients believe a pointer that the workflow signed on the default branch", as(other)...)
+		runPointer(t, work, exitRefused, "hint: clients accept a pointer that the workflow signed on the default branch", as(other)...)
 	}
 	// A tag that somebody pushed beside the default branch, whoever signs, and a commit that nobody has.
 	runPointer(t, work, exitRefused, "which is not on the branch main", append(as(mine), "--release", "v9.9.9", "--dir", signed("v9.9.9", stray).Dir)...)
@@ -225,9 +225,9 @@ func TestPointerByKey(t *testing.T) {
 		{"want more than nothing", "--expires", "-1h"},
 		{"want more than nothing", "--expires", "soon"},
 		{"numbers begin at 1", "--number", "-1"},
-		{"is no folder", "--dir", "nowhere"},
+		{"is not a folder", "--dir", "nowhere"},
 		{"letters, digits and ._- only", "--release", "../x"},
-		{"is no owner/name", "--repo", "x"},
+		{"is not owner/name", "--repo", "x"},
 		{"--withdraw and --reason belong together", "--withdraw", "v1.0.0-runtime"},
 		{"--withdraw and --reason belong together", "--reason", "none"},
 		{"letters, digits and ._- only", "--restore", "../x"},

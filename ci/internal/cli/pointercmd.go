@@ -39,38 +39,37 @@ func pointerCommand(term *terminal) *cobra.Command {
 	var p pointing
 	cmd := &cobra.Command{
 		Use:   "pointer [--release TAG]",
-		Short: "Name the current release to clients, or say again that it still is",
-		Long: `Name the current release to clients, or say again that it still is.
+		Short: "Tell clients which release is current, or renew the pointer that does",
+		Long: `Tell clients which release is current, or renew the pointer that does.
 
 Signs the release pointer and pushes it to the branch ` + manifests.PointerBranch + ` of a git remote, or
-writes it to --out. The release is verified first, as clients will: by what the
-public can download, or with --dir by a folder. Without --release it is the one
-that the present pointer names; then only its number and its expiry change, and
-that has to happen before it expires.
+writes it to --out. It first verifies the release as clients do: the one that the
+public can download, or with --dir the one in a folder. Without --release it renews
+the present pointer: only the number and the expiry change. Do that before the
+pointer expires.
 
-Clients take no pointer with a lower number than they have seen. So the number
-grows even where --back goes to an older release.
+Clients refuse a pointer with a lower number than one they have seen. So the number
+grows even if --back names an older release.
 
---withdraw takes a release back: clients that name it by its tag, or have it
-installed, are told the reason. Later pointers keep that, until --restore. The
-current release cannot be withdrawn: name the one to use instead in the same
-command.
+--withdraw takes a release back: users who name it by its tag, or have it installed,
+are told the reason. Later pointers keep that, until --restore. You cannot withdraw
+the current release without naming the one to use instead in the same command.
 
-To a branch only such a release goes whose workflow ran for a commit of the
-remote's branch ` + defaultBranch + `: a tag on any other commit is not the maintainers' word.`,
+A branch only gets a release whose workflow ran for a commit of the remote's branch
+` + defaultBranch + `: a tag on any other commit does not have the maintainers' approval.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context(), term) },
 	}
 	p.public.addressFlags(cmd)
 	cmd.Flags().StringVar(&p.dir, "dir", "", "verify the release in this `folder` instead of the public one")
-	cmd.Flags().StringVar(&p.life, "expires", "30d", "how `long` clients shall believe it: 30d, 12h")
-	cmd.Flags().StringVar(&p.remote, "remote", "origin", "git `remote` to push to: one of this repository's, or an address")
-	cmd.Flags().StringVar(&p.out, "out", "", "change this `file` instead of a git branch: …/current/"+manifests.PointerName)
+	cmd.Flags().StringVar(&p.life, "expires", "30d", "how `long` the pointer is valid: 30d, 12h")
+	cmd.Flags().StringVar(&p.remote, "remote", "origin", "git `remote` to push to: a name or a URL")
+	cmd.Flags().StringVar(&p.out, "out", "", "write this `file` instead of a git branch: …/current/"+manifests.PointerName)
 	cmd.Flags().Int64Var(&p.number, "number", 0, "the pointer's `number` (default: one more than the present pointer's); replaces one that cannot be verified")
-	cmd.Flags().BoolVar(&p.back, "back", false, "name an older release than the present pointer does")
-	cmd.Flags().StringVar(&p.withdraw.Release, "withdraw", "", "take back the release with this `tag`, for the --reason given")
+	cmd.Flags().BoolVar(&p.back, "back", false, "allow --release to be older than the present pointer's release")
+	cmd.Flags().StringVar(&p.withdraw.Release, "withdraw", "", "withdraw the release with this `tag`, for the given --reason")
 	cmd.Flags().StringVar(&p.withdraw.Reason, "reason", "", "why the release is withdrawn, in one `line` for its users")
-	cmd.Flags().StringVar(&p.restore, "restore", "", "the release with this `tag` is withdrawn no longer")
+	cmd.Flags().StringVar(&p.restore, "restore", "", "undo --withdraw for the release with this `tag`")
 	p.as.flags(cmd)
 	return cmd
 }
@@ -85,7 +84,7 @@ func (p *pointing) run(ctx context.Context, term *terminal) error {
 		return err
 	}
 	if err := c.expects(""); err != nil {
-		return &refusal{err, "clients believe a pointer that the workflow signed on the default branch: gh workflow run pointer.yml -f release=TAG; --identity and --issuer name another signer, whom every client must then name, too"}
+		return &refusal{err, "clients accept a pointer that the workflow signed on the default branch: gh workflow run pointer.yml -f release=TAG; to sign as another signer, give --identity and --issuer, here and to every client"}
 	}
 	releases, err := p.releaseVerifier(c)
 	if err != nil {

@@ -45,7 +45,7 @@ func (b *build) preflight(ctx context.Context) error {
 	case !releaseName.MatchString(b.release):
 		return &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", b.release), "like --release v1.1.0-runtime"}
 	case b.jobs < 0:
-		return &usageError{fmt.Errorf("--jobs %d is negative", b.jobs), "leave it out for as many as cores and memory allow"}
+		return &usageError{fmt.Errorf("--jobs %d is negative", b.jobs), "leave it out to run as many as cores and memory allow"}
 	case slices.Contains(b.engines, ""):
 		return &usageError{errors.New("--engine: one of the names is empty"), "like --engine unix:///run/a.sock,tcp://10.0.0.2:1234"}
 	}
@@ -86,10 +86,10 @@ func (b *build) exposed(ctx context.Context) error {
 	}
 	at := strings.Join(hosts, ", ")
 	if os.Getenv("GITHUB_ACTIONS") == "true" {
-		return &usageError{fmt.Errorf("the engine %s is at a public address, and its connections are neither encrypted nor authenticated: whoever is on the way could change what is released", at),
+		return &usageError{fmt.Errorf("the engine %s is at a public address, and its connections are neither encrypted nor authenticated: anyone in between could change what is released", at),
 			"reach it through a tunnel (ssh -L, WireGuard, Tailscale) or in a private network, or leave it out: then the runner starts an engine of its own"}
 	}
-	b.term.warnf("the engine %s is at a public address: its connections are neither encrypted nor authenticated; a tunnel (ssh -L, WireGuard) would be both", at)
+	b.term.warnf("the engine %s is at a public address: its connections are neither encrypted nor authenticated; use a tunnel (ssh -L, WireGuard)", at)
 	return nil
 }
 
@@ -123,7 +123,7 @@ func (b *build) nothingForeign() error {
 		return err
 	}
 	if len(strange) > 0 {
-		return &usageError{fmt.Errorf("--out %s holds what is no part of a release: %s", b.dir, strings.Join(strange, ", ")), "move it out of the folder, or use another --out"}
+		return &usageError{fmt.Errorf("--out %s holds files that are not part of a release: %s", b.dir, strings.Join(strange, ", ")), "move it out of the folder, or use another --out"}
 	}
 	return nil
 }

@@ -226,7 +226,7 @@ func TestExitCode(t *testing.T) {
 		{"engine", context.Background(), fmt.Errorf("x: %w", &engine.UnavailableError{Err: errors.New("y"), Hint: "start it"}), 4, "start it"},
 		{"host without an engine", context.Background(), &builtin.PreflightError{Problems: []string{"not root"}}, 4, "an engine comes from"},
 		{"engine that does not start", context.Background(), fmt.Errorf("x: %w", &builtin.StartError{Err: errors.New("y")}), 4, "an engine comes from"},
-		{"engine lost", context.Background(), failed(stepErr, fmt.Errorf("x: %w", farm.ErrEngineLost)), 4, "bring the engine up"},
+		{"engine lost", context.Background(), failed(stepErr, fmt.Errorf("x: %w", farm.ErrEngineLost)), 4, "start the engine again"},
 		{"audit", context.Background(), failed(audit, fmt.Errorf("x: %w", audit)), 3, "the findings above"},
 		{"audit and failure", context.Background(), failed(audit, stepErr), 1, ""},
 		{"disk full", context.Background(), failed(fmt.Errorf("packing: %w", syscall.ENOSPC)), 1, "the disk is full"},

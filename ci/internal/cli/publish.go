@@ -9,13 +9,13 @@ import (
 func publishCommand(term *terminal) *cobra.Command {
 	publish := &cobra.Command{
 		Use:   "publish",
-		Short: "Bring a finished release to the public",
-		Long: `Bring a finished release to the public. Whatever fails on the way, the same
-command again goes on from there: what is whole and right on the other side is
-never sent twice and never deleted.`,
+		Short: "Publish a finished release, models, or the Python package",
+		Long: `Publish a finished release, models, or the Python package. After any failure, repeat
+the command: it never sends or deletes again what already arrived complete and
+correct.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return &usageError{errors.New("publish: what, and where to?"), "go run ./" + cmd.CommandPath() + " --help lists it"}
+			return &usageError{errors.New("publish: what to publish is missing"), "go run ./" + cmd.CommandPath() + " --help lists what can be published"}
 		},
 	}
 	publish.AddCommand(publishGitHubCommand(term), publishModelsCommand(term), publishPyPICommand(term))

@@ -42,9 +42,9 @@ func (p *published) flags(cmd *cobra.Command) {
 }
 
 func (p *published) addressFlags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&p.tag, "release", "", "the published release's `tag`: v1.1.0-runtime")
+	cmd.Flags().StringVar(&p.tag, "release", "", "`tag` of the published release, such as v1.1.0-runtime")
 	cmd.Flags().StringVar(&p.repo, "repo", manifests.Repository, "the GitHub `repository` that has the release")
-	cmd.Flags().StringVar(&p.server, "server", cmp.Or(os.Getenv("GITHUB_SERVER_URL"), "https://github.com"), "`address` of the GitHub that has the repository (GITHUB_SERVER_URL)")
+	cmd.Flags().StringVar(&p.server, "server", cmp.Or(os.Getenv("GITHUB_SERVER_URL"), "https://github.com"), "`URL` of the GitHub that has the repository (GITHUB_SERVER_URL)")
 }
 
 // repoForm is an owner and a repository's name, as GitHub allows them.
@@ -57,9 +57,9 @@ func (p *published) check() error {
 	case !releaseName.MatchString(p.tag):
 		return &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", p.tag), "like --release v1.1.0-runtime"}
 	case !repoForm.MatchString(p.repo):
-		return &usageError{fmt.Errorf("--repo %q is no owner/name", p.repo), "like --repo " + manifests.Repository}
+		return &usageError{fmt.Errorf("--repo %q is not owner/name", p.repo), "like --repo " + manifests.Repository}
 	case err != nil || server.Host == "" || server.Scheme != "https" && server.Scheme != "http":
-		return &usageError{fmt.Errorf("--server %q is no address", p.server), "like --server https://github.com"}
+		return &usageError{fmt.Errorf("--server %q is not a URL", p.server), "like --server https://github.com"}
 	}
 	return nil
 }
@@ -173,7 +173,7 @@ func (p *published) fetch(ctx context.Context, blob transfer.Blob, partial strin
 		})
 	})
 	if isAs[*transfer.DigestError](err) || isAs[*transfer.SizeError](err) {
-		return &refusal{err, "what is public is not what was signed: somebody changed the release, or a proxy on the way changes downloads; look at the release's assets, and publish again"}
+		return &refusal{err, "what is public is not what was signed: the release was changed, or a proxy changes downloads; check the release's assets, and publish again"}
 	}
 	return err
 }

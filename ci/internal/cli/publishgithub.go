@@ -41,10 +41,10 @@ func publishGitHubCommand(term *terminal) *cobra.Command {
 		Short: "Publish a signed release folder as a GitHub release",
 		Long: `Publish a signed release folder as a GitHub release: verify the signature, make
 or find the draft, upload what is missing, read everything back and compare, make
-the draft public, and download it all once more as anybody can.
+the draft public, and download it all once more as anyone can.
 
-Repeat the command after any failure, or a kill at any moment: it goes on from
-there. A release that is public is never changed, only completed.
+After a failure or a kill at any moment, repeat the command: it resumes. It never
+changes a public release; it only completes it.
 
 The token is GITHUB_TOKEN or GH_TOKEN; it must be allowed to write the contents
 of the repository. It is sent to the API and its upload host only.`,
@@ -66,12 +66,12 @@ of the repository. It is sent to the API and its upload host only.`,
 func (g *githubRelease) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&g.repo, "repo", manifests.Repository, "the GitHub `repository`, owner/name")
-	flags.StringVar(&g.api, "api-url", "", "`address` of the API of a GitHub Enterprise (default: GITHUB_API_URL, else that of GITHUB_SERVER_URL)")
-	flags.StringVar(&g.commit, "commit", "", "the `commit` that the tag is at, or is to be made at (default: in GitHub Actions the one that runs, else the default branch's)")
+	flags.StringVar(&g.api, "api-url", "", "`URL` of the API of a GitHub Enterprise (default: GITHUB_API_URL, else that of GITHUB_SERVER_URL)")
+	flags.StringVar(&g.commit, "commit", "", "`commit` of the tag, which is created if it does not exist (default: in GitHub Actions the one that runs, else the default branch's)")
 	flags.StringVar(&g.latest, "latest", string(publisher.LatestTrue), "whether it becomes the latest release: true, false, or legacy for GitHub's own `choice`")
-	flags.BoolVar(&g.draft, "draft", false, "leave it a draft: the same command without this makes it public")
-	flags.BoolVar(&g.replace, "replace", false, "put these files in the place of a draft's that differ")
-	flags.BoolVar(&g.dryRun, "dry-run", false, "say what would be done, and do nothing")
+	flags.BoolVar(&g.draft, "draft", false, "stop at the draft; the same command without --draft makes it public")
+	flags.BoolVar(&g.replace, "replace", false, "replace files of a draft that differ")
+	flags.BoolVar(&g.dryRun, "dry-run", false, "show what would be done, and do nothing")
 }
 
 func (g *githubRelease) run(ctx context.Context, term *terminal) error {
@@ -131,7 +131,7 @@ func (g *githubRelease) run(ctx context.Context, term *terminal) error {
 // store is the repository's releases, and the address of the server that has it.
 func (g *githubRelease) store() (store *ghrelease.Store, server string, err error) {
 	if !repoForm.MatchString(g.repo) {
-		return nil, "", &usageError{fmt.Errorf("--repo %q is no owner/name", g.repo), "like --repo " + manifests.Repository}
+		return nil, "", &usageError{fmt.Errorf("--repo %q is not owner/name", g.repo), "like --repo " + manifests.Repository}
 	}
 	switch publisher.Latest(g.latest) {
 	case publisher.LatestTrue, publisher.LatestFalse, publisher.LatestLegacy:

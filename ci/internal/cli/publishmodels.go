@@ -31,27 +31,27 @@ func publishModelsCommand(term *terminal) *cobra.Command {
 		Long: `Publish GGUF models to a repository of the Hugging Face Hub, in one commit with
 the page that describes them. The models are those of matrix/models.yaml: each
 is downloaded from where that says, or taken from this machine with --local,
-checked by its sha256, and read for the page. A licence that does not allow it,
-or is not known to, keeps a model from being published.
+checked by its sha256, and read for the page. A model is refused if its license
+forbids publishing it, or is not known to allow that.
 
-What the repository has is neither downloaded nor sent again; models that it has
-and that are not named stay, on the page too.
+Files that the repository already has are neither downloaded nor sent again. Models
+that it has and that you do not name stay, on the page as well.
 
-The token is that of HF_TOKEN, or of the file that the Hub's own tools keep it
-in. In GitHub Actions, with the permission id-token: write and this workflow
-among the repository's Trusted Publishers, none is needed.`,
+The token is that of HF_TOKEN, or of the file where the Hub's own tools keep it. In
+GitHub Actions no token is needed if the job has the permission id-token: write and
+the workflow is one of the repository's Trusted Publishers.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context()) },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&p.repo, "repo", "", "the Hub's `repository`: owner/llcuda-models")
-	flags.StringSliceVar(&p.only, "only", nil, "only the models of these `names`")
-	flags.StringArrayVar(&p.local, "local", nil, "take a model from this machine: `NAME=FILE`")
-	flags.StringArrayVar(&p.texts, "licence", nil, "the text of a licence that must go along: `ID=FILE`, like gemma=terms.txt")
-	flags.StringVar(&p.list, "models", "", "another `file` like matrix/models.yaml")
-	flags.StringVar(&p.address, "endpoint", "", "`address` of the Hub (HF_ENDPOINT)")
-	flags.BoolVar(&p.private, "private", false, "make a repository that does not exist a private one")
-	flags.BoolVar(&p.dryRun, "dry-run", false, "say what would be done, and do nothing")
+	flags.StringSliceVar(&p.only, "only", nil, "publish only the models with these `names`")
+	flags.StringArrayVar(&p.local, "local", nil, "use this file for a model: `NAME=FILE`")
+	flags.StringArrayVar(&p.texts, "licence", nil, "text of a license that must accompany a model: `ID=FILE`, such as gemma=terms.txt")
+	flags.StringVar(&p.list, "models", "", "`file` to use instead of matrix/models.yaml")
+	flags.StringVar(&p.address, "endpoint", "", "`URL` of the Hub (HF_ENDPOINT)")
+	flags.BoolVar(&p.private, "private", false, "if the repository does not exist, create it as a private one")
+	flags.BoolVar(&p.dryRun, "dry-run", false, "show what would be done, and do nothing")
 	return cmd
 }
 
@@ -131,7 +131,7 @@ func (p *modelsPublication) check() error {
 	p.given = map[string][]byte{}
 	for id, name := range texts {
 		if p.given[id], err = os.ReadFile(name); err != nil {
-			return &usageError{fmt.Errorf("--licence %s: %w", id, err), "give the file with the licence's text"}
+			return &usageError{fmt.Errorf("--licence %s: %w", id, err), "give the file with the license text"}
 		}
 	}
 	for name := range p.files {
@@ -357,7 +357,7 @@ func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel
 		return madeModel{}, &refusal{fmt.Errorf("describing %s: %w", m.Name, err), "only whole GGUF files of one part are published"}
 	}
 	if kind := header.Quantisation(); kind != "" && !strings.HasSuffix(strings.ToLower(m.Name), strings.ToLower(kind)) {
-		p.term.warnf("%s is of the quantisation %s, as its header says", m.Name, kind)
+		p.term.warnf("%s has the quantization %s according to its header", m.Name, kind)
 	}
 	show := p.moves.show("read")
 	sum, size, err := hfhub.Digest(ctx, local, func(at publisher.Progress) {
@@ -417,7 +417,7 @@ func (p *modelsPublication) plan(ctx context.Context) error {
 			p.term.printf("there     %s", fileName(m))
 			continue
 		}
-		p.term.printf("publish   %s, %s, from %s, licence %s", fileName(m), size, from, m.Licence)
+		p.term.printf("publish   %s, %s, from %s, license %s", fileName(m), size, from, m.Licence)
 	}
 	for _, o := range old {
 		if !slices.ContainsFunc(p.models, func(m matrix.Model) bool { return m.Name == o.Name }) {

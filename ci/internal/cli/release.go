@@ -25,20 +25,19 @@ func releaseCommand(term *terminal, backend Backend) *cobra.Command {
 Python package, sign all of it, publish it, and verify what is public as a user
 would. The Python package goes to its index later, by go run ./ci publish pypi.
 
-What would stop a later step is looked for before the first one: the right to
-sign, the right to publish, a clean checkout. Repeat the command after any
-failure, or a kill at any moment: each step keeps what is done and right. Bundles
-in the folder that are of this release and this source are not built again;
-another folder, or none, builds them anew.
+Before the first step it checks what would stop a later one: the right to sign, the
+right to publish, a clean checkout. After a failure or a kill at any moment, repeat
+the command: each step keeps what is done and correct. Bundles in the folder that
+belong to this release and this source are not built again.
 
-With --dry-run it says what each step would do, and builds and sends nothing.`,
+With --dry-run it shows what each step would do, and builds and sends nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd.Context()) },
 	}
 	r.buildOptions.flags(cmd)
 	r.sign.flags(cmd)
 	r.github.flags(cmd)
-	cmd.Flags().StringVar(&r.release, "tag", "", "the release and its git `tag`: v1.1.0-runtime")
+	cmd.Flags().StringVar(&r.release, "tag", "", "the release and its git `tag`, such as v1.1.0-runtime")
 	cmd.Flags().StringVar(&r.out, "out", "dist", "folder for the release")
 	return cmd
 }
@@ -108,7 +107,7 @@ func (r *wholeRelease) run(ctx context.Context) error {
 		}
 	}
 	if !r.github.draft {
-		r.term.notef("next: clients without --release take it when the pointer names it: the workflow pointer.yml does that after release.yml;\n      for a release made elsewhere: gh workflow run pointer.yml -f release=%s --repo %s", r.release, r.github.repo)
+		r.term.notef("next: clients without --release install it once the pointer names it; the workflow pointer.yml does that after release.yml;\n      for a release made elsewhere: gh workflow run pointer.yml -f release=%s --repo %s", r.release, r.github.repo)
 	}
 	return nil
 }
@@ -120,7 +119,7 @@ type stepError struct {
 }
 
 func (e *stepError) Error() string {
-	return fmt.Sprintf("%v\nthe release stopped at the step %s; the same command goes on from there", e.err, e.step)
+	return fmt.Sprintf("%v\nthe release stopped at the step %s; the same command resumes there", e.err, e.step)
 }
 func (e *stepError) Unwrap() error { return e.err }
 

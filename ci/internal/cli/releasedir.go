@@ -146,7 +146,7 @@ func (d releaseDir) contents() (archives, beside []string, err error) {
 		}
 	}
 	if len(strange) > 0 {
-		return nil, nil, &refusal{fmt.Errorf("describing %s: no part of a release: %s", d, strings.Join(strange, ", ")), "move it out of the folder"}
+		return nil, nil, &refusal{fmt.Errorf("describing %s: not part of a release: %s", d, strings.Join(strange, ", ")), "move it out of the folder"}
 	}
 	if len(archives) == 0 {
 		return nil, nil, &usageError{fmt.Errorf("describing %s: it holds no bundle", d), "go run ./ci build makes bundles"}

@@ -27,17 +27,16 @@ func reproduceCommand(term *terminal, backend Backend) *cobra.Command {
 		Long: `Build a published release's bundles again and compare: the same bytes, or a list
 of what differs, file by file.
 
-The source, the base image and the version of the engine are those that the release
-names; the rest of the recipe is that of this checkout, so check out the commit that
-the release was made from. An engine
-that has built the release before has its results in its cache: what was not
-compiled again is told.`,
+The source, the base image and the version of the engine are taken from the release,
+the rest of the recipe from this checkout: check out the commit that the release was
+made from. An engine that has built the release before has the results in its cache;
+steps served from the cache are reported.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd.Context()) },
 	}
 	r.flags(cmd)
 	r.public.flags(cmd)
-	cmd.Flags().StringVar(&r.out, "out", "", "folder for what is built (default: one in the cache, removed if all is the same)")
+	cmd.Flags().StringVar(&r.out, "out", "", "folder for what is built (default: one in the cache, removed if everything is the same)")
 	return cmd
 }
 

@@ -33,15 +33,15 @@ func signCommand(term *terminal) *cobra.Command {
 		Short: "Sign a release: bills of materials, provenance, SHA256SUMS",
 		Long: `Sign a release: bills of materials, provenance, SHA256SUMS.
 
-Writes what is in each archive (NAME.spdx.json), a signed statement of how all
-of them were built, describes the folder again with those, and signs SHA256SUMS.
-Every signature is verified as a client will before it is written. A folder that
-is signed already stays as it is; after an interruption the same command goes on.
+Writes what is in each archive (NAME.spdx.json) and a signed statement of how all of
+them were built, describes the folder again with these files, and signs SHA256SUMS.
+It verifies every signature the way a client does before it writes it. A folder that
+is already signed stays as it is. After an interruption, repeat the command.
 
-In a GitHub workflow with the permission id-token: write it signs as the
-workflow. Elsewhere --sign-in signs as a person, --oidc-token as whom a token
-names, and --key with a key; clients trust these only if told to, with the same
---identity and --issuer, or the public key.`,
+In a GitHub workflow with the permission id-token: write, it signs as the workflow.
+Elsewhere --sign-in signs as a person, --oidc-token as the identity in a token, and
+--key with a key. Clients accept these signers only with the same --identity and
+--issuer, or with the public key.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := existingDir(args[0])
@@ -177,7 +177,7 @@ func (s *signature) preflight(ctx context.Context) (beside []string, err error) 
 	}
 	if len(v.findings) > 0 {
 		return nil, &refusal{fmt.Errorf("signing %s: it is not what %s says:\n%w", s.dir, manifests.SumsName, v.joined()),
-			fmt.Sprintf("go run ./ci verify %s looks closer; if all of it is as it should be, go run ./ci manifest %s describes it anew", s.dir, s.dir)}
+			fmt.Sprintf("go run ./ci verify %s shows more; if the files are right, go run ./ci manifest %s describes them again", s.dir, s.dir)}
 	}
 	if s.archives, err = s.dir.readArchives(ctx, archives); err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/cosign"
 )
 
-// signing is as whom to sign: with a key, or as whom a token names.
+// signing selects who signs: a key, or an OIDC identity.
 type signing struct {
 	key, token, config string
 	signIn             bool
@@ -25,8 +25,8 @@ type signing struct {
 }
 
 func (s *signing) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.key, "key", "", "`file` with the private key of a private farm, in PEM; $COSIGN_PASSWORD has its passphrase")
-	cmd.Flags().StringVar(&s.token, "oidc-token", "", "`file` with an OIDC token for the audience sigstore, - for standard input (default: $SIGSTORE_ID_TOKEN, or the workflow's own)")
+	cmd.Flags().StringVar(&s.key, "key", "", "`file` with the private key of a private farm, in PEM; $COSIGN_PASSWORD is its passphrase")
+	cmd.Flags().StringVar(&s.token, "oidc-token", "", "`file` with an OIDC token for the audience sigstore; - is standard input (default: $SIGSTORE_ID_TOKEN, or the workflow's own)")
 	cmd.Flags().BoolVar(&s.signIn, "sign-in", false, "sign in as a person, with a code to enter in any browser")
 	cmd.Flags().StringVar(&s.config, "signing-config", "", "`file` with a Sigstore signing config: the services to use (default: the public Sigstore's)")
 	s.signedBy.flags(cmd)
@@ -64,11 +64,11 @@ func (s *signing) open(ctx context.Context, term *terminal, policy policyFor) (*
 	}
 	switch {
 	case given > 1:
-		return nil, &usageError{errors.New("--key, --oidc-token and --sign-in are three ways to sign"), "give one of them"}
+		return nil, &usageError{errors.New("--key, --oidc-token and --sign-in exclude each other"), "give one of them"}
 	case s.key != "" && s.config != "":
-		return nil, &usageError{errors.New("--signing-config has no meaning with --key"), "a key needs no services"}
+		return nil, &usageError{errors.New("--signing-config has no meaning with --key"), "leave --signing-config out: a key uses no services"}
 	case s.key == "" && s.signedBy.key != "":
-		return nil, &usageError{errors.New("--public-key has no meaning without --key"), "give the private key, too"}
+		return nil, &usageError{errors.New("--public-key has no meaning without --key"), "give the private key with --key, too"}
 	}
 	if s.key != "" {
 		return s.openKey(policy)
@@ -133,7 +133,7 @@ func (s *signing) openKey(policy policyFor) (*credential, error) {
 	}
 	mine, _ := pem.Decode(public)
 	if theirs, _ := pem.Decode(c.policy.PublicKey); theirs == nil || !bytes.Equal(mine.Bytes, theirs.Bytes) {
-		return nil, &usageError{errors.New("--key is not the private half of what --public-key, --issuer or --identity name"), "give the two of one pair, or --key alone"}
+		return nil, &usageError{errors.New("--key is not the private key of the signer that --public-key, --issuer or --identity name"), "give both keys of one pair, or --key alone"}
 	}
 	return c, nil
 }
@@ -165,7 +165,7 @@ func (s *signing) tokens(ctx context.Context, term *terminal, services cosign.Se
 		runner := cosign.Runner{RequestURL: os.Getenv(runnerURL), RequestToken: os.Getenv(runnerToken)}
 		return func(ctx context.Context) (cosign.Token, error) { return cosign.Ambient(ctx, runner) }, nil
 	}
-	return nil, &usageError{errors.New("nobody to sign as: there is no token and no key"), waysToSign}
+	return nil, &usageError{errors.New("nothing to sign with: there is no token and no key"), waysToSign}
 }
 
 // maxToken bounds a token, in bytes.

@@ -102,9 +102,9 @@ func hintFor(err error) string {
 	case isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err):
 		return engine.ThreeWays
 	case errors.Is(err, syscall.ENOSPC):
-		return "the disk is full: free some space, or use --out and --cache on another one; what is finished is not built again"
+		return "the disk is full: free some space, or put --out and --cache on another disk; finished steps are not built again"
 	case errors.Is(err, farm.ErrEngineLost):
-		return "bring the engine up again (go run ./ci engine up) and repeat the command: what is finished is not built again"
+		return "start the engine again (go run ./ci engine up) and repeat the command: finished steps are not built again"
 	case errors.As(err, &refused):
 		return refused.hint
 	}

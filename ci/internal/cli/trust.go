@@ -11,8 +11,8 @@ import (
 type trust struct{ issuer, identity, trustedRoot, key string }
 
 func (t *trust) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&t.issuer, "issuer", "", "who must vouch for the signer: an `address` (default: GitHub Actions)")
-	cmd.Flags().StringVar(&t.identity, "identity", "", "who must have signed: a workflow's `address`, or a whole identity with its @ (default: the farm's release workflow)")
+	cmd.Flags().StringVar(&t.issuer, "issuer", "", "OIDC issuer `URL` of the signing certificate (default: GitHub Actions)")
+	cmd.Flags().StringVar(&t.identity, "identity", "", "expected signer: a workflow `URL`, or a full identity including @ref (default: the farm's release workflow)")
 	cmd.Flags().StringVar(&t.trustedRoot, "trusted-root", "", "`file` with the Sigstore trusted root to verify against (default: the public Sigstore's)")
 	cmd.Flags().StringVar(&t.key, "public-key", "", "`file` with the public key of a private farm, in PEM")
 }

@@ -18,9 +18,9 @@ func tryCommand(term *terminal) *cobra.Command {
 		Long: `Run a bundle's CPU variants on this machine and compare what they compute: every
 variant that this CPU can run, on a small generated model, with the plainest one.
 
-BUNDLE is an archive, or the folder that one was unpacked into. Build does the same
-to each host half, on the engine's CPU; this is for another CPU. It needs neither an
-engine, nor a GPU, nor a network.`,
+BUNDLE is an archive, or the folder that one was unpacked into. build does the same
+with each host half on the engine's CPU; use try for another CPU. It needs no engine,
+GPU or network.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return tryBundle(cmd.Context(), term, args[0]) },
 	}

@@ -44,13 +44,13 @@ func verifyCommand(term *terminal, backend Backend) *cobra.Command {
 		Short: "Recompute everything that a release claims",
 		Long: `Recompute everything that a release claims: every file against SHA256SUMS,
 manifest.json against the archives, every archive's files against its own
-metadata, and the audit's rules over the files again; if it is signed, the
-signature, the provenance and the bills of materials as well; and the wheels of
-the Python package, whose client must be the one beside them. All findings are
-printed; the exit code is 3 if there are any.
+metadata, and the files against the audit's rules; if it is signed, the signature,
+the provenance and the bills of materials as well; and the wheels of the Python
+package, whose client must be the one beside them. It prints all findings, and exits
+with 3 if there are any.
 
-With --release it is a published one: everything that the public can download is
-downloaded, without a token, and its signature verified first.`,
+With --release it verifies a published release: it downloads everything that the
+public can download, without a token, and verifies the signature first.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 0) == (public.tag == "") {

@@ -207,7 +207,7 @@ func TestInterrupted(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = cmd.Wait()
-			if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(out.String(), "interrupted; the next run goes on from here") {
+			if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(out.String(), "interrupted; the next run resumes here") {
 				t.Errorf("exit code %d:\n%s", code, out.String())
 			}
 			if left, err := filepath.Glob(filepath.Join(m.home, "staging", "*")); err != nil || len(left) > 0 {

@@ -323,7 +323,7 @@ func TestRunLooksAgain(t *testing.T) {
 	}
 	n.refused(4, "picking a bundle: ", "--offline", "--key", n.path("key.pub"))
 	out = n.install(0, "--allow-cpu")
-	if !strings.Contains(out, "it runs on the processor") {
+	if !strings.Contains(out, "it runs on the CPU") {
 		t.Errorf("the CPU was not taken:\n%s", out)
 	}
 	n.become(t4) // and there is one again

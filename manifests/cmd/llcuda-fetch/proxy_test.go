@@ -143,9 +143,9 @@ func TestProxyAndPrivateAuthority(t *testing.T) {
 	}{
 		{"proxy and authority", open.url, roots, open, 0, "installed in"},
 		{"a proxy with a password", with(guarded, "me:secret"), roots, guarded, 0, "installed in"},
-		{"an authority that is not known", open.url, nothing, open, 6, "hint: nobody whom this machine trusts vouches for that server; .* SSL_CERT_FILE"},
-		{"no password", guarded.url, roots, guarded, 6, "hint: the proxy wants a name and a password: HTTPS_PROXY="},
-		{"a wrong password", with(guarded, "me:wrong"), roots, guarded, 6, "hint: the proxy wants a name and a password"},
+		{"an authority that is not known", open.url, nothing, open, 6, "hint: this machine does not trust the server's certificate; .* SSL_CERT_FILE"},
+		{"no password", guarded.url, roots, guarded, 6, "hint: the proxy requires a name and a password: HTTPS_PROXY="},
+		{"a wrong password", with(guarded, "me:wrong"), roots, guarded, 6, "hint: the proxy requires a name and a password"},
 		{"a proxy that does not answer", "http://127.0.0.1:1", roots, nil, 6, "hint: the proxy that HTTPS_PROXY or HTTP_PROXY names does not answer"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -65,7 +65,7 @@ echo WHOLE`
 		t.Fatalf("%v\n%s", err, out)
 	}
 	path := "/models--org--tiny/snapshots/" + commit + "/tiny.gguf"
-	for _, want := range []string{"run it:    llcuda-fetch run llama-server -m tiny-Q4_K_M\n", `"path": "` + dir + "/second-hub" + path, "\n" + dir + "/third-hub" + path + "\n", " yes   org/tiny\n",
+	for _, want := range []string{"run it:    llcuda-fetch run llama-server -m tiny-Q4_K_M\n", `"path": "` + dir + "/second-hub" + path, "\n" + dir + "/third-hub" + path + "\n", " yes     org/tiny\n",
 		"\n" + dir + "/fourth-hub" + path + "\n", "\nWHOLE\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("there is no %q in\n%s", want, out)

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -12,30 +14,64 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// The commands that the README shows are there, with their flags.
-func TestReadmeCommands(t *testing.T) {
-	data, err := os.ReadFile("../../../README.md")
+// The commands that README.md, CONTRIBUTING.md and docs/ show are there, with their flags.
+func TestDocsCommands(t *testing.T) {
+	root := filepath.Join("..", "..", "..")
+	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	inline := regexp.MustCompile("`(llcuda-fetch[^`]*)`")
 	shown := 0
-	for line := range strings.Lines(string(data)) {
-		command, ok := strings.CutPrefix(line, "llcuda-fetch")
-		if !ok || command[0] != ' ' && command[0] != '\n' {
-			continue
+	for _, path := range append(paths, filepath.Join(root, "README.md"), filepath.Join(root, "CONTRIBUTING.md")) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
 		}
-		shown++
-		command, _, _ = strings.Cut(command, " #")
-		// --help stands before the rest: what follows run's program is that program's own.
-		words := strings.Fields(command)
-		arguments := slices.Insert(words, min(1, len(words)), "--help")
-		if out, err := exec.Command("llcuda-fetch", arguments...).CombinedOutput(); err != nil || !strings.Contains(string(out), "Usage:") {
-			t.Errorf("llcuda-fetch%s: %v\n%s", command, err, out)
+		lines := strings.Split(string(data), "\n")
+		for _, match := range inline.FindAllStringSubmatch(string(data), -1) {
+			lines = append(lines, match[1])
+		}
+		for _, line := range lines {
+			command, ok := strings.CutPrefix(line, "llcuda-fetch")
+			if !ok || command != "" && command[0] != ' ' {
+				continue
+			}
+			shown++
+			command, _, _ = strings.Cut(command, " #")
+			if out, err := help(strings.Fields(command)); err != nil {
+				t.Errorf("%s: llcuda-fetch%s: %v\n%s", path, command, err, out)
+			}
 		}
 	}
-	if shown < 10 {
-		t.Errorf("it shows only %d", shown)
+	if shown < 20 {
+		t.Errorf("they show only %d", shown)
 	}
+	for _, wrong := range []string{"instal", "install --sn 75", "completion tcsh"} {
+		if out, err := help(strings.Fields(wrong)); err == nil {
+			t.Errorf("llcuda-fetch %s is taken for right:\n%s", wrong, out)
+		}
+	}
+}
+
+// help asks for the help of a command as it is shown, with its flags.
+func help(words []string) (string, error) {
+	command := "llcuda-fetch"
+	if len(words) > 0 && words[0][0] != '-' {
+		command += " " + words[0]
+		words = words[1:]
+		if command == "llcuda-fetch completion" {
+			command += " " + words[0]
+			words = words[1:]
+		}
+	}
+	// --help stands before the rest: what follows run's program is that program's own.
+	arguments := slices.Concat(strings.Fields(command)[1:], []string{"--help"}, words)
+	out, err := exec.Command("llcuda-fetch", arguments...).CombinedOutput()
+	if err == nil && !strings.Contains(string(out), "Usage:\n  "+command) {
+		err = errors.New("that is the help of another command")
+	}
+	return string(out), err
 }
 
 // What the release workflow runs on a GPU before it publishes, on a release of the test's own: its commands, as they stand

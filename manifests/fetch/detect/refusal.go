@@ -280,7 +280,7 @@ func (n *refusal) wayOfSMI() string {
 	case !n.smi.there && n.host.Driver.Version == "":
 		return wayDriver + "; in a container, " + wayGPUsAll
 	}
-	return wayRestart + "; llcuda-fetch doctor looks closer"
+	return wayRestart + "; llcuda-fetch doctor shows more"
 }
 
 // wayOfFiles is what helps where the driver's device files cannot be used.

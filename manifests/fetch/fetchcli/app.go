@@ -86,14 +86,14 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	}
 	if a.skipSignature {
 		if a.key != "" || a.identity != "" || a.issuer != "" || a.trustedRoot != "" {
-			return nil, &usageError{errors.New("--insecure-skip-signature leaves nothing for --key, --identity, --issuer and --trusted-root to do"), "give one or the others"}
+			return nil, &usageError{errors.New("--insecure-skip-signature and --key, --identity, --issuer and --trusted-root exclude each other"), "give one or the others"}
 		}
 		a.term.warnf("SIGNATURES ARE NOT VERIFIED: whoever controls the mirror decides what runs on this machine")
 	}
 	c.Waiting = func(h fetch.Holder) {
 		text := "waiting for another llcuda-fetch"
 		if h.PID != 0 {
-			text = fmt.Sprintf("waiting for process %d (%s), which has used the store since %s", h.PID, h.Command, h.Since.Local().Format("15:04:05"))
+			text = fmt.Sprintf("waiting for process %d (%s), which has been using the store since %s", h.PID, h.Command, h.Since.Local().Format("15:04:05"))
 		}
 		a.term.tell(waitingEvent{event("waiting"), h.PID, h.Command, h.Since}, text)
 	}
@@ -105,7 +105,7 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	c.Step = func(what string) { a.term.notef("%s", what) }
 	warned := map[string]bool{}
 	c.Hub.Waiting = func(lock string) {
-		a.term.notef("waiting for another process that downloads the same file, by %s", shortPath(lock))
+		a.term.notef("waiting for another process that is downloading the same file (lock %s)", shortPath(lock))
 	}
 	c.Hub.Warn = func(problem error) {
 		if text := problem.Error(); !warned[text] {

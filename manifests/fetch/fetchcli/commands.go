@@ -21,8 +21,8 @@ import (
 func (a *app) detectCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "detect",
-		Short: "Say what this machine is, and how that was learnt",
-		Long:  "Say what this machine is, and how that was learnt.\n\nWith --json it is a file for --as-host.",
+		Short: "Show this machine's GPUs, driver and libraries, and how each was detected",
+		Long:  "Show this machine's GPUs, driver and libraries, and how each was detected.\n\nThe output of --json is a file for --as-host.",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client("detect")
@@ -57,7 +57,7 @@ func (a *app) showHost(h manifests.Host, sources []fetch.Source) {
 		a.term.printf("GPU        %s", h.CUDA.Problem)
 		a.term.notef("hint: %s", h.CUDA.Way)
 	case len(h.GPUs) == 0:
-		a.term.printf("GPU        none of NVIDIA's was found")
+		a.term.printf("GPU        no NVIDIA GPU was found")
 	}
 	for _, variable := range h.CUDA.Environment {
 		a.term.printf("set        %s", variable)
@@ -86,7 +86,7 @@ func (a *app) showHost(h manifests.Host, sources []fetch.Source) {
 		a.term.printf("CUDA       %s from %s: %s", library.Name, library.Source, library.Path)
 	}
 	if len(h.CUDALibraries) == 0 {
-		a.term.printf("CUDA       no CUDA 12 libraries: an installation brings them")
+		a.term.printf("CUDA       no CUDA 12 libraries; install downloads them")
 	}
 	for _, s := range sources {
 		switch {
@@ -138,7 +138,7 @@ func (a *app) planCommand() *cobra.Command {
 	var sm string
 	cmd := &cobra.Command{
 		Use:   "plan",
-		Short: "Say which bundle would be installed, why, and why no other",
+		Short: "Show which bundle would be installed, why, and why no other",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client("plan")
@@ -161,7 +161,7 @@ func (a *app) planCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5; without a GPU here, for that of another machine (LLCUDA_SM)")
+	cmd.Flags().StringVar(&sm, "sm", "", "bundle for this compute capability: 75, sm75 or 7.5; also for the GPU of another machine (LLCUDA_SM)")
 	return cmd
 }
 
@@ -199,9 +199,9 @@ func (a *app) showPlan(p fetch.Plan) {
 		how := bytesText(download.Size)
 		switch {
 		case download.Have >= download.Size:
-			how += ", here already"
+			how += ", already downloaded"
 		case download.Have > 0:
-			how += fmt.Sprintf(", %s of it here already", bytesText(download.Have))
+			how += fmt.Sprintf(", %s of it already downloaded", bytesText(download.Have))
 		}
 		from := "nowhere: offline"
 		if len(download.URLs) > 0 {
@@ -232,12 +232,12 @@ func (a *app) installCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), f) },
 	}
-	cmd.Flags().StringVar(&f.sm, "sm", "", "the bundle of this compute capability: 75, sm75 or 7.5; without a GPU here, for that of another machine (LLCUDA_SM)")
-	cmd.Flags().StringVar(&f.from, "from", "", "a folder that export made, or the address of one")
-	cmd.Flags().StringArrayVar(&f.models, "model", nil, "a model to have as well, as for pull; repeatable")
-	cmd.Flags().BoolVar(&f.update, "update", false, "look for the newest release, although one is installed")
-	cmd.Flags().BoolVar(&f.force, "force", false, "download and install anew what is installed")
-	cmd.Flags().BoolVar(&f.older, "allow-older", false, "take a release older than the one installed, if that is what the mirror offers")
+	cmd.Flags().StringVar(&f.sm, "sm", "", "bundle for this compute capability: 75, sm75 or 7.5; also for the GPU of another machine (LLCUDA_SM)")
+	cmd.Flags().StringVar(&f.from, "from", "", "a folder that export filled, or its URL")
+	cmd.Flags().StringArrayVar(&f.models, "model", nil, "a model to download, too, named as for pull; repeatable")
+	cmd.Flags().BoolVar(&f.update, "update", false, "look for the newest release even if one is installed")
+	cmd.Flags().BoolVar(&f.force, "force", false, "download and install again what is already installed")
+	cmd.Flags().BoolVar(&f.older, "allow-older", false, "accept a release older than the installed one, if that is what the mirror offers")
 	return cmd
 }
 
@@ -247,7 +247,7 @@ func (a *app) takeFrom(c *fetch.Client, folder string) error {
 		return nil
 	}
 	if len(a.mirrors) > 0 {
-		return &usageError{errors.New("--from and --mirror are two ways to say the same"), "give one of them"}
+		return &usageError{errors.New("--from and --mirror exclude each other"), "give one of them"}
 	}
 	c.Mirrors = []string{folder}
 	return nil
@@ -328,7 +328,7 @@ func (a *app) showInstalled(c *fetch.Client, o fetch.Outcome) {
 		a.term.printf("GPU        %s", device)
 	}
 	if i.Through == manifests.ThroughCPU {
-		a.term.printf("GPU        none: it runs on the processor")
+		a.term.printf("GPU        none: it runs on the CPU")
 	}
 	a.warnLeftOut(o.Probe.LeftOut)
 	if i.Through == manifests.ThroughPTX {
@@ -382,7 +382,7 @@ func (a *app) modelsCommand() *cobra.Command {
 				return a.print(list)
 			}
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "MODEL\tSIZE\tGPU MEMORY\tLICENCE\tHERE\tFROM")
+			fmt.Fprintln(w, "MODEL\tSIZE\tGPU MEMORY\tLICENSE\tCACHED\tFROM")
 			for _, m := range models {
 				size, memory, here := "?", "?", "no"
 				if m.Size > 0 {
@@ -407,18 +407,18 @@ func (a *app) pullCommand() *cobra.Command {
 		Short: "Download a model into the cache that huggingface_hub uses",
 		Long: `Download a model into the cache that huggingface_hub uses, and print its path.
 
-It is one of those that the command models lists, a repository on the Hub, one
-of its quantisations or files, or the address of one as a browser shows it:
+Name a model that llcuda-fetch models lists, a repository on the Hub, one of its
+quantizations or files, or an address copied from a browser:
 
   llcuda-fetch pull gemma-3-1b-it-Q4_K_M
   llcuda-fetch pull org/repo              Q4_K_M, else Q8_0, else the first file
-  llcuda-fetch pull org/repo:Q5_K_M       in any case, UD-Q4_K_XL and such as well
+  llcuda-fetch pull org/repo:Q5_K_M       in upper or lower case; also UD-Q4_K_XL and the like
   llcuda-fetch pull org/repo:folder/file.gguf@revision
   llcuda-fetch pull https://huggingface.co/org/repo/blob/main/file.gguf
 
-Of a model in parts, file-00001-of-00003.gguf, all come, whichever is named; the
-path is that of the first, from which llama.cpp finds the others. Where the
-repository has a projector (mmproj) for the model, it comes, too.`,
+All parts of a split model (file-00001-of-00003.gguf) are downloaded, whichever you
+name; the path is that of the first, from which llama.cpp finds the others. If the
+repository has a projector (mmproj) for the model, that is downloaded, too.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client("pull")
@@ -444,7 +444,7 @@ func (a *app) showModel(m fetch.Model) {
 		a.term.notef("its projector, for --mmproj, is %s", m.Projector)
 	}
 	if m.Unasked != "" {
-		a.term.warnf("the Hub did not answer, and the cache did: %s", m.Unasked)
+		a.term.warnf("the Hub did not answer; using the cache: %s", m.Unasked)
 	}
 	if m.Layers >= 0 {
 		a.term.notef("run it with -ngl %d: %s", m.Layers, m.Why)
@@ -457,14 +457,14 @@ func (a *app) runCommand() *cobra.Command {
 		Short: "Run one of llama.cpp's programs",
 		Long: `Run one of llama.cpp's programs: llama-server, llama-cli, llama-bench, llama-quantize.
 
-The arguments are the program's own; only a model that is named as for pull is
-replaced by its file: after -m, -md, --mmproj, --lora and --control-vector. -hf,
--hff, -hfd and -mu become -m and -md, and a model's projector, where its repository
-has one, comes along as --mmproj, unless --no-mmproj is given.
+The arguments are the program's own, except that a model named as for pull is
+replaced with its file: after -m, -md, --mmproj, --lora and --control-vector. -hf,
+-hff, -hfd and -mu become -m and -md. If a model's repository has a projector, run
+adds it as --mmproj, unless you give --no-mmproj.
 
-What is not installed yet is installed first, and what does not serve the GPUs that
-CUDA shows now is put right, or the program is not started: nothing runs on the
-processor, or with another GPU's code, without having been asked to.`,
+If nothing is installed yet, run installs it first. If the installation does not
+serve the GPUs that CUDA shows now, run repairs it or does not start the program: it
+never uses the CPU, or code for another GPU, unless you ask for that.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.run(cmd.Context(), "run", args[0], args[1:])
@@ -478,8 +478,8 @@ func (a *app) envCommand() *cobra.Command {
 	var shell string
 	cmd := &cobra.Command{
 		Use:   "env",
-		Short: "Print the variables that lead other programs to the installation",
-		Long:  "Print the variables that lead other programs to the installation:\n\n  eval \"$(llcuda-fetch env)\"",
+		Short: "Print the variables with which other programs find the installation",
+		Long:  "Print the variables with which other programs find the installation:\n\n  eval \"$(llcuda-fetch env)\"",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if a.json {
@@ -537,7 +537,7 @@ func (e *hinted) Unwrap() error { return e.error }
 func (e *hinted) Hint() string  { return e.hint }
 
 func notInstalled(err error) error {
-	return &hinted{err, "llcuda-fetch, without a command, installs"}
+	return &hinted{err, "run llcuda-fetch without a command to install it"}
 }
 
 func (a *app) verifyCommand() *cobra.Command {
@@ -643,7 +643,7 @@ func (a *app) listCommand() *cobra.Command {
 			}
 			for _, l := range list {
 				if l.Withdrawn != "" {
-					a.term.warnf("release %s was withdrawn: %s; llcuda-fetch install --update takes another one", l.Release, l.Withdrawn)
+					a.term.warnf("release %s was withdrawn: %s; llcuda-fetch install --update installs another one", l.Release, l.Withdrawn)
 				}
 			}
 			w := tabwriter.NewWriter(a.term.out, 0, 0, 2, ' ', 0)
@@ -698,8 +698,8 @@ func (a *app) rollbackCommand() *cobra.Command {
 func (a *app) pruneCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
-		Short: "Remove what no machine's current installation needs, nor the one before it",
-		Long:  "Remove what no machine's current installation needs, nor the one before it.\n\nWithout --yes it says what that is, and removes nothing.",
+		Short: "Remove files that neither the current nor the previous installation of any machine needs",
+		Long:  "Remove files that neither the current nor the previous installation of any machine needs.\n\nWithout --yes it only lists them.",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client("prune")
@@ -754,11 +754,11 @@ func (a *app) uninstallCommand() *cobra.Command {
 		Use:   "uninstall",
 		Short: "Remove everything that was installed, for all machines that use the store",
 		Long: `Remove everything that was installed, for all machines that use the store, and
-what was downloaded for it. What llcuda-fetch did not put into the store's folder
-stays there. Models stay in the cache that huggingface_hub uses; --models removes
-those of them that have a name (llcuda-fetch models), whoever put them there.
+what was downloaded for it. Other files in the store's folder stay. Models stay in
+the cache that huggingface_hub uses; --models also removes those that llcuda-fetch
+models lists, no matter which program downloaded them.
 
-Without --yes it says what that is, and removes nothing.`,
+Without --yes it only lists what it would remove.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client("uninstall")
@@ -809,8 +809,8 @@ Without --yes it says what that is, and removes nothing.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&client, "client", false, "remove this program as well")
-	cmd.Flags().BoolVar(&models, "models", false, "remove the models known by name as well, from the cache that other programs use")
+	cmd.Flags().BoolVar(&client, "client", false, "remove this program, too")
+	cmd.Flags().BoolVar(&models, "models", false, "remove the models known by name, too, from the cache that other programs share")
 	return cmd
 }
 
@@ -824,7 +824,7 @@ func (a *app) showUninstalled(home, program string, contents fetch.Contents, the
 		a.term.printf("%10s  %s", "", program)
 	}
 	for _, name := range contents.Foreign {
-		a.term.notef("%s is not llcuda-fetch's, and stays", filepath.Join(home, name))
+		a.term.notef("%s was not made by llcuda-fetch, and stays", filepath.Join(home, name))
 	}
 	switch {
 	case !there:
@@ -842,7 +842,7 @@ func (a *app) showUninstalled(home, program string, contents fetch.Contents, the
 func (a *app) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
-		Short: "Look at everything that an installation needs, and say what is wrong",
+		Short: "Check everything that an installation needs, and report what is wrong",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client("doctor")
@@ -885,13 +885,13 @@ func (a *app) exportCommand() *cobra.Command {
 	var to string
 	cmd := &cobra.Command{
 		Use:   "export --to DIR",
-		Short: "Make a folder to install from where there is no network",
-		Long: `Make a folder to install from where there is no network.
+		Short: "Fill a folder to install from without a network",
+		Long: `Fill a folder to install from without a network.
 
   llcuda-fetch export --sm 75,86 --model gemma-3-1b-it-Q4_K_M --to DIR
   llcuda-fetch install --from DIR --offline
 
-The folder is a mirror itself: any web server can serve it for --mirror.`,
+The folder is also a mirror: any web server can serve it for --mirror.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if to == "" {
@@ -925,16 +925,16 @@ The folder is a mirror itself: any web server can serve it for --mirror.`,
 				total += f.Size
 				note := ""
 				if f.Already {
-					note = ", was there"
+					note = ", already there"
 				}
 				a.term.printf("%10s  %s%s", bytesText(f.Size), f.Name, note)
 			}
-			a.term.notef("%s in %s; there: llcuda-fetch install --from DIR", bytesText(total), to)
+			a.term.notef("%s in %s; on the other machine: llcuda-fetch install --from DIR", bytesText(total), to)
 			return nil
 		},
 	}
-	cmd.Flags().StringSliceVar(&sms, "sm", nil, "the bundles to take, separated by commas, or all (default all)")
-	cmd.Flags().StringArrayVar(&models, "model", nil, "a model to take, as for pull; repeatable")
-	cmd.Flags().StringVar(&to, "to", "", "the folder")
+	cmd.Flags().StringSliceVar(&sms, "sm", nil, "bundles to export, comma-separated, or all (default all)")
+	cmd.Flags().StringArrayVar(&models, "model", nil, "a model to export, named as for pull; repeatable")
+	cmd.Flags().StringVar(&to, "to", "", "the folder to fill")
 	return cmd
 }

@@ -172,13 +172,13 @@ func (e *usageError) Hint() string  { return e.hint }
 
 const eventsFlag = "events"
 
-const rootHelp = `Run llama.cpp on the NVIDIA GPU of this machine: no CUDA installation, no compiler.
+const rootHelp = `Run llama.cpp on this machine's NVIDIA GPU, without a CUDA installation or a compiler.
 
-Without a command it detects the GPU, picks the bundle made for it, downloads and
-verifies it, installs it, and says how to run it.
+Without a command it detects the GPU, picks the bundle built for it, downloads,
+verifies and installs it, and prints how to run it.
 
-Programs read --json, or --events, which has a JSON object a line on standard error
-for all that goes on, and the error in the last one.
+For programs, --json prints the result as JSON. --events also reports what happens,
+one JSON object per line on standard error; the last one is the outcome.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 signature, checksum or release refused,
 4 no GPU or driver, 5 no bundle fits this machine, 6 network,
@@ -188,7 +188,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 signature, checksum or release refused,
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "llcuda-fetch",
-		Short:         "Run llama.cpp on the NVIDIA GPU of this machine",
+		Short:         "Run llama.cpp on this machine's NVIDIA GPU",
 		Long:          rootHelp,
 		Version:       version(),
 		Args:          cobra.NoArgs,
@@ -215,28 +215,28 @@ func (a *app) root() *cobra.Command {
 		return &usageError{err, cmd.CommandPath() + " --help"}
 	})
 	f := root.PersistentFlags()
-	f.StringVar(&a.release, "release", "", "the release's `tag` (default: the one installed, else the one that the release pointer names) (LLCUDA_RELEASE, but for self-update)")
-	f.StringArrayVar(&a.mirrors, "mirror", nil, "`address` of a folder with the release; {release} in it stands for the tag, or for current where the release pointer is; repeatable, tried in turn; default is GitHub (default: those of the installation; LLCUDA_MIRROR, separated by blanks)")
-	f.StringVar(&a.home, "home", "", "the store's `folder` (LLCUDA_HOME)")
-	f.BoolVar(&a.trustHome, "trust-home", false, "use a store's folder that others may write to (LLCUDA_TRUST_HOME)")
-	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE; HF_HUB_OFFLINE for models alone)")
-	f.BoolVar(&a.allowCPU, "allow-cpu", false, "take a bundle for the processor alone where no GPU can be served (LLCUDA_ALLOW_CPU)")
-	f.BoolVar(&a.allowWithdrawn, "allow-withdrawn", false, "take the release that --release names, although it was withdrawn")
+	f.StringVar(&a.release, "release", "", "`tag` of the release (default: the installed one, else the current one; LLCUDA_RELEASE, except for self-update)")
+	f.StringArrayVar(&a.mirrors, "mirror", nil, "`URL` or path of a folder with the release; {release} in it stands for the tag, or for \"current\" to find the release pointer; repeatable, tried in turn; \"default\" is GitHub (default: the mirrors of the installation; LLCUDA_MIRROR, separated by spaces)")
+	f.StringVar(&a.home, "home", "", "`folder` of the store (LLCUDA_HOME)")
+	f.BoolVar(&a.trustHome, "trust-home", false, "use a store in a folder that others may write to (LLCUDA_TRUST_HOME)")
+	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE; HF_HUB_OFFLINE for models only)")
+	f.BoolVar(&a.allowCPU, "allow-cpu", false, "install a bundle to run on the CPU if no GPU can be served (LLCUDA_ALLOW_CPU)")
+	f.BoolVar(&a.allowWithdrawn, "allow-withdrawn", false, "accept the release that --release names even if it was withdrawn")
 	f.BoolVar(&a.json, "json", false, "print the result as JSON")
-	f.DurationVar(&a.patience, "patience", 0, "how long to look for the release at most, such as 10s; downloads take as long as they take (default: without a bound)")
-	f.BoolFunc(eventsFlag, "for programs: the result as JSON, and everything else as a JSON object a line on standard error", func(text string) error {
+	f.DurationVar(&a.patience, "patience", 0, "longest `duration` of the search for the release, such as 10s; downloads are not limited (default: no limit)")
+	f.BoolFunc(eventsFlag, "for programs: print the result as JSON, and everything else as one JSON object per line on standard error", func(text string) error {
 		on, err := strconv.ParseBool(text)
 		a.term.events, a.json = on, a.json || on
 		return err
 	})
-	f.BoolVar(&a.yes, "yes", false, "do what is only shown without it: prune and uninstall remove nothing unless told to; no command asks")
+	f.BoolVar(&a.yes, "yes", false, "remove files; without it, prune and uninstall only list them")
 	f.BoolVar(&a.term.quiet, "quiet", false, "print results and errors only")
-	f.StringVar(&a.asHost, "as-host", "", "answer for the machine that a `file` of detect --json describes; - is standard input")
-	f.StringVar(&a.issuer, "issuer", "", "who must vouch for the signer: an `address`")
-	f.StringVar(&a.identity, "identity", "", "who must have signed: a workflow's `address`, or a whole identity with its @; the release pointer is by pointer.yml of the same repository")
+	f.StringVar(&a.asHost, "as-host", "", "plan for the machine described in `file` (from detect --json); - is standard input")
+	f.StringVar(&a.issuer, "issuer", "", "OIDC issuer `URL` of the signing certificate")
+	f.StringVar(&a.identity, "identity", "", "expected signer: a workflow `URL`, or a full identity including @ref; the release pointer's signer is pointer.yml of the same repository")
 	f.StringVar(&a.trustedRoot, "trusted-root", "", "`file` with the Sigstore trusted root to verify against")
 	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM (LLCUDA_PUBLIC_KEY)")
-	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "believe whoever controls the mirror; checksums are still verified")
+	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "verify checksums only: whoever controls the mirror decides what runs on this machine")
 	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.inspectCommand(), a.pullCommand(), a.runCommand(), a.serveCommand(), a.chatCommand(), a.envCommand(),
 		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.uninstallCommand(), a.doctorCommand(), a.exportCommand(), a.selfUpdateCommand())
 	usageArgs(root)

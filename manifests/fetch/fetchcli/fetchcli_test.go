@@ -49,7 +49,7 @@ func TestInterruptedCommandsEnd(t *testing.T) {
 				}
 				a.term.report(err, exitInterrupted)
 				time.Sleep(2 * time.Hour) // the command goes on for as long as it is let
-				want := "llcuda-fetch: interrupted; the next run goes on from here\n"
+				want := "llcuda-fetch: interrupted; the next run resumes here\n"
 				if test.want == own {
 					want = "its last words\n" + want
 				}

@@ -13,15 +13,15 @@ func (a *app) inspectCommand() *cobra.Command {
 	var o fetch.InspectOptions
 	cmd := &cobra.Command{
 		Use:   "inspect FILE | NAME...",
-		Short: "Say what a model is, and what it takes to run it",
-		Long: `Say what a model is, and what it takes to run it: a GGUF file, or a model that is
-named as for pull. Nothing is downloaded, and of a file the header alone is read.
+		Short: "Show what a model is, and how much memory it needs",
+		Long: `Show what a model is, and how much memory it needs: a GGUF file, or a model named as
+for pull. inspect downloads nothing, and reads only the header of a file.
 
   llcuda-fetch inspect gemma-3-1b-it-Q4_K_M
   llcuda-fetch inspect model-00001-of-00003.gguf --ctx 32768
-  llcuda-fetch inspect model.gguf --memory 15360,15360    two GPUs, which need not be here
+  llcuda-fetch inspect model.gguf --memory 15360,15360    two GPUs, here or elsewhere
 
-With --json it prints one object, and a list of them for several models.`,
+With --json it prints one object, or a list of objects for several models.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client("inspect")
@@ -55,8 +55,8 @@ With --json it prints one object, and a list of them for several models.`,
 			return nil
 		},
 	}
-	cmd.Flags().Int64Var(&o.Context, "ctx", 0, "reckon with a context of so many `tokens` (default: 4096, or what the model was trained with, if that is less)")
-	cmd.Flags().IntSliceVar(&o.Memory, "memory", nil, "reckon with GPUs of so many `MiB` each, separated by commas (default: those of this machine)")
+	cmd.Flags().Int64Var(&o.Context, "ctx", 0, "compute for a context of this many `tokens` (default: 4096, or what the model was trained with, if that is less)")
+	cmd.Flags().IntSliceVar(&o.Memory, "memory", nil, "compute for GPUs with this many `MiB` each, comma-separated (default: those of this machine)")
 	return cmd
 }
 
@@ -64,7 +64,7 @@ With --json it prints one object, and a list of them for several models.`,
 func (a *app) showInspection(i fetch.Inspection) {
 	a.term.printf("model      %s", i.Name)
 	if m := i.Registry; m != nil {
-		a.term.printf("from       %s:%s, licence %s", m.Repo, m.File, m.Licence)
+		a.term.printf("from       %s:%s, license %s", m.Repo, m.File, m.Licence)
 	}
 	if i.Path == nil {
 		if i.Size != nil {

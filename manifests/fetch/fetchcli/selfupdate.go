@@ -18,11 +18,11 @@ func (a *app) selfUpdateCommand() *cobra.Command {
 	var from string
 	cmd := &cobra.Command{
 		Use:   selfUpdate,
-		Short: "Replace this program by that of the newest release",
-		Long: `Replace this program by that of the newest release.
+		Short: "Replace this program with the newest release's",
+		Long: `Replace this program with the newest release's.
 
-It is downloaded and verified as a bundle is, and tried before it takes the place
-of this one. A release that is not newer is taken only if --release names it.`,
+The new program is downloaded and verified like a bundle, and tried before it
+replaces this one. A release that is not newer is accepted only if --release names it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			program, err := ownProgram()
@@ -47,14 +47,14 @@ of this one. A release that is not newer is taken only if --release names it.`,
 			case done.Already && a.release == "":
 				a.term.printf("llcuda-fetch %s is the newest", done.To)
 			case done.Already:
-				a.term.printf("llcuda-fetch is of release %s already", done.To)
+				a.term.printf("llcuda-fetch is already of release %s", done.To)
 			default:
-				a.term.printf("llcuda-fetch %s is in the place of %s: %s", done.To, done.From, shortPath(done.Path))
+				a.term.printf("llcuda-fetch %s replaced %s: %s", done.To, done.From, shortPath(done.Path))
 			}
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&from, "from", "", "a folder that export made, or the address of one")
+	cmd.Flags().StringVar(&from, "from", "", "a folder that export filled, or its URL")
 	return cmd
 }
 
@@ -70,7 +70,7 @@ func published() string {
 func ownProgram() (fetch.Program, error) {
 	const installer = "install.sh of a release installs one that can be updated"
 	if published() == "" {
-		return fetch.Program{}, &hinted{errors.New("this llcuda-fetch was built from source, and is of no release that another could be newer than"), "build it anew from newer source; " + installer}
+		return fetch.Program{}, &hinted{errors.New("this llcuda-fetch was built from source and belongs to no release, so it cannot be updated"), "build it again from newer source; " + installer}
 	}
 	path, err := os.Executable()
 	if err != nil {

@@ -34,28 +34,28 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "Serve a model with llama-server, and end the server when this command ends",
 		Long: `Serve a model with llama-server, and end the server when this command ends.
 
-The model is a file, or named as for pull; what is not here yet is installed and
-downloaded first. The command says when the server is ready and, with the end of
-its log, why it ended. Arguments after -- are llama-server's own:
+The model is a file, or named as for pull; what is missing is installed and
+downloaded first. The command reports when the server is ready, and why it ended,
+with the end of its log. Arguments after -- are llama-server's own:
 
   llcuda-fetch serve gemma-3-1b-it-Q4_K_M
   llcuda-fetch serve org/repo:Q4_K_M --port 8000 -- -c 8192 --parallel 4
 
 The server listens on 127.0.0.1, on port 8090 if that is free, else on a free one.
-With LLAMA_API_KEY set, its clients must send that key. LLAMA_SERVER_PATH or
-LLAMA_CPP_DIR name a llama-server of your own to use; a script must exec it.
+If LLAMA_API_KEY is set, clients must send that key. LLAMA_SERVER_PATH or
+LLAMA_CPP_DIR select a llama-server of your own; if it is a script, it must exec.
 
-Ctrl-C, SIGTERM and SIGHUP end the server: in order, or by force after 5 seconds.
-With --lifeline it also ends when standard input reaches its end, and when the
-process that started llcuda-fetch is gone.`,
+Ctrl-C, SIGTERM and SIGHUP end the server, after 5 seconds by force. With --lifeline
+it also ends at the end of standard input, and when the process that started
+llcuda-fetch ends.`,
 		Args: a.oneModel,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.serve(cmd.Context(), args[0], args[1:], f) },
 	}
-	cmd.Flags().StringVar(&f.port, "port", "auto", "the `port` to listen on, or auto: 8090, or a free one")
-	cmd.Flags().StringVar(&f.host, "host", "127.0.0.1", "the `address` to listen on; 0.0.0.0 lets other machines in")
-	cmd.Flags().StringVar(&f.log, "log", "", "append what the server prints to this `file` (default: a new one in the store's folder logs, where the newest 10 are kept)")
-	cmd.Flags().DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long the server may take until it is ready; 0 is no limit")
-	cmd.Flags().BoolVar(&f.lifeline, "lifeline", false, "for programs: end when standard input does, and when the process that started this one is gone")
+	cmd.Flags().StringVar(&f.port, "port", "auto", "`port` to listen on, or auto: 8090 if it is free, else any free one")
+	cmd.Flags().StringVar(&f.host, "host", "127.0.0.1", "`address` to listen on; 0.0.0.0 lets other machines connect")
+	cmd.Flags().StringVar(&f.log, "log", "", "append the server's output to this `file` (default: a new one in the store's folder logs, which keeps the newest 10)")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 10*time.Minute, "longest `duration` until the server is ready; 0 is no limit")
+	cmd.Flags().BoolVar(&f.lifeline, "lifeline", false, "for programs: end at the end of standard input, and when the process that started this one ends")
 	return cmd
 }
 
@@ -65,7 +65,7 @@ func (a *app) chatCommand() *cobra.Command {
 		Short: "Talk to a model in the terminal: run llama-cli -m MODEL",
 		Long: `Talk to a model in the terminal: run llama-cli -m MODEL.
 
-The model is a file, or named as for pull; what is not here yet is installed and
+The model is a file, or named as for pull; what is missing is installed and
 downloaded first. Arguments after -- are llama-cli's own:
 
   llcuda-fetch chat gemma-3-1b-it-Q4_K_M -- -c 8192`,
@@ -86,7 +86,7 @@ func (a *app) oneModel(cmd *cobra.Command, args []string) error {
 	case own == 0:
 		return errors.New("no model: llcuda-fetch models lists those known by name")
 	case own > 1:
-		return fmt.Errorf("there is one model to name, and %q is a second argument; the program's own arguments go after --", args[1])
+		return fmt.Errorf("there is a second argument, %q, after the model; the program's own arguments go after --", args[1])
 	}
 	return nil
 }
@@ -168,7 +168,7 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 	}
 	server.Environ = os.Environ()
 	if server.Program != "" {
-		a.term.notef("using %s, which the environment names", server.Program)
+		a.term.notef("using %s, as the environment says", server.Program)
 	} else {
 		current, err := a.installed(ctx, c)
 		if err != nil {
@@ -226,7 +226,7 @@ func notOurs(arguments []string) error {
 		}
 		switch {
 		case flag == "--host", flag == "--port":
-			return &usageError{fmt.Errorf("%s is given to llama-server, which gets it from serve", argument), "give it before --"}
+			return &usageError{fmt.Errorf("%s stands after --, and serve sets it for llama-server", argument), "give it before --"}
 		case slices.Contains([]launch.Kind{launch.Model, launch.HubModel, launch.HubFile, launch.ModelURL}, launch.KindOf(argument)):
 			return &usageError{fmt.Errorf("%s names a second model", argument), "name the model once, before --"}
 		}

@@ -117,7 +117,7 @@ func (t *terminal) report(err error, code int) {
 	var usage *usageError // whatever it happened in the middle of
 	switch {
 	case code == exitInterrupted:
-		message, hints = "interrupted; the next run goes on from here", nil
+		message, hints = "interrupted; the next run resumes here", nil
 	case errors.As(err, &usage):
 		hints = slices.DeleteFunc([]string{usage.hint}, func(hint string) bool { return hint == "" })
 	}
@@ -233,7 +233,7 @@ func resumed(done int64) string {
 	if done == 0 {
 		return ""
 	}
-	return ", going on at " + bytesText(done)
+	return ", resuming at " + bytesText(done)
 }
 
 // line is bytes, rate and time left.

@@ -37,7 +37,7 @@ func TestProgressInALog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out, err bytes.Buffer
 		bring(&terminal{out: &out, err: &err, columns: func() int { return 80 }})
-		want := `downloading llcuda-bins-sm75.tar.zst, 100.0 MB, going on at 20.0 MB
+		want := `downloading llcuda-bins-sm75.tar.zst, 100.0 MB, resuming at 20.0 MB
 llcuda-bins-sm75.tar.zst  60.0 MB of 100.0 MB  60%  4.0 MB/s  10s left
 downloaded llcuda-bins-sm75.tar.zst, 100.0 MB in 20s
 `
@@ -168,7 +168,7 @@ func TestEvents(t *testing.T) {
 {"v":1,"event":"waiting","pid":4711,"command":"llcuda-fetch install","since":"2026-01-02T03:04:05Z"}
 {"v":1,"event":"done"}
 {"v":1,"event":"error","class":"usage","code":2,"message":"nothing","hints":["a way out"]}
-{"v":1,"event":"error","class":"interrupted","code":130,"message":"interrupted; the next run goes on from here","hints":[]}
+{"v":1,"event":"error","class":"interrupted","code":130,"message":"interrupted; the next run resumes here","hints":[]}
 `
 		if diff := cmp.Diff(want2, err.String()); diff != "" || out.Len() > 0 {
 			t.Errorf("(-want +got):\n%s\non standard output: %q", diff, out.String())

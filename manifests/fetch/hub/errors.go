@@ -57,7 +57,7 @@ func (e *RateLimitError) Error() string {
 
 // Hint says what helps.
 func (e *RateLimitError) Hint() string {
-	return "run it again later, it goes on where it stopped; " + e.advice()
+	return "run the command again later, and it resumes; " + e.advice()
 }
 
 func (e *RateLimitError) advice() string {

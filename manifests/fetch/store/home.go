@@ -196,7 +196,7 @@ func (e *DistrustError) Error() string {
 
 // Hint says what helps.
 func (e *DistrustError) Hint() string {
-	return "--home (LLCUDA_HOME) chooses another folder; where it is as it should be, --trust-home (LLCUDA_TRUST_HOME=1) goes on"
+	return "--home (LLCUDA_HOME) selects another folder; if this one is as it should be, give --trust-home (LLCUDA_TRUST_HOME=1)"
 }
 
 // Trusted says why programs of the store should not be run; nil if they may.

@@ -37,7 +37,7 @@ func (e *PointerRecordError) Unwrap() error { return e.Err }
 
 // Hint says what helps.
 func (e *PointerRecordError) Hint() string {
-	return "it says which release pointer was the newest one seen, so that none older is followed; remove the file to begin anew with the next one, or name a release by --release TAG"
+	return "the file records the newest release pointer seen, so that no older one is accepted; remove the file to start again with the next one, or name a release with --release TAG"
 }
 
 // pointerFile is where the pointer of a signer lies. Names of signers are addresses, or worse.

@@ -37,7 +37,7 @@ func (e *ProbeError) Hint() string {
 	if e.Way != "" {
 		return e.Way
 	}
-	return "llcuda-fetch doctor says what this machine lacks; what was installed before is as it was"
+	return "llcuda-fetch doctor shows what this machine lacks; the previous installation is unchanged"
 }
 
 // A Probe is what the programs said.
@@ -79,7 +79,7 @@ func TryPrograms(ctx context.Context, i launch.Installation, gpu bool) (Probe, e
 	}
 	if len(p.Devices) == 0 {
 		return p, &ProbeError{"llama-server --list-devices", "it sees no GPU", lastLines(out),
-			"nvidia-smi says whether the GPU works; a container has to be started with --gpus all, which also brings the driver's libraries; llcuda-fetch doctor looks closer"}
+			"nvidia-smi says whether the GPU works; a container has to be started with --gpus all, which also brings the driver's libraries; llcuda-fetch doctor shows more"}
 	}
 	return p, nil
 }

@@ -106,7 +106,7 @@ func (l *Locked) tryVariants(ctx context.Context, i Install, limit time.Duration
 		})
 		if len(bad) == 0 || len(candidates) == 0 {
 			problem.Problem += fmt.Sprintf(", and so on every CPU variant that %s can run", cpu)
-			problem.Way = "nothing can be computed on this CPU; if it is a virtual machine, another CPU model in its settings may help. What was installed before is as it was"
+			problem.Way = "nothing can be computed on this CPU; if it is a virtual machine, another CPU model in its settings may help. The previous installation is unchanged"
 			return nil, problem
 		}
 	}
