@@ -37,6 +37,9 @@ lint: packages
 	cd docker/engine && $(GO) mod verify >/dev/null
 	shellcheck publisher/installer/install.sh
 	$(GO) tool -modfile=ci/tools/go.mod actionlint
+	$(GO) run ./manifests/python/tool ruff check manifests/python
+	$(GO) run ./manifests/python/tool ruff format --check manifests/python
+	cd manifests/python && $(GO) run ./tool mypy
 	cd publisher/hftest/server && $(GO) mod verify >/dev/null && $(GO) vet ./...
 	cd publisher/cosigntest/stack && $(GO) mod verify >/dev/null && $(GO) vet ./...
 

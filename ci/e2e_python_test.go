@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	sources "github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -37,15 +40,112 @@ func TestPython(t *testing.T) {
 		want(t, 0, bundleName(pythonSM), "signed by "+manifests.SignerIdentity)
 
 	t.Run("Package", func(t *testing.T) {
-		cmd := exec.CommandContext(t.Context(), filepath.Join(tools, "pytest"), "--color=yes", "-p", "no:cacheprovider")
+		cmd := exec.CommandContext(t.Context(), filepath.Join(tools, "pytest"), "-p", "no:cacheprovider")
 		cmd.Dir = filepath.Join("..", "manifests", "python")
 		cmd.Env = append(os.Environ(), "LLCUDA_FETCH="+dir.client, "LLCUDA_TEST_HOME="+home, "LLCUDA_TEST_MODEL="+model,
-			"LLCUDA_TEST_MIRROR="+server.URL, "LLCUDA_TEST_TRUSTED_ROOT="+dir.trustedRoot)
+			"LLCUDA_TEST_FROM="+server.URL, "LLCUDA_TEST_TRUST=--trusted-root "+dir.trustedRoot)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout // minutes: whoever waits wants to see it
 		if err := cmd.Run(); err != nil {
 			t.Errorf("pytest: %v", err)
 		}
 	})
+	t.Run("Installers", func(t *testing.T) { testInstallers(t, tools, dir, home, model) })
+}
+
+// What installers make of the wheel, from an index: a package that works, and nothing when it is uninstalled.
+func testInstallers(t *testing.T, tools string, release signedRelease, home, model string) {
+	index := servePackages(t, tools, release.path)
+	client, err := os.ReadFile(release.client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	venv := func(name string) string {
+		dir := filepath.Join(t.TempDir(), name)
+		command(t, "", "python3", "-m", "venv", dir)
+		return dir
+	}
+	old, blank, fast, target, apps := venv("venv"), venv("mit Umlaut ü"), venv("uv"), t.TempDir(), t.TempDir()
+	pipx := []string{"env", "PIPX_HOME=" + apps, "PIPX_BIN_DIR=" + filepath.Join(apps, "bin"), filepath.Join(tools, "pipx")}
+	for _, way := range []struct {
+		name               string
+		install, uninstall []string
+		python             []string
+	}{
+		{"pip that came with Python", []string{old + "/bin/python", "-m", "pip", "install", "--index-url", index, "llcuda"},
+			[]string{old + "/bin/python", "-m", "pip", "uninstall", "--yes", "llcuda"}, []string{old + "/bin/python"}},
+		{"newest pip, blank and umlaut", []string{tools + "/python", "-m", "pip", "--python", blank + "/bin/python", "install", "--index-url", index, "llcuda"},
+			[]string{tools + "/python", "-m", "pip", "--python", blank + "/bin/python", "uninstall", "--yes", "llcuda"}, []string{blank + "/bin/python"}},
+		{"uv", []string{tools + "/uv", "pip", "install", "--no-cache", "--python", fast + "/bin/python", "--index-url", index, "llcuda"},
+			[]string{tools + "/uv", "pip", "uninstall", "--python", fast + "/bin/python", "llcuda"}, []string{fast + "/bin/python"}},
+		{"pipx", slices.Concat(pipx, []string{"install", "--index-url", index, "llcuda"}),
+			slices.Concat(pipx, []string{"uninstall", "llcuda"}), []string{filepath.Join(apps, "venvs", "llcuda", "bin", "python")}},
+		{"pip --target", []string{tools + "/python", "-m", "pip", "install", "--target", target, "--index-url", index, "llcuda"},
+			[]string{"rm", "-r", target}, []string{"env", "PYTHONPATH=" + target, "python3"}},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			environment := []string{"env", "-u", "PIP_FIND_LINKS", "-u", "LLCUDA_FETCH", "PATH=" + os.Getenv("PATH"), "PYTHONDONTWRITEBYTECODE=1", "LLCUDA_HOME=" + home}
+			run := func(args ...string) string {
+				t.Helper()
+				args = slices.Concat(environment, args)
+				return command(t, "", args[0], args[1:]...)
+			}
+			run(way.install...)
+			where := strings.TrimSpace(run(append(way.python, "-c", "import llcuda, os; llcuda.status(); print(os.path.dirname(llcuda.__file__))")...))
+			packed := filepath.Join(where, "_bin", "llcuda-fetch")
+			data, err := os.ReadFile(packed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info, err := os.Stat(packed); err != nil || info.Mode().Perm() != 0o755 || !bytes.Equal(data, client) {
+				t.Errorf("the client of the wheel is %v, %v, or other bytes than the release's", info.Mode(), err)
+			}
+			run(append(way.python, "-m", "llcuda", "--help")...)
+			said := run(append(way.python, "-c", `import sys, llcuda
+with llcuda.InferenceEngine() as engine:
+    engine.load_model(sys.argv[1], gpu_layers=0, ctx_size=512)
+    print(engine.infer("The capital of France is", max_tokens=3, temperature=0))`, model)...)
+			if !strings.Contains(said, "Paris") {
+				t.Errorf("the model says\n%s", said)
+			}
+			run(way.uninstall...)
+			if _, err := os.Stat(where); !os.IsNotExist(err) {
+				t.Errorf("uninstalling leaves %s: %v", where, err)
+			}
+		})
+	}
+}
+
+// servePackages runs an index server over a folder with wheels, and returns its address.
+func servePackages(t *testing.T, tools, dir string) string {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free.Close()
+	wheels := t.TempDir()
+	linkFiles(t, dir, wheels, "*.whl")
+	server := exec.Command(filepath.Join(tools, "pypi-server"), "run", "--interface", "127.0.0.1", "--port", port, "--disable-fallback", wheels)
+	server.Stderr = os.Stderr
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Process.Kill(); server.Wait() })
+	index := "http://" + address + "/simple/"
+	for range 600 {
+		if answer, err := http.Get(index); err == nil {
+			answer.Body.Close()
+			return index
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("pypi-server does not answer at %s", index)
+	return ""
 }
 
 const pythonSM = 75
@@ -74,6 +174,7 @@ func (f *farm) pythonRelease(t *testing.T) signedRelease {
 		startProcess(t, "env", slices.Concat(environment, []string{f.bin}, args)...).wait().want(t, 0)
 	}
 	ci("client", dir, "--base", "made")
+	ci("wheel", dir, "--base", "made")
 	ci("wheel", dir, "--base", "made")
 	ci("sign", dir, "--signing-config", sigstore.SigningConfig, "--trusted-root", sigstore.TrustedRoot)
 

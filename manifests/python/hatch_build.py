@@ -23,11 +23,13 @@ LICENSE = "MIT"
 
 
 def client(root: str) -> Path | None:
+    """The folder with the client's programs, if there is to be one."""
     name = os.environ.get("LLCUDA_CLIENT")
     return Path(root, name) if name else None
 
 
 def bill(folder: Path) -> Path:
+    """The bill of materials in that folder."""
     (found,) = folder.glob("*.spdx.json")
     return found
 
@@ -36,6 +38,7 @@ class License(MetadataHookInterface):
     """The licenses of everything in the wheel, as the bill of materials declares them."""
 
     def update(self, metadata: dict[str, Any]) -> None:
+        """Give the expression, and the files with the texts."""
         root, expressions, files = Path(self.root), {LICENSE}, ["LICENSE"]
         if folder := client(self.root):
             for package in json.loads(bill(folder).read_bytes())["packages"]:
@@ -51,6 +54,7 @@ class Client(BuildHookInterface[Any]):
     """The client's programs, the tag of the platform that they are for, and their bill of materials."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Take the programs in, where there are any; an editable install finds them elsewhere."""
         folder = client(self.root)
         if folder is None or version == "editable":
             return
@@ -63,8 +67,10 @@ class Client(BuildHookInterface[Any]):
 
 
 def get_build_hook() -> type[BuildHookInterface[Any]]:
+    """Tell hatchling which of the classes is the hook."""
     return Client
 
 
 def get_metadata_hook() -> type[MetadataHookInterface]:
+    """Tell hatchling which of the classes is the hook."""
     return License

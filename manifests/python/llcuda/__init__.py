@@ -103,17 +103,19 @@ _HOMES = {
 """Where each name lives."""
 
 
-def __getattr__(name: str) -> "Any":
-    if name in _HOMES:
-        value = getattr(__import__(f"{__name__}.{_HOMES[name]}", fromlist=[name]), name)
-    elif name in _MODULES:
-        return __import__(f"{__name__}.{name}", fromlist=[name])  # which sets the attribute
-    elif name == "__version__":
-        value = _version()
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to a type checker it would mean that every name exists
+
+    def __getattr__(name: str) -> "Any":
+        if name in _HOMES:
+            value = getattr(__import__(f"{__name__}.{_HOMES[name]}", fromlist=[name]), name)
+        elif name in _MODULES:
+            return __import__(f"{__name__}.{name}", fromlist=[name])  # which sets the attribute
+        elif name == "__version__":
+            value = _version()
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def _version() -> str:

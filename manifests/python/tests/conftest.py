@@ -140,7 +140,15 @@ def enter(patch: pytest.MonkeyPatch, environ: Mapping[str, str]) -> None:
     for name in list(os.environ):
         if name.startswith(("LLCUDA_", "LLAMA_", "HF_")):
             patch.delenv(name)
-    for name in ("HOME", "LLCUDA_FETCH", "LLCUDA_HOME", "LLCUDA_ALLOW_CPU", "LLCUDA_OFFLINE", "HF_HUB_CACHE", "OMP_WAIT_POLICY"):
+    for name in (
+        "HOME",
+        "LLCUDA_FETCH",
+        "LLCUDA_HOME",
+        "LLCUDA_ALLOW_CPU",
+        "LLCUDA_OFFLINE",
+        "HF_HUB_CACHE",
+        "OMP_WAIT_POLICY",
+    ):
         patch.setenv(name, environ[name])
 
 

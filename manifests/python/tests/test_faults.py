@@ -111,7 +111,8 @@ def test_origin(engine: llcuda.InferenceEngine, origin: str) -> None:
 def test_long_log(engine: llcuda.InferenceEngine) -> None:
     """A server that writes ten megabytes of log is not held up by them."""
     with llcuda.InferenceEngine() as chatty:
-        chatty.load_model(MODEL, ctx_size=512, progress=False, **{"--log-verbosity": 10})
+        more: dict[str, Any] = {"--log-verbosity": 10}
+        chatty.load_model(MODEL, ctx_size=512, progress=False, **more)
         text = "a" * 1_000_000
         for _ in range(11):
             chatty.tokenize(text)
@@ -149,7 +150,8 @@ def test_port_in_use(taken: int) -> None:
 @pytest.mark.parametrize("flag", ["--no-such-flag", "--temperatur"])
 def test_unknown_flag(flag: str) -> None:
     with pytest.raises((errors.ServerStartError, errors.UsageError)) as caught:
-        llcuda.InferenceEngine().load_model(MODEL, progress=False, **{flag: "1"})
+        other: dict[str, Any] = {flag: "1"}
+        llcuda.InferenceEngine().load_model(MODEL, progress=False, **other)
     assert flag in str(caught.value)
 
 
@@ -220,7 +222,8 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.NoGPUError) as caught:
         engine.load_model(MODEL, progress=False)
     assert "gpu_layers=0" in str(caught.value)
-    for way in ({"gpu_layers": 0}, {"allow_cpu": True}):
+    ways: list[dict[str, Any]] = [{"gpu_layers": 0}, {"allow_cpu": True}]
+    for way in ways:
         assert engine.load_model(MODEL, ctx_size=512, progress=False, **way)
         engine.unload_model()
 

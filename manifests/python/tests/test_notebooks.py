@@ -39,10 +39,16 @@ def execute(installed: Mapping[str, str], registered: Path, tmp_path: Path) -> I
 
 def cells(*sources: str) -> Any:
     """A notebook of these cells."""
-    notebook = nbformat.from_dict({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})  # type: ignore[no-untyped-call]
+    notebook = nbformat.from_dict({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     for number, source in enumerate(sources):
-        cell = {"cell_type": "code", "id": f"cell-{number}", "metadata": {}, "execution_count": None, "outputs": []}
-        notebook.cells.append(nbformat.from_dict(cell | {"source": textwrap.dedent(source).strip()}))  # type: ignore[no-untyped-call]
+        cell: dict[str, Any] = {
+            "cell_type": "code",
+            "id": f"cell-{number}",
+            "metadata": {},
+            "execution_count": None,
+            "outputs": [],
+        }
+        notebook.cells.append(nbformat.from_dict(cell | {"source": textwrap.dedent(source).strip()}))
     return notebook
 
 
@@ -56,19 +62,26 @@ def text(cell: Any) -> str:
 
 
 def test_notebooks_are_there() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["air-gap", "chat-and-embeddings", "colab", "geforce-940m", "kaggle-t4", "local-rtx"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "air-gap",
+        "chat-and-embeddings",
+        "colab",
+        "geforce-940m",
+        "kaggle-t4",
+        "local-rtx",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cleared(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
 
 
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != "air-gap"], ids=lambda path: path.stem)
 def test_notebook(path: Path, execute: Run) -> None:
-    notebook = execute(nbformat.read(path, as_version=4))  # type: ignore[no-untyped-call]
+    notebook = execute(nbformat.read(path, as_version=4))
     for cell in notebook.cells:
         if cell.cell_type == "code" and not cell.source.splitlines()[-1].endswith((".close()", "unload")):
             assert text(cell).strip() or cell.source.startswith("%load_ext"), f"nothing came out of\n{cell.source}"
@@ -78,7 +91,7 @@ def test_notebook(path: Path, execute: Run) -> None:
 def test_air_gap(execute: Run, exported: Path, trusting: Path, smollm2: Path, tmp_path: Path) -> None:
     (path,) = (path for path in NOTEBOOKS if path.stem == "air-gap")
     store = tmp_path / "store"
-    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(path, as_version=4)
     # The model is not in the folder: the registry of a signed release cannot be told that SmolLM2 is another.
     for cell in notebook.cells:
         cell.source = cell.source.replace("gemma-3-1b-Q4_K_M", str(smollm2))
@@ -184,7 +197,7 @@ def test_without_widgets(execute: Run, widgets: bool) -> None:
     first = next(line for line in answer.splitlines() if line.strip())
     assert answer and text(notebook.cells[2]).count(first) == 1
     for rendered in (page, plain):
-        assert rendered.count("Starting llama-server") + rendered.count("Ready in") == 1
+        assert (rendered.count("Starting llama-server"), rendered.count("Ready in")) == (1, 1)
     if not widgets:
         assert "application/vnd.jupyter.widget" not in str(notebook)
 
@@ -192,6 +205,6 @@ def test_without_widgets(execute: Run, widgets: bool) -> None:
 def keep(notebook: Any, name: str) -> None:
     """Leaves the executed notebook where somebody wants to look at it."""
     if folder := os.environ.get("LLCUDA_TEST_KEEP"):
-        nbformat.write(notebook, Path(folder) / f"{name}.ipynb")  # type: ignore[no-untyped-call]
+        nbformat.write(notebook, Path(folder) / f"{name}.ipynb")
         page, _ = HTMLExporter().from_notebook_node(notebook)
         (Path(folder) / f"{name}.html").write_text(page)

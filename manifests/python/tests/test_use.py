@@ -189,7 +189,7 @@ def test_index_of_1_0_2(tmp_path: Path) -> None:
 
 def test_history_of_1_0_2(tmp_path: Path) -> None:
     file = tmp_path / "history.json"
-    history = {
+    history: dict[str, Any] = {
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi", "name": "Ann"}],
         "metadata": {"max_history": 7, "max_tokens": 33, "temperature": 0.0, "timestamp": 1735000000.5},
     }
