@@ -491,7 +491,12 @@ def cpu_allowed() -> bool:
 
 def environment(key: str, allow_cpu: bool) -> dict[str, str]:
     """The variables for ``serve``. A browser's page of another site must not reach the model."""
-    env = {"LLAMA_API_KEY": key, "LLAMA_ARG_CORS_ORIGINS": os.environ.get("LLAMA_ARG_CORS_ORIGINS", "localhost")}
+    env = {
+        "LLAMA_API_KEY": key,
+        "LLAMA_ARG_CORS_ORIGINS": os.environ.get("LLAMA_ARG_CORS_ORIGINS", "localhost"),
+        # How many layers went to which device is said at this level (common/log.h: 3 is information, 4 more of it).
+        "LLAMA_ARG_LOG_VERBOSITY": os.environ.get("LLAMA_ARG_LOG_VERBOSITY", "4"),
+    }
     if allow_cpu:
         env["LLCUDA_ALLOW_CPU"] = "1"
     return env
