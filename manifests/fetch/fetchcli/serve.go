@@ -153,10 +153,10 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		defer stop()
 	}
 	if f.lifeline {
-		var end context.CancelFunc
-		ctx, end = context.WithCancel(ctx)
-		defer end()
-		go watchLifeline(ctx, os.Stdin, end)
+		var end context.CancelCauseFunc
+		ctx, end = context.WithCancelCause(ctx)
+		defer end(nil)
+		go watchLifeline(ctx, os.Stdin, func() { end(serve.ErrUnattended) })
 	}
 
 	c, err := a.client("serve")

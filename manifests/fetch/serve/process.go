@@ -76,12 +76,12 @@ func (p *process) signal(signal unix.Signal) {
 	}
 }
 
-// stop ends it in order, or else by force, and returns when it has ended.
-func (p *process) stop() {
+// stop ends it in order, or by force if that takes too long, and returns when it has ended.
+func (p *process) stop(within time.Duration) {
 	p.signal(unix.SIGTERM)
 	select {
 	case <-p.ended:
-	case <-time.After(grace):
+	case <-time.After(within):
 		p.signal(unix.SIGKILL)
 		<-p.ended
 	}

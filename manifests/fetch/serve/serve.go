@@ -27,6 +27,8 @@ const UsualPort = 8090
 const (
 	// grace is what a server has for an end in order before it is killed.
 	grace = 5 * time.Second
+	// graceUnattended is the same where nobody is left to wait: what counts then is that GPU memory is free again.
+	graceUnattended = time.Second
 	// pollEvery is how often a server is asked whether it is ready: well below what a person notices.
 	pollEvery = 50 * time.Millisecond
 	// answerLimit bounds one answer. A server that computes on all cores is slow to answer, not dead.
@@ -34,6 +36,9 @@ const (
 	// maxTries bounds how often another port is tried after somebody else was faster.
 	maxTries = 5
 )
+
+// ErrUnattended is the cause of a context that ends because the program that asked for the server has let go of it.
+var ErrUnattended = errors.New("the program that asked for the server has let go of it")
 
 // A Model is what a server serves, for those who are told of it.
 type Model struct {
@@ -158,7 +163,14 @@ func (s Server) once(ctx context.Context, port int, out *output, on func(Event))
 	}
 	// Apart from the events, for which a caller may have no ear.
 	stopped := make(chan struct{})
-	unhook := context.AfterFunc(ctx, func() { p.stop(); close(stopped) })
+	unhook := context.AfterFunc(ctx, func() {
+		within := grace
+		if errors.Is(context.Cause(ctx), ErrUnattended) {
+			within = graceUnattended
+		}
+		p.stop(within)
+		close(stopped)
+	})
 	url := s.address(port)
 	on(Starting{URL: url, Port: port, PID: p.pid, Program: s.Program, Model: s.Model, Log: out.Path()})
 
@@ -192,7 +204,7 @@ func (s Server) once(ctx context.Context, port int, out *output, on func(Event))
 		case <-late:
 			timedOut, late = true, nil
 			second.Stop()
-			go p.stop()
+			go p.stop(grace)
 		}
 	}
 	if !unhook() {
