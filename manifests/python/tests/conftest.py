@@ -37,10 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real: runs the real llama-server with a real model")
 
 
+GIVEN = dict(os.environ)
+"""What the tests are started with. Fixtures take variables away while they are at work."""
+
+
 @pytest.fixture(scope="session")
 def client() -> Path:
     """The client's program."""
-    path = Path(os.environ.get("LLCUDA_FETCH", ""))
+    path = Path(GIVEN.get("LLCUDA_FETCH", ""))
     if not path.is_file():
         pytest.fail("LLCUDA_FETCH names no client: go build -o llcuda-fetch ./manifests/cmd/llcuda-fetch")
     return path.resolve()
@@ -49,7 +53,7 @@ def client() -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """A model that writes sentences, 98 MB."""
-    if given := os.environ.get("LLCUDA_TEST_MODEL"):
+    if given := GIVEN.get("LLCUDA_TEST_MODEL"):
         found = [Path(given)]
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -64,7 +68,7 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def registered(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a real llama.cpp, and the Hub's cache beside it, in which every name of the registry is SmolLM2."""
-    given = Path(os.environ.get("LLCUDA_TEST_HOME", ""))
+    given = Path(GIVEN.get("LLCUDA_TEST_HOME", ""))
     if not (given / "current").is_dir():
         pytest.fail("LLCUDA_TEST_HOME names no store: llcuda-fetch install --allow-cpu --home FOLDER makes one")
     home = tmp_path_factory.mktemp("home") / "llcuda"
@@ -108,7 +112,7 @@ def installed(client: Path, registered: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def release() -> str:
     """A signed release to install from."""
-    given = os.environ.get("LLCUDA_TEST_FROM")
+    given = GIVEN.get("LLCUDA_TEST_FROM")
     if not given:
         pytest.fail("LLCUDA_TEST_FROM names no release")
     return given
@@ -117,7 +121,7 @@ def release() -> str:
 @pytest.fixture(scope="session")
 def trusting(client: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The client, told to trust whoever signed that release."""
-    trust = os.environ.get("LLCUDA_TEST_TRUST")
+    trust = GIVEN.get("LLCUDA_TEST_TRUST")
     if not trust:
         pytest.fail("LLCUDA_TEST_TRUST has no flags")
     program = tmp_path_factory.mktemp("trusting") / "llcuda-fetch"

@@ -69,16 +69,21 @@ class Program:
 
 
 def running(home: Path, name: str = "llama-server") -> list[int]:
-    """The processes that run a program of this store."""
+    """The processes that run a program of this store, but for servers of this process's own engines."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             path = (folder / "exe").readlink()
+            if path.name == name and home in path.parents and parent(parent(int(folder.name))) != os.getpid():
+                found.append(int(folder.name))
         except OSError:
             continue
-        if path.name == name and home in path.parents:
-            found.append(int(folder.name))
     return found
+
+
+def parent(pid: int) -> int:
+    """The process that started a process; 0 for the first."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) if pid else 0
 
 
 def eventually(what: Callable[[], object], within: float = 30) -> bool:
