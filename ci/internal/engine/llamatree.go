@@ -45,7 +45,7 @@ var (
 )
 
 // buildable is the hint for a source that the stages cannot build.
-const buildable = "llama.cpp from b8390 (March 2026) to 0.5.0 is known to build: give a release from there on with --llama, or leave it out for the pin"
+const buildable = "llama.cpp from b8390 (March 2026) to 0.5.0 has what the stages need: give a release from there on with --llama, or leave it out for the pin"
 
 // readLlamaTree reads a source before any engine is asked for. A *farm.SourceError says why it cannot be built.
 func readLlamaTree(src farm.Source) (llamaTree, error) {
