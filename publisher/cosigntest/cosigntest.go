@@ -147,12 +147,6 @@ func (s *Stack) Token(t testing.TB, w Workflow) string {
 	return s.mint(t, w.claims())
 }
 
-// Person is somebody's own token, as the interactive flows give it.
-func (s *Stack) Person(t testing.TB, email string) string {
-	t.Helper()
-	return s.mint(t, map[string]any{"iss": s.Issuer, "sub": "1", "email": email, "email_verified": true})
-}
-
 func (s *Stack) mint(t testing.TB, claims map[string]any) string {
 	t.Helper()
 	body, err := json.Marshal(claims)

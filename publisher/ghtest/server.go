@@ -161,13 +161,6 @@ func (s *Server) AddRepository(name string) {
 	s.repos[name] = &repository{name: name, tags: map[string]tag{}, workflows: map[string]bool{}}
 }
 
-// SetToken changes the token that may write.
-func (s *Server) SetToken(token string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.token = token
-}
-
 // SetTag makes a tag, annotated or not.
 func (s *Server) SetTag(repo, name, commit string, annotated bool) {
 	s.mu.Lock()
