@@ -99,14 +99,15 @@ func (p *process) exit() Exit {
 }
 
 // listens says whether it, or a process of its group, is the one that listens on a port. Where the kernel does not tell, it
-// is.
+// is, unless it has ended.
 func (p *process) listens(port int) bool {
-	sockets := listeners(port)
-	if len(sockets) == 0 {
-		return true
+	members := group(p.pid)
+	sockets, told := listeners(port)
+	if !told || len(members) == 0 {
+		return len(members) > 0
 	}
-	told := false
-	for _, pid := range group(p.pid) {
+	told = false
+	for _, pid := range members {
 		fds, err := os.ReadDir(filepath.Join("/proc", pid, "fd"))
 		told = told || err == nil
 		for _, fd := range fds {
@@ -118,12 +119,13 @@ func (p *process) listens(port int) bool {
 	return !told
 }
 
-// listeners are the sockets on which somebody listens on a port, as /proc/PID/fd names them.
-func listeners(port int) map[string]bool {
+// listeners are the sockets on which somebody listens on a port, as /proc/PID/fd names them, if the kernel tells.
+func listeners(port int) (sockets map[string]bool, told bool) {
 	const listening = "0A" // TCP_LISTEN in include/net/tcp_states.h
-	sockets := map[string]bool{}
+	sockets = map[string]bool{}
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		data, _ := os.ReadFile(table)
+		data, err := os.ReadFile(table)
+		told = told || err == nil
 		for line := range strings.Lines(string(data)) {
 			const local, state, inode = 1, 3, 9
 			fields := strings.Fields(line)
@@ -136,7 +138,7 @@ func listeners(port int) map[string]bool {
 			}
 		}
 	}
-	return sockets
+	return sockets, told
 }
 
 // group are the processes of a process group.

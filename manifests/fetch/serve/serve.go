@@ -196,6 +196,12 @@ func (s Server) once(ctx context.Context, port int, out *output, on func(Event))
 		case <-p.ended:
 			running = false
 		case <-answered:
+			select {
+			case <-p.ended: // at the same time: what answered was another's
+				running = false
+				continue
+			default:
+			}
 			ready, answered, late = true, nil, nil
 			second.Stop()
 			on(Ready{URL: url, PID: p.pid, Model: s.Model, Devices: append([]string{}, s.Devices...), Seconds: seconds(began)})

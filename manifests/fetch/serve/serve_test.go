@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -468,6 +469,24 @@ func TestPorts(t *testing.T) {
 		if !errors.As(err, &as) || as.Reason != ReasonPort || isReady || port != s.Port {
 			t.Errorf("%s: ports %v, ready %v: %v", name, ports, isReady, err)
 		}
+	}
+}
+
+// A server that has ended listens nowhere, whoever has its port now.
+func TestEndedDoesNotListen(t *testing.T) {
+	t.Parallel()
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	p, err := start("/bin/true", nil, nil, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-p.ended
+	if p.listens(other.Addr().(*net.TCPAddr).Port) {
+		t.Error("it is said to listen on the port of another")
 	}
 }
 
