@@ -3,6 +3,7 @@ package serve
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -106,17 +107,17 @@ func (p *process) listens(port int) bool {
 	if !told || len(members) == 0 {
 		return len(members) > 0
 	}
-	told = false
+	hidden := false
 	for _, pid := range members {
 		fds, err := os.ReadDir(filepath.Join("/proc", pid, "fd"))
-		told = told || err == nil
+		hidden = hidden || errors.Is(err, fs.ErrPermission) // others mean that it has just ended
 		for _, fd := range fds {
 			if link, err := os.Readlink(filepath.Join("/proc", pid, "fd", fd.Name())); err == nil && sockets[link] {
 				return true
 			}
 		}
 	}
-	return !told
+	return hidden
 }
 
 // listeners are the sockets on which somebody listens on a port, as /proc/PID/fd names them, if the kernel tells.
