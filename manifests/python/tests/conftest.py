@@ -135,7 +135,8 @@ def exported(trusting: Path, release: str, tmp_path_factory: pytest.TempPathFact
     """A folder to install from without a network."""
     folder = tmp_path_factory.mktemp("exported") / "llcuda"
     command = [str(trusting), "export", "--mirror", release, "--sm", "all", "--to", str(folder)]
-    subprocess.run(command, check=True, env={**os.environ, "LLCUDA_HOME": str(folder.parent / "store")})
+    environ = {name: value for name, value in GIVEN.items() if not name.startswith("LLCUDA_")}
+    subprocess.run(command, check=True, env={**environ, "LLCUDA_HOME": str(folder.parent / "store")})
     return folder
 
 

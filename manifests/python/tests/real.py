@@ -68,13 +68,13 @@ class Program:
         self.process.communicate(timeout=60)
 
 
-def running(home: Path, name: str = "llama-server") -> list[int]:
-    """The processes that run a program of this store, but for servers of this process's own engines."""
+def running(home: Path, name: str = "llama-server", own: bool = False) -> list[int]:
+    """The processes that run a program of this store; servers of this process's own engines on demand only."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             path = (folder / "exe").readlink()
-            if path.name == name and home in path.parents and parent(parent(int(folder.name))) != os.getpid():
+            if path.name == name and home in path.parents and (own or parent(parent(int(folder.name))) != os.getpid()):
                 found.append(int(folder.name))
         except OSError:
             continue

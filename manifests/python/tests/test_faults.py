@@ -171,12 +171,12 @@ def test_truncated_model(smollm2: Path, tmp_path: Path, part: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_server_killed(registered: Path, number: signal.Signals) -> None:
     """A server that dies is told of, by whatever asks it next, and can be started again."""
-    others = set(running(registered))
+    others = set(running(registered, own=True))
     with llcuda.InferenceEngine() as engine:
         engine.load_model(MODEL, ctx_size=512, progress=False)
-        (pid,) = set(running(registered)) - others
+        (pid,) = set(running(registered, own=True)) - others
         os.kill(pid, number)
-        assert eventually(lambda: pid not in running(registered))
+        assert eventually(lambda: pid not in running(registered, own=True))
         result = engine.infer("Hello", max_tokens=2)
         assert isinstance(result.error, errors.ServerError) and f"signal {int(number)}" in str(result.error)
         assert not engine.is_loaded
@@ -185,7 +185,7 @@ def test_server_killed(registered: Path, number: signal.Signals) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_killed_while_it_writes(registered: Path) -> None:
-    others = set(running(registered))
+    others = set(running(registered, own=True))
     with llcuda.InferenceEngine() as engine:
         engine.load_model(MODEL, ctx_size=2048, progress=False)
         pieces: list[str] = []
@@ -193,7 +193,7 @@ def test_killed_while_it_writes(registered: Path) -> None:
             for piece in engine.stream("Once upon a time", max_tokens=1500, ignore_eos=True):
                 pieces.append(piece)
                 if len(pieces) == 3:
-                    (pid,) = set(running(registered)) - others
+                    (pid,) = set(running(registered, own=True)) - others
                     os.kill(pid, signal.SIGKILL)
         assert 3 <= len(pieces) < 1500
 
