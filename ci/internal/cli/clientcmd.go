@@ -194,7 +194,9 @@ func (c *client) pack(ctx context.Context, checkout goreleaser.Checkout, work st
 	defer view.close()
 	return checkout.Package(ctx, goreleaser.Options{
 		Release: c.release, WorkDir: work, Snapshot: c.snapshot, RepositoryID: c.repositoryID, OwnerID: c.ownerID,
-		Probe: func(ctx context.Context, source, dest string) error { return c.probe(ctx, source, dest, view) },
+		Probe: func(ctx context.Context, source, dest string) error {
+			return c.build(ctx, farm.StepProbe, farm.Source{Dir: source}, dest, view)
+		},
 		Stage: func(name string) func(error) {
 			event := farm.Event{Step: "client", Stage: name, State: farm.StateStart}
 			view.event(event)
@@ -209,8 +211,8 @@ func (c *client) pack(ctx context.Context, checkout goreleaser.Checkout, work st
 	})
 }
 
-// probe has an engine compile the program that asks CUDA.
-func (c *client) probe(ctx context.Context, source, dest string, view *progress) error {
+// build has an engine run one step for what is packaged: the probe, or the wheels.
+func (c *client) build(ctx context.Context, kind farm.StepKind, source farm.Source, dest string, view *progress) error {
 	session, err := c.backend.Open(ctx, engine.Options{
 		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cache, "builder"), Progress: view.event,
 	})
@@ -218,9 +220,9 @@ func (c *client) probe(ctx context.Context, source, dest string, view *progress)
 	if err != nil {
 		return err
 	}
-	defer session.Close() // its error could change nothing: the program is on this machine
-	_, err = session.Builders[0].Build(ctx, farm.Step{Kind: farm.StepProbe, Source: farm.Source{Dir: source}, Recipe: session.Recipe}, dest, view.event)
-	view.leave(string(farm.StepProbe))
+	defer session.Close() // its error could change nothing: the result is on this machine
+	_, err = session.Builders[0].Build(ctx, farm.Step{Kind: kind, Source: source, Recipe: session.Recipe}, dest, view.event)
+	view.leave(string(kind))
 	return err
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -27,15 +28,16 @@ func publishPyPICommand(term *terminal) *cobra.Command {
 		Short: "Publish a release's Python package to a package index",
 		Long: `Publish a release's Python package to a package index.
 
-The wheels are those of a signed release folder. What the index has already is
-compared by digest, what it lacks is uploaded by twine, read back, and installed
-in a fresh virtual environment. The same bytes are there: nothing to do. Other
-bytes under a name: refused, since what an index has under a name stays there.
+The wheels are those of a signed release folder. The command compares the files that
+the index already has by digest, uploads the missing ones with twine, reads them
+back, and installs the package into a fresh virtual environment. If the index has
+the same bytes, there is nothing to do. If it has other bytes under one of the names,
+the command stops: an index never replaces a file.
 
-A repository is a section of the file .pypirc, which also has the token; pypi and
-testpypi need none there. twine is installed from a lock below the cache folder,
-for which there must be a Python from 3.10. In GitHub Actions release.yml
-publishes without a token and with attestations instead.`,
+A repository is a section of .pypirc, which also holds the token; pypi and testpypi
+need no section. The command installs twine from a lock into the cache folder, which
+takes Python 3.10 or newer. In GitHub Actions, release.yml publishes instead, without
+a token and with attestations.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if p.dir, err = existingDir(args[0]); err != nil {
@@ -206,7 +208,7 @@ func (p *pypiRelease) install(ctx context.Context, python pypi.Python, index, ve
 		return err
 	}
 	got, err := os.ReadFile(filepath.Join(installed, "_bin", "llcuda-fetch"))
-	if err == nil && !slices.Equal(got, want) {
+	if err == nil && !bytes.Equal(got, want) {
 		err = errors.New("llcuda-fetch is not the one of the release")
 	}
 	if err != nil {

@@ -183,7 +183,7 @@ func (v *verification) wheels(ctx context.Context, present []string) error {
 			want = append(want, wheel.Names(version)...)
 		}
 	}
-	for _, name := range slices.Compact(sorted(want)) {
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(want))) {
 		if !slices.Contains(names, name) {
 			v.add(name, ruleMissing, "there are %s: a release has both wheels of one version", strings.Join(names, ", "))
 		}

@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/python"
@@ -46,7 +45,7 @@ same bytes. What comes out is checked before it is kept; a wheel of more than
 			return c.wheels(cmd.Context())
 		},
 	}
-	cmd.Flags().BoolVar(&c.snapshot, "snapshot", false, "package the working tree as it is, for trying out")
+	cmd.Flags().BoolVar(&c.snapshot, "snapshot", false, "package the working tree as it is, for testing")
 	engineFlags(cmd, &c.engines, &c.base)
 	cacheFlag(cmd, &c.cache)
 	return cmd
@@ -91,15 +90,18 @@ func (c *client) wheels(ctx context.Context) error {
 	if err := errors.Join(layProject(clone, project, contents), os.Mkdir(made, 0o755)); err != nil {
 		return fmt.Errorf("laying out the Python package: %w", err)
 	}
-	if err := c.hatch(ctx, farm.Source{Dir: project, Epoch: date}, made); err != nil {
+	view := showProgress(c.term, time.Now, false)
+	err = c.build(ctx, farm.StepWheel, farm.Source{Dir: project, Epoch: date}, made, view)
+	view.close()
+	if err != nil {
 		return err
 	}
 	found, err := releaseDir(made).names()
 	if err != nil {
 		return err
 	}
-	if want := wheel.Names(version); !slices.Equal(found, sorted(want)) {
-		return fmt.Errorf("building the Python package: it became %q, not %q", found, want)
+	if want := slices.Sorted(slices.Values(wheel.Names(version))); !slices.Equal(found, want) {
+		return fmt.Errorf("building the Python package: hatchling made %q, want %q", found, want)
 	}
 	wheels := map[string][]byte{}
 	for _, name := range found {
@@ -123,12 +125,6 @@ func (c *client) wheels(ctx context.Context) error {
 	}
 	c.term.notef("next: go run ./ci manifest %s, or go run ./ci sign %s, which describes them, too", c.dir, c.dir)
 	return nil
-}
-
-func sorted(names []string) []string {
-	names = slices.Clone(names)
-	slices.Sort(names)
-	return names
 }
 
 // manifest reads the folder's manifest.json.
@@ -228,23 +224,6 @@ func layProject(clone, project string, contents wheel.Contents) error {
 		}
 	}
 	return write("client/"+sbom.Stem(wheel.Client())+sbomSuffix, contents.Bill, 0o644)
-}
-
-// hatch has an engine build the wheels.
-func (c *client) hatch(ctx context.Context, source farm.Source, dest string) error {
-	view := showProgress(c.term, time.Now, false)
-	defer view.close()
-	session, err := c.backend.Open(ctx, engine.Options{
-		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cache, "builder"), Progress: view.event,
-	})
-	view.leave(engineStep)
-	if err != nil {
-		return err
-	}
-	defer session.Close() // its error could change nothing: the wheels are on this machine
-	_, err = session.Builders[0].Build(ctx, farm.Step{Kind: farm.StepWheel, Source: source, Recipe: session.Recipe}, dest, view.event)
-	view.leave(string(farm.StepWheel))
-	return err
 }
 
 // otherWheels removes those of other versions: a release has one.
