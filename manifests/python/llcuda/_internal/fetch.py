@@ -227,10 +227,6 @@ class _Reader:
         return "\n".join(self.raw)
 
 
-def _environ(additions: Mapping[str, str] | None) -> dict[str, str]:
-    return {**os.environ, **(additions or {})}
-
-
 def cannot_start(path: str, err: OSError) -> LlcudaError:
     hints = []
     if err.errno in (errno.EACCES, errno.EPERM):
@@ -241,6 +237,21 @@ def cannot_start(path: str, err: OSError) -> LlcudaError:
 
 
 # Running it
+
+
+def _popen(args: Sequence[str], env: Mapping[str, str] | None, *, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
+    path = program()
+    try:
+        return subprocess.Popen(
+            [path, "--events", *args],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+    except OSError as err:
+        raise cannot_start(path, err) from None
 
 
 def call(
@@ -263,18 +274,7 @@ def call(
         LlcudaError: What the client reported, by its class.
         KeyboardInterrupt: The client was interrupted first, and has ended.
     """
-    path = program()
-    try:
-        process = subprocess.Popen(
-            [path, "--events", *args],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environ(env),
-            start_new_session=True,
-        )
-    except OSError as err:
-        raise cannot_start(path, err) from None
+    process = _popen(args, env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     reader = _Reader()
     try:
         out = _communicate(process, reader, on_event)
@@ -431,18 +431,6 @@ def start(args: Sequence[str], *, env: Mapping[str, str] | None = None) -> Child
         UnsupportedPlatformError: There is no client.
         SetupError: It cannot be started.
     """
-    path = program()
-    try:
-        process = subprocess.Popen(
-            [path, "--events", *args],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=_environ(env),
-            start_new_session=True,
-        )
-    except OSError as err:
-        raise cannot_start(path, err) from None
-    child = Child(process)
+    child = Child(_popen(args, env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
     _children.add(child)
     return child
