@@ -52,10 +52,7 @@ func Audit(fsys fs.FS, rules Rules) (*Report, error) {
 			a.deviceCode(n)
 		}
 	}
-	if err := a.buildPaths(); err != nil {
-		return nil, fmt.Errorf("auditing %s: %w", name, err)
-	}
-	if err := a.notices(); err != nil {
+	if err := a.contents(); err != nil {
 		return nil, fmt.Errorf("auditing %s: %w", name, err)
 	}
 	report := t.report(rules.Toolkit)

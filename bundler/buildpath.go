@@ -9,10 +9,12 @@ import (
 	"strings"
 )
 
-// A pathScan looks for absolute paths below some folders in any bytes: string tables, notes, device code.
+// A pathScan looks for absolute paths below some folders in any bytes: string tables, notes, device code. On the way it
+// looks for marks, none longer than maxLeakPath.
 type pathScan struct {
 	prefixes []string
 	found    map[string]*pathLeak
+	marks    map[string]bool // whether each was found
 }
 
 // A pathLeak is how often a prefix was found, and the first path that has it.
@@ -43,6 +45,9 @@ func (s *pathScan) scan(r io.Reader) error {
 		}
 		for _, prefix := range s.prefixes {
 			s.match(buf, start, limit, prefix)
+		}
+		for mark, found := range s.marks {
+			s.marks[mark] = found || bytes.Contains(buf, []byte(mark))
 		}
 		if atEnd {
 			return nil
@@ -94,18 +99,28 @@ func pathAt(buf []byte) string {
 	return string(buf[:end])
 }
 
-// buildPaths looks for paths of the builder in every file, and in device code as it is when decompressed.
-func (a *audit) buildPaths() error {
-	if len(a.rules.BuildPaths) == 0 {
-		return nil
+// contents reads every file, and device code as it is when decompressed: for paths of the builder, and for libraries whose
+// licenses the bundle must have.
+func (a *audit) contents() error {
+	texts, err := fs.ReadFile(a.fsys, noticeName)
+	if err != nil {
+		texts = nil // presence said so
 	}
 	for _, n := range a.nodes {
 		if !n.isRegular() {
 			continue
 		}
-		s := &pathScan{prefixes: a.rules.BuildPaths, found: make(map[string]*pathLeak)}
+		s := &pathScan{prefixes: a.rules.BuildPaths, found: make(map[string]*pathLeak), marks: make(map[string]bool)}
+		if n.elf != nil {
+			for _, library := range compiledIn {
+				s.marks[library.mark] = false
+			}
+		}
 		if err := a.scanFile(n, s); err != nil {
-			return fmt.Errorf("looking for build paths in %s: %w", n.path, err)
+			return fmt.Errorf("reading %s: %w", n.path, err)
+		}
+		if texts != nil {
+			a.notices(n, s.marks, texts)
 		}
 		for _, prefix := range a.rules.BuildPaths {
 			if leak := s.found[prefix]; leak != nil {
