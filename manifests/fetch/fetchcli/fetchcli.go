@@ -1,8 +1,8 @@
 // Package fetchcli is the llcuda-fetch command: flags, messages and exit codes around package fetch.
 //
 // main calls Main with the arguments and a constructor of the verifier, and exits with its result. Results go to standard
-// output, everything else to standard error, for programs as events; nothing is ever asked. Among the client's packages only this one prints,
-// and only its one switch chooses exit codes.
+// output, everything else to standard error, for programs as events; nothing is ever asked. Among the client's packages
+// only this one prints, and only its one switch chooses exit codes.
 package fetchcli
 
 import (
@@ -73,8 +73,9 @@ func Main(args []string, verifier NewVerifier) int {
 	return code
 }
 
-// endSoon is how long a command that is interrupted may take to end in order: whoever pressed Ctrl-C waits for it. Longer
-// takes what cannot be called back, as fsync(2) on a slow disk. A store is whole without its process, at every moment.
+// endSoon is how long an interrupted command may take to end in order: whoever pressed Ctrl-C waits for it. A system call
+// that cannot be canceled, such as fsync(2) on a slow disk, may take longer; the store is whole at every moment, so the
+// process ends without it.
 const endSoon = 800 * time.Millisecond
 
 // execute runs a command until it ends, or until endSoon after its context did, unless it has something to bring to an end

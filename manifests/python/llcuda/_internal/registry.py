@@ -60,8 +60,8 @@ class Registry(dict[str, dict[str, Any]]):
 
 def _entry(row: dict[str, Any]) -> dict[str, Any]:
     size = row.get("size") or 0
-    memory = row.get("vram_mib") or row.get("min_vram_mib") or 0
-    licence = row.get("license") or row.get("licence") or ""
+    memory = row.get("vram_mib") or 0
+    licence = row.get("licence") or ""
     about = [row.get("source") or row.get("repo") or "", f"licence {licence}" if licence else ""]
     return {
         "name": row["name"],
