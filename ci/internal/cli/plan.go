@@ -91,7 +91,7 @@ type actionsJob struct {
 	Bundle string `json:"bundle"`
 }
 
-func planCommand(term *terminal, _ Backend) *cobra.Command {
+func planCommand(term *terminal, backend Backend) *cobra.Command {
 	var chosen selection
 	var asJSON, asGitHub bool
 	cmd := &cobra.Command{
@@ -116,6 +116,9 @@ It needs no engine, and no network unless --llama names a source to look at.`,
 			if chosen.llama != "" {
 				resolved, err := chosen.resolve(cmd.Context(), m, term)
 				if err != nil {
+					return err
+				}
+				if err := backend.Buildable(resolved); err != nil {
 					return err
 				}
 				src = foundSource(resolved)
