@@ -37,6 +37,7 @@ const (
 // An archive is what was read from one, without trust in anything it says of itself.
 type archive struct {
 	name, format string
+	kind         manifests.Kind
 	file, tar    manifests.Digest
 	top          string
 	epoch        time.Time
@@ -120,7 +121,7 @@ func (a *archive) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadat
 	} else if again != a.tar {
 		a.add("", "packing its files again gives another tar (sha256 %s instead of %s): it was not made by this program", again.SHA256, a.tar.SHA256)
 	}
-	if a.top == runtimeName {
+	if a.kind == manifests.KindCUDART {
 		t, err := readTree(fsys)
 		if err != nil {
 			return err
@@ -156,19 +157,18 @@ func (a *archive) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadat
 // describe makes the manifest's entry of an archive, and compares the files with the metadata's list. What does not
 // agree goes to a.findings. meta is nil for the CUDA runtime and where there is none that can be read.
 func (a *archive) describe() (artifact manifests.Artifact, meta *manifests.Metadata) {
-	artifact = manifests.Artifact{Name: a.name, URL: a.name, Format: a.format, Size: a.file.Size, SHA256: a.file.SHA256, Tar: &a.tar}
+	artifact = manifests.Artifact{Name: a.name, Kind: a.kind, URL: a.name, Format: a.format, Size: a.file.Size, SHA256: a.file.SHA256, Tar: &a.tar}
 	unreadable := func(err error) {
 		a.findings = append(a.findings, Finding{Rule: RuleMetadata, Path: manifests.MetadataName, Detail: err.Error()})
 	}
 	base := strings.TrimSuffix(a.name, "."+a.format)
-	if a.top == runtimeName {
-		artifact.Kind = manifests.KindCUDART
+	if a.kind == manifests.KindCUDART {
 		d, err := decodeRuntime(a.described)
 		if err != nil {
 			unreadable(err)
 			return artifact, nil
 		}
-		if want := runtimeBase(a.tar); base != want {
+		if want := manifests.RuntimeName(d.Toolkit.CUDA, a.tar); base != want {
 			a.add("", "the tar inside is that of %s: the file was renamed or its tar changed", want)
 		}
 		if !a.epoch.Equal(runtimeEpoch) {
@@ -176,7 +176,6 @@ func (a *archive) describe() (artifact manifests.Artifact, meta *manifests.Metad
 		}
 		return runtimeArtifact(a.files, d.Toolkit, a.name, a.format, a.file, a.tar), nil
 	}
-	artifact.Kind = manifests.KindBundle
 	m, err := manifests.DecodeMetadata(bytes.NewReader(a.described))
 	if err != nil {
 		unreadable(err)
@@ -244,20 +243,12 @@ func fieldsOf(v any) map[string]json.RawMessage {
 }
 
 // kindOfArchive tells what an archive must hold from its file name.
-func kindOfArchive(name string) (top, format string, err error) {
-	for _, format := range formats() {
-		base, ok := strings.CutSuffix(name, "."+format)
-		if !ok {
-			continue
-		}
-		if strings.HasPrefix(base, runtimeName+"-") {
-			return runtimeName, format, nil
-		}
-		if strings.HasPrefix(base, "llcuda-bins-") {
-			return base, format, nil
-		}
+func kindOfArchive(name string) (kind manifests.Kind, top, format string, err error) {
+	if !manifests.IsArchive(name) {
+		return "", "", "", fmt.Errorf("%s is neither a bundle's nor the CUDA runtime's archive", name)
 	}
-	return "", "", fmt.Errorf("%s is neither a bundle's nor the CUDA runtime's archive", name)
+	a := manifests.Artifact{Name: name, Kind: manifests.KindOf(name), Format: strings.TrimPrefix(name, manifests.Stem(name)+".")}
+	return a.Kind, a.Top(), a.Format, nil
 }
 
 // readArchive reads an archive to its end and unpacks it into root, where that is not nil. What is not laid out as Pack
@@ -266,7 +257,7 @@ func kindOfArchive(name string) (top, format string, err error) {
 func readArchive(ctx context.Context, name string, root *os.Root) (*archive, error) {
 	a := &archive{name: filepath.Base(name)}
 	var err error
-	if a.top, a.format, err = kindOfArchive(a.name); err != nil {
+	if a.kind, a.top, a.format, err = kindOfArchive(a.name); err != nil {
 		return nil, err
 	}
 	f, err := os.Open(name)

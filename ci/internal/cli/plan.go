@@ -165,7 +165,7 @@ func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) (plan,
 	p := plan{LlamaCPP: src, Toolkit: m.Toolkit, Floors: m.Floors, Wheels: wheel.Names(version)}
 	for _, target := range targets {
 		p.Jobs = append(p.Jobs, plannedJob{
-			SM: target.SM, Bundle: target.BundleName(), Architecture: target.Architecture, GPUs: target.GPUs,
+			SM: target.SM, Bundle: manifests.BundleName(target.SM), Architecture: target.Architecture, GPUs: target.GPUs,
 			Platforms: target.Platforms, Architectures: target.CMakeArchitectures(), PTX: target.PTX,
 		})
 	}
