@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/archive"
 )
 
 // An Identity is what the files of a bundle cannot tell: which release they are for, and how they were made.
@@ -126,7 +127,7 @@ func checkMetadata(t *tree, meta manifests.Metadata) []Finding {
 	if len(found.DeviceCode.Cubin) != 1 || found.DeviceCode.Cubin[0] != meta.SM {
 		disagree("", "the bundle is for sm_%d and its files hold cubins for %v", int(meta.SM), found.DeviceCode.Cubin)
 	}
-	return append(findings, compareFiles(t.files(), meta.Files, false)...)
+	return append(findings, archive.CompareFiles(t.files(), meta.Files)...)
 }
 
 // files are the files and links of a tree, without digests.
@@ -141,39 +142,4 @@ func (t *tree) files() []manifests.File {
 		}
 	}
 	return files
-}
-
-// compareFiles names every file that is missing, extra or changed against a list. Digests count only where they were
-// taken.
-func compareFiles(found, listed []manifests.File, digests bool) []Finding {
-	var findings []Finding
-	differ := func(path, format string, args ...any) {
-		findings = append(findings, Finding{Rule: RuleMetadata, Path: path, Detail: fmt.Sprintf(format, args...)})
-	}
-	have := make(map[string]manifests.File)
-	for _, f := range found {
-		have[f.Path] = f
-	}
-	for _, want := range listed {
-		got, ok := have[want.Path]
-		delete(have, want.Path)
-		switch {
-		case !ok:
-			differ(want.Path, "the file is missing")
-		case got.Link != want.Link:
-			differ(want.Path, "the link leads to %q, listed is %q", got.Link, want.Link)
-		case got.Size != want.Size:
-			differ(want.Path, "the file is changed: it has %d bytes, listed are %d", got.Size, want.Size)
-		case digests && got.SHA256 != want.SHA256:
-			differ(want.Path, "the file is changed: its sha256 is %s, listed is %s", got.SHA256, want.SHA256)
-		case got.Mode != want.Mode:
-			differ(want.Path, "its mode is %s, listed is %s", got.Mode, want.Mode)
-		}
-	}
-	for _, f := range found {
-		if _, extra := have[f.Path]; extra {
-			differ(f.Path, "the file is extra: it is not listed")
-		}
-	}
-	return findings
 }

@@ -472,7 +472,7 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 			return "", ctx.Err()
 		case err != nil:
 		case len(findings) > 0:
-			err = fmt.Errorf("%s: %s", findings[0].Path, findings[0].What)
+			err = fmt.Errorf("%s: %s", findings[0].Path, findings[0].Detail)
 		case a.Kind == manifests.KindBundle && !c.unpackedHere(c.Store.Relative(dir)):
 			err = errors.New("no installation has it")
 		default:
@@ -628,19 +628,19 @@ func (c *Client) verify(ctx context.Context, i Install) (*Release, error) {
 			return r, err
 		}
 		for _, f := range findings {
-			damage.Findings = append(damage.Findings, Finding{Path: dir + "/" + f.Path, What: f.What})
+			damage.Findings = append(damage.Findings, Finding{Path: dir + "/" + f.Path, Detail: f.Detail})
 		}
 	}
 	if !c.Store.Unchanged(i) {
-		damage.Findings = append(damage.Findings, Finding{Path: i.Folder + "/" + manifests.MetadataName, What: "it is not the one that was unpacked"})
+		damage.Findings = append(damage.Findings, Finding{Path: i.Folder + "/" + manifests.MetadataName, Detail: "it is not the one that was unpacked"})
 	}
 	for _, dir := range []string{i.Folder, i.Runtime} {
 		if !read[dir] {
-			damage.Findings = append(damage.Findings, Finding{Path: dir, What: "the release has no such archive"})
+			damage.Findings = append(damage.Findings, Finding{Path: dir, Detail: "the release has no such archive"})
 		}
 	}
 	if err := c.Store.Sound(i); err != nil && len(damage.Findings) == 0 {
-		damage.Findings = append(damage.Findings, Finding{Path: i.Folder, What: err.Error()})
+		damage.Findings = append(damage.Findings, Finding{Path: i.Folder, Detail: err.Error()})
 	}
 	if len(damage.Findings) > 0 {
 		return r, damage
