@@ -243,6 +243,18 @@ func lookFor(t *testing.T, program string) {
 	}
 }
 
+// An engine that runs serves every user of the machine, wherever their home is: nobody starts a second one beside it.
+func (f *farm) testOtherHome(t *testing.T) {
+	out := f.out(t)
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CACHE_HOME", "")
+	f.build(t, f.llama, "75", out, "--cache", f.cache).want(t, 0)
+	if _, err := os.Stat(filepath.Join(home, ".cache", "llcuda")); err == nil {
+		t.Error("the build made a cache, and perhaps an engine, of its own in the other home")
+	}
+}
+
 // killsVariable says how often testKilledAtAnyMoment kills a build; a few times if it is not set.
 const killsVariable = "LLCUDA_TEST_KILLS"
 
