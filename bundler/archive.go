@@ -19,6 +19,7 @@ import (
 type packed struct {
 	*archive.Contents
 	name, format, top string
+	kind              manifests.Kind
 	file              manifests.Digest
 }
 
@@ -96,7 +97,7 @@ func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata
 	} else if again != a.Tar {
 		a.add(RuleArchive, "", "packing its files again gives another tar (sha256 %s instead of %s): it was not made by this program", again.SHA256, a.Tar.SHA256)
 	}
-	if a.top == runtimeName {
+	if a.kind == manifests.KindCUDART {
 		t, err := readTree(fsys)
 		if err != nil {
 			return err
@@ -132,16 +133,15 @@ func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata
 // describe makes the manifest's entry of an archive, and compares the files with the metadata's list. What does not agree
 // goes to a.Findings. meta is nil for the CUDA runtime, and where there is none that can be read.
 func (a *packed) describe() (artifact manifests.Artifact, meta *manifests.Metadata) {
-	artifact = manifests.Artifact{Name: a.name, URL: a.name, Format: a.format, Size: a.file.Size, SHA256: a.file.SHA256, Tar: &a.Tar}
+	artifact = manifests.Artifact{Name: a.name, Kind: a.kind, URL: a.name, Format: a.format, Size: a.file.Size, SHA256: a.file.SHA256, Tar: &a.Tar}
 	base := strings.TrimSuffix(a.name, "."+a.format)
-	if a.top == runtimeName {
-		artifact.Kind = manifests.KindCUDART
+	if a.kind == manifests.KindCUDART {
 		d, err := decodeRuntime(a.Metadata)
 		if err != nil {
 			a.add(RuleMetadata, manifests.MetadataName, "%v", err)
 			return artifact, nil
 		}
-		if want := runtimeBase(a.Tar); base != want {
+		if want := manifests.RuntimeName(d.Toolkit.CUDA, a.Tar); base != want {
 			a.add(RuleArchive, "", "the tar inside is that of %s: the file was renamed or its tar changed", want)
 		}
 		if !a.Time.Equal(runtimeEpoch) {
@@ -149,7 +149,6 @@ func (a *packed) describe() (artifact manifests.Artifact, meta *manifests.Metada
 		}
 		return runtimeArtifact(a.Files, d.Toolkit, a.name, a.format, a.file, a.Tar), nil
 	}
-	artifact.Kind = manifests.KindBundle
 	meta, findings := a.Bundle(base)
 	a.Findings = append(a.Findings, findings...)
 	if meta == nil {
@@ -159,20 +158,12 @@ func (a *packed) describe() (artifact manifests.Artifact, meta *manifests.Metada
 }
 
 // kindOfArchive tells what an archive must hold from its file name.
-func kindOfArchive(name string) (top, format string, err error) {
-	for _, format := range formats() {
-		base, ok := strings.CutSuffix(name, "."+format)
-		if !ok {
-			continue
-		}
-		if strings.HasPrefix(base, runtimeName+"-") {
-			return runtimeName, format, nil
-		}
-		if strings.HasPrefix(base, "llcuda-bins-") {
-			return base, format, nil
-		}
+func kindOfArchive(name string) (kind manifests.Kind, top, format string, err error) {
+	if !manifests.IsArchive(name) {
+		return "", "", "", fmt.Errorf("%s is neither a bundle's nor the CUDA runtime's archive", name)
 	}
-	return "", "", fmt.Errorf("%s is neither a bundle's nor the CUDA runtime's archive", name)
+	a := manifests.Artifact{Name: name, Kind: manifests.KindOf(name), Format: strings.TrimPrefix(name, manifests.Stem(name)+".")}
+	return a.Kind, a.Top(), a.Format, nil
 }
 
 // readArchive reads an archive to its end and unpacks it into root, where that is not nil. An archive that cannot be read
@@ -181,7 +172,7 @@ func kindOfArchive(name string) (top, format string, err error) {
 func readArchive(ctx context.Context, name string, root *os.Root) (*packed, error) {
 	a := &packed{name: filepath.Base(name)}
 	var err error
-	if a.top, a.format, err = kindOfArchive(a.name); err != nil {
+	if a.kind, a.top, a.format, err = kindOfArchive(a.name); err != nil {
 		return nil, err
 	}
 	f, err := os.Open(name)

@@ -31,11 +31,11 @@ const (
 func Describe(fsys fs.FS, rules Rules, report *Report, id Identity) (manifests.Metadata, error) {
 	files, err := listFiles(fsys)
 	if err != nil {
-		return manifests.Metadata{}, fmt.Errorf("describing %s: %w", rules.Target.BundleName(), err)
+		return manifests.Metadata{}, fmt.Errorf("describing %s: %w", manifests.BundleName(rules.Target.SM), err)
 	}
 	return manifests.Metadata{
 		SchemaVersion: manifests.SchemaVersion,
-		Name:          rules.Target.BundleName(),
+		Name:          manifests.BundleName(rules.Target.SM),
 		Release:       id.Release,
 		LlamaCPP:      id.LlamaCPP,
 		SM:            rules.Target.SM,
@@ -104,7 +104,7 @@ func checkMetadata(t *tree, meta manifests.Metadata) []Finding {
 	disagree := func(path, format string, args ...any) {
 		findings = append(findings, Finding{Rule: RuleMetadata, Path: path, Detail: fmt.Sprintf(format, args...)})
 	}
-	if want := "llcuda-bins-" + meta.SM.String(); meta.Name != want {
+	if want := manifests.BundleName(meta.SM); meta.Name != want {
 		disagree("", "the name is %s and the SM is %d, which is called %s", meta.Name, int(meta.SM), want)
 	}
 	found := t.report(toolkitOf(meta))

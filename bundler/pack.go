@@ -39,9 +39,6 @@ type PackOptions struct {
 	Progress func(done, total int64)
 }
 
-// formats are the archives that are made of every tar.
-func formats() []string { return []string{manifests.FormatTarGz, manifests.FormatTarZst} }
-
 // Pack writes a bundle's two archives into outDir and returns them, tar.gz first. The metadata must be what Describe
 // made of this very tree: Pack reads the device code and the needs again, and hashes every file again, and an
 // *AuditError names whatever disagrees; then nothing is written.
@@ -75,7 +72,7 @@ func Pack(ctx context.Context, fsys fs.FS, meta manifests.Metadata, outDir strin
 		return nil, fmt.Errorf("packing %s: %w", meta.Name, err)
 	}
 	artifacts := make([]manifests.Artifact, len(written))
-	for i, format := range formats() {
+	for i, format := range manifests.Formats() {
 		artifacts[i] = archive.Describe(meta, meta.Name+"."+format, format, written[i], tarDigest)
 	}
 	return artifacts, nil
@@ -111,15 +108,15 @@ func writeArchives(ctx context.Context, base string, tarDigest manifests.Digest,
 	if threads <= 0 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	written := make([]manifests.Digest, len(formats()))
-	pending := make([]*pendingFile, len(formats())) // nil where the archive is there already
+	written := make([]manifests.Digest, len(manifests.Formats()))
+	pending := make([]*pendingFile, len(manifests.Formats())) // nil where the archive is there already
 	defer func() {
 		for _, p := range pending {
 			p.discard()
 		}
 	}()
 	progress := &progressCounter{report: opts.Progress}
-	for i, format := range formats() {
+	for i, format := range manifests.Formats() {
 		name := base + "." + format
 		if opts.Known != nil {
 			if a, ok := opts.Known(name); ok && a.Tar != nil && *a.Tar == tarDigest {
@@ -136,13 +133,13 @@ func writeArchives(ctx context.Context, base string, tarDigest manifests.Digest,
 			continue
 		}
 		if pending[i], err = createPending(dir, name); err != nil {
-			return nil, spaceError(err, dir, name, tarDigest.Size*int64(len(formats())))
+			return nil, spaceError(err, dir, name, tarDigest.Size*int64(len(manifests.Formats())))
 		}
 		progress.total += tarDigest.Size
 	}
 	work, workCtx := errgroup.WithContext(ctx)
 	work.SetLimit(threads) // with one thread allowed, one compressor after the other
-	for i, format := range formats() {
+	for i, format := range manifests.Formats() {
 		if pending[i] == nil {
 			continue
 		}

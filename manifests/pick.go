@@ -102,7 +102,10 @@ func (e *NoBundleError) Hint() string { return e.Way }
 // bundle, and SM alone, where there is no GPU or no driver at all, the bundle of that SM: an image is built for another
 // machine's GPU.
 func Pick(r Release, host Host, opts PickOptions) (Decision, error) {
-	p := picker{release: r, host: host, opts: opts, candidates: candidates(r)}
+	p := picker{release: r, host: host, opts: opts, candidates: []candidate{}}
+	for _, bundle := range r.Bundles() {
+		p.candidates = append(p.candidates, candidate{Artifact: bundle})
+	}
 	p.decision.GPUs = make([]GPUVerdict, len(host.GPUs))
 	for i, gpu := range host.GPUs {
 		p.decision.GPUs[i] = GPUVerdict{GPU: gpu, Reason: "no bundle was chosen"}
@@ -126,27 +129,6 @@ type candidate struct {
 type match struct {
 	through, reason string
 	oldDriver       bool
-}
-
-// candidates are the release's bundles, ascending by SM. The smaller of a bundle's two archives stands for it.
-func candidates(r Release) []candidate {
-	bySM := map[matrix.SM]Artifact{}
-	for _, a := range r.Assets {
-		if have, ok := bySM[a.SM]; a.Kind == KindBundle && (!ok || smaller(a, have)) {
-			bySM[a.SM] = a
-		}
-	}
-	list := make([]candidate, 0, len(bySM))
-	for _, a := range bySM {
-		list = append(list, candidate{Artifact: a})
-	}
-	slices.SortFunc(list, func(a, b candidate) int { return cmp.Compare(a.SM, b.SM) })
-	return list
-}
-
-// smaller orders archives of the same tar: the one to download comes first.
-func smaller(a, b Artifact) bool {
-	return cmp.Or(cmp.Compare(a.Size, b.Size), cmp.Compare(b.Format, a.Format)) < 0
 }
 
 type picker struct {
@@ -367,7 +349,7 @@ func (p *picker) choose(c candidate, onCPU, absent bool) {
 	default:
 		d.VisibleDevices = visible(d.GPUs)
 	}
-	if runtime, ok := p.runtime(); ok {
+	if runtime, ok := p.runtime(c.Artifact); ok {
 		d.Runtime = runtime.Name
 		d.DownloadBytes += runtime.Size
 		d.DiskBytes += runtime.Size + runtime.Tar.Size
@@ -389,15 +371,10 @@ func visible(gpus []GPUVerdict) []string {
 	return list
 }
 
-// runtime is the CUDA runtime's archive, if no one source on the host has all of its libraries.
-func (p *picker) runtime() (Artifact, bool) {
-	var runtime Artifact
-	for _, a := range p.release.Assets {
-		if a.Kind == KindCUDART && (runtime.Name == "" || smaller(a, runtime)) {
-			runtime = a
-		}
-	}
-	if runtime.Name == "" {
+// runtime is the CUDA runtime that a bundle needs, if no one source on the host has all of its libraries.
+func (p *picker) runtime(bundle Artifact) (Artifact, bool) {
+	runtime, ok := p.release.Runtime(bundle)
+	if !ok {
 		return Artifact{}, false
 	}
 	have := map[string]map[string]bool{}

@@ -40,15 +40,10 @@ func Client() string { return manifests.ClientName("linux", "amd64") }
 func Names(version string) []string {
 	names := make([]string, 0, 2)
 	for _, platform := range []string{PlatformAny, PlatformLinux} {
-		names = append(names, fmt.Sprintf("%s-%s-py3-none-%s.whl", escaped(manifests.Distribution), version, platform))
+		names = append(names, manifests.WheelName(version, platform))
 	}
 	return names
 }
-
-var notInName = regexp.MustCompile(`[^\w.]+`)
-
-// escaped is a project's name as it is in the names of wheels.
-func escaped(project string) string { return notInName.ReplaceAllString(strings.ToLower(project), "_") }
 
 var nameForm = regexp.MustCompile(`^[a-z0-9_.]+-([0-9][0-9a-z.]*)-py3-none-([a-z0-9_.]+)\.whl$`)
 
@@ -75,7 +70,7 @@ func Check(name string, data []byte, contents Contents) []string {
 	if err != nil {
 		return []string{err.Error()}
 	}
-	c := checking{version: version, platform: platform, info: escaped(manifests.Distribution) + "-" + version + ".dist-info/"}
+	c := checking{version: version, platform: platform, info: manifests.WheelProject() + "-" + version + ".dist-info/"}
 	if len(data) > MaxSize {
 		c.addf("it has %.1f MB, more than %.0f", float64(len(data))/1e6, MaxSize/1e6)
 	}

@@ -155,7 +155,7 @@ func (c *treeCache) commit(commit string) (origin, bool, error) {
 	if err != nil || sums.gitTree(rec.Submodules) != tree {
 		return origin{}, false, nil
 	}
-	return origin{digest: rec.Digest, commit: commit, tree: tree, build: rec.Build, date: date}, true, nil
+	return origin{sums: sums, commit: commit, tree: tree, build: rec.Build, date: date}, true, nil
 }
 
 func (c *treeCache) recordCommit(commit string, rec commitRecord) error {

@@ -155,7 +155,7 @@ var (
 
 func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Artifact {
 	t.Helper()
-	name := "llcuda-bins-" + sm.String()
+	name := manifests.BundleName(sm)
 	code := manifests.DeviceCode{Cubin: []matrix.SM{sm}, PTX: []matrix.SM{}}
 	requires := manifests.Requires{
 		DriverMin: manifests.DriverMin{Cubin: "525.60.13"}, Glibc: "2.17", CPUVariants: []string{"x64"},
@@ -394,7 +394,7 @@ func (r *Release) pack(t testing.TB, stem string, entries []Entry, a manifests.A
 		stem += "-" + SHA256(data)[:12]
 	}
 	var twins []manifests.Artifact
-	for _, format := range []string{manifests.FormatTarGz, manifests.FormatTarZst} {
+	for _, format := range manifests.Formats() {
 		packed := Compress(t, data, format)
 		a.Name, a.Format = stem+"."+format, format
 		a.URL, a.Size, a.SHA256 = a.Name, int64(len(packed)), SHA256(packed)
@@ -532,11 +532,11 @@ func (r *Release) PublicKey(t testing.TB) []byte {
 // Asset is the manifest's word on an asset.
 func (r *Release) Asset(t testing.TB, name string) manifests.Artifact {
 	t.Helper()
-	at := slices.IndexFunc(r.Manifest.Assets, func(a manifests.Artifact) bool { return a.Name == name })
-	if at < 0 {
+	asset, ok := r.Manifest.Asset(name)
+	if !ok {
 		t.Fatalf("the release has no %s", name)
 	}
-	return r.Manifest.Assets[at]
+	return asset
 }
 
 // SHA256 is a digest in hex.

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -11,12 +12,13 @@ import (
 type DigestError struct {
 	Name   string // the blob's
 	Mirror string // the address that gave the bytes, or the last of them
-	Want   string // SHA-256, lower-case hex
-	Got    string
+	// Algorithm is "sha256" or "sha512"; empty is "sha256".
+	Algorithm string
+	Want, Got string // lower-case hex
 }
 
 func (e *DigestError) Error() string {
-	return fmt.Sprintf("%s from %s has sha256 %s, not %s", e.Name, e.Mirror, e.Got, e.Want)
+	return fmt.Sprintf("%s from %s has %s %s, not %s", e.Name, e.Mirror, cmp.Or(e.Algorithm, "sha256"), e.Got, e.Want)
 }
 
 // A NetworkError says that no mirror gave the bytes. Err joins the last error of each.
@@ -82,15 +84,6 @@ type SlowError struct {
 func (e *SlowError) Error() string {
 	return fmt.Sprintf("%s: too slow, %d bytes a second over the last %s", e.URL, e.Rate, e.Window)
 }
-
-// A temporaryError is what another try at the same mirror may mend.
-type temporaryError struct {
-	err   error
-	after time.Duration // what the server asked to wait, or 0
-}
-
-func (e *temporaryError) Error() string { return e.err.Error() }
-func (e *temporaryError) Unwrap() error { return e.err }
 
 // A localError is of this machine or of the caller: no mirror mends it.
 type localError struct{ err error }
