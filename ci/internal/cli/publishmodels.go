@@ -23,8 +23,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/hfhub"
 )
 
-func publishModelsCommand(term *terminal) *cobra.Command {
-	p := &modelsPublication{term: term, moves: &moves{term: term}, made: map[string]madeModel{}}
+func newPublishModelsCommand(term *terminal) *cobra.Command {
+	p := &publishModelsCommand{term: term, moves: &moves{term: term}, made: map[string]madeModel{}}
 	cmd := &cobra.Command{
 		Use:   "models",
 		Short: "Publish GGUF models to a repository of the Hugging Face Hub",
@@ -55,8 +55,8 @@ the workflow is one of the repository's Trusted Publishers.`,
 	return cmd
 }
 
-// A modelsPublication is one run of the command.
-type modelsPublication struct {
+// A publishModelsCommand is one run of the command.
+type publishModelsCommand struct {
 	term  *terminal
 	moves *moves
 
@@ -80,7 +80,7 @@ type madeModel struct {
 	local string
 }
 
-func (p *modelsPublication) run(ctx context.Context) error {
+func (p *publishModelsCommand) run(ctx context.Context) error {
 	if err := p.check(); err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (p *modelsPublication) run(ctx context.Context) error {
 }
 
 // check reads the flags and everything they name, before anything costs time.
-func (p *modelsPublication) check() error {
+func (p *publishModelsCommand) check() error {
 	if p.repo == "" {
 		return &usageError{errors.New("--repo is missing"), "name the repository, like --repo owner/llcuda-models"}
 	}
@@ -175,7 +175,7 @@ func (p *modelsPublication) check() error {
 }
 
 // choose reads the list of models and what of it is wanted.
-func (p *modelsPublication) choose() error {
+func (p *publishModelsCommand) choose() error {
 	all, err := spec.DefaultModels()
 	if p.list != "" {
 		var file *os.File
@@ -215,7 +215,7 @@ func names(models []matrix.Model) string {
 }
 
 // pairs reads NAME=FILE.
-func (p *modelsPublication) pairs(flag string, given []string) (map[string]string, error) {
+func (p *publishModelsCommand) pairs(flag string, given []string) (map[string]string, error) {
 	found := map[string]string{}
 	for _, pair := range given {
 		name, file, ok := strings.Cut(pair, "=")
@@ -228,7 +228,7 @@ func (p *modelsPublication) pairs(flag string, given []string) (map[string]strin
 }
 
 // build says what the repository shall hold, given what it holds.
-func (p *modelsPublication) build(ctx context.Context, head *hfhub.Head) ([]hfhub.File, error) {
+func (p *publishModelsCommand) build(ctx context.Context, head *hfhub.Head) ([]hfhub.File, error) {
 	old, err := p.catalogue(ctx, head)
 	if err != nil {
 		return nil, err
@@ -269,7 +269,7 @@ func (p *modelsPublication) build(ctx context.Context, head *hfhub.Head) ([]hfhu
 }
 
 // catalogue is what the repository says it holds, without what somebody has removed or replaced by hand.
-func (p *modelsPublication) catalogue(ctx context.Context, head *hfhub.Head) (hfhub.Catalogue, error) {
+func (p *publishModelsCommand) catalogue(ctx context.Context, head *hfhub.Head) (hfhub.Catalogue, error) {
 	data, ok, err := head.Read(ctx, hfhub.CatalogueName)
 	if err != nil || !ok {
 		return nil, err
@@ -290,7 +290,7 @@ func (p *modelsPublication) catalogue(ctx context.Context, head *hfhub.Head) (hf
 }
 
 // isThere tells whether the repository's model is the one to publish, where that can be told without having it.
-func (p *modelsPublication) isThere(m matrix.Model, there hfhub.Model) bool {
+func (p *publishModelsCommand) isThere(m matrix.Model, there hfhub.Model) bool {
 	_, local := p.files[m.Name]
 	return !local && m.SHA256 != "" && there.Name == m.Name && there.File == fileName(m) && there.SHA256 == m.SHA256 &&
 		there.Licence == m.Licence && there.Weights == m.Source
@@ -300,7 +300,7 @@ func (p *modelsPublication) isThere(m matrix.Model, there hfhub.Model) bool {
 func fileName(m matrix.Model) string { return m.Name + ".gguf" }
 
 // licenceTexts are the texts of the licences of all that the repository will hold.
-func (p *modelsPublication) licenceTexts(ctx context.Context, head *hfhub.Head, old hfhub.Catalogue) (files []hfhub.File, err error) {
+func (p *publishModelsCommand) licenceTexts(ctx context.Context, head *hfhub.Head, old hfhub.Catalogue) (files []hfhub.File, err error) {
 	var planned []hfhub.Model
 	for _, m := range p.models {
 		planned = append(planned, hfhub.Model{Name: m.Name, Licence: m.Licence})
@@ -332,7 +332,7 @@ func (p *modelsPublication) licenceTexts(ctx context.Context, head *hfhub.Head, 
 }
 
 // make has a model ready on this machine: brought, checked, and read. It is done once, however often the head moves.
-func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel, error) {
+func (p *publishModelsCommand) make(ctx context.Context, m matrix.Model) (madeModel, error) {
 	if ready, ok := p.made[m.Name]; ok {
 		return ready, nil
 	}
@@ -380,7 +380,7 @@ func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel
 }
 
 // plan says what would be done, without bringing anything.
-func (p *modelsPublication) plan(ctx context.Context) error {
+func (p *publishModelsCommand) plan(ctx context.Context) error {
 	defer p.moves.end()
 	head, err := p.client.Head(ctx, p.repo)
 	if err != nil {
@@ -427,7 +427,7 @@ func (p *modelsPublication) plan(ctx context.Context) error {
 	return nil
 }
 
-func (p *modelsPublication) message() string {
+func (p *publishModelsCommand) message() string {
 	var list []string
 	for _, m := range p.models {
 		list = append(list, m.Name)
@@ -440,7 +440,7 @@ func (p *modelsPublication) message() string {
 }
 
 // refuse gives errors their exit codes.
-func (p *modelsPublication) refuse(err error) error {
+func (p *publishModelsCommand) refuse(err error) error {
 	var licence *matrix.LicenceError
 	var mismatch *hub.MismatchError
 	switch {
@@ -455,7 +455,7 @@ func (p *modelsPublication) refuse(err error) error {
 }
 
 // waiting tells of waits that a person would wonder about.
-func (p *modelsPublication) waiting(wait time.Duration, why error) {
+func (p *publishModelsCommand) waiting(wait time.Duration, why error) {
 	const long = 10 * time.Second
 	if wait >= long {
 		p.term.notef("waiting %s: %v", wait.Round(time.Second), why)
@@ -463,7 +463,7 @@ func (p *modelsPublication) waiting(wait time.Duration, why error) {
 }
 
 // advise says what models.yaml could know now.
-func (p *modelsPublication) advise() {
+func (p *publishModelsCommand) advise() {
 	for _, m := range p.models {
 		if ready, ok := p.made[m.Name]; ok && m.SHA256 == "" {
 			p.term.notef("models.yaml could say of %s: size: %d, sha256: %s, vram_mib: %d", m.Name, ready.Size, ready.SHA256, ready.VRAM)
