@@ -20,6 +20,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
@@ -85,22 +86,25 @@ func (p *published) resolve(ctx context.Context) (*fetch.Release, error) {
 
 // await tries until something is there, or patience is at an end.
 func (p *published) await(ctx context.Context, try func() error) error {
-	end := time.Now().Add(p.patience)
-	for wait := p.patience / 128; ; wait *= 2 {
-		err := try()
-		var answer *transfer.StatusError
-		switch {
-		case p.patience == 0, !errors.As(err, &answer), answer.Code != http.StatusNotFound:
-			return err
-		case time.Now().Add(wait).After(end):
-			return &refusal{err, "it was published, and nobody but you can download it: is the repository private? Else look at the release, and run this again"}
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	if p.patience == 0 {
+		return try()
 	}
+	var answer error
+	policy := retry.Policy{Tries: -1, Within: p.patience, FirstWait: p.patience / 128, LongestWait: p.patience}
+	err := policy.Do(ctx, func() error {
+		answer = try()
+		if status, ok := errors.AsType[*transfer.StatusError](answer); ok && status.Code == http.StatusNotFound {
+			return &retry.TemporaryError{Err: answer}
+		}
+		return nil // every other answer is final
+	})
+	switch {
+	case retry.IsTemporary(err):
+		return &refusal{answer, "it was published, and nobody but you can download it: is the repository private? Else look at the release, and run this again"}
+	case err != nil:
+		return err
+	}
+	return answer
 }
 
 // resolve reads what vouches for a release in a folder, here or on the web.
