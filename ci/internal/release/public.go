@@ -15,6 +15,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
@@ -61,22 +62,25 @@ func (v releaseVerifier) Verify(sums, signed []byte) (fetch.Signer, error) {
 
 // await tries until something is there, or patience is at an end.
 func (p Public) await(ctx context.Context, try func() error) error {
-	end := time.Now().Add(p.Patience)
-	for wait := p.Patience / 128; ; wait *= 2 {
-		err := try()
-		var answer *transfer.StatusError
-		switch {
-		case p.Patience == 0, !errors.As(err, &answer), answer.Code != http.StatusNotFound:
-			return err
-		case time.Now().Add(wait).After(end):
-			return &Refusal{err, "it was published, and nobody but you can download it: is the repository private? Else look at the release, and run this again"}
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	if p.Patience == 0 {
+		return try()
 	}
+	var answer error
+	policy := retry.Policy{Tries: -1, Within: p.Patience, FirstWait: p.Patience / 128, LongestWait: p.Patience}
+	err := policy.Do(ctx, func() error {
+		answer = try()
+		if status, ok := errors.AsType[*transfer.StatusError](answer); ok && status.Code == http.StatusNotFound {
+			return &retry.TemporaryError{Err: answer}
+		}
+		return nil // every other answer is final
+	})
+	switch {
+	case retry.IsTemporary(err):
+		return &Refusal{answer, "it was published, and nobody but you can download it: is the repository private? Else look at the release, and run this again"}
+	case err != nil:
+		return err
+	}
+	return answer
 }
 
 // downloadLimit is how many assets are downloaded at once: more would not be faster, and each is several connections.
