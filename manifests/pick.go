@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -201,7 +202,7 @@ func (p *picker) pick() (Decision, error) {
 	}
 	if free := p.host.DiskFree; free >= 0 && free < p.decision.DiskBytes {
 		reason := fmt.Sprintf("%s takes %s of disk while it is installed, and %s are free: make room, or choose another folder with --home",
-			p.decision.Bundle, megabytes(p.decision.DiskBytes), megabytes(free))
+			p.decision.Bundle, measure.Bytes(p.decision.DiskBytes), measure.Bytes(free))
 		return p.decision, &NoBundleError{Lack: LackDisk, Reason: reason, Decision: p.decision}
 	}
 	return p.decision, nil
@@ -534,6 +535,3 @@ func (p *picker) lack() NoBundleError {
 	}
 	return NoBundleError{Lack: LackBundle, Reason: p.unserved(allowed[0]), Way: way}
 }
-
-// megabytes is a size for a person.
-func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

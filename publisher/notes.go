@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -78,7 +79,7 @@ func (n *notes) install() {
 	}
 	n.printf("\nBy hand: unpack a bundle of the table below")
 	if runtime := n.runtime(manifests.FormatTarZst); runtime != nil {
-		n.printf("; where the machine has no CUDA 12 libraries, also %s (%s), whose libraries go into the bundle's `lib`", n.link(runtime.Stem(), runtime.Name), megabytes(runtime.Size))
+		n.printf("; where the machine has no CUDA 12 libraries, also %s (%s), whose libraries go into the bundle's `lib`", n.link(runtime.Stem(), runtime.Name), measure.Bytes(runtime.Size))
 	}
 	n.printf(".\n\n")
 }
@@ -102,7 +103,7 @@ func (n *notes) bundles() {
 		var downloads []string
 		for _, format := range []string{manifests.FormatTarZst, manifests.FormatTarGz} {
 			if twin := n.find(a.Stem() + "." + format); twin != nil {
-				downloads = append(downloads, n.link(format, twin.Name)+" "+megabytes(twin.Size))
+				downloads = append(downloads, n.link(format, twin.Name)+" "+measure.Bytes(twin.Size))
 			}
 		}
 		n.printf("| %s | %s | %s | %s | %s | %s | %s |\n", a.SM.Capability(), a.Architecture, cell(a.GPUs), cell(n.platforms(a.SM)),
@@ -166,7 +167,7 @@ func (n *notes) models() {
 	for _, m := range n.release.Models {
 		size, memory := "", ""
 		if m.Size > 0 {
-			size = megabytes(m.Size)
+			size = measure.Bytes(m.Size)
 		}
 		if m.VRAM > 0 {
 			memory = fmt.Sprintf("%d MiB", m.VRAM)
@@ -178,8 +179,3 @@ func (n *notes) models() {
 
 // cell is a list in one cell of a table.
 func cell(list []string) string { return strings.ReplaceAll(strings.Join(list, ", "), "|", `\|`) }
-
-func megabytes(n int64) string {
-	const mega = 1_000_000
-	return fmt.Sprintf("%.1f MB", float64(n)/mega)
-}

@@ -168,9 +168,7 @@ func (p *published) asset(ctx context.Context, asset manifests.Artifact, dir rel
 // fetch brings one file, which must be what the release says of it.
 func (p *published) fetch(ctx context.Context, blob transfer.Blob, partial string, progress func(publisher.Progress)) error {
 	err := p.await(ctx, func() error {
-		return new(transfer.Client).Fetch(ctx, blob, partial, nil, func(at transfer.Progress) {
-			progress(publisher.Progress{Name: at.Name, Done: at.Done, Total: at.Total})
-		})
+		return new(transfer.Client).Fetch(ctx, blob, partial, nil, progress)
 	})
 	if isAs[*transfer.DigestError](err) || isAs[*transfer.SizeError](err) {
 		return &refusal{err, "what is public is not what was signed: the release was changed, or a proxy changes downloads; check the release's assets, and publish again"}
@@ -208,10 +206,7 @@ func (p *published) verify(ctx context.Context, term *terminal, cache string, ru
 	}
 	term.notef("release   %s, signed by %s", release.Release.Release, release.Signer.By)
 	dir := releaseDir(filepath.Join(cache, "published", strings.ReplaceAll(p.repo, "/", "-"), p.tag))
-	show, closeView := term.transfers("download")
-	err = p.download(ctx, release, dir, show)
-	closeView()
-	if err != nil {
+	if err := p.download(ctx, release, dir, term.Transfers("downloading", "downloaded").Report); err != nil {
 		return fail(err)
 	}
 	verifier, err := p.signedBy.verifier()

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -48,6 +49,8 @@ changes a public release; it only completes it.
 
 The token is GITHUB_TOKEN or GH_TOKEN; it must be allowed to write the contents
 of the repository. It is sent to the API and its upload host only.`,
+		Example: `  go run ./ci publish github dist --dry-run
+  go run ./ci publish github dist`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if g.dir, err = existingDir(args[0]); err != nil {
@@ -100,11 +103,9 @@ func (g *githubRelease) run(ctx context.Context, term *terminal) error {
 		g.printPlan(term, folder, plan)
 		return nil
 	}
-	term.notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), bytesText(folder.Size()), signer.By())
-	show, closeView := term.transfers("upload")
-	opts.Progress = show
+	term.notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), measure.Bytes(folder.Size()), signer.By())
+	opts.Progress = term.Transfers("uploading", "uploaded").Report
 	result, err := publisher.Publish(ctx, store, folder, opts)
-	closeView()
 	if err != nil {
 		return fmt.Errorf("publishing %s to %s: %w", g.dir, g.repo, err)
 	}
@@ -211,16 +212,16 @@ func (g *githubRelease) printPlan(term *terminal, folder *publisher.Folder, plan
 	}
 	term.printf("%s to %s: %s", folder.Release.Release, g.repo, where)
 	for _, file := range plan.Keep {
-		term.printf("keep     %-50s %10s", file.Name, bytesText(file.Size))
+		term.printf("keep     %-50s %10s", file.Name, measure.Bytes(file.Size))
 	}
 	for _, asset := range plan.Unfinished {
-		term.printf("delete   %-50s %10s  begun and not whole", asset.Name, bytesText(asset.Size))
+		term.printf("delete   %-50s %10s  begun and not whole", asset.Name, measure.Bytes(asset.Size))
 	}
 	for _, asset := range plan.Replace {
-		term.printf("replace  %-50s %10s  has other contents", asset.Name, bytesText(asset.Size))
+		term.printf("replace  %-50s %10s  has other contents", asset.Name, measure.Bytes(asset.Size))
 	}
 	for _, file := range plan.Upload {
-		term.printf("upload   %-50s %10s", file.Name, bytesText(file.Size))
+		term.printf("upload   %-50s %10s", file.Name, measure.Bytes(file.Size))
 	}
 	switch {
 	case plan.Done():
@@ -241,8 +242,6 @@ func (g *githubRelease) readBack(ctx context.Context, term *terminal, server str
 		return err
 	}
 	defer remove()
-	show, closeView := term.transfers("download")
-	defer closeView()
 	public := published{repo: g.repo, server: server, tag: folder.Release.Release, patience: publicPatience}
-	return public.readBack(ctx, folder.Files, work, show)
+	return public.readBack(ctx, folder.Files, work, term.Transfers("downloading", "downloaded").Report)
 }

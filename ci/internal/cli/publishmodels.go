@@ -9,14 +9,13 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
-	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 	"github.com/waqasm86/llcuda-farm/manifests/gguf"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -24,7 +23,7 @@ import (
 )
 
 func publishModelsCommand(term *terminal) *cobra.Command {
-	p := &modelsPublication{term: term, moves: &moves{term: term}, made: map[string]madeModel{}}
+	p := &modelsPublication{term: term, made: map[string]madeModel{}}
 	cmd := &cobra.Command{
 		Use:   "models",
 		Short: "Publish GGUF models to a repository of the Hugging Face Hub",
@@ -40,6 +39,8 @@ that it has and that you do not name stay, on the page as well.
 The token is that of HF_TOKEN, or of the file where the Hub's own tools keep it. In
 GitHub Actions no token is needed if the job has the permission id-token: write and
 the workflow is one of the repository's Trusted Publishers.`,
+		Example: `  go run ./ci publish models --repo owner/llcuda-models --dry-run
+  go run ./ci publish models --repo owner/llcuda-models --only gemma-3-1b-it-Q4_K_M --licence gemma=terms.txt`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context()) },
 	}
@@ -57,8 +58,7 @@ the workflow is one of the repository's Trusted Publishers.`,
 
 // A modelsPublication is one run of the command.
 type modelsPublication struct {
-	term  *terminal
-	moves *moves
+	term *terminal
 
 	repo, list, address string
 	only, local, texts  []string
@@ -91,8 +91,7 @@ func (p *modelsPublication) run(ctx context.Context) error {
 		return &publisher.RefusedError{Err: errors.New("publishing models: there is no token"),
 			Way: "set HF_TOKEN to one that may write to " + p.repo + ", from " + p.source.Endpoint + "/settings/tokens"}
 	}
-	result, err := p.client.Publish(ctx, p.repo, p.build, hfhub.Options{Message: p.message(), Private: p.private, Progress: p.moves.show("upload")})
-	p.moves.end()
+	result, err := p.client.Publish(ctx, p.repo, p.build, hfhub.Options{Message: p.message(), Private: p.private, Progress: p.term.Transfers("uploading", "uploaded").Report})
 	if err != nil {
 		return p.refuse(err)
 	}
@@ -103,9 +102,9 @@ func (p *modelsPublication) run(ctx context.Context) error {
 		return nil
 	}
 	for _, change := range missing {
-		p.term.notef("published %s, %s, sha256:%s", change.Path, bytesText(change.Size), change.SHA256)
+		p.term.notef("published %s, %s, sha256:%s", change.Path, measure.Bytes(change.Size), change.SHA256)
 	}
-	p.term.printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), bytesText(result.Sent))
+	p.term.printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), measure.Bytes(result.Sent))
 	return nil
 }
 
@@ -339,10 +338,7 @@ func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel
 	local, origin := p.files[m.Name], ""
 	if local == "" {
 		ref := hub.Ref{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}
-		show := p.moves.show("download")
-		got, err := p.source.Download(ctx, ref, hub.Want{Size: m.Size, SHA256: m.SHA256}, func(at transfer.Progress) {
-			show(publisher.Progress{Name: m.Name, Done: at.Done, Total: at.Total})
-		})
+		got, err := p.source.Download(ctx, ref, hub.Want{Size: m.Size, SHA256: m.SHA256}, p.show(m, "downloading", "downloaded"))
 		if err != nil {
 			return madeModel{}, fmt.Errorf("bringing %s: %w", m.Name, err)
 		}
@@ -359,10 +355,7 @@ func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel
 	if kind := header.Quantisation(); kind != "" && !strings.HasSuffix(strings.ToLower(m.Name), strings.ToLower(kind)) {
 		p.term.warnf("%s has the quantization %s according to its header", m.Name, kind)
 	}
-	show := p.moves.show("read")
-	sum, size, err := hfhub.Digest(ctx, local, func(at publisher.Progress) {
-		show(publisher.Progress{Name: m.Name, Done: at.Done, Total: at.Total})
-	})
+	sum, size, err := hfhub.Digest(ctx, local, p.show(m, "reading", "read"))
 	if err != nil {
 		return madeModel{}, err
 	}
@@ -379,9 +372,17 @@ func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel
 	return ready, nil
 }
 
+// show shows a file by the name of its model.
+func (p *modelsPublication) show(m matrix.Model, doing, done string) func(measure.Progress) {
+	transfers := p.term.Transfers(doing, done)
+	return func(at measure.Progress) {
+		at.Name = m.Name
+		transfers.Report(at)
+	}
+}
+
 // plan says what would be done, without bringing anything.
 func (p *modelsPublication) plan(ctx context.Context) error {
-	defer p.moves.end()
 	head, err := p.client.Head(ctx, p.repo)
 	if err != nil {
 		return err
@@ -399,7 +400,7 @@ func (p *modelsPublication) plan(ctx context.Context) error {
 	for _, m := range p.models {
 		size := "size not known yet"
 		if m.Size > 0 {
-			size = bytesText(m.Size)
+			size = measure.Bytes(m.Size)
 		}
 		from := hub.Ref{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}.String()
 		if local, ok := p.files[m.Name]; ok {
@@ -407,7 +408,7 @@ func (p *modelsPublication) plan(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			from, size = local, bytesText(ready.Size)
+			from, size = local, measure.Bytes(ready.Size)
 			if slices.ContainsFunc(old, func(o hfhub.Model) bool { return o.File == ready.File && o.SHA256 == ready.SHA256 }) {
 				p.term.printf("there     %s", fileName(m))
 				continue
@@ -469,42 +470,4 @@ func (p *modelsPublication) advise() {
 			p.term.notef("models.yaml could say of %s: size: %d, sha256: %s, vram_mib: %d", m.Name, ready.Size, ready.SHA256, ready.VRAM)
 		}
 	}
-}
-
-// A moves shows downloads, reading and uploads that follow one another: a terminal has room for one view.
-type moves struct {
-	term *terminal
-
-	mu     sync.Mutex
-	stage  string
-	report func(publisher.Progress)
-	close  func()
-}
-
-// show gives what shows a stage, from its first byte on.
-func (m *moves) show(stage string) func(publisher.Progress) {
-	return func(at publisher.Progress) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.stage != stage {
-			m.leave()
-			m.stage = stage
-			m.report, m.close = m.term.transfers(stage)
-		}
-		m.report(at)
-	}
-}
-
-// end says that nothing moves any more.
-func (m *moves) end() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.leave()
-}
-
-func (m *moves) leave() {
-	if m.close != nil {
-		m.close()
-	}
-	m.stage, m.close = "", nil
 }

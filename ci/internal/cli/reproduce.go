@@ -31,8 +31,9 @@ The source, the base image and the version of the engine are taken from the rele
 the rest of the recipe from this checkout: check out the commit that the release was
 made from. An engine that has built the release before has the results in its cache;
 steps served from the cache are reported.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd.Context()) },
+		Example: `  go run ./ci reproduce --release v1.1.0-runtime --sm 75`,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return r.run(cmd.Context()) },
 	}
 	r.flags(cmd)
 	r.public.flags(cmd)
@@ -147,8 +148,7 @@ func (r *reproduction) built(ctx context.Context, release *fetch.Release, target
 	if err := os.MkdirAll(string(dir), 0o755); err != nil {
 		return nil, err
 	}
-	show, closeView := r.term.transfers("download")
-	defer closeView()
+	show := r.term.Transfers("downloading", "downloaded").Report
 	var first *manifests.Build
 	for _, target := range targets {
 		at := slices.IndexFunc(release.Assets, func(a manifests.Artifact) bool {
@@ -205,10 +205,7 @@ func (r *reproduction) compare(ctx context.Context, release *fetch.Release, outc
 // explain downloads a released archive and lists what is different in the one built here.
 func (r *reproduction) explain(ctx context.Context, name string, theirs manifests.Artifact) error {
 	dir := r.released()
-	show, closeView := r.term.transfers("download")
-	err := r.public.asset(ctx, theirs, dir, show)
-	closeView()
-	if err != nil {
+	if err := r.public.asset(ctx, theirs, dir, r.term.Transfers("downloading", "downloaded").Report); err != nil {
 		return err
 	}
 	findings, err := bundler.CompareArchives(ctx, dir.path(name), filepath.Join(r.out, name))

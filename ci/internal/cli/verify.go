@@ -51,6 +51,9 @@ with 3 if there are any.
 
 With --release it verifies a published release: it downloads everything that the
 public can download, without a token, and verifies the signature first.`,
+		Example: `  go run ./ci verify dist
+  go run ./ci verify dist --signed --public-key farm.pub
+  go run ./ci verify --release v1.1.0-runtime    # what is public`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 0) == (public.tag == "") {

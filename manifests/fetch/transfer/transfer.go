@@ -51,6 +51,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 // A Blob is a file to bring.
@@ -65,14 +67,8 @@ type Blob struct {
 	Transient bool
 }
 
-// Progress says how far a blob is.
-type Progress struct {
-	Name        string
-	Done, Total int64  // bytes; Total is negative if it is not known
-	From        int64  // bytes that an earlier run had brought
-	Source      string // the mirror's address, without its password; empty for bytes of an earlier run
-	Slow        bool   // the source gave less than Client.SlowRate lately
-}
+// Progress is how far a blob is.
+type Progress = measure.Progress
 
 // A Client brings blobs. The zero value will do; it may be used by several goroutines at once.
 type Client struct {
