@@ -32,7 +32,7 @@ type Report struct {
 // Audit checks a tree against every rule. Its error is an *AuditError where rules are broken; the report says what
 // was read in any case, and is nil only where the tree could not be read at all.
 func Audit(fsys fs.FS, rules Rules) (*Report, error) {
-	name := rules.Target.BundleName()
+	name := manifests.BundleName(rules.Target.SM)
 	t, err := readTree(fsys)
 	if err != nil {
 		return nil, fmt.Errorf("auditing %s: %w", name, err)

@@ -16,21 +16,12 @@ package bundler
 import (
 	"fmt"
 	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests/archive"
 )
 
-// A Finding is one thing in a bundle that breaks a rule.
-type Finding struct {
-	Rule   string // one of the Rule constants
-	Path   string // relative to the bundle's top folder; "" where the bundle as a whole is meant
-	Detail string // what is wrong and what to do about it
-}
-
-func (f Finding) String() string {
-	if f.Path == "" {
-		return fmt.Sprintf("%s: %s", f.Rule, f.Detail)
-	}
-	return fmt.Sprintf("%s: %s: %s", f.Path, f.Rule, f.Detail)
-}
+// A Finding is one thing in a bundle that breaks a rule. Its path is relative to the bundle's top folder.
+type Finding = archive.Finding
 
 // The rules. Their names are part of the output: people search for them.
 const (
@@ -49,10 +40,10 @@ const (
 	RuleBuildPath   = "build-path"       // an absolute path of the builder
 	RuleNotice      = "notice"           // a library's code without its licence
 	RuleDeviceCode  = "device-code"      // device code that is absent, foreign or unreadable
-	RuleMetadata    = "metadata"         // metadata.json and the files disagree
-	RuleArchive     = "archive"          // the archive is not laid out as Pack does
-	RuleManifest    = "manifest"         // the manifest's entry and the archive disagree
-	RuleRuntime     = "runtime"          // the CUDA runtime asset does not hold what it must
+	RuleMetadata    = archive.RuleMetadata
+	RuleArchive     = archive.RuleArchive
+	RuleManifest    = "manifest" // the manifest's entry and the archive disagree
+	RuleRuntime     = "runtime"  // the CUDA runtime asset does not hold what it must
 )
 
 // An AuditError is a refusal to pack or to accept a bundle. It holds everything that was found, not the first thing.

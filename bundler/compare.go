@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/archive"
 )
 
 // RuleDiffers is what two archives of one thing have different.
@@ -26,7 +27,7 @@ func ReadMetadata(ctx context.Context, name string) (manifests.Metadata, error) 
 	if err != nil {
 		return manifests.Metadata{}, fmt.Errorf("reading %s: %w", name, err)
 	}
-	meta, err := manifests.DecodeMetadata(bytes.NewReader(a.described))
+	meta, err := manifests.DecodeMetadata(bytes.NewReader(a.Metadata))
 	if err != nil {
 		return manifests.Metadata{}, fmt.Errorf("reading %s: %w", name, err)
 	}
@@ -40,7 +41,7 @@ func CompareArchives(ctx context.Context, released, rebuilt string) ([]Finding, 
 	fail := func(err error) ([]Finding, error) {
 		return nil, fmt.Errorf("comparing %s with %s: %w", released, rebuilt, err)
 	}
-	var sides [2]*archive
+	var sides [2]*packed
 	var trees [2]fs.FS
 	for i, name := range []string{released, rebuilt} {
 		dir, err := os.MkdirTemp("", "llcuda-compare-")
@@ -62,24 +63,24 @@ func CompareArchives(ctx context.Context, released, rebuilt string) ([]Finding, 
 	if x.file == y.file {
 		return nil, nil
 	}
-	findings := slices.Concat(x.findings, y.findings)
-	if x.tar == y.tar {
-		return append(findings, Finding{RuleDiffers, "", "the tar inside is the same, its compression is not: another version of the packer"}), nil
+	findings := slices.Concat(x.Findings, y.Findings)
+	if x.Tar == y.Tar {
+		return append(findings, Finding{Rule: RuleDiffers, Detail: "the tar inside is the same, its compression is not: another version of the packer"}), nil
 	}
-	files, err := compareTrees(x.files, y.files, trees)
+	files, err := compareTrees(x.Files, y.Files, trees)
 	if err != nil {
 		return fail(err)
 	}
 	findings = append(findings, files...)
-	mx, errX := manifests.DecodeMetadata(bytes.NewReader(x.described))
-	my, errY := manifests.DecodeMetadata(bytes.NewReader(y.described))
+	mx, errX := manifests.DecodeMetadata(bytes.NewReader(x.Metadata))
+	my, errY := manifests.DecodeMetadata(bytes.NewReader(y.Metadata))
 	if errX == nil && errY == nil {
-		findings = append(findings, compareFields(RuleDiffers, manifests.MetadataName+", build", "released with", "rebuilt with", mx.Build, my.Build)...)
+		findings = append(findings, archive.CompareFields(RuleDiffers, manifests.MetadataName+", build", "released with", "rebuilt with", mx.Build, my.Build)...)
 		mx.Files, my.Files, mx.Build, my.Build = nil, nil, manifests.Build{}, manifests.Build{}
-		findings = append(findings, compareFields(RuleDiffers, manifests.MetadataName, "released with", "rebuilt with", mx, my)...)
+		findings = append(findings, archive.CompareFields(RuleDiffers, manifests.MetadataName, "released with", "rebuilt with", mx, my)...)
 	}
 	if len(findings) == 0 {
-		findings = append(findings, Finding{RuleDiffers, "", "every file is the same, and the tars are not: the order, times or owners of their members differ"})
+		findings = append(findings, Finding{Rule: RuleDiffers, Detail: "every file is the same, and the tars are not: the order, times or owners of their members differ"})
 	}
 	return findings, nil
 }
@@ -89,7 +90,7 @@ func CompareArchives(ctx context.Context, released, rebuilt string) ([]Finding, 
 func compareTrees(released, rebuilt []manifests.File, trees [2]fs.FS) ([]Finding, error) {
 	var findings []Finding
 	differ := func(path, format string, args ...any) {
-		findings = append(findings, Finding{RuleDiffers, path, fmt.Sprintf(format, args...)})
+		findings = append(findings, Finding{Rule: RuleDiffers, Path: path, Detail: fmt.Sprintf(format, args...)})
 	}
 	other := map[string]manifests.File{}
 	for _, f := range rebuilt {

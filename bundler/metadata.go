@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/archive"
 )
 
 // An Identity is what the files of a bundle cannot tell: which release they are for, and how they were made.
@@ -30,11 +31,11 @@ const (
 func Describe(fsys fs.FS, rules Rules, report *Report, id Identity) (manifests.Metadata, error) {
 	files, err := listFiles(fsys)
 	if err != nil {
-		return manifests.Metadata{}, fmt.Errorf("describing %s: %w", rules.Target.BundleName(), err)
+		return manifests.Metadata{}, fmt.Errorf("describing %s: %w", manifests.BundleName(rules.Target.SM), err)
 	}
 	return manifests.Metadata{
 		SchemaVersion: manifests.SchemaVersion,
-		Name:          rules.Target.BundleName(),
+		Name:          manifests.BundleName(rules.Target.SM),
 		Release:       id.Release,
 		LlamaCPP:      id.LlamaCPP,
 		SM:            rules.Target.SM,
@@ -103,7 +104,7 @@ func checkMetadata(t *tree, meta manifests.Metadata) []Finding {
 	disagree := func(path, format string, args ...any) {
 		findings = append(findings, Finding{Rule: RuleMetadata, Path: path, Detail: fmt.Sprintf(format, args...)})
 	}
-	if want := "llcuda-bins-" + meta.SM.String(); meta.Name != want {
+	if want := manifests.BundleName(meta.SM); meta.Name != want {
 		disagree("", "the name is %s and the SM is %d, which is called %s", meta.Name, int(meta.SM), want)
 	}
 	found := t.report(toolkitOf(meta))
@@ -126,7 +127,7 @@ func checkMetadata(t *tree, meta manifests.Metadata) []Finding {
 	if len(found.DeviceCode.Cubin) != 1 || found.DeviceCode.Cubin[0] != meta.SM {
 		disagree("", "the bundle is for sm_%d and its files hold cubins for %v", int(meta.SM), found.DeviceCode.Cubin)
 	}
-	return append(findings, compareFiles(t.files(), meta.Files, false)...)
+	return append(findings, archive.CompareFiles(t.files(), meta.Files)...)
 }
 
 // files are the files and links of a tree, without digests.
@@ -141,39 +142,4 @@ func (t *tree) files() []manifests.File {
 		}
 	}
 	return files
-}
-
-// compareFiles names every file that is missing, extra or changed against a list. Digests count only where they were
-// taken.
-func compareFiles(found, listed []manifests.File, digests bool) []Finding {
-	var findings []Finding
-	differ := func(path, format string, args ...any) {
-		findings = append(findings, Finding{Rule: RuleMetadata, Path: path, Detail: fmt.Sprintf(format, args...)})
-	}
-	have := make(map[string]manifests.File)
-	for _, f := range found {
-		have[f.Path] = f
-	}
-	for _, want := range listed {
-		got, ok := have[want.Path]
-		delete(have, want.Path)
-		switch {
-		case !ok:
-			differ(want.Path, "the file is missing")
-		case got.Link != want.Link:
-			differ(want.Path, "the link leads to %q, listed is %q", got.Link, want.Link)
-		case got.Size != want.Size:
-			differ(want.Path, "the file is changed: it has %d bytes, listed are %d", got.Size, want.Size)
-		case digests && got.SHA256 != want.SHA256:
-			differ(want.Path, "the file is changed: its sha256 is %s, listed is %s", got.SHA256, want.SHA256)
-		case got.Mode != want.Mode:
-			differ(want.Path, "its mode is %s, listed is %s", got.Mode, want.Mode)
-		}
-	}
-	for _, f := range found {
-		if _, extra := have[f.Path]; extra {
-			differ(f.Path, "the file is extra: it is not listed")
-		}
-	}
-	return findings
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/archive"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -37,9 +38,6 @@ type PackOptions struct {
 	// overlap.
 	Progress func(done, total int64)
 }
-
-// formats are the archives that are made of every tar.
-func formats() []string { return []string{manifests.FormatTarGz, manifests.FormatTarZst} }
 
 // Pack writes a bundle's two archives into outDir and returns them, tar.gz first. The metadata must be what Describe
 // made of this very tree: Pack reads the device code and the needs again, and hashes every file again, and an
@@ -74,22 +72,10 @@ func Pack(ctx context.Context, fsys fs.FS, meta manifests.Metadata, outDir strin
 		return nil, fmt.Errorf("packing %s: %w", meta.Name, err)
 	}
 	artifacts := make([]manifests.Artifact, len(written))
-	for i, format := range formats() {
-		artifacts[i] = bundleArtifact(meta, meta.Name+"."+format, format, written[i], tarDigest)
+	for i, format := range manifests.Formats() {
+		artifacts[i] = archive.Describe(meta, meta.Name+"."+format, format, written[i], tarDigest)
 	}
 	return artifacts, nil
-}
-
-// bundleArtifact is the manifest's entry for one archive of a bundle.
-func bundleArtifact(meta manifests.Metadata, name, format string, file, tarDigest manifests.Digest) manifests.Artifact {
-	return manifests.Artifact{
-		Name: name, Kind: manifests.KindBundle, URL: name, Format: format,
-		Size: file.Size, SHA256: file.SHA256, Tar: &tarDigest,
-		Release: meta.Release, SourceDateEpoch: meta.Build.SourceDateEpoch,
-		LlamaCPP: &meta.LlamaCPP, Toolkit: &meta.Toolkit,
-		SM: meta.SM, Architecture: meta.Architecture, GPUs: meta.GPUs,
-		DeviceCode: &meta.DeviceCode, Requires: &meta.Requires,
-	}
 }
 
 func toolkitOf(meta manifests.Metadata) matrix.Toolkit {
@@ -122,15 +108,15 @@ func writeArchives(ctx context.Context, base string, tarDigest manifests.Digest,
 	if threads <= 0 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	written := make([]manifests.Digest, len(formats()))
-	pending := make([]*pendingFile, len(formats())) // nil where the archive is there already
+	written := make([]manifests.Digest, len(manifests.Formats()))
+	pending := make([]*pendingFile, len(manifests.Formats())) // nil where the archive is there already
 	defer func() {
 		for _, p := range pending {
 			p.discard()
 		}
 	}()
 	progress := &progressCounter{report: opts.Progress}
-	for i, format := range formats() {
+	for i, format := range manifests.Formats() {
 		name := base + "." + format
 		if opts.Known != nil {
 			if a, ok := opts.Known(name); ok && a.Tar != nil && *a.Tar == tarDigest {
@@ -147,13 +133,13 @@ func writeArchives(ctx context.Context, base string, tarDigest manifests.Digest,
 			continue
 		}
 		if pending[i], err = createPending(dir, name); err != nil {
-			return nil, spaceError(err, dir, name, tarDigest.Size*int64(len(formats())))
+			return nil, spaceError(err, dir, name, tarDigest.Size*int64(len(manifests.Formats())))
 		}
 		progress.total += tarDigest.Size
 	}
 	work, workCtx := errgroup.WithContext(ctx)
 	work.SetLimit(threads) // with one thread allowed, one compressor after the other
-	for i, format := range formats() {
+	for i, format := range manifests.Formats() {
 		if pending[i] == nil {
 			continue
 		}
@@ -184,12 +170,12 @@ func writeArchives(ctx context.Context, base string, tarDigest manifests.Digest,
 // compress writes the tar into one archive. The tar's digest was taken before; a tree that gives another now has
 // changed in between.
 func (l layout) compress(ctx context.Context, p *pendingFile, format string, want manifests.Digest, threads int, progress *progressCounter) (manifests.Digest, error) {
-	file := newDigester(p.file)
+	file := archive.NewDigester(p.file)
 	compressor, err := newCompressor(file, format, threads)
 	if err != nil {
 		return manifests.Digest{}, err
 	}
-	raw := newDigester(io.MultiWriter(compressor, progress))
+	raw := archive.NewDigester(io.MultiWriter(compressor, progress))
 	if err := l.writeTar(ctx, raw); err != nil {
 		compressor.Close() // it has threads to end; what it writes is thrown away
 		return manifests.Digest{}, err
@@ -197,10 +183,10 @@ func (l layout) compress(ctx context.Context, p *pendingFile, format string, wan
 	if err := compressor.Close(); err != nil {
 		return manifests.Digest{}, err
 	}
-	if raw.digest() != want {
+	if raw.Digest() != want {
 		return manifests.Digest{}, errors.New("the tree changed while it was packed")
 	}
-	return file.digest(), p.finish()
+	return file.Digest(), p.finish()
 }
 
 // copyFrom produces archives by copying those of the same name in a folder, which were found to be as described.
@@ -211,14 +197,14 @@ func copyFrom(folder string, described []manifests.Digest) producer {
 			return manifests.Digest{}, err
 		}
 		defer src.Close()
-		file := newDigester(p.file)
-		if _, err := io.Copy(file, &contextReader{ctx, src}); err != nil {
+		file := archive.NewDigester(p.file)
+		if _, err := io.Copy(file, archive.WithContext(ctx, src)); err != nil {
 			return manifests.Digest{}, err
 		}
-		if !slices.Contains(described, file.digest()) {
+		if !slices.Contains(described, file.Digest()) {
 			return manifests.Digest{}, fmt.Errorf("%s changed while it was copied", src.Name())
 		}
-		return file.digest(), p.finish()
+		return file.Digest(), p.finish()
 	}
 }
 
@@ -324,14 +310,16 @@ func readFileDigest(ctx context.Context, dir *os.Root, name, format string, want
 		return nil, err
 	}
 	defer f.Close()
-	file, tarDigest, err := digestArchive(&contextReader{ctx, f}, format, want.Size)
+	file := archive.NewDigester(io.Discard)
+	tarDigest, err := archive.DigestTar(io.TeeReader(archive.WithContext(ctx, f), file), format, want.Size)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
 	if err != nil || tarDigest != want {
 		return nil, nil // it is about to be replaced
 	}
-	return &file, nil
+	have := file.Digest()
+	return &have, nil
 }
 
 // A progressCounter adds up what the compressors have taken in.

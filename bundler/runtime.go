@@ -20,13 +20,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// runtimeName is the top folder of the CUDA runtime asset, and what its file names begin with. A digest of the tar follows in these:
-// the asset is downloaded once and serves all releases that name it.
-const runtimeName = "llcuda-cudart-cu12"
-
-// runtimeDigits is how much of the tar's digest the name has.
-const runtimeDigits = 12
-
 // runtimeEpoch is the time of the runtime's files, the same in every release so that its bytes are. It is the first
 // that no program takes for a clock that was never set.
 var runtimeEpoch = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -70,7 +63,7 @@ func PackRuntime(ctx context.Context, fsys fs.FS, toolkit matrix.Toolkit, outDir
 	if err != nil {
 		return nil, fmt.Errorf("packing the CUDA runtime: %w", err)
 	}
-	base := runtimeBase(tarDigest)
+	base := manifests.RuntimeName(toolkit.CUDA, tarDigest)
 	produce := l.compress
 	if opts.Cache != "" {
 		inCache := opts
@@ -87,34 +80,31 @@ func PackRuntime(ctx context.Context, fsys fs.FS, toolkit matrix.Toolkit, outDir
 		return nil, fmt.Errorf("packing %s: %w", base, err)
 	}
 	artifacts := make([]manifests.Artifact, len(written))
-	for i, format := range formats() {
+	for i, format := range manifests.Formats() {
 		artifacts[i] = runtimeArtifact(l.allFiles(), manifests.Toolkit{CUDA: toolkit.CUDA, NVCC: toolkit.NVCC}, base+"."+format, format, written[i], tarDigest)
 	}
 	return artifacts, nil
 }
 
-func runtimeBase(tarDigest manifests.Digest) string {
-	return runtimeName + "-" + tarDigest.SHA256[:runtimeDigits]
-}
-
 // runtimeLayout checks the tree and lays it out.
 func runtimeLayout(fsys fs.FS, toolkit manifests.Toolkit) (layout, error) {
+	top := manifests.RuntimeTop(toolkit.CUDA)
 	t, err := readTree(fsys)
 	if err != nil {
 		return layout{}, err
 	}
 	if findings := checkRuntime(t); len(findings) > 0 {
-		return layout{}, &AuditError{Name: runtimeName, Findings: findings}
+		return layout{}, &AuditError{Name: top, Findings: findings}
 	}
 	files, err := listFiles(fsys)
 	if err != nil {
 		return layout{}, err
 	}
-	described, err := runtimeDescription{SchemaVersion: manifests.SchemaVersion, Name: runtimeName, Toolkit: toolkit}.encode()
+	described, err := runtimeDescription{SchemaVersion: manifests.SchemaVersion, Name: top, Toolkit: toolkit}.encode()
 	if err != nil {
 		return layout{}, err
 	}
-	return layout{top: runtimeName, files: files, fsys: fsys, described: described, epoch: runtimeEpoch}, nil
+	return layout{top: top, files: files, fsys: fsys, described: described, epoch: runtimeEpoch}, nil
 }
 
 // allFiles are the layout's files with metadata.json, ascending by path.

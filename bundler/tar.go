@@ -6,16 +6,15 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"path"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/archive"
 )
 
 // A layout is the content of an archive: what writeTar turns into the same bytes wherever and whenever it is called.
@@ -97,7 +96,7 @@ func (l layout) writeFile(ctx context.Context, tw *tar.Writer, name string, f ma
 	}
 	defer src.Close()
 	h := sha256.New()
-	n, err := io.Copy(tw, io.TeeReader(&contextReader{ctx, src}, h))
+	n, err := io.Copy(tw, io.TeeReader(archive.WithContext(ctx, src), h))
 	if err != nil && n != f.Size {
 		return err
 	}
@@ -112,47 +111,9 @@ func (l layout) writeFile(ctx context.Context, tw *tar.Writer, name string, f ma
 
 // digestTar is the hash and size of the layout's tar, without keeping it.
 func (l layout) digestTar(ctx context.Context) (manifests.Digest, error) {
-	d := newDigester(io.Discard)
+	d := archive.NewDigester(io.Discard)
 	if err := l.writeTar(ctx, d); err != nil {
 		return manifests.Digest{}, err
 	}
-	return d.digest(), nil
-}
-
-// A digester hashes and counts what is written through it.
-type digester struct {
-	w    io.Writer
-	hash hash.Hash
-	size int64
-}
-
-func newDigester(w io.Writer) *digester { return &digester{w: w, hash: sha256.New()} }
-
-func (d *digester) Write(p []byte) (int, error) {
-	n, err := d.w.Write(p)
-	d.hash.Write(p[:n])
-	d.size += int64(n)
-	return n, err
-}
-
-func (d *digester) digest() manifests.Digest {
-	return manifests.Digest{SHA256: hex.EncodeToString(d.hash.Sum(nil)), Size: d.size}
-}
-
-// contextReader ends a long copy when its context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}
-
-// safePath says whether a path in an archive stays in the folder that it is unpacked to.
-func safePath(name string) bool {
-	return fs.ValidPath(name) && name != "." && !strings.ContainsAny(name, "\\\x00")
+	return d.Digest(), nil
 }

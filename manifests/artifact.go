@@ -3,7 +3,6 @@ package manifests
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -27,11 +26,8 @@ const (
 	KindProvenance Kind = "provenance"
 )
 
-// The formats of an archive. FormatTarZst is half the bytes of FormatTarGz, and the one to prefer.
-const (
-	FormatTarGz  = "tar.gz"
-	FormatTarZst = "tar.zst"
-)
+// archive reports whether assets of the kind are archives of the bundler's, in two formats each.
+func (k Kind) archive() bool { return k == KindBundle || k == KindCUDART }
 
 // An Artifact is one asset of a release. Bundles carry every field but Libraries; the CUDA runtime carries Format, Tar,
 // Toolkit and Libraries; the rest carry none of the optional ones.
@@ -68,9 +64,6 @@ type Digest struct {
 // reserved are names that mean something else in a release.
 var reserved = []string{ManifestName, SumsName, SignatureName, PointerName}
 
-// runtimeForm is a CUDA runtime's name: the toolkit's major version, and the beginning of the tar's sha256.
-var runtimeForm = regexp.MustCompile(`^llcuda-cudart-cu([0-9]+)-([0-9a-f]{12})$`)
-
 // Stem is an archive's name without the format's extension: what its two assets share.
 func (a Artifact) Stem() string { return strings.TrimSuffix(a.Name, "."+a.Format) }
 
@@ -80,17 +73,6 @@ func (a Artifact) Top() string {
 		return a.Stem()[:strings.LastIndexByte(a.Stem(), '-')]
 	}
 	return a.Stem()
-}
-
-// ClientName is the name of the client's archive for a system, by Go's names. Its llcuda-fetch says of itself that it is of
-// the release, and what lies beside it at the top and may be executed belongs to it.
-func ClientName(goos, goarch string) string {
-	return "llcuda-fetch-" + goos + "-" + goarch + "." + FormatTarGz
-}
-
-// IsWheel says whether a name is that of a wheel of the Python package.
-func IsWheel(name string) bool {
-	return strings.HasPrefix(name, Distribution+"-") && strings.HasSuffix(name, ".whl")
 }
 
 func (a Artifact) check() error {
@@ -179,10 +161,8 @@ func (a Artifact) checkBundle() error {
 
 func (a Artifact) checkRuntime() error {
 	var p matrix.Problems
-	major, _, _ := strings.Cut(a.Toolkit.CUDA, ".")
-	match := runtimeForm.FindStringSubmatch(a.Stem())
-	if match == nil || match[1] != major || !strings.HasPrefix(a.Tar.SHA256, match[2]) {
-		p.Addf("name", "%q is not llcuda-cudart-cu%s- and the first 12 hex digits of the tar's sha256", shorten(a.Stem()), major)
+	if a.Stem() != RuntimeName(a.Toolkit.CUDA, *a.Tar) {
+		p.Addf("name", "%q is not %s- and the first 12 hex digits of the tar's sha256", shorten(a.Stem()), RuntimeTop(a.Toolkit.CUDA))
 	}
 	for i, f := range a.Libraries {
 		at := fmt.Sprintf("libraries[%d]", i)

@@ -109,7 +109,7 @@ func (f facts) check() error {
 	if !f.sm.Valid() {
 		p.Addf("sm", "%d is no compute capability", int(f.sm))
 	}
-	if want := (matrix.Target{SM: f.sm}).BundleName(); f.name != want {
+	if want := BundleName(f.sm); f.name != want {
 		p.Addf("name", "%q, but the bundle for %d is %s", shorten(f.name), f.sm, want)
 	}
 	if want := f.sm.Architecture(); want != "" && f.architecture != want {

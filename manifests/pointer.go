@@ -13,10 +13,7 @@ import (
 )
 
 const (
-	// PointerName is the file with the signed release pointer: a Sigstore bundle with a DSSE envelope, so that the
-	// pointer and its signature change at once.
-	PointerName = "current.sigstore.json"
-	// MaxPointerSize bounds that file, in bytes. One with two log entries and a timestamp has about 15 kB.
+	// MaxPointerSize bounds the release pointer, in bytes. One with two log entries and a timestamp has about 15 kB.
 	MaxPointerSize = 64 << 10
 	// MaxPointerLife bounds how long a pointer counts, so that whoever got hold of a signing key for a day cannot hold
 	// machines at a release for ever.

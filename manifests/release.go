@@ -15,13 +15,6 @@ import (
 // SchemaVersion is the schema of manifest.json and metadata.json that this package writes, and the newest it reads.
 const SchemaVersion = 1
 
-// The names that a release gives to its own files. No asset may have one of them.
-const (
-	ManifestName  = "manifest.json"
-	SumsName      = "SHA256SUMS"
-	SignatureName = "SHA256SUMS.sigstore.json"
-)
-
 // A Release is manifest.json: everything that one release of the farm offers.
 type Release struct {
 	SchemaVersion int `json:"schema_version"`
@@ -35,6 +28,70 @@ type Release struct {
 	Assets []Artifact `json:"assets"`
 	// Models ascend by name.
 	Models []matrix.Model `json:"models"`
+}
+
+// Asset is the asset of that name.
+func (r Release) Asset(name string) (Artifact, bool) {
+	i := slices.IndexFunc(r.Assets, func(a Artifact) bool { return a.Name == name })
+	if i < 0 {
+		return Artifact{}, false
+	}
+	return r.Assets[i], true
+}
+
+// Of are the assets of a kind, ascending by name: of archives both formats.
+func (r Release) Of(kind Kind) []Artifact {
+	return slices.DeleteFunc(slices.Clone(r.Assets), func(a Artifact) bool { return a.Kind != kind })
+}
+
+// Bundles are the bundles, ascending by SM, each by the archive to download.
+func (r Release) Bundles() []Artifact {
+	bundles := toDownload(r.Of(KindBundle))
+	slices.SortStableFunc(bundles, func(a, b Artifact) int { return cmp.Compare(a.SM, b.SM) })
+	return bundles
+}
+
+// Bundle is the bundle for an SM, by the archive to download.
+func (r Release) Bundle(sm matrix.SM) (Artifact, bool) {
+	bundles := r.Bundles()
+	i := slices.IndexFunc(bundles, func(a Artifact) bool { return a.SM == sm })
+	if i < 0 {
+		return Artifact{}, false
+	}
+	return bundles[i], true
+}
+
+// Runtimes are the CUDA runtimes, each by the archive to download.
+func (r Release) Runtimes() []Artifact { return toDownload(r.Of(KindCUDART)) }
+
+// Runtime is the CUDA runtime that a bundle needs where the machine has none, by the archive to download.
+func (r Release) Runtime(bundle Artifact) (Artifact, bool) {
+	for _, runtime := range r.Runtimes() {
+		if bundle.Toolkit != nil && runtime.Toolkit != nil && *runtime.Toolkit == *bundle.Toolkit {
+			return runtime, true
+		}
+	}
+	return Artifact{}, false
+}
+
+// Formats are both archives of a bundle or a CUDA runtime.
+func (r Release) Formats(archive Artifact) []Artifact {
+	return slices.DeleteFunc(r.Of(archive.Kind), func(a Artifact) bool { return a.Stem() != archive.Stem() })
+}
+
+// toDownload leaves of archives of the same tar the smaller one.
+func toDownload(archives []Artifact) []Artifact {
+	var best []Artifact
+	for _, a := range archives {
+		i := slices.IndexFunc(best, func(b Artifact) bool { return b.Stem() == a.Stem() })
+		switch {
+		case i < 0:
+			best = append(best, a)
+		case cmp.Or(cmp.Compare(a.Size, best[i].Size), cmp.Compare(best[i].Format, a.Format)) < 0:
+			best[i] = a
+		}
+	}
+	return best
 }
 
 // New makes a release of assets and models, in any order, and checks it. What is true of the whole release (llama.cpp,
@@ -118,7 +175,7 @@ func (r Release) checkArchives(p *matrix.Problems) {
 	runtimes := make(map[string]bool)
 	bundles := 0
 	for i, a := range r.Assets {
-		if a.Kind != KindBundle && a.Kind != KindCUDART {
+		if !a.Kind.archive() {
 			continue
 		}
 		if a.Kind == KindCUDART {

@@ -38,9 +38,6 @@ type Target struct {
 	PTX bool `json:"ptx"`
 }
 
-// BundleName is the name of the row's bundle and of its top folder, without the archive's extension.
-func (t Target) BundleName() string { return "llcuda-bins-" + t.SM.String() }
-
 // CMakeArchitectures is the row's value of CMAKE_CUDA_ARCHITECTURES.
 func (t Target) CMakeArchitectures() string {
 	if t.PTX {

@@ -139,9 +139,7 @@ func (f *Folder) readManifest(dir string) error {
 	if f.Release, err = manifests.Decode(bytes.NewReader(text)); err != nil {
 		return err
 	}
-	named := map[string]bool{manifests.ManifestName: true, manifests.SumsName: true, manifests.SignatureName: true}
 	for _, asset := range f.Release.Assets {
-		named[asset.Name] = true
 		i := slices.IndexFunc(f.Files, func(file File) bool { return file.Name == asset.Name })
 		switch {
 		case i < 0:
@@ -153,7 +151,7 @@ func (f *Folder) readManifest(dir string) error {
 		}
 	}
 	for _, file := range f.Files {
-		if !named[file.Name] {
+		if _, named := f.Release.Asset(file.Name); !named && !manifests.IsDocument(file.Name) {
 			return fmt.Errorf("%s names %s, and %s does not", manifests.SumsName, file.Name, manifests.ManifestName)
 		}
 	}

@@ -39,15 +39,10 @@ type notes struct {
 
 func (n *notes) printf(format string, args ...any) { fmt.Fprintf(&n.text, format, args...) }
 
-// has says whether the release has a file.
-func (n *notes) has(name string) bool { return n.find(name) != nil }
-
-func (n *notes) find(name string) *manifests.Artifact {
-	i := slices.IndexFunc(n.release.Assets, func(a manifests.Artifact) bool { return a.Name == name })
-	if i < 0 {
-		return nil
-	}
-	return &n.release.Assets[i]
+// has reports whether the release has a file.
+func (n *notes) has(name string) bool {
+	_, has := n.release.Asset(name)
+	return has
 }
 
 // link leads to a file of the release.
@@ -70,41 +65,28 @@ func (n *notes) head() {
 
 func (n *notes) install() {
 	n.printf("## Install\n\n")
-	if n.has("install.sh") {
+	if n.has(manifests.InstallerName) {
 		n.printf("```sh\ncurl -fsSL %s/install.sh | sh\nllcuda-fetch\n```\n\n", n.Downloads)
 	}
 	n.printf("`llcuda-fetch` finds the GPU, picks the bundle, verifies its signature, and installs it.")
-	if n.has("install.sh") {
+	if n.has(manifests.InstallerName) {
 		n.printf(" `install.sh` installs `llcuda-fetch`.")
 	}
 	n.printf("\nBy hand: unpack a bundle of the table below")
-	if runtime := n.runtime(manifests.FormatTarZst); runtime != nil {
+	for _, runtime := range n.release.Runtimes() {
 		n.printf("; where the machine has no CUDA 12 libraries, also %s (%s), whose libraries go into the bundle's `lib`", n.link(runtime.Stem(), runtime.Name), measure.Bytes(runtime.Size))
 	}
 	n.printf(".\n\n")
-}
-
-// runtime is the CUDA runtime in a format.
-func (n *notes) runtime(format string) *manifests.Artifact {
-	i := slices.IndexFunc(n.release.Assets, func(a manifests.Artifact) bool {
-		return a.Kind == manifests.KindCUDART && a.Format == format
-	})
-	if i < 0 {
-		return nil
-	}
-	return &n.release.Assets[i]
 }
 
 func (n *notes) bundles() {
 	n.printf("## Bundles\n\n")
 	n.printf("| SM | Architecture | GPUs | Where | Download | Driver | glibc |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	var portable []string
-	for _, a := range n.sorted() {
+	for _, a := range n.release.Bundles() {
 		var downloads []string
-		for _, format := range []string{manifests.FormatTarZst, manifests.FormatTarGz} {
-			if twin := n.find(a.Stem() + "." + format); twin != nil {
-				downloads = append(downloads, n.link(format, twin.Name)+" "+measure.Bytes(twin.Size))
-			}
+		for _, twin := range slices.Backward(n.release.Formats(a)) { // the better one first
+			downloads = append(downloads, n.link(twin.Format, twin.Name)+" "+measure.Bytes(twin.Size))
 		}
 		n.printf("| %s | %s | %s | %s | %s | %s | %s |\n", a.SM.Capability(), a.Architecture, cell(a.GPUs), cell(n.platforms(a.SM)),
 			strings.Join(downloads, "<br>"), a.Requires.DriverMin.Cubin, a.Requires.Glibc)
@@ -113,18 +95,6 @@ func (n *notes) bundles() {
 		}
 	}
 	n.printf("\nDriver and glibc are the oldest that work. Both archives of a bundle hold the same tar.\n%s\n", strings.Join(portable, ""))
-}
-
-// sorted are the bundles, each once, ascending by SM.
-func (n *notes) sorted() []manifests.Artifact {
-	var list []manifests.Artifact
-	for _, a := range n.release.Assets {
-		if a.Kind == manifests.KindBundle && a.Format == manifests.FormatTarZst {
-			list = append(list, a)
-		}
-	}
-	slices.SortFunc(list, func(a, b manifests.Artifact) int { return int(a.SM - b.SM) })
-	return list
 }
 
 func (n *notes) platforms(sm matrix.SM) []string {
@@ -150,9 +120,9 @@ func (n *notes) verify() {
 	if n.Identity == "" {
 		n.printf("`farm.pub` is the public key of whoever made this release; get it from them, not from here.\n\n")
 	}
-	if n.has("llcuda-provenance.sigstore.json") {
-		n.printf("%s says how the bundles were built", n.link("llcuda-provenance.sigstore.json", "llcuda-provenance.sigstore.json"))
-		if slices.ContainsFunc(n.release.Assets, func(a manifests.Artifact) bool { return a.Kind == manifests.KindSBOM }) {
+	if n.has(manifests.ProvenanceName) {
+		n.printf("%s says how the bundles were built", n.link(manifests.ProvenanceName, manifests.ProvenanceName))
+		if len(n.release.Of(manifests.KindSBOM)) > 0 {
 			n.printf(", the `.spdx.json` files what is in them")
 		}
 		n.printf(".\n\n")

@@ -135,7 +135,9 @@ func (c *Client) plan(r *Release, host manifests.Host, o Options) (Plan, parts, 
 	if err != nil {
 		return plan, parts{}, err
 	}
-	p := parts{bundle: asset(r, plan.Decision.Asset), runtime: runtimeOf(r)}
+	var p parts
+	p.bundle, _ = r.Asset(plan.Decision.Asset)
+	p.runtime, _ = r.Runtime(p.bundle)
 	p.fetch = plan.Decision.Runtime != ""
 	need := []manifests.Artifact{p.bundle}
 	if p.fetch {
@@ -160,26 +162,6 @@ func (c *Client) plan(r *Release, host manifests.Host, o Options) (Plan, parts, 
 		plan.Downloads = append(plan.Downloads, d)
 	}
 	return plan, p, nil
-}
-
-func asset(r *Release, name string) manifests.Artifact {
-	for _, a := range r.Assets {
-		if a.Name == name {
-			return a
-		}
-	}
-	return manifests.Artifact{}
-}
-
-// runtimeOf is the smaller archive of the release's CUDA runtime. manifests.Check makes sure of one.
-func runtimeOf(r *Release) manifests.Artifact {
-	var best manifests.Artifact
-	for _, a := range r.Assets {
-		if a.Kind == manifests.KindCUDART && (best.Name == "" || a.Size < best.Size) {
-			best = a
-		}
-	}
-	return best
 }
 
 // runtimeNames are the libraries in a CUDA runtime.
@@ -417,7 +399,8 @@ func here(libraries []manifests.CUDALibrary) []manifests.CUDALibrary {
 
 // same says whether an installation is what a plan leads to.
 func (c *Client) same(current Install, r *Release, plan Plan, o Options) bool {
-	dir, _ := c.Store.Folder(asset(r, plan.Decision.Asset))
+	bundle, _ := r.Asset(plan.Decision.Asset)
+	dir, _ := c.Store.Folder(bundle)
 	as := describe(current, c.Store.Here(), plan.Decision)
 	return current.Release == r.Release.Release && current.Folder == c.Store.Relative(dir) && current.Through == plan.Decision.Through &&
 		current.SignedBy == r.Signer.By && current.Machine.Same(as.Machine) && slices.Equal(current.VisibleDevices, as.VisibleDevices) &&
@@ -489,7 +472,7 @@ func (c *Client) adopt(ctx context.Context, l *store.Locked, r *Release, a manif
 			return "", ctx.Err()
 		case err != nil:
 		case len(findings) > 0:
-			err = fmt.Errorf("%s: %s", findings[0].Path, findings[0].What)
+			err = fmt.Errorf("%s: %s", findings[0].Path, findings[0].Detail)
 		case a.Kind == manifests.KindBundle && !c.unpackedHere(c.Store.Relative(dir)):
 			err = errors.New("no installation has it")
 		default:
@@ -634,10 +617,7 @@ func (c *Client) verify(ctx context.Context, i Install) (*Release, error) {
 	}
 	damage := &DamageError{Install: i}
 	read := map[string]bool{"": true} // where libraries of the machine's own serve, there is no runtime
-	for _, a := range r.Assets {
-		if a.Kind != manifests.KindBundle && a.Kind != manifests.KindCUDART || a.Format != manifests.FormatTarZst {
-			continue // the twins hold the same
-		}
+	for _, a := range slices.Concat(r.Bundles(), r.Runtimes()) {
 		dir, _ := c.Store.Folder(a)
 		if dir = c.Store.Relative(dir); dir != i.Folder && dir != i.Runtime {
 			continue
@@ -648,19 +628,19 @@ func (c *Client) verify(ctx context.Context, i Install) (*Release, error) {
 			return r, err
 		}
 		for _, f := range findings {
-			damage.Findings = append(damage.Findings, Finding{Path: dir + "/" + f.Path, What: f.What})
+			damage.Findings = append(damage.Findings, Finding{Path: dir + "/" + f.Path, Detail: f.Detail})
 		}
 	}
 	if !c.Store.Unchanged(i) {
-		damage.Findings = append(damage.Findings, Finding{Path: i.Folder + "/" + manifests.MetadataName, What: "it is not the one that was unpacked"})
+		damage.Findings = append(damage.Findings, Finding{Path: i.Folder + "/" + manifests.MetadataName, Detail: "it is not the one that was unpacked"})
 	}
 	for _, dir := range []string{i.Folder, i.Runtime} {
 		if !read[dir] {
-			damage.Findings = append(damage.Findings, Finding{Path: dir, What: "the release has no such archive"})
+			damage.Findings = append(damage.Findings, Finding{Path: dir, Detail: "the release has no such archive"})
 		}
 	}
 	if err := c.Store.Sound(i); err != nil && len(damage.Findings) == 0 {
-		damage.Findings = append(damage.Findings, Finding{Path: i.Folder, What: err.Error()})
+		damage.Findings = append(damage.Findings, Finding{Path: i.Folder, Detail: err.Error()})
 	}
 	if len(damage.Findings) > 0 {
 		return r, damage

@@ -438,39 +438,32 @@ func (c *Client) export(ctx context.Context, r *Release, assets []manifests.Arti
 	return list, nil
 }
 
-// exported are the assets to export: of each bundle and of the runtime the smaller archive, and the client, without which
+// exported are the assets to export: of each bundle and its runtime the archive to download, and the client, without which
 // nobody could use the folder, or read it once it is newer than the client there.
 func exported(r *Release, sms []matrix.SM) ([]manifests.Artifact, error) {
-	best := map[matrix.SM]manifests.Artifact{}
-	for _, a := range r.Assets {
-		if have, ok := best[a.SM]; a.Kind == manifests.KindBundle && (!ok || a.Size < have.Size) {
-			best[a.SM] = a
-		}
+	bundles := r.Bundles()
+	if len(sms) > 0 {
+		bundles = nil
 	}
-	var have []matrix.SM
-	var known []string
-	for _, a := range r.Assets {
-		if a.Kind == manifests.KindBundle && !slices.Contains(have, a.SM) {
-			have, known = append(have, a.SM), append(known, a.SM.String())
-		}
-	}
-	if len(sms) == 0 {
-		sms = have
-	}
-	var assets []manifests.Artifact
 	for _, sm := range sms {
-		a, ok := best[sm]
+		bundle, ok := r.Bundle(sm)
 		if !ok {
+			var known []string
+			for _, have := range r.Bundles() {
+				known = append(known, have.SM.String())
+			}
 			return nil, &NameError{Kind: "bundle", Name: sm.String(), Known: known}
 		}
-		assets = append(assets, a)
+		bundles = append(bundles, bundle)
 	}
-	assets = append(assets, runtimeOf(r))
-	for _, a := range r.Assets {
-		if a.Kind == manifests.KindClient {
-			assets = append(assets, a)
+	assets := slices.Clone(bundles)
+	for _, bundle := range bundles {
+		runtime, ok := r.Runtime(bundle)
+		if ok && !slices.ContainsFunc(assets, func(a manifests.Artifact) bool { return a.Name == runtime.Name }) {
+			assets = append(assets, runtime)
 		}
 	}
+	assets = append(assets, r.Of(manifests.KindClient)...)
 	return assets, nil
 }
 

@@ -71,7 +71,8 @@ func (e *OlderClientError) Hint() string {
 // Newer says whether a release has a client for this machine that is newer than that of another release.
 func (r *Release) Newer(than string) bool {
 	order, ok := manifests.CompareTags(r.Release.Release, than)
-	return ok && order > 0 && asset(r, manifests.ClientName(runtime.GOOS, runtime.GOARCH)).Name != ""
+	_, has := r.Asset(manifests.ClientName(runtime.GOOS, runtime.GOARCH))
+	return ok && order > 0 && has
 }
 
 // The program in a client's archive, and the folder beside it in which its successor is made:
@@ -141,7 +142,8 @@ func (c *Client) clientOf(ctx context.Context, tag string) (*Release, manifests.
 		if err != nil {
 			return nil, manifests.Artifact{}, err
 		}
-		return r, asset(r, name), nil
+		client, _ := r.Asset(name)
+		return r, client, nil
 	}
 	if newer.tag == "" {
 		return nil, manifests.Artifact{}, err

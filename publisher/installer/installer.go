@@ -22,9 +22,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// Name is what the script is called in a release.
-const Name = "install.sh"
-
 // Program is the file in an archive that the script installs.
 const Program = "llcuda-fetch"
 
@@ -62,7 +59,7 @@ func Script(release string, dir *os.Root) ([]byte, error) {
 	var pairs []string
 	for name, value := range values {
 		if !plain.MatchString(value) {
-			return nil, fmt.Errorf("writing %s: the value of %s, %q, could mean something to a shell", Name, name, value)
+			return nil, fmt.Errorf("writing %s: the value of %s, %q, could mean something to a shell", manifests.InstallerName, name, value)
 		}
 		pairs = append(pairs, "@"+name+"@", value)
 	}

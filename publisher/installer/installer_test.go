@@ -58,7 +58,7 @@ func newBench(t *testing.T, shell string) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.script = filepath.Join(b.release, Name)
+	b.script = filepath.Join(b.release, manifests.InstallerName)
 	b.write(b.script, script)
 	if shell != "busybox" {
 		b.path = filepath.SplitList(os.Getenv("PATH"))

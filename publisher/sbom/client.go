@@ -45,7 +45,7 @@ func Client(archive io.Reader, artifact manifests.Artifact, release string, crea
 	if contents[clientProgram] == nil {
 		return fail(fmt.Errorf("there is no %s in it", clientProgram))
 	}
-	name := Stem(artifact.Name)
+	name := manifests.Stem(artifact.Name)
 	d := newDraft(name, artifact.SHA256, created)
 	client := d.describe(v2_3.Package{PackageName: name, PackageVersion: release}, artifact, contents)
 	if err := d.program(client, contents[clientProgram], contents, licensesDir); err != nil {
@@ -140,16 +140,6 @@ func modulePackage(module *debug.Module) v2_3.Package {
 		p.PackageSourceInfo = "go.sum: " + module.Sum
 	}
 	return p
-}
-
-// Stem is an archive's name without the extension of its format.
-func Stem(name string) string {
-	for _, format := range []string{manifests.FormatTarGz, manifests.FormatTarZst, wheelFormat} {
-		if stem, ok := strings.CutSuffix(name, "."+format); ok {
-			return stem
-		}
-	}
-	return name
 }
 
 // readClient reads the files of an archive.

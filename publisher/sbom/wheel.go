@@ -27,9 +27,9 @@ func Wheel(wheel []byte, artifact manifests.Artifact, version string, created ti
 	if err != nil {
 		return fail(err)
 	}
-	d := newDraft(Stem(artifact.Name), artifact.SHA256, created)
+	d := newDraft(manifests.Stem(artifact.Name), artifact.SHA256, created)
 	of := d.describe(v2_3.Package{
-		PackageName: Stem(artifact.Name), PackageVersion: version,
+		PackageName: manifests.Stem(artifact.Name), PackageVersion: version,
 		PackageExternalReferences: purl("pkg:pypi/" + manifests.Distribution + "@" + version),
 	}, artifact, contents)
 	for name, program := range contents {

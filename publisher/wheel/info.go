@@ -160,7 +160,7 @@ func (c *checking) client(contents Contents) {
 
 // expected are the files of the archive by their names in the wheel.
 func (c *checking) expected(contents Contents, bills string, want map[string]file) error {
-	bill := bills + strings.TrimSuffix(Client(), "."+manifests.FormatTarGz) + ".spdx.json"
+	bill := bills + manifests.SBOMName(Client())
 	want[bill] = file{0o644, contents.Bill}
 	if contents.Bill == nil {
 		want[bill] = file{0o644, c.files[bill].data}

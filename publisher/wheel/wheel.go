@@ -41,15 +41,10 @@ func Client() string { return manifests.ClientName("linux", "amd64") }
 func Names(version string) []string {
 	names := make([]string, 0, 2)
 	for _, platform := range []string{PlatformAny, PlatformLinux} {
-		names = append(names, fmt.Sprintf("%s-%s-py3-none-%s.whl", escaped(manifests.Distribution), version, platform))
+		names = append(names, manifests.WheelName(version, platform))
 	}
 	return names
 }
-
-var notInName = regexp.MustCompile(`[^\w.]+`)
-
-// escaped is a project's name as it is in the names of wheels.
-func escaped(project string) string { return notInName.ReplaceAllString(strings.ToLower(project), "_") }
 
 var nameForm = regexp.MustCompile(`^[a-z0-9_.]+-([0-9][0-9a-z.]*)-py3-none-([a-z0-9_.]+)\.whl$`)
 
@@ -76,7 +71,7 @@ func Check(name string, data []byte, contents Contents) []string {
 	if err != nil {
 		return []string{err.Error()}
 	}
-	c := checking{version: version, platform: platform, info: escaped(manifests.Distribution) + "-" + version + ".dist-info/"}
+	c := checking{version: version, platform: platform, info: manifests.WheelProject() + "-" + version + ".dist-info/"}
 	if len(data) > MaxSize {
 		c.addf("it has %s, more than %s", measure.Bytes(int64(len(data))), measure.Bytes(MaxSize))
 	}

@@ -5,10 +5,13 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 )
 
 // Backend is everything that the commands need of engines.
 type Backend interface {
+	// Buildable reports why a source cannot be built, as a *farm.SourceError; nil if it can.
+	Buildable(src farm.Source) error
 	// Open finds and connects engines and readies the builder image on this
 	// machine. An engine that cannot be had gives an *engine.UnavailableError.
 	Open(ctx context.Context, opts engine.Options) (*engine.Session, error)
@@ -38,6 +41,8 @@ type daggerEngines struct{}
 func (daggerEngines) Open(ctx context.Context, opts engine.Options) (*engine.Session, error) {
 	return engine.Open(ctx, opts)
 }
+
+func (daggerEngines) Buildable(src farm.Source) error { return engine.Buildable(src) }
 
 func (daggerEngines) Store(hosts []string) string { return engine.Store(hosts) }
 

@@ -223,7 +223,7 @@ func (b *build) knownRuntime() ([]manifests.Artifact, error) {
 	}
 	var found []manifests.Artifact
 	for _, name := range names { // ascending, so that the .tar.gz is the first
-		if artifact, madeFrom, ok := b.known.known(b.dir.path(name)); ok && isArchive(name) && madeFrom == key {
+		if artifact, madeFrom, ok := b.known.known(b.dir.path(name)); ok && manifests.IsArchive(name) && madeFrom == key {
 			found = append(found, artifact)
 		}
 	}
@@ -244,7 +244,7 @@ func (b *build) otherRuntimes(mine []manifests.Artifact) error {
 	}
 	for _, name := range names {
 		isMine := slices.ContainsFunc(mine, func(a manifests.Artifact) bool { return a.Name == name })
-		if isArchive(name) && strings.HasPrefix(name, runtimePrefix) && !isMine {
+		if manifests.KindOf(name) == manifests.KindCUDART && !isMine {
 			b.term.warnf("%s is of another CUDA runtime than %s, and a release has one: move it away", b.dir.path(name), mine[0].Name)
 		}
 	}

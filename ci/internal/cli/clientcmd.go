@@ -114,7 +114,7 @@ func (c *client) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.put(installer.Name, script); err != nil {
+	if err := c.put(manifests.InstallerName, script); err != nil {
 		return err
 	}
 	c.term.notef("next: go run ./ci wheel %s puts it into the Python package; go run ./ci manifest %s, or go run ./ci sign %s, describes it, too", c.dir, c.dir, c.dir)

@@ -245,13 +245,13 @@ func TestDocsGPUs(t *testing.T) {
 	newest, newer := "", []string{}
 	for _, target := range m.Targets {
 		if target.PTX {
-			newest = target.BundleName()
+			newest = manifests.BundleName(target.SM)
 		}
 		if !target.Seed {
 			newer = append(newer, target.GPUs...)
 			continue
 		}
-		want = append(want, fmt.Sprintf("| %s | %s | %s |", target.SM.Capability(), strings.Join(target.GPUs, ", "), target.BundleName()))
+		want = append(want, fmt.Sprintf("| %s | %s | %s |", target.SM.Capability(), strings.Join(target.GPUs, ", "), manifests.BundleName(target.SM)))
 	}
 	want = append(want, fmt.Sprintf("| newer | %s | %s, whose PTX the driver compiles |", strings.Join(append(newer, "and later GPUs"), ", "), newest))
 

@@ -20,6 +20,7 @@ import (
 // nothing. What goes wrong is told by FAKE, words separated by blanks:
 //
 //	no-engine     none can be connected
+//	unbuildable   the stages cannot build the source
 //	cached        every step comes from the cache
 //	fail-STEP     the step's command fails
 //	kill-STEP     the kernel kills a compiler of the step
@@ -45,6 +46,13 @@ func (e *fakeEngines) has(fault string) bool {
 }
 
 func (e *fakeEngines) Store([]string) string { return os.Getenv("STORE") }
+
+func (e *fakeEngines) Buildable(src farm.Source) error {
+	if e.has("unbuildable") {
+		return &farm.SourceError{Given: src.Given, Problem: "this llama.cpp cannot be built here", Hint: "give another"}
+	}
+	return nil
+}
 
 func (e *fakeEngines) BuildPaths() []string { return []string{"/src/", "/build/"} }
 

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/filestamp"
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
@@ -67,7 +67,7 @@ func (l *ledger) known(archive string) (artifact manifests.Artifact, key string,
 		return manifests.Artifact{}, "", false
 	}
 	var e ledgerEntry
-	if json.Unmarshal(text, &e) != nil || e.Tool != l.tool || e.Stamp == "" || e.Stamp != stamp(archive) || e.Artifact.Name != filepath.Base(archive) {
+	if json.Unmarshal(text, &e) != nil || e.Tool != l.tool || e.Stamp == "" || e.Stamp != filestamp.Of(archive) || e.Artifact.Name != filepath.Base(archive) {
 		return manifests.Artifact{}, "", false
 	}
 	return e.Artifact, e.Key, true
@@ -85,18 +85,9 @@ func (l *ledger) note(archive, key string, artifact manifests.Artifact) error {
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(ledgerEntry{l.tool, stamp(archive), key, artifact})
+	text, err := json.Marshal(ledgerEntry{l.tool, filestamp.Of(archive), key, artifact})
 	if err != nil {
 		return err
 	}
 	return writeFile(name, text)
-}
-
-// stamp tells a file from any other and from itself after a change; empty if there is none.
-func stamp(name string) string {
-	var s syscall.Stat_t
-	if err := syscall.Lstat(name, &s); err != nil || s.Mode&syscall.S_IFMT != syscall.S_IFREG {
-		return ""
-	}
-	return fmt.Sprintf("%d:%d %d %v %v", s.Dev, s.Ino, s.Size, s.Mtim, s.Ctim)
 }

@@ -91,7 +91,7 @@ type actionsJob struct {
 	Bundle string `json:"bundle"`
 }
 
-func planCommand(term *terminal, _ Backend) *cobra.Command {
+func planCommand(term *terminal, backend Backend) *cobra.Command {
 	var chosen selection
 	var asJSON, asGitHub bool
 	cmd := &cobra.Command{
@@ -118,6 +118,9 @@ It needs no engine, and no network unless --llama names a source to look at.`,
 			if chosen.llama != "" {
 				resolved, err := chosen.resolve(cmd.Context(), m, term)
 				if err != nil {
+					return err
+				}
+				if err := backend.Buildable(resolved); err != nil {
 					return err
 				}
 				src = foundSource(resolved)
@@ -164,7 +167,7 @@ func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) (plan,
 	p := plan{LlamaCPP: src, Toolkit: m.Toolkit, Floors: m.Floors, Wheels: wheel.Names(version)}
 	for _, target := range targets {
 		p.Jobs = append(p.Jobs, plannedJob{
-			SM: target.SM, Bundle: target.BundleName(), Architecture: target.Architecture, GPUs: target.GPUs,
+			SM: target.SM, Bundle: manifests.BundleName(target.SM), Architecture: target.Architecture, GPUs: target.GPUs,
 			Platforms: target.Platforms, Architectures: target.CMakeArchitectures(), PTX: target.PTX,
 		})
 	}

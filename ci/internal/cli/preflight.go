@@ -17,6 +17,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // What a build takes on this machine, with room to spare over what the real
@@ -197,7 +198,7 @@ func (b *build) sameRelease(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names = slices.DeleteFunc(names, func(name string) bool { return !isArchive(name) || b.replaces(name) })
+	names = slices.DeleteFunc(names, func(name string) bool { return !manifests.IsArchive(name) || b.replaces(name) })
 	const hint = "use another --out, or move these files away"
 	if names, err = b.removeDamaged(ctx, names); err != nil {
 		return err
@@ -225,7 +226,7 @@ func (b *build) sameRelease(ctx context.Context) error {
 func (b *build) removeDamaged(ctx context.Context, names []string) ([]string, error) {
 	var left []string
 	for _, name := range names {
-		if strings.HasPrefix(name, runtimePrefix) {
+		if manifests.KindOf(name) == manifests.KindCUDART {
 			_, err := b.dir.artifacts(ctx, []string{name}, b.known)
 			if isAs[*bundler.AuditError](err) {
 				b.term.warnf("removing a damaged archive, which this build makes again: %v", err)
@@ -242,14 +243,9 @@ func (b *build) removeDamaged(ctx context.Context, names []string) ([]string, er
 
 // replaces says whether this build writes the archive of that name.
 func (b *build) replaces(name string) bool {
-	for _, target := range b.targets {
-		for _, format := range []string{manifests.FormatTarGz, manifests.FormatTarZst} {
-			if name == target.BundleName()+"."+format {
-				return true
-			}
-		}
-	}
-	return false
+	return manifests.KindOf(name) == manifests.KindBundle && slices.ContainsFunc(b.targets, func(t matrix.Target) bool {
+		return manifests.Stem(name) == manifests.BundleName(t.SM)
+	})
 }
 
 // openWork makes a folder for unfinished trees, and removes those that killed

@@ -170,10 +170,7 @@ func (b *build) already(ctx context.Context) (bool, error) {
 		return false, nil // build says what is wrong with the folder
 	}
 	there := map[matrix.SM]bool{}
-	for _, asset := range release.Assets {
-		if asset.Kind != manifests.KindBundle && asset.Kind != manifests.KindCUDART {
-			continue
-		}
+	for _, asset := range slices.Concat(release.Of(manifests.KindBundle), release.Of(manifests.KindCUDART)) {
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}

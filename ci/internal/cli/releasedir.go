@@ -26,9 +26,6 @@ import (
 // logsName is the folder in a release folder that is no part of the release.
 const logsName = "logs"
 
-// runtimePrefix is what the names of the CUDA runtime's archives begin with.
-const runtimePrefix = "llcuda-cudart-"
-
 // releaseDir is a folder with the files of one release, as build makes it.
 type releaseDir string
 
@@ -51,37 +48,6 @@ func (d releaseDir) names() ([]string, error) {
 // path is where a file of the release lies.
 func (d releaseDir) path(name string) string { return filepath.Join(string(d), name) }
 
-// isArchive says whether a name is that of a bundle or of the CUDA runtime.
-func isArchive(name string) bool {
-	return strings.HasPrefix(name, "llcuda-") && !strings.HasPrefix(name, clientPrefix) &&
-		(strings.HasSuffix(name, "."+manifests.FormatTarGz) || strings.HasSuffix(name, "."+manifests.FormatTarZst))
-}
-
-// What is in a release beside its archives.
-const (
-	// clientPrefix is what the names of llcuda-fetch's archives begin with: llcuda-fetch-linux-amd64.tar.gz.
-	clientPrefix = "llcuda-fetch-"
-	// installerName is the script that brings llcuda-fetch.
-	installerName = "install.sh"
-	// sbomSuffix ends the names of bills of materials: that of the archive's stem stands before it.
-	sbomSuffix = ".spdx.json"
-	// provenanceName is the signed statement of how the bundles were built.
-	provenanceName = "llcuda-provenance.sigstore.json"
-)
-
-// besideKind is the kind of a file that is no archive of the bundler's; empty for what is no part of a release.
-func besideKind(name string) manifests.Kind {
-	switch {
-	case name == provenanceName:
-		return manifests.KindProvenance
-	case strings.HasSuffix(name, sbomSuffix):
-		return manifests.KindSBOM
-	case name == installerName, manifests.IsWheel(name), strings.HasPrefix(name, clientPrefix) && strings.HasSuffix(name, "."+manifests.FormatTarGz):
-		return manifests.KindClient
-	}
-	return ""
-}
-
 // beside describes a file that is no archive of the bundler's.
 func (d releaseDir) beside(name string) (manifests.Artifact, error) {
 	info, err := os.Stat(d.path(name))
@@ -92,12 +58,7 @@ func (d releaseDir) beside(name string) (manifests.Artifact, error) {
 	if err != nil {
 		return manifests.Artifact{}, err
 	}
-	return manifests.Artifact{Name: name, Kind: besideKind(name), Size: info.Size(), SHA256: sum, URL: name}, nil
-}
-
-// isOwn says whether a name is one of the release's own documents.
-func isOwn(name string) bool {
-	return slices.Contains([]string{manifests.ManifestName, manifests.SumsName, manifests.SignatureName}, name)
+	return manifests.Artifact{Name: name, Kind: manifests.KindOf(name), Size: info.Size(), SHA256: sum, URL: name}, nil
 }
 
 // readLimit bounds how many archives are unpacked at once: each takes a core, and
@@ -137,11 +98,11 @@ func (d releaseDir) contents() (archives, beside []string, err error) {
 	var strange []string
 	for _, name := range names {
 		switch {
-		case isArchive(name):
+		case manifests.IsArchive(name):
 			archives = append(archives, name)
-		case besideKind(name) != "":
+		case manifests.KindOf(name) != "":
 			beside = append(beside, name)
-		case !isOwn(name):
+		case !manifests.IsDocument(name):
 			strange = append(strange, name)
 		}
 	}
@@ -328,7 +289,7 @@ func isPartial(name string) bool {
 }
 
 // isPart says whether a name is that of a file of a release.
-func isPart(name string) bool { return isArchive(name) || isOwn(name) || besideKind(name) != "" }
+func isPart(name string) bool { return manifests.KindOf(name) != "" || manifests.IsDocument(name) }
 
 // removePartials removes what killed processes left unfinished, whatever its age. The caller holds the folder's lock.
 func (d releaseDir) removePartials() error {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -151,16 +150,14 @@ func (r *reproduction) built(ctx context.Context, release *fetch.Release, target
 	show := r.term.Transfers("downloading", "downloaded").Report
 	var first *manifests.Build
 	for _, target := range targets {
-		at := slices.IndexFunc(release.Assets, func(a manifests.Artifact) bool {
-			return a.Kind == manifests.KindBundle && a.SM == target.SM && a.Format == manifests.FormatTarZst
-		})
-		if at < 0 {
-			return nil, &usageError{fmt.Errorf("the release has no llcuda-bins-%s", target.SM), "give an SM that it has"}
+		bundle, has := release.Bundle(target.SM)
+		if !has {
+			return nil, &usageError{fmt.Errorf("the release has no %s", manifests.BundleName(target.SM)), "give an SM that it has"}
 		}
-		if err := r.public.asset(ctx, release.Assets[at], dir, show); err != nil {
+		if err := r.public.asset(ctx, bundle, dir, show); err != nil {
 			return nil, err
 		}
-		meta, err := bundler.ReadMetadata(ctx, dir.path(release.Assets[at].Name))
+		meta, err := bundler.ReadMetadata(ctx, dir.path(bundle.Name))
 		if err != nil {
 			return nil, err
 		}
@@ -182,7 +179,7 @@ func (r *reproduction) compare(ctx context.Context, release *fetch.Release, outc
 	same = true
 	for _, result := range results(outcome) {
 		for _, mine := range result.Artifacts {
-			theirs, ok := assetOf(release, mine.Name)
+			theirs, ok := release.Asset(mine.Name)
 			switch {
 			case !ok && mine.Kind == manifests.KindCUDART:
 				r.term.printf("%s: differs: the release has another CUDA runtime", mine.Name)
@@ -220,13 +217,4 @@ func (r *reproduction) explain(ctx context.Context, name string, theirs manifest
 		r.term.printf("%s: %s: %s", where, f.Rule, f.Detail)
 	}
 	return nil
-}
-
-func assetOf(release *fetch.Release, name string) (manifests.Artifact, bool) {
-	for _, asset := range release.Assets {
-		if asset.Name == name {
-			return asset, true
-		}
-	}
-	return manifests.Artifact{}, false
 }

@@ -108,14 +108,14 @@ func (s *signature) run(ctx context.Context) error {
 	}
 	// Up to here nothing was written. What follows is the same whenever it is done again.
 	for _, name := range beside {
-		if _, mine := bills[name]; besideKind(name) == manifests.KindSBOM && !mine {
+		if _, mine := bills[name]; manifests.KindOf(name) == manifests.KindSBOM && !mine {
 			s.term.warnf("removed %s: there is no such archive", s.dir.path(name))
 			if err := os.Remove(s.dir.path(name)); err != nil {
 				return err
 			}
 		}
 	}
-	bills[provenanceName] = statement
+	bills[manifests.ProvenanceName] = statement
 	for _, name := range sortedKeys(bills) {
 		if err := s.writeChanged(name, bills[name]); err != nil {
 			return err
@@ -167,7 +167,7 @@ func (s *signature) preflight(ctx context.Context) (beside []string, err error) 
 	}
 	present := slices.DeleteFunc(slices.Concat(archives, beside), func(name string) bool {
 		_, named := sums[name]
-		return !isSigned(name) || !named && sums != nil && !isArchive(name)
+		return !isSigned(name) || !named && sums != nil && !manifests.IsArchive(name)
 	})
 	for name := range sums {
 		if !isSigned(name) {
@@ -201,7 +201,7 @@ func (s *signature) wheels(ctx context.Context, beside []string) error {
 
 // isSigned says whether a file is made before the signing: what is signed for, as opposed to what says so.
 func isSigned(name string) bool {
-	return isArchive(name) || besideKind(name) == manifests.KindClient
+	return manifests.IsArchive(name) || manifests.KindOf(name) == manifests.KindClient
 }
 
 // signed says who signed the folder, if all that sign makes is there and right.
@@ -255,11 +255,11 @@ func (s *signature) bills(ctx context.Context, beside []string) (map[string][]by
 	bills := map[string][]byte{}
 	s.bundles = map[string]manifests.Metadata{}
 	for i, name := range names {
-		bills[name+sbomSuffix], s.bundles[name] = texts[i], metadata[i]
+		bills[manifests.SBOMName(name)], s.bundles[name] = texts[i], metadata[i]
 	}
 	s.clients = nil
 	for _, name := range beside {
-		if besideKind(name) != manifests.KindClient {
+		if manifests.KindOf(name) != manifests.KindClient {
 			continue
 		}
 		artifact, err := s.dir.beside(name)
@@ -267,14 +267,14 @@ func (s *signature) bills(ctx context.Context, beside []string) (map[string][]by
 			return nil, err
 		}
 		s.clients = append(s.clients, artifact)
-		if name == installerName {
+		if name == manifests.InstallerName {
 			continue
 		}
 		text, err := s.clientBill(artifact)
 		if err != nil {
 			return nil, err
 		}
-		bills[sbom.Stem(name)+sbomSuffix] = text
+		bills[manifests.SBOMName(name)] = text
 	}
 	return bills, nil
 }
@@ -362,7 +362,7 @@ func (s *signature) statement(ctx context.Context) ([]byte, error) {
 		}
 		return nil
 	}
-	old, err := os.ReadFile(s.dir.path(provenanceName))
+	old, err := os.ReadFile(s.dir.path(manifests.ProvenanceName))
 	if err == nil && holds(old) == nil {
 		return old, nil
 	}
@@ -375,7 +375,7 @@ func (s *signature) statement(ctx context.Context) ([]byte, error) {
 	}
 	bundle, err := s.made(ctx, s.term, func(c *cosign.Signer) (cosign.Signature, error) { return c.SignStatement(ctx, text) }, holds)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.dir.path(provenanceName), err)
+		return nil, fmt.Errorf("%s: %w", s.dir.path(manifests.ProvenanceName), err)
 	}
 	return bundle, nil
 }

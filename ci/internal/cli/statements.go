@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -89,9 +88,9 @@ func (v *verification) addRefused(name string, err error) {
 // metadata reads that of each bundle, by the bundle's name. What cannot be read is a finding of contents.
 func (v *verification) metadata(ctx context.Context, present []string) (map[string]manifests.Metadata, error) {
 	var assets []manifests.Artifact
-	for _, asset := range v.release.Assets {
-		if asset.Kind == manifests.KindBundle && asset.Format == manifests.FormatTarZst && slices.Contains(present, asset.Name) {
-			assets = append(assets, asset)
+	for _, bundle := range v.release.Bundles() {
+		if slices.Contains(present, bundle.Name) {
+			assets = append(assets, bundle)
 		}
 	}
 	read := make([]manifests.Metadata, len(assets))
@@ -120,13 +119,13 @@ func (v *verification) metadata(ctx context.Context, present []string) (map[stri
 }
 
 func (v *verification) provenance(present []string, metadata map[string]manifests.Metadata) error {
-	if !slices.Contains(present, provenanceName) {
+	if !slices.Contains(present, manifests.ProvenanceName) {
 		if v.whole(present) {
-			v.add(provenanceName, ruleMissing, "a signed release has one")
+			v.add(manifests.ProvenanceName, ruleMissing, "a signed release has one")
 		}
 		return nil
 	}
-	text, err := os.ReadFile(v.dir.path(provenanceName))
+	text, err := os.ReadFile(v.dir.path(manifests.ProvenanceName))
 	if err != nil {
 		return err
 	}
@@ -135,7 +134,7 @@ func (v *verification) provenance(present []string, metadata map[string]manifest
 		err = sameTag(signer, v.release.Release)
 	}
 	if err != nil {
-		v.addRefused(provenanceName, err)
+		v.addRefused(manifests.ProvenanceName, err)
 		return nil
 	}
 	facts := provenance.Facts{}
@@ -148,7 +147,7 @@ func (v *verification) provenance(present []string, metadata map[string]manifest
 		facts.Bundles = append(facts.Bundles, metadata[name])
 	}
 	for _, problem := range provenance.Check(statement.Payload, facts, signer.Identity) {
-		v.add(provenanceName, ruleProvenance, "%s", problem)
+		v.add(manifests.ProvenanceName, ruleProvenance, "%s", problem)
 	}
 	return nil
 }
@@ -157,13 +156,13 @@ func (v *verification) provenance(present []string, metadata map[string]manifest
 func (v *verification) bills(present []string, metadata map[string]manifests.Metadata) error {
 	archives := map[string][]manifests.Artifact{} // by the name of their bill
 	for _, asset := range v.release.Assets {
-		if asset.Kind == manifests.KindBundle || asset.Kind == manifests.KindClient && asset.Name != installerName {
-			name := sbom.Stem(asset.Name) + sbomSuffix
+		if asset.Kind == manifests.KindBundle || asset.Kind == manifests.KindClient && asset.Name != manifests.InstallerName {
+			name := manifests.SBOMName(asset.Name)
 			archives[name] = append(archives[name], asset)
 		}
 	}
 	for _, name := range present {
-		if _, known := archives[name]; besideKind(name) == manifests.KindSBOM && !known {
+		if _, known := archives[name]; manifests.KindOf(name) == manifests.KindSBOM && !known {
 			v.add(name, ruleExtra, "there is no archive that it is of")
 		}
 	}
@@ -178,7 +177,7 @@ func (v *verification) bills(present []string, metadata map[string]manifests.Met
 		if err != nil {
 			return err
 		}
-		stem := strings.TrimSuffix(name, sbomSuffix)
+		stem := manifests.Stem(name)
 		for _, problem := range sbom.Check(text, sbom.Facts{Name: stem, Archives: archives[name], Files: metadata[stem].Files}) {
 			v.add(name, ruleSBOM, "%s", problem)
 		}

@@ -290,7 +290,7 @@ func (v *verification) manifest(sums map[string]string) error {
 		v.add(manifests.ManifestName, ruleFormat, "not in the canonical form: go run ./ci manifest %s writes it so", v.dir)
 	}
 	for name := range sums {
-		if !isOwn(name) && !slices.ContainsFunc(release.Assets, func(a manifests.Artifact) bool { return a.Name == name }) {
+		if _, named := release.Asset(name); !named && !manifests.IsDocument(name) {
 			v.add(name, ruleExtra, "%s does not name it", manifests.ManifestName)
 		}
 	}
@@ -313,7 +313,7 @@ func (v *verification) contents(ctx context.Context, present []string) error {
 	group.SetLimit(readLimit())
 	for _, name := range present {
 		want, named := claimed[name]
-		if !isArchive(name) {
+		if !manifests.IsArchive(name) {
 			continue
 		}
 		v.archives++

@@ -225,7 +225,7 @@ func layProject(clone, project string, contents wheel.Contents) error {
 			}
 		}
 	}
-	return write("client/"+sbom.Stem(wheel.Client())+sbomSuffix, contents.Bill, 0o644)
+	return write("client/"+manifests.SBOMName(wheel.Client()), contents.Bill, 0o644)
 }
 
 // otherWheels removes those of other versions: a release has one.

@@ -47,6 +47,12 @@ var (
 // buildable is the hint for a source that the stages cannot build.
 const buildable = "llama.cpp from b8390 (March 2026) to 0.5.0 has what the stages need: give a release from there on with --llama, or leave it out for the pin"
 
+// Buildable reports why the stages cannot build a source, as a *farm.SourceError; nil if they can. It asks no engine.
+func Buildable(src farm.Source) error {
+	_, err := readLlamaTree(src)
+	return err
+}
+
 // readLlamaTree reads a source before any engine is asked for. A *farm.SourceError says why it cannot be built.
 func readLlamaTree(src farm.Source) (llamaTree, error) {
 	root, err := os.OpenRoot(src.Dir)

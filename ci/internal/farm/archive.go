@@ -61,8 +61,8 @@ func (r resolver) folder(ctx context.Context, dir string) (origin, error) {
 		// git calls it clean: files may be left out (sparse), or flagged as not to be looked at.
 		tree.commit += dirty
 	}
-	tree.digest = sums.digest
-	if _, ok, err := r.cache.has(tree.digest); ok || err != nil {
+	tree.sums = sums
+	if _, ok, err := r.cache.has(tree.sums.digest); ok || err != nil {
 		return tree, err
 	}
 	stage, remove, err := r.cache.stage()
@@ -74,7 +74,7 @@ func (r resolver) folder(ctx context.Context, dir string) (origin, error) {
 		return origin{}, err
 	}
 	sums, err = r.cache.adopt(stage)
-	tree.digest = sums.digest
+	tree.sums = sums
 	return tree, err
 }
 
@@ -106,7 +106,7 @@ func (r resolver) tarball(ctx context.Context, file string) (origin, error) {
 	if err != nil {
 		return origin{}, badTree(file, err)
 	}
-	tree.digest, tree.tree = sums.digest, sums.gitTree(nil)
+	tree.sums, tree.tree = sums, sums.gitTree(nil)
 	return tree, nil
 }
 

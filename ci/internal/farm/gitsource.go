@@ -337,7 +337,7 @@ func (r repository) tree(ctx context.Context, commit, tag string) (origin, error
 	if got := sums.gitTree(rec.Submodules); got != tree.tree {
 		return origin{}, &TreeError{Commit: commit, Want: tree.tree, Got: got}
 	}
-	tree.digest, rec.Digest = sums.digest, sums.digest
+	tree.sums, rec.Digest = sums, sums.digest
 	if len(tree.warnings) > 0 {
 		return tree, nil // another time the number may be known
 	}

@@ -14,7 +14,7 @@ import (
 // patched applies a set of patches to a tree of the cache, and gives the folder of the result and which of them are in
 // it. The set is made for the pin: there, a file that is missing is an error.
 func (r resolver) patched(ctx context.Context, tree origin, set []patches.Patch, isPin bool) (string, []manifests.Patch, error) {
-	pristine := r.cache.path(tree.digest)
+	pristine := r.cache.path(tree.sums.digest)
 	root, err := os.OpenRoot(pristine)
 	if err != nil {
 		return "", nil, fmt.Errorf("patching the source: %w", err)
@@ -48,7 +48,7 @@ func (r resolver) patched(ctx context.Context, tree origin, set []patches.Patch,
 	if len(applied) == 0 {
 		return pristine, nil, nil
 	}
-	dir, err := r.changed(ctx, root, changed)
+	dir, err := r.changed(ctx, root, tree.sums.with(changed).gitTree(nil), changed)
 	if err != nil {
 		return "", nil, fmt.Errorf("patching the source: %w", err)
 	}
@@ -71,12 +71,7 @@ func applyForm(p patches.Patch, read func(name string) ([]byte, error)) (form pa
 
 // changed gives a copy of a tree with some of its files changed, from the cache if it is there. The copy goes by the id of
 // the git tree that its files must make, and is hashed each time: nothing in the cache is believed.
-func (r resolver) changed(ctx context.Context, root *os.Root, changed map[string][]byte) (string, error) {
-	sums, err := hashTree(root.Name())
-	if err != nil {
-		return "", err
-	}
-	id := sums.with(changed).gitTree(nil)
+func (r resolver) changed(ctx context.Context, root *os.Root, id string, changed map[string][]byte) (string, error) {
 	dir := r.cache.path("patched-" + id)
 	if there, err := hashTree(dir); err == nil && there.gitTree(nil) == id {
 		return dir, nil

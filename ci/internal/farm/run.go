@@ -331,9 +331,9 @@ func (r *run) collect(ctx context.Context, t *task, host, half string, stats Ste
 		return end
 	}
 	job := r.jobs[t.index]
-	tree := Tree{Job: job, Dir: filepath.Join(r.opts.WorkDir, job.Target.BundleName()), Stats: stats}
+	tree := Tree{Job: job, Dir: filepath.Join(r.opts.WorkDir, manifests.BundleName(job.Target.SM)), Stats: stats}
 	if end.err = assemble(tree.Dir, host, half); end.err != nil {
-		end.err = fmt.Errorf("putting %s together: %w", job.Target.BundleName(), end.err)
+		end.err = fmt.Errorf("putting %s together: %w", manifests.BundleName(job.Target.SM), end.err)
 		return end
 	}
 	end.artifacts, end.err = r.opts.Collect(ctx, tree)

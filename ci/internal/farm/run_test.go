@@ -116,7 +116,7 @@ func newHarness(t *testing.T) *harness {
 		WorkDir: t.TempDir(),
 		LogDir:  t.TempDir(),
 		Collect: func(_ context.Context, tree Tree) ([]manifests.Artifact, error) {
-			return enter(tree.Job.Target.BundleName())
+			return enter(manifests.BundleName(tree.Job.Target.SM))
 		},
 		CollectRuntime: func(_ context.Context, dir string) ([]manifests.Artifact, error) { return enter("runtime") },
 	}

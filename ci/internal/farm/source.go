@@ -113,7 +113,7 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 		Given:    given,
 		Commit:   tree.commit,
 		Build:    tree.build,
-		Digest:   tree.digest,
+		Digest:   tree.sums.digest,
 		Epoch:    time.Unix(fallbackEpoch, 0).UTC(),
 		Warnings: tree.warnings,
 	}
@@ -145,7 +145,7 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 
 // origin is a tree in the cache and what its way here told about it.
 type origin struct {
-	digest string
+	sums   treeSums
 	commit string
 	tree   string // git's id of the tree that the files make; empty where nobody asked
 	tag    string // the ref it was asked by, where that is a tag
@@ -346,5 +346,5 @@ func derivedVersion(tree origin) string {
 	case tree.commit != "":
 		return tree.commit[:min(len(tree.commit), shortCommit)]
 	}
-	return "tree-" + strings.TrimPrefix(tree.digest, digestPrefix)[:shortCommit]
+	return "tree-" + strings.TrimPrefix(tree.sums.digest, digestPrefix)[:shortCommit]
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
 const (
@@ -24,6 +26,7 @@ const (
 //
 //	trees/<hex of the digest>/…
 //	commits/<commit>.json
+//	packages/<digest>.tgz
 //	lock
 //
 // Everything in it appears by rename, so any number of processes may share one.
@@ -70,6 +73,16 @@ func (c *treeCache) close() error { return c.used.Close() }
 
 func (c *treeCache) path(digest string) string {
 	return filepath.Join(c.dir, "trees", strings.TrimPrefix(digest, digestPrefix))
+}
+
+// packagePath is where the package of a digest is downloaded to. The next run finds there what an interrupted one brought.
+func (c *treeCache) packagePath(digest string) (string, error) {
+	dir := filepath.Join(c.dir, "packages")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("opening the source cache: %w", err)
+	}
+	transfer.RemoveStale(dir)
+	return filepath.Join(dir, digest+".tgz"), nil
 }
 
 // stage makes an empty folder that is on the same file system as the cache.
@@ -155,7 +168,7 @@ func (c *treeCache) commit(commit string) (origin, bool, error) {
 	if err != nil || sums.gitTree(rec.Submodules) != tree {
 		return origin{}, false, nil
 	}
-	return origin{digest: rec.Digest, commit: commit, tree: tree, build: rec.Build, date: date}, true, nil
+	return origin{sums: sums, commit: commit, tree: tree, build: rec.Build, date: date}, true, nil
 }
 
 func (c *treeCache) recordCommit(commit string, rec commitRecord) error {

@@ -36,7 +36,7 @@ func (a *app) verifyCommand() *cobra.Command {
 					return errors.Join(a.print(damage.Findings), err)
 				}
 				for _, f := range damage.Findings {
-					a.term.printf("%s: %s", f.Path, f.What)
+					a.term.printf("%s: %s", f.Path, f.Detail)
 				}
 				return err
 			}

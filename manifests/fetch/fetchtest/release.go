@@ -21,6 +21,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -154,7 +155,7 @@ var (
 
 func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Artifact {
 	t.Helper()
-	name := "llcuda-bins-" + sm.String()
+	name := manifests.BundleName(sm)
 	code := manifests.DeviceCode{Cubin: []matrix.SM{sm}, PTX: []matrix.SM{}}
 	requires := manifests.Requires{
 		DriverMin: manifests.DriverMin{Cubin: "525.60.13"}, Glibc: "2.17", CPUVariants: []string{"x64"},
@@ -207,7 +208,7 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 	if o.Edit != nil {
 		entries = o.Edit(entries)
 	}
-	return r.pack(t, name, entries, manifests.Artifact{
+	return r.pack(t, name, Arrange(name, entries), manifests.Artifact{
 		Kind: manifests.KindBundle, Release: o.Tag, SourceDateEpoch: o.Epoch, LlamaCPP: &llamaCPP, Toolkit: &toolkit, SM: sm,
 		Architecture: sm.Architecture(), GPUs: meta.GPUs, DeviceCode: &code, Requires: &requires,
 	})
@@ -245,14 +246,15 @@ func (r *Release) runtime(t testing.TB, o Options) []manifests.Artifact {
 	for name, body := range all {
 		entries = append(entries, Entry{Name: "lib/" + name, Mode: 0o755, Body: body})
 	}
+	const top = "llcuda-cudart-cu12"
+	entries = append(entries, Entry{Name: manifests.MetadataName, Mode: 0o644, Body: []byte(`{"schema_version": 1, "name": "` + top + `"}` + "\n")})
 	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	listed := files(entries)
-	const top = "llcuda-cudart-cu12"
 	entries = below(top, entries)
 	if o.EditRuntime != nil {
 		entries = o.EditRuntime(entries)
 	}
-	return r.pack(t, top, entries, manifests.Artifact{Kind: manifests.KindCUDART, Toolkit: &toolkit, Libraries: listed})
+	return r.pack(t, top, Arrange(top, entries), manifests.Artifact{Kind: manifests.KindCUDART, Toolkit: &toolkit, Libraries: listed})
 }
 
 // files describes entries as metadata.json does.
@@ -273,6 +275,29 @@ func below(top string, entries []Entry) []Entry {
 		entries[i].Name = top + "/" + entries[i].Name
 	}
 	return entries
+}
+
+// Arrange gives entries the folders that they lie in below the top folder, and sorts them, as an archive must have them.
+func Arrange(top string, entries []Entry) []Entry {
+	have := map[string]bool{}
+	for _, e := range entries {
+		have[strings.TrimSuffix(e.Name, "/")] = true
+	}
+	list := slices.Clone(entries)
+	for _, e := range entries {
+		name := strings.TrimSuffix(e.Name, "/")
+		if name != path.Clean(name) || !strings.HasPrefix(name, top+"/") {
+			continue
+		}
+		for dir := path.Dir(name); dir != "." && !have[dir]; dir = path.Dir(dir) {
+			have[dir] = true
+			list = append(list, Entry{Name: dir + "/", Mode: 0o755, Type: tar.TypeDir})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Entry) int {
+		return strings.Compare(strings.TrimSuffix(a.Name, "/"), strings.TrimSuffix(b.Name, "/"))
+	})
+	return list
 }
 
 // Tar writes entries as they are, good or not.
@@ -351,6 +376,7 @@ func Compress(t testing.TB, data []byte, format string) []byte {
 		return w.EncodeAll(data, nil)
 	}
 	w := gzip.NewWriter(&buf)
+	w.ModTime = time.Unix(0, 0) // "no time is available" in RFC 1952
 	if _, err := w.Write(data); err != nil {
 		t.Fatal(err)
 	}
@@ -368,7 +394,7 @@ func (r *Release) pack(t testing.TB, stem string, entries []Entry, a manifests.A
 		stem += "-" + SHA256(data)[:12]
 	}
 	var twins []manifests.Artifact
-	for _, format := range []string{manifests.FormatTarGz, manifests.FormatTarZst} {
+	for _, format := range manifests.Formats() {
 		packed := Compress(t, data, format)
 		a.Name, a.Format = stem+"."+format, format
 		a.URL, a.Size, a.SHA256 = a.Name, int64(len(packed)), SHA256(packed)
@@ -506,11 +532,11 @@ func (r *Release) PublicKey(t testing.TB) []byte {
 // Asset is the manifest's word on an asset.
 func (r *Release) Asset(t testing.TB, name string) manifests.Artifact {
 	t.Helper()
-	at := slices.IndexFunc(r.Manifest.Assets, func(a manifests.Artifact) bool { return a.Name == name })
-	if at < 0 {
+	asset, ok := r.Manifest.Asset(name)
+	if !ok {
 		t.Fatalf("the release has no %s", name)
 	}
-	return r.Manifest.Assets[at]
+	return asset
 }
 
 // SHA256 is a digest in hex.

@@ -15,6 +15,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
 // A Kind is what a model's name is to stand for.
@@ -274,7 +276,7 @@ var nextPage = regexp.MustCompile(`<([^>]+)>\s*;[^,]*rel="?next"?`)
 // get reads an answer of the Hub's API, and gives the address of its next page, if it has one. An address that leads to
 // another host is refused: the token goes with it.
 func (c *Client) get(ctx context.Context, n Name, address string, once bool, into any) (next string, err error) {
-	err = c.retry(ctx, once, func(ctx context.Context) error {
+	err = c.ask(ctx, once, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 		answer, err := c.do(ctx, http.MethodGet, address, func(http.Header) bool { return false })
@@ -287,7 +289,7 @@ func (c *Client) get(ctx context.Context, n Name, address string, once bool, int
 		}
 		data, err := io.ReadAll(io.LimitReader(answer.Body, maxList))
 		if err != nil {
-			return &temporaryError{err: answer.explain(err)}
+			return &retry.TemporaryError{Err: answer.explain(err)}
 		}
 		if err := json.Unmarshal(data, into); err != nil {
 			return &NetworkError{Endpoint: c.endpoint(), Err: answer.explain(fmt.Errorf("the answer to %s is not that of a Hub: %w", path.Base(address), err))}

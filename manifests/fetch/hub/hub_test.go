@@ -14,6 +14,8 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
 func newClient(t *testing.T, s *server) *Client {
@@ -321,8 +323,8 @@ func TestRefusals(t *testing.T) {
 		"no such revision":     {"org/model:model.gguf@v9", 0, "", as[*RevisionError], 1},
 		"no such file":         {"org/model:nothing.gguf", 0, "", as[*FileError], 1},
 		"no codes":             {"org/model:nothing.gguf", 404, "", as[*FileError], 1},
-		"too many requests":    {"org/model:model.gguf", 429, "", as[*NetworkError], askTries},
-		"down":                 {"org/model:model.gguf", 502, "", as[*NetworkError], askTries},
+		"too many requests":    {"org/model:model.gguf", 429, "", as[*NetworkError], retry.Tries},
+		"down":                 {"org/model:model.gguf", 502, "", as[*NetworkError], retry.Tries},
 		"another server":       {"org/model:model.gguf", 204, "", as[*NetworkError], 1},
 	}
 	for name, test := range tests {
@@ -354,7 +356,7 @@ func as[E error](err error) bool {
 func TestRetries(t *testing.T) {
 	s := newServer(t)
 	c := newClient(t, s)
-	s.set(func() { s.failures = askTries - 1 })
+	s.set(func() { s.failures = retry.Tries - 1 })
 	if r := get(t, c, "org/model:model.gguf", Want{}); r.Unasked != nil {
 		t.Errorf("%+v", r)
 	}

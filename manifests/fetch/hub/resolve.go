@@ -13,14 +13,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
 const (
 	askTimeout   = 10 * time.Second // huggingface_hub's HF_HUB_ETAG_TIMEOUT
-	askTries     = 5
-	maxWait      = time.Minute // the longest Retry-After that is honoured
-	maxRedirects = 10          // a renamed repository is one
+	maxWait      = time.Minute      // the longest Retry-After that is honoured
+	maxRedirects = 10               // a renamed repository is one
 	// maxLimit is the longest wait for the next window of the Hub's limit of requests, which is of five minutes:
 	// https://huggingface.co/docs/hub/rate-limits
 	maxLimit = 5*time.Minute + 10*time.Second
@@ -64,48 +63,41 @@ func (c *Client) authorization() http.Header {
 	return header
 }
 
-// A temporaryError is one that another try may mend.
-type temporaryError struct {
-	err   error
-	after time.Duration // what the Hub asked to wait; 0 where it did not
-}
-
-func (e *temporaryError) Error() string { return e.err.Error() }
-func (e *temporaryError) Unwrap() error { return e.err }
-
-// retry asks the Hub: once if the cache can answer for it, else until all tries are made.
-func (c *Client) retry(ctx context.Context, once bool, ask func(context.Context) error) error {
+// ask asks the Hub until it answers: once if the cache can answer for it, else until all tries are made.
+func (c *Client) ask(ctx context.Context, once bool, try func(context.Context) error) error {
 	if c.EndpointProblem != nil {
 		return c.EndpointProblem
 	}
-	wait := cmp.Or(c.RetryWait, time.Second)
-	for try := 1; ; try++ {
-		err := ask(ctx)
-		var temporary *temporaryError
-		if !errors.As(err, &temporary) {
-			return err
+	policy := retry.Policy{FirstWait: c.RetryWait, MaxAfter: maxLimit, Waiting: c.explainWait}
+	if once {
+		policy.Tries = 1
+	}
+	err := policy.Do(ctx, func() error {
+		err := try(ctx)
+		// Only a limit asks to wait so long, and one that lasts longer than that is not waited for.
+		if temporary, ok := errors.AsType[*retry.TemporaryError](err); ok && temporary.After > maxLimit {
+			return &NetworkError{Endpoint: c.endpoint(), Err: temporary.Err}
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		var limit *RateLimitError
-		limited := errors.As(err, &limit)
-		if once || try == askTries || limited && limit.After > maxLimit {
-			return &NetworkError{Endpoint: c.endpoint(), Err: temporary.err}
-		}
-		pause := max(wait, min(temporary.after, maxWait))
-		if limited {
-			pause = max(wait, limit.After)
-			c.step("%s allows no more requests for now (%s): waiting %s; %s", c.endpoint(), limit.Said, pause.Round(time.Second), limit.advice())
-		} else if temporary.after > 0 {
-			c.step("%s asks to wait (%s): waiting %s", c.endpoint(), temporary.err, pause.Round(time.Second))
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		wait *= 2
+		return err
+	})
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if temporary, ok := errors.AsType[*retry.TemporaryError](err); ok {
+		return &NetworkError{Endpoint: c.endpoint(), Err: temporary.Err}
+	}
+	return err
+}
+
+// explainWait tells the user why a wait begins, where the Hub asked for it.
+func (c *Client) explainWait(why error, wait time.Duration) {
+	limit, limited := errors.AsType[*RateLimitError](why)
+	temporary, _ := errors.AsType[*retry.TemporaryError](why)
+	switch {
+	case limited:
+		c.step("%s allows no more requests for now (%s): waiting %s; %s", c.endpoint(), limit.Said, wait.Round(time.Second), limit.advice())
+	case temporary.After > 0:
+		c.step("%s asks to wait (%s): waiting %s", c.endpoint(), temporary.Err, wait.Round(time.Second))
 	}
 }
 
@@ -117,7 +109,7 @@ func (c *Client) step(format string, args ...any) {
 
 // resolve asks the Hub about a file of a revision.
 func (c *Client) resolve(ctx context.Context, ref Ref, revision string, once bool) (file remote, err error) {
-	err = c.retry(ctx, once, func(ctx context.Context) error {
+	err = c.ask(ctx, once, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 		// The first answer that names a commit has what is needed; a content network's has it no more.
@@ -175,16 +167,14 @@ func (c *Client) do(ctx context.Context, method, address string, last func(http.
 		request.Header.Set("Accept-Encoding", "identity") // else the size is that of something else
 		request.Header.Set("User-Agent", "llcuda-fetch")
 		a.Response, err = client.Do(request)
-		var untrusted *tls.CertificateVerificationError
-		switch {
-		case errors.As(err, &untrusted):
+		if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 			return a, &NetworkError{Endpoint: c.endpoint(), Err: a.explain(untrusted)}
-		case err != nil:
-			var wrapped *url.Error
-			if errors.As(err, &wrapped) {
+		}
+		if err != nil {
+			if wrapped, ok := errors.AsType[*url.Error](err); ok {
 				err = wrapped.Err // without the address, which NetworkError gives
 			}
-			return a, &temporaryError{err: a.explain(err)}
+			return a, &retry.TemporaryError{Err: a.explain(err)}
 		}
 		location, err := url.Parse(a.Header.Get("Location"))
 		if a.StatusCode/100 != 3 || err != nil || location.String() == "" {
@@ -250,16 +240,15 @@ func normalizeETag(etag string) string {
 	return strings.Trim(strings.TrimPrefix(etag, "W/"), `"`)
 }
 
-// refusal turns an answer that is no file into what it means.
+// refusal turns an answer that is not a file into what it means.
 func (c *Client) refusal(ref Ref, a answer) error {
 	err := c.meaning(ref, a)
-	var temporary *temporaryError
-	if errors.As(err, &temporary) {
-		return &temporaryError{err: a.explain(temporary.err), after: temporary.after}
+	if temporary, ok := errors.AsType[*retry.TemporaryError](err); ok {
+		return &retry.TemporaryError{Err: a.explain(temporary.Err), After: temporary.After}
 	}
-	var file *FileError
-	var revision *RevisionError
-	if c.TokenProblem != nil && !errors.As(err, &file) && !errors.As(err, &revision) {
+	_, noFile := errors.AsType[*FileError](err)
+	_, noRevision := errors.AsType[*RevisionError](err)
+	if c.TokenProblem != nil && !noFile && !noRevision {
 		err = fmt.Errorf("%w; no token was sent: %w", err, c.TokenProblem)
 	}
 	return a.explain(err)
@@ -286,14 +275,15 @@ func (c *Client) meaning(ref Ref, a answer) error {
 	case a.StatusCode == http.StatusNotFound: // a Hub that gives no codes
 		return &FileError{Ref: ref, Page: page}
 	case a.StatusCode == http.StatusTooManyRequests:
-		after := transfer.RetryAfter(h)
-		return &temporaryError{err: &RateLimitError{Said: cmp.Or(message, a.Status), After: after, Token: a.token}, after: after}
-	case a.StatusCode == http.StatusRequestTimeout, a.StatusCode >= 500:
+		after, _ := retry.After(h)
+		return &retry.TemporaryError{Err: &RateLimitError{Said: cmp.Or(message, a.Status), After: after, Token: a.token}, After: after}
+	case retry.IsBusy(a.StatusCode):
 		said := errors.New(a.Status)
 		if message != "" {
 			said = fmt.Errorf("%s: %q", a.Status, message)
 		}
-		return &temporaryError{err: said, after: transfer.RetryAfter(h)}
+		after, _ := retry.After(h)
+		return &retry.TemporaryError{Err: said, After: min(after, maxWait)}
 	}
 	return &RefusedError{URL: a.Request.URL.Redacted(), Status: a.Status, Message: message}
 }

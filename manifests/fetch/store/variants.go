@@ -50,9 +50,9 @@ func leftOut(bundle string) []LeftOut {
 }
 
 // notLeftOut are the files of a bundle without the links to variants that are left out and gone.
-func notLeftOut(files []manifests.File, found map[string]manifests.File, out []LeftOut) []manifests.File {
+func notLeftOut(files, found []manifests.File, out []LeftOut) []manifests.File {
 	return slices.DeleteFunc(slices.Clone(files), func(f manifests.File) bool {
-		_, there := found[f.Path]
+		there := slices.ContainsFunc(found, func(have manifests.File) bool { return have.Path == f.Path })
 		return !there && slices.ContainsFunc(out, func(o LeftOut) bool {
 			return f.Link != "" && f.Path == filepath.Join(launch.ProgramsDir, variants.File(o.Variant))
 		})

@@ -1,18 +1,21 @@
 package store
 
 import (
+	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/archive"
 )
+
+// A Finding is one thing that is wrong with an unpacked archive.
+type Finding = archive.Finding
 
 // Verify reads every file of an unpacked archive of the store and compares it with what the manifest and the archive's
 // own metadata.json say. It returns what is wrong; an error is one of reading, where nothing can be said.
@@ -26,45 +29,46 @@ func (s *Store) Verify(ctx context.Context, a manifests.Artifact, runtimeNames [
 		return nil, err
 	}
 	if a.Kind == manifests.KindCUDART {
-		return compareFiles(a.Libraries, found, nil), nil
+		return archive.CompareFiles(found, a.Libraries), nil
 	}
-	if f := found[manifests.MetadataName]; f.SHA256 == "" || f.Size > manifests.MaxSize { // reading it may never end
-		return []Finding{{manifests.MetadataName, fmt.Sprintf("it is not a file of at most %d bytes", manifests.MaxSize)}}, nil
+	damaged := func(detail string) ([]Finding, error) {
+		return []Finding{{Rule: archive.RuleMetadata, Path: manifests.MetadataName, Detail: detail}}, nil
+	}
+	at := slices.IndexFunc(found, func(f manifests.File) bool { return f.Path == manifests.MetadataName })
+	if at < 0 || found[at].SHA256 == "" || found[at].Size > manifests.MaxSize { // reading it may never end
+		return damaged(fmt.Sprintf("it is not a file of at most %d bytes", manifests.MaxSize))
 	}
 	data, err := os.ReadFile(filepath.Join(dir, manifests.MetadataName))
 	if err != nil {
-		return []Finding{{manifests.MetadataName, err.Error()}}, nil
+		return damaged(err.Error())
 	}
-	meta, err := manifests.DecodeMetadata(strings.NewReader(string(data)))
-	if err == nil {
-		err = agrees(meta, a)
-	}
+	meta, err := manifests.DecodeMetadata(bytes.NewReader(data))
 	if err != nil {
-		return []Finding{{manifests.MetadataName, err.Error()}}, nil
+		return damaged(err.Error())
 	}
-	delete(found, manifests.MetadataName)
-	delete(found, leftOutName)
-	return compareFiles(notLeftOut(meta.Files, found, leftOut(dir)), found, func(f manifests.File) bool { return isOurs(f, runtimeNames) }), nil
+	if findings := archive.CompareMetadata(meta, a); len(findings) > 0 {
+		return findings, nil
+	}
+	found = slices.DeleteFunc(archive.WithoutMetadata(found), func(f manifests.File) bool {
+		return f.Path == leftOutName || isOurs(f, runtimeNames)
+	})
+	return archive.CompareFiles(found, notLeftOut(meta.Files, found, leftOut(dir))), nil
 }
 
-// readTree describes the files and links of a folder.
-func readTree(ctx context.Context, dir string) (map[string]manifests.File, error) {
-	found := map[string]manifests.File{}
+// readTree describes the files and links of a folder, ascending by path.
+func readTree(ctx context.Context, dir string) ([]manifests.File, error) {
+	var found []manifests.File
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
 			return err
 		}
 		file, err := readFile(ctx, path, entry)
 		if err != nil {
 			return err
 		}
-		file.Path = name
-		found[name] = file
-		return nil
+		file.Path, err = filepath.Rel(dir, path)
+		found = append(found, file)
+		return err
 	})
 	return found, err
 }
@@ -86,34 +90,8 @@ func readFile(ctx context.Context, path string, entry fs.DirEntry) (manifests.Fi
 	if err != nil {
 		return manifests.File{}, err
 	}
-	sum := sha256.New()
-	n, err := io.Copy(sum, &contextReader{ctx, f})
-	return manifests.File{Size: n, Mode: fmt.Sprintf("%04o", info.Mode().Perm()), SHA256: hex.EncodeToString(sum.Sum(nil))}, err
-}
-
-// FileDigest is the sha256 of a file, in hex.
-func FileDigest(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, &contextReader{ctx, f}); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
-}
-
-// A contextReader ends the reading of a large file with its context.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if c.ctx.Err() != nil {
-		return 0, context.Cause(c.ctx)
-	}
-	return c.r.Read(p)
+	sum := archive.NewDigester(io.Discard)
+	_, err = io.Copy(sum, archive.WithContext(ctx, f))
+	digest := sum.Digest()
+	return manifests.File{Size: digest.Size, Mode: fmt.Sprintf("%04o", info.Mode().Perm()), SHA256: digest.SHA256}, err
 }

@@ -1,8 +1,11 @@
 package transfer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"net/http"
+	"slices"
 	"time"
 )
 
@@ -11,12 +14,13 @@ import (
 type DigestError struct {
 	Name   string // the blob's
 	Mirror string // the address that gave the bytes, or the last of them
-	Want   string // SHA-256, lower-case hex
-	Got    string
+	// Algorithm is "sha256" or "sha512"; empty is "sha256".
+	Algorithm string
+	Want, Got string // lower-case hex
 }
 
 func (e *DigestError) Error() string {
-	return fmt.Sprintf("%s from %s has sha256 %s, not %s", e.Name, e.Mirror, e.Got, e.Want)
+	return fmt.Sprintf("%s from %s has %s %s, not %s", e.Name, e.Mirror, cmp.Or(e.Algorithm, "sha256"), e.Got, e.Want)
 }
 
 // A NetworkError says that no mirror gave the bytes. Err joins the last error of each.
@@ -27,6 +31,18 @@ type NetworkError struct {
 
 func (e *NetworkError) Error() string { return fmt.Sprintf("downloading %s: %v", e.Name, e.Err) }
 func (e *NetworkError) Unwrap() error { return e.Err }
+
+// IsMissing reports whether every mirror answered that it does not have the blob.
+func (e *NetworkError) IsMissing() bool {
+	each := []error{e.Err}
+	if joined, ok := e.Err.(interface{ Unwrap() []error }); ok {
+		each = joined.Unwrap()
+	}
+	return !slices.ContainsFunc(each, func(err error) bool {
+		status, ok := errors.AsType[*StatusError](err)
+		return !ok || status.Code != http.StatusNotFound && status.Code != http.StatusGone
+	})
+}
 
 // A SpaceError says that the file system is full, or would be.
 type SpaceError struct {
@@ -82,15 +98,6 @@ type SlowError struct {
 func (e *SlowError) Error() string {
 	return fmt.Sprintf("%s: too slow, %d bytes a second over the last %s", e.URL, e.Rate, e.Window)
 }
-
-// A temporaryError is what another try at the same mirror may mend.
-type temporaryError struct {
-	err   error
-	after time.Duration // what the server asked to wait, or 0
-}
-
-func (e *temporaryError) Error() string { return e.err.Error() }
-func (e *temporaryError) Unwrap() error { return e.err }
 
 // A localError is of this machine or of the caller: no mirror mends it.
 type localError struct{ err error }

@@ -346,20 +346,3 @@ func TestFetchRefuses(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
-
-func TestRetryAfter(t *testing.T) {
-	for text, want := range map[string]time.Duration{
-		"":                              0,
-		"3":                             3 * time.Second,
-		"-1":                            0,
-		"soon":                          0,
-		"9999999999":                    1 << 20 * time.Second,
-		"Sun, 06 Nov 1994 08:49:37 GMT": 0,
-		time.Now().Add(time.Hour).UTC().Format(http.TimeFormat): time.Hour,
-	} {
-		const second = time.Second // a date tells no less
-		if got := RetryAfter(http.Header{"Retry-After": {text}}); got > want || got < want-2*second {
-			t.Errorf("%q: %s, want %s", text, got, want)
-		}
-	}
-}

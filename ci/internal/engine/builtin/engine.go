@@ -169,6 +169,17 @@ type Engine struct {
 	answerTimeout time.Duration
 }
 
+// A CacheFolderError reports that the environment does not name the folder where an engine keeps its state.
+type CacheFolderError struct{ Err error }
+
+func (e *CacheFolderError) Error() string { return "finding the user's cache folder: " + e.Err.Error() }
+func (e *CacheFolderError) Unwrap() error { return e.Err }
+
+// Hint is the way out.
+func (e *CacheFolderError) Hint() string {
+	return "set HOME, or set XDG_CACHE_HOME to a folder of your own"
+}
+
 // New fills in the defaults. It touches nothing on the host.
 func New(opts Options) (*Engine, error) {
 	if opts.Name == "" {
@@ -181,7 +192,7 @@ func New(opts Options) (*Engine, error) {
 	if opts.StateDir == "" || opts.BinaryDir == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
-			return nil, fmt.Errorf("finding the user's cache folder: %w", err)
+			return nil, &CacheFolderError{err}
 		}
 		if opts.StateDir == "" {
 			opts.StateDir = filepath.Join(cache, "llcuda", "engine", "instances", opts.Name)

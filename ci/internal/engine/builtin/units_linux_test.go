@@ -39,6 +39,16 @@ func TestNew(t *testing.T) {
 			t.Errorf("New(%+v) succeeded", opts)
 		}
 	}
+	t.Setenv("XDG_CACHE_HOME", "")
+	t.Setenv("HOME", "")
+	_, err = New(Options{})
+	var noFolder *CacheFolderError
+	if !errors.As(err, &noFolder) || !strings.Contains(noFolder.Hint(), "XDG_CACHE_HOME") {
+		t.Errorf("without HOME: %v, want an error with a hint at XDG_CACHE_HOME", err)
+	}
+	if _, err := New(Options{StateDir: "/state", BinaryDir: "/binaries"}); err != nil {
+		t.Errorf("without HOME, but with both folders: %v", err)
+	}
 }
 
 // What a cache folder's file system must be able to do is tried, or read, where it is mounted.

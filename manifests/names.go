@@ -1,0 +1,124 @@
+package manifests
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+// The names that a release gives to its own files. No asset may have one of them.
+const (
+	ManifestName  = "manifest.json"
+	SumsName      = "SHA256SUMS"
+	SignatureName = "SHA256SUMS.sigstore.json"
+	// PointerName is the file with the signed release pointer: a Sigstore bundle with a DSSE envelope, so that the
+	// pointer and its signature change at once.
+	PointerName = "current.sigstore.json"
+)
+
+// The names of assets that a release has one of.
+const (
+	// InstallerName is the script that installs llcuda-fetch.
+	InstallerName = "install.sh"
+	// ProvenanceName is the signed statement of how the archives were built.
+	ProvenanceName = "llcuda-provenance.sigstore.json"
+)
+
+// The formats of an archive. FormatTarZst is half the bytes of FormatTarGz, and the one to prefer.
+const (
+	FormatTarGz  = "tar.gz"
+	FormatTarZst = "tar.zst"
+)
+
+const (
+	bundlePrefix  = "llcuda-bins-"
+	runtimePrefix = "llcuda-cudart-"
+	clientPrefix  = "llcuda-fetch-"
+	sbomSuffix    = ".spdx.json"
+	wheelSuffix   = ".whl"
+)
+
+// Formats are those in which a release has every archive.
+func Formats() []string { return []string{FormatTarGz, FormatTarZst} }
+
+// BundleName is the name of an SM's bundle and of its top folder, without the archive's extension.
+func BundleName(sm matrix.SM) string { return bundlePrefix + sm.String() }
+
+// RuntimeTop is the top folder of the CUDA runtime of a toolkit, by the toolkit's version.
+func RuntimeTop(cuda string) string {
+	major, _, _ := strings.Cut(cuda, ".")
+	return runtimePrefix + "cu" + major
+}
+
+// RuntimeName is the name of a CUDA runtime without the archive's extension. It has the digest of the tar in it, because the
+// runtime is downloaded once and serves all releases that name it.
+func RuntimeName(cuda string, tar Digest) string {
+	const digits = 12
+	return RuntimeTop(cuda) + "-" + tar.SHA256[:min(digits, len(tar.SHA256))]
+}
+
+// ClientName is the name of the client's archive for a system, by Go's names. Its llcuda-fetch says of itself that it is of
+// the release, and what lies beside it at the top and may be executed belongs to it.
+func ClientName(goos, goarch string) string {
+	return clientPrefix + goos + "-" + goarch + "." + FormatTarGz
+}
+
+var notInWheelName = regexp.MustCompile(`[^\w.]+`)
+
+// WheelProject is Distribution as it is written in the name of a wheel, and in those of the folders in it.
+func WheelProject() string {
+	return notInWheelName.ReplaceAllString(strings.ToLower(Distribution), "_")
+}
+
+// WheelName is the name of a wheel of the Python package.
+func WheelName(version, platform string) string {
+	return WheelProject() + "-" + version + "-py3-none-" + platform + wheelSuffix
+}
+
+// IsWheel reports whether a name is that of a wheel of the Python package.
+func IsWheel(name string) bool {
+	return strings.HasPrefix(name, WheelProject()+"-") && strings.HasSuffix(name, wheelSuffix)
+}
+
+// SBOMName is the name of an asset's bill of materials. The two archives of a bundle share one.
+func SBOMName(asset string) string { return Stem(asset) + sbomSuffix }
+
+// Stem is an asset's name without the extension of its format.
+func Stem(name string) string {
+	for _, suffix := range []string{"." + FormatTarGz, "." + FormatTarZst, wheelSuffix, sbomSuffix} {
+		if stem, ok := strings.CutSuffix(name, suffix); ok {
+			return stem
+		}
+	}
+	return name
+}
+
+// KindOf is the kind of an asset, by its name alone; empty for a name that no asset has.
+func KindOf(name string) Kind {
+	gz, archive := strings.HasSuffix(name, "."+FormatTarGz), false
+	for _, format := range Formats() {
+		archive = archive || strings.HasSuffix(name, "."+format)
+	}
+	switch {
+	case name == ProvenanceName:
+		return KindProvenance
+	case strings.HasSuffix(name, sbomSuffix):
+		return KindSBOM
+	case name == InstallerName, IsWheel(name), gz && strings.HasPrefix(name, clientPrefix):
+		return KindClient
+	case archive && strings.HasPrefix(name, bundlePrefix):
+		return KindBundle
+	case archive && strings.HasPrefix(name, runtimePrefix):
+		return KindCUDART
+	}
+	return ""
+}
+
+// IsArchive reports whether a name is that of a bundle or of a CUDA runtime.
+func IsArchive(name string) bool { return KindOf(name).archive() }
+
+// IsDocument reports whether a name is that of one of the documents that describe a release.
+func IsDocument(name string) bool {
+	return name == ManifestName || name == SumsName || name == SignatureName
+}
