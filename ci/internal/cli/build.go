@@ -43,6 +43,8 @@ has done before, so after an interruption the same command resumes.
 
 The folder given with --out gets two archives of each bundle and of the CUDA
 runtime, manifest.json and SHA256SUMS, and the steps' full logs in logs/.`,
+		Example: `  go run ./ci build --sm 75 --release v1.1.0-runtime
+  go run ./ci build --sm 75,86 --release v1.1.0-runtime --llama ../llama.cpp    # a folder of one's own`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b := buildCommand{buildOptions: opts, term: term, backend: backend, dir: release.Dir(opts.out)}

@@ -20,6 +20,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
@@ -56,7 +57,9 @@ func run(ctx context.Context, args []string, term *terminal, backend Backend) in
 	root := newRoot(term, backend)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	term.report(err)
+	if err != nil {
+		term.Report(err.Error(), hintFor(err))
+	}
 	return exitCode(ctx, err)
 }
 
@@ -67,7 +70,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitDone
 	case ctx.Err() != nil:
 		return exitInterrupted
-	case isAs[*usageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
+	case isAs[*usageError](err), isAs[*console.UsageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
 		return exitUsage
 	case isAs[*engine.UnavailableError](err), isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err), errors.Is(err, farm.ErrEngineLost):
 		return exitEngine
@@ -121,9 +124,12 @@ func onlyAudits(errs []error) bool {
 
 func newRoot(term *terminal, backend Backend) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "ci",
-		Short:         "Build, verify, sign and publish the releases of llcuda",
-		Long:          rootHelp,
+		Use:   "ci",
+		Short: "Build, verify, sign and publish the releases of llcuda",
+		Long:  rootHelp,
+		Example: `  go run ./ci plan --sm all                               # what would be built
+  go run ./ci build --sm 75 --release v1.1.0-runtime      # builds the bundle of one GPU generation
+  go run ./ci release --help                              # what a command does, and its flags`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -131,12 +137,9 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 			return &usageError{errors.New("no command"), "go run ./ci --help lists them"}
 		},
 	}
-	root.SetOut(term.out)
-	root.SetErr(term.err)
+	root.SetOut(term.Out)
+	root.SetErr(term.Err)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{err, "go run ./" + cmd.CommandPath() + " --help"}
-	})
 	root.AddCommand(
 		newPlanCommand(term, backend),
 		newBuildCommand(term, backend),
@@ -152,23 +155,12 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		newReleaseCommand(term, backend),
 		newEngineCommand(term, backend),
 	)
-	usageArgs(root)
+	console.Strict(root, "go run ./")
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Example = "  go run ./ci help build"
+	}
 	return root
-}
-
-// usageArgs makes wrong positional arguments, and unknown commands, usage errors.
-func usageArgs(cmd *cobra.Command) {
-	if check := cmd.Args; check != nil {
-		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return &usageError{err, "go run ./" + cmd.CommandPath() + " --help"}
-			}
-			return nil
-		}
-	}
-	for _, sub := range cmd.Commands() {
-		usageArgs(sub)
-	}
 }
 
 const rootHelp = `Build, verify, sign and publish the releases of llcuda.

@@ -20,6 +20,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/goreleaser"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/publisher/installer"
 )
 
@@ -39,6 +40,8 @@ goreleaser, which takes up to ten minutes.
 An engine compiles llcuda-probe, the C program that asks CUDA for the GPUs, in the
 builder image. The compiler there is pinned, so the bytes are the same wherever the
 command runs.`,
+		Example: `  go run ./ci client dist
+  go run ./ci client dist --snapshot    # of the working tree as it is, to try it`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := existingDir(args[0])
@@ -238,7 +241,7 @@ func (c *clientCommand) put(name string, data []byte) error {
 		if err := release.WriteFile(c.dir.Path(name), data); err != nil {
 			return err
 		}
-		how = fmt.Sprintf("%.1f MB", float64(len(data))/1e6)
+		how = measure.Bytes(int64(len(data)))
 	}
 	c.term.printf("%s: %s", filepath.Join(string(c.dir), name), how)
 	return nil

@@ -20,7 +20,8 @@ func newManifestCommand(term *terminal) *cobra.Command {
 		Long: `Write manifest.json and SHA256SUMS for the bundles in a folder, which may have
 been built on several machines. It reads everything from the archives, which must
 belong to one release and one llama.cpp.`,
-		Args: cobra.ExactArgs(1),
+		Example: `  go run ./ci manifest dist`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := existingDir(args[0])
 			if err != nil {

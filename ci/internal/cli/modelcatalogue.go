@@ -9,10 +9,9 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
-	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 	"github.com/waqasm86/llcuda-farm/manifests/gguf"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
-	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/hfhub"
 )
 
@@ -134,10 +133,7 @@ func (p *publishModelsCommand) make(ctx context.Context, m matrix.Model) (madeMo
 	local, origin := p.files[m.Name], ""
 	if local == "" {
 		ref := hub.Ref{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}
-		show := p.moves.show("download")
-		got, err := p.source.Download(ctx, ref, hub.Want{Size: m.Size, SHA256: m.SHA256}, func(at transfer.Progress) {
-			show(publisher.Progress{Name: m.Name, Done: at.Done, Total: at.Total})
-		})
+		got, err := p.source.Download(ctx, ref, hub.Want{Size: m.Size, SHA256: m.SHA256}, p.show(m, "downloading", "downloaded"))
 		if err != nil {
 			return madeModel{}, fmt.Errorf("bringing %s: %w", m.Name, err)
 		}
@@ -154,10 +150,7 @@ func (p *publishModelsCommand) make(ctx context.Context, m matrix.Model) (madeMo
 	if kind := header.Quantisation(); kind != "" && !strings.HasSuffix(strings.ToLower(m.Name), strings.ToLower(kind)) {
 		p.term.warnf("%s has the quantization %s according to its header", m.Name, kind)
 	}
-	show := p.moves.show("read")
-	sum, size, err := hfhub.Digest(ctx, local, func(at publisher.Progress) {
-		show(publisher.Progress{Name: m.Name, Done: at.Done, Total: at.Total})
-	})
+	sum, size, err := hfhub.Digest(ctx, local, p.show(m, "reading", "read"))
 	if err != nil {
 		return madeModel{}, err
 	}
@@ -172,4 +165,13 @@ func (p *publishModelsCommand) make(ctx context.Context, m matrix.Model) (madeMo
 	}}
 	p.made[m.Name] = ready
 	return ready, nil
+}
+
+// show shows a file by the name of its model.
+func (p *publishModelsCommand) show(m matrix.Model, doing, done string) func(measure.Progress) {
+	transfers := p.term.Transfers(doing, done)
+	return func(at measure.Progress) {
+		at.Name = m.Name
+		transfers.Report(at)
+	}
 }

@@ -126,6 +126,8 @@ func newPlanCommand(term *terminal, backend Backend) *cobra.Command {
 		Long: `Show what would be built: one row for each SM.
 
 It needs no engine, and no network unless --llama names a source to look at.`,
+		Example: `  go run ./ci plan --sm 75
+  go run ./ci plan --sm all --llama https://github.com/ggml-org/llama.cpp@master --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if asJSON && asGitHub {

@@ -58,6 +58,9 @@ the current release without naming the one to use instead in the same command.
 
 A branch only gets a release whose workflow ran for a commit of the remote's branch
 ` + defaultBranch + `: a tag on any other commit does not have the maintainers' approval.`,
+		Example: `  go run ./ci pointer --release v1.1.0-runtime
+  go run ./ci pointer    # renews the present one
+  go run ./ci pointer --withdraw v1.1.0-runtime --reason "crashes on SM 75" --release v1.0.0-runtime`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context(), term) },
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -183,7 +184,7 @@ func (b *buildCommand) room() error {
 			return &spaceError{where[device], bytes, free[device]}
 		}
 	}
-	b.term.notef("disk      this build takes up to %s here", bytesText(need[deviceOf(b.cache)]))
+	b.term.notef("disk      this build takes up to %s here", measure.Bytes(need[deviceOf(b.cache)]))
 	return nil
 }
 
@@ -194,7 +195,7 @@ type spaceError struct {
 }
 
 func (e *spaceError) Error() string {
-	return fmt.Sprintf("the build needs %s free on the disk of %s, which has %s", bytesText(e.need), e.dir, bytesText(e.free))
+	return fmt.Sprintf("the build needs %s free on the disk of %s, which has %s", measure.Bytes(e.need), e.dir, measure.Bytes(e.free))
 }
 
 func (e *spaceError) Is(target error) bool { return target == error(unix.ENOSPC) }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
@@ -52,6 +53,8 @@ changes a public release; it only completes it.
 
 The token is GITHUB_TOKEN or GH_TOKEN; it must be allowed to write the contents
 of the repository. It is sent to the API and its upload host only.`,
+		Example: `  go run ./ci publish github dist --dry-run
+  go run ./ci publish github dist`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if g.dir, err = existingDir(args[0]); err != nil {
@@ -105,11 +108,9 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 		g.printPlan(term, folder, plan)
 		return nil
 	}
-	term.notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), bytesText(folder.Size()), signer.By())
-	show, closeView := term.transfers("upload")
-	opts.Progress = show
+	term.notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), measure.Bytes(folder.Size()), signer.By())
+	opts.Progress = term.Transfers("uploading", "uploaded").Report
 	result, err := publisher.Publish(ctx, store, folder, opts)
-	closeView()
 	if err != nil {
 		return fmt.Errorf("publishing %s to %s: %w", g.dir, g.repo, err)
 	}
@@ -204,16 +205,16 @@ func (g *publishGitHubCommand) printPlan(term *terminal, folder *publisher.Folde
 	}
 	term.printf("%s to %s: %s", folder.Release.Release, g.repo, where)
 	for _, file := range plan.Keep {
-		term.printf("keep     %-50s %10s", file.Name, bytesText(file.Size))
+		term.printf("keep     %-50s %10s", file.Name, measure.Bytes(file.Size))
 	}
 	for _, asset := range plan.Unfinished {
-		term.printf("delete   %-50s %10s  begun and not whole", asset.Name, bytesText(asset.Size))
+		term.printf("delete   %-50s %10s  begun and not whole", asset.Name, measure.Bytes(asset.Size))
 	}
 	for _, asset := range plan.Replace {
-		term.printf("replace  %-50s %10s  has other contents", asset.Name, bytesText(asset.Size))
+		term.printf("replace  %-50s %10s  has other contents", asset.Name, measure.Bytes(asset.Size))
 	}
 	for _, file := range plan.Upload {
-		term.printf("upload   %-50s %10s", file.Name, bytesText(file.Size))
+		term.printf("upload   %-50s %10s", file.Name, measure.Bytes(file.Size))
 	}
 	switch {
 	case plan.Done():
@@ -234,9 +235,7 @@ func (g *publishGitHubCommand) readBack(ctx context.Context, term *terminal, ser
 		return err
 	}
 	defer remove()
-	show, closeView := term.transfers("download")
-	defer closeView()
 	at := publicFlags{repo: g.repo, server: server, tag: folder.Release.Release}
 	public := release.Public{Folder: at.folder(), Patience: release.Patience}
-	return public.ReadBack(ctx, folder.Files, work, show)
+	return public.ReadBack(ctx, folder.Files, work, term.Transfers("downloading", "downloaded").Report)
 }

@@ -8,12 +8,12 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -21,7 +21,7 @@ import (
 )
 
 func newPublishModelsCommand(term *terminal) *cobra.Command {
-	p := &publishModelsCommand{term: term, moves: &moves{term: term}, made: map[string]madeModel{}}
+	p := &publishModelsCommand{term: term, made: map[string]madeModel{}}
 	cmd := &cobra.Command{
 		Use:   "models",
 		Short: "Publish GGUF models to a repository of the Hugging Face Hub",
@@ -37,6 +37,8 @@ that it has and that you do not name stay, on the page as well.
 The token is that of HF_TOKEN, or of the file where the Hub's own tools keep it. In
 GitHub Actions no token is needed if the job has the permission id-token: write and
 the workflow is one of the repository's Trusted Publishers.`,
+		Example: `  go run ./ci publish models --repo owner/llcuda-models --dry-run
+  go run ./ci publish models --repo owner/llcuda-models --only gemma-3-1b-it-Q4_K_M --licence gemma=terms.txt`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context()) },
 	}
@@ -54,8 +56,7 @@ the workflow is one of the repository's Trusted Publishers.`,
 
 // A publishModelsCommand is one run of the command.
 type publishModelsCommand struct {
-	term  *terminal
-	moves *moves
+	term *terminal
 
 	repo, list, address string
 	only, local, texts  []string
@@ -82,8 +83,7 @@ func (p *publishModelsCommand) run(ctx context.Context) error {
 		return &publisher.RefusedError{Err: errors.New("publishing models: there is no token"),
 			Way: "set HF_TOKEN to one that may write to " + p.repo + ", from " + p.source.Endpoint + "/settings/tokens"}
 	}
-	result, err := p.client.Publish(ctx, p.repo, p.build, hfhub.Options{Message: p.message(), Private: p.private, Progress: p.moves.show("upload")})
-	p.moves.end()
+	result, err := p.client.Publish(ctx, p.repo, p.build, hfhub.Options{Message: p.message(), Private: p.private, Progress: p.term.Transfers("uploading", "uploaded").Report})
 	if err != nil {
 		return p.refuse(err)
 	}
@@ -94,9 +94,9 @@ func (p *publishModelsCommand) run(ctx context.Context) error {
 		return nil
 	}
 	for _, change := range missing {
-		p.term.notef("published %s, %s, sha256:%s", change.Path, bytesText(change.Size), change.SHA256)
+		p.term.notef("published %s, %s, sha256:%s", change.Path, measure.Bytes(change.Size), change.SHA256)
 	}
-	p.term.printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), bytesText(result.Sent))
+	p.term.printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), measure.Bytes(result.Sent))
 	return nil
 }
 
@@ -220,7 +220,6 @@ func (p *publishModelsCommand) pairs(flag string, given []string) (map[string]st
 
 // plan says what would be done, without bringing anything.
 func (p *publishModelsCommand) plan(ctx context.Context) error {
-	defer p.moves.end()
 	head, err := p.client.Head(ctx, p.repo)
 	if err != nil {
 		return err
@@ -238,7 +237,7 @@ func (p *publishModelsCommand) plan(ctx context.Context) error {
 	for _, m := range p.models {
 		size := "size not known yet"
 		if m.Size > 0 {
-			size = bytesText(m.Size)
+			size = measure.Bytes(m.Size)
 		}
 		from := hub.Ref{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}.String()
 		if local, ok := p.files[m.Name]; ok {
@@ -246,7 +245,7 @@ func (p *publishModelsCommand) plan(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			from, size = local, bytesText(ready.Size)
+			from, size = local, measure.Bytes(ready.Size)
 			if slices.ContainsFunc(old, func(o hfhub.Model) bool { return o.File == ready.File && o.SHA256 == ready.SHA256 }) {
 				p.term.printf("there     %s", fileName(m))
 				continue
@@ -308,42 +307,4 @@ func (p *publishModelsCommand) advise() {
 			p.term.notef("models.yaml could say of %s: size: %d, sha256: %s, vram_mib: %d", m.Name, ready.Size, ready.SHA256, ready.VRAM)
 		}
 	}
-}
-
-// A moves shows downloads, reading and uploads that follow one another: a terminal has room for one view.
-type moves struct {
-	term *terminal
-
-	mu     sync.Mutex
-	stage  string
-	report func(publisher.Progress)
-	close  func()
-}
-
-// show gives what shows a stage, from its first byte on.
-func (m *moves) show(stage string) func(publisher.Progress) {
-	return func(at publisher.Progress) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.stage != stage {
-			m.leave()
-			m.stage = stage
-			m.report, m.close = m.term.transfers(stage)
-		}
-		m.report(at)
-	}
-}
-
-// end says that nothing moves any more.
-func (m *moves) end() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.leave()
-}
-
-func (m *moves) leave() {
-	if m.close != nil {
-		m.close()
-	}
-	m.stage, m.close = "", nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/pypi"
 	"github.com/waqasm86/llcuda-farm/publisher/wheel"
@@ -39,6 +40,8 @@ A repository is a section of .pypirc, which also holds the token; pypi and testp
 need no section. The command installs twine from a lock into the cache folder, which
 takes Python 3.10 or newer. In GitHub Actions, release.yml publishes instead, without
 a token and with attestations.`,
+		Example: `  go run ./ci publish pypi dist --dry-run
+  go run ./ci publish pypi dist --repository testpypi`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if p.dir, err = existingDir(args[0]); err != nil {
@@ -160,7 +163,7 @@ func (p *publishPyPICommand) wheels(ctx context.Context, folder *publisher.Folde
 // run can have sent it.
 func (p *publishPyPICommand) upload(ctx context.Context, twine pypi.Twine, index pypi.Index, plan pypi.Plan) error {
 	for _, file := range plan.Upload {
-		p.term.notef("upload    %s, %s", file.Name, bytesText(file.Size))
+		p.term.notef("upload    %s, %s", file.Name, measure.Bytes(file.Size))
 		failed := twine.Upload(ctx, p.repository, p.dir.Path(file.Name))
 		if failed == nil {
 			continue
@@ -225,7 +228,7 @@ func (p *publishPyPICommand) say(index, version string, plan pypi.Plan) {
 		files []publisher.File
 	}{{"keep", plan.Keep}, {"differs", plan.Differ}, {"upload", plan.Upload}} {
 		for _, file := range part.files {
-			p.term.printf("%-8s %-76s %10s", part.what, file.Name, bytesText(file.Size))
+			p.term.printf("%-8s %-76s %10s", part.what, file.Name, measure.Bytes(file.Size))
 		}
 	}
 	if plan.Done() {

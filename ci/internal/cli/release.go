@@ -10,6 +10,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
@@ -17,7 +18,7 @@ import (
 func newReleaseCommand(term *terminal, backend Backend) *cobra.Command {
 	r := releaseCommand{term: term, backend: backend}
 	cmd := &cobra.Command{
-		Use:   "release --tag TAG --sm SM",
+		Use:   "release --release TAG --sm SM",
 		Short: "Make and publish a whole release: build, client, wheel, sign, publish, verify",
 		Long: `Make and publish a whole release: build the bundles, package the client and the
 Python package, sign all of it, publish it, and verify what is public as a user
@@ -29,13 +30,16 @@ the command: each step keeps what is done and correct. Bundles in the folder tha
 belong to this release and this source are not built again.
 
 With --dry-run it shows what each step would do, and builds and sends nothing.`,
+		Example: `  go run ./ci release --release v1.1.0-runtime --sm all --dry-run
+  go run ./ci release --release v1.1.0-runtime --sm all`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd.Context()) },
 	}
 	r.buildOptions.flags(cmd)
 	r.sign.flags(cmd)
 	r.github.flags(cmd)
-	cmd.Flags().StringVar(&r.release, "tag", "", "the release and its git `tag`, such as v1.1.0-runtime")
+	cmd.Flags().StringVar(&r.release, "release", "", "the release and its git `tag`, such as v1.1.0-runtime")
+	console.Alias(cmd, "release", "tag")
 	cmd.Flags().StringVar(&r.out, "out", "dist", "folder for the release")
 	return cmd
 }
@@ -123,9 +127,9 @@ func (r *releaseCommand) preflight(ctx context.Context, b *buildCommand, c *clie
 	}
 	switch {
 	case r.release == "":
-		return "", nil, &usageError{errors.New("--tag is missing"), "name the release, like --tag v1.1.0-runtime"}
+		return "", nil, &usageError{errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime"}
 	case !releaseName.MatchString(r.release):
-		return "", nil, &usageError{fmt.Errorf("--tag %q: letters, digits and ._- only", r.release), "like --tag v1.1.0-runtime"}
+		return "", nil, &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", r.release), "like --release v1.1.0-runtime"}
 	case r.sign.key != "" && r.sign.signedBy.key == "":
 		return "", nil, &usageError{errors.New("--key needs --public-key beside it: what is public is verified with that"), "give the key that users will have"}
 	}

@@ -28,8 +28,9 @@ The source, the base image and the version of the engine are taken from the rele
 the rest of the recipe from this checkout: check out the commit that the release was
 made from. An engine that has built the release before has the results in its cache;
 steps served from the cache are reported.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return r.run(cmd.Context()) },
+		Example: `  go run ./ci reproduce --release v1.1.0-runtime --sm 75`,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return r.run(cmd.Context()) },
 	}
 	r.flags(cmd)
 	r.public.flags(cmd)
@@ -112,9 +113,7 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 			got.Version, got.Commit, got.Build, released.LlamaCPP.Version, released.LlamaCPP.Commit, released.LlamaCPP.Build), "give the release's source with --llama"}
 	}
 	b.source.Epoch = time.Unix(released.SourceDateEpoch, 0)
-	show, closeView := r.term.transfers("download")
-	like, err := public.BuiltBy(ctx, released, b.targets, r.released(), show)
-	closeView()
+	like, err := public.BuiltBy(ctx, released, b.targets, r.released(), r.term.Transfers("downloading", "downloaded").Report)
 	if err != nil {
 		return farm.Outcome{}, err
 	}
@@ -152,9 +151,7 @@ func (r *reproduceCommand) compare(ctx context.Context, public release.Public, r
 	same = true
 	for _, result := range results(outcome) {
 		for _, mine := range result.Artifacts {
-			show, closeView := r.term.transfers("download")
-			found, err := public.Compare(ctx, released, mine, release.Dir(r.out), r.released(), show)
-			closeView()
+			found, err := public.Compare(ctx, released, mine, release.Dir(r.out), r.released(), r.term.Transfers("downloading", "downloaded").Report)
 			switch {
 			case err != nil:
 				return false, err

@@ -32,6 +32,8 @@ In a GitHub workflow with the permission id-token: write, it signs as the workfl
 Elsewhere --sign-in signs as a person, --oidc-token as the identity in a token, and
 --key with a key. Clients accept these signers only with the same --identity and
 --issuer, or with the public key.`,
+		Example: `  go run ./ci sign dist                   # in the release workflow
+  go run ./ci sign dist --key farm.key    # a private farm`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := existingDir(args[0])

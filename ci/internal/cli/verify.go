@@ -34,6 +34,9 @@ with 3 if there are any.
 
 With --release it verifies a published release: it downloads everything that the
 public can download, without a token, and verifies the signature first.`,
+		Example: `  go run ./ci verify dist
+  go run ./ci verify dist --signed --public-key farm.pub
+  go run ./ci verify --release v1.1.0-runtime    # what is public`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 0) == (public.tag == "") {
@@ -126,10 +129,7 @@ func verifyPublic(ctx context.Context, term *terminal, at publicFlags, patience 
 	}
 	term.notef("release   %s, signed by %s", released.Release.Release, released.Signer.By)
 	dir := release.Dir(filepath.Join(cache, "published", strings.ReplaceAll(at.repo, "/", "-"), at.tag))
-	show, closeView := term.transfers("download")
-	err = public.Download(ctx, released, dir, show)
-	closeView()
-	if err != nil {
+	if err := public.Download(ctx, released, dir, term.Transfers("downloading", "downloaded").Report); err != nil {
 		return fail(err)
 	}
 	if err := verifyDir(ctx, term, dir, release.Checks{RulesFor: rulesFor, Verifier: verifier, MustBeSigned: true}); err != nil {

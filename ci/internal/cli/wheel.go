@@ -35,6 +35,8 @@ The package is taken from the commit that is checked out, and built by hatchling
 on an engine, without a network: the same commit and the same client give the
 same bytes. What comes out is checked before it is kept; a wheel of more than
 10 MB is refused.`,
+		Example: `  go run ./ci wheel dist
+  go run ./ci wheel dist --snapshot    # of the working tree as it is, to try it`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := existingDir(args[0])

@@ -128,9 +128,7 @@ func (p Public) Asset(ctx context.Context, asset manifests.Artifact, dir Dir, pr
 // fetch downloads one file, which must be what the release says of it.
 func (p Public) fetch(ctx context.Context, blob transfer.Blob, partial string, progress func(publisher.Progress)) error {
 	err := p.await(ctx, func() error {
-		return new(transfer.Client).Fetch(ctx, blob, partial, nil, func(at transfer.Progress) {
-			progress(publisher.Progress{Name: at.Name, Done: at.Done, Total: at.Total})
-		})
+		return new(transfer.Client).Fetch(ctx, blob, partial, nil, progress)
 	})
 	if isAs[*transfer.DigestError](err) || isAs[*transfer.SizeError](err) {
 		return &Refusal{err, "what is public is not what was signed: the release was changed, or a proxy changes downloads; check the release's assets, and publish again"}
