@@ -53,12 +53,13 @@ func (e *GoneError) Hint() string {
 	return "run `go generate ./docker/cuda12` to lock the versions the mirror has now, or set LLCUDA_DEBIAN_MIRROR to a mirror or an archive that still has this one"
 }
 
-// FilesDir is the folder of a cache that holds the fetched files, each under its SHA-256: what install.sh takes as its
-// second argument. It may hold files of other locks, and partial files, too.
+// FilesDir is the folder of a cache that holds the fetched files, each under its SHA-256: what
+// install.sh takes as its second argument. It may hold files of other locks, and partial files,
+// too.
 func FilesDir(cacheDir string) string { return filepath.Join(cacheDir, "files") }
 
-// Fetch brings every file of the lock into FilesDir(cacheDir). Files that are there already are hashed again, and replaced
-// if they are damaged. An interrupted download resumes.
+// Fetch brings every file of the lock into FilesDir(cacheDir). Files that are there already are
+// hashed again, and replaced if they are damaged. An interrupted download resumes.
 func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOptions) error {
 	if len(opts.Mirrors) == 0 {
 		opts.Mirrors = []string{mirror.Debian}
