@@ -139,7 +139,9 @@ func (t *transfer) readPrefix(ctx context.Context) error {
 			return err
 		}
 	}
-	t.from = size
+	if t.from = size; size == 0 {
+		return context.Cause(ctx)
+	}
 	buf := make([]byte, copyBuffer)
 	for r := io.NewSectionReader(t.file, 0, size); ; {
 		n, err := r.Read(buf)

@@ -128,6 +128,9 @@ func strongETag(h http.Header) string {
 
 // skip goes over the bytes that are there already in a body that begins at byte 0.
 func (t *transfer) skip(r io.Reader) error {
+	if t.have == 0 {
+		return nil
+	}
 	buf, there := make([]byte, copyBuffer), make([]byte, copyBuffer)
 	for at := int64(0); at < t.have; {
 		n, err := r.Read(buf[:min(copyBuffer, t.have-at)])
