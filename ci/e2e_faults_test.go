@@ -268,7 +268,7 @@ func (f *farm) testKilledAtAnyMoment(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out := f.out(t)
+	out, fresh := f.out(t), f.out(t)
 	killer := killtest.New(uint64(time.Now().UnixNano()), time.Minute)
 	for killer.Killed() < kills {
 		llama := copyTree(t, f.llama)
@@ -279,7 +279,6 @@ func (f *farm) testKilledAtAnyMoment(t *testing.T) {
 		}
 		f.build(t, llama, "75", out).want(t, 0)
 		f.run(t, "verify", out).want(t, 0)
-		fresh := f.out(t)
 		f.build(t, llama, "75", fresh).want(t, 0)
 		if diff := cmp.Diff(sumsOf(t, fresh), sumsOf(t, out)); diff != "" {
 			t.Fatalf("sums after a kill (-want +got):\n%s", diff)

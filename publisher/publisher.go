@@ -28,14 +28,12 @@ package publisher
 import (
 	"errors"
 
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
-// Progress says how far the transfer of one file is. Done and Total are bytes.
-type Progress struct {
-	Name        string
-	Done, Total int64
-}
+// Progress is how far the transfer of one file is.
+type Progress = measure.Progress
 
 // A RefusedError is a remote side that says no, and would say so again: wrong credentials, a
 // conflict with what is there, a release that cannot be changed any more. Trying again mends

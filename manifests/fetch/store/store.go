@@ -160,39 +160,6 @@ func (l *Locked) Close() error { return l.unlock() }
 // Partial is the file that a transfer of these bytes goes on from.
 func (s *Store) Partial(sha256 string) string { return s.path(downloadsDir, sha256+".partial") }
 
-// discard moves a folder to staging and removes it there, so that what is half removed is cleared away later.
-func (l *Locked) discard(path string) error {
-	aside, err := os.MkdirTemp(l.path(stagingDir), "old-")
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(path, filepath.Join(aside, "it")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.RemoveAll(aside)
-}
-
-// put moves a finished folder to its place. Where another one is there already, as in an installation that is done anew,
-// the two change places in one call, so that whoever uses the place always finds a whole one. What is no folder there is
-// not the store's.
-func (l *Locked) put(made, target string) error {
-	if info, err := os.Lstat(target); err == nil && !info.IsDir() {
-		return notFolder(target)
-	}
-	err := unix.Renameat2(unix.AT_FDCWD, made, unix.AT_FDCWD, target, unix.RENAME_EXCHANGE)
-	switch {
-	case err == nil:
-		return l.discard(made)
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS): // file systems that cannot
-		if err := l.discard(target); err != nil {
-			return err
-		}
-	case !errors.Is(err, unix.ENOENT):
-		return err
-	}
-	return os.Rename(made, target)
-}
-
 // Documents are the files that vouch for a release's archives, byte for byte.
 type Documents struct {
 	Manifest, Sums, Signature []byte
@@ -236,26 +203,6 @@ func (s *Store) Documents(release string) (Documents, error) {
 		*data = read
 	}
 	return d, nil
-}
-
-// relink makes a link, in the place of one that may be there, by one rename.
-func (l *Locked) relink(target, at string) error {
-	stage, err := os.MkdirTemp(l.path(stagingDir), "link-")
-	if err != nil {
-		return err
-	}
-	beside := filepath.Join(stage, "it")
-	return errors.Join(os.Symlink(target, beside), os.Rename(beside, at), os.Remove(stage))
-}
-
-// writeFile writes a file that is on disk when it returns.
-func writeFile(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // Relative makes a path below the store one that is relative to it, as an Install has them.

@@ -95,17 +95,3 @@ func readFile(ctx context.Context, path string, entry fs.DirEntry) (manifests.Fi
 	digest := sum.Digest()
 	return manifests.File{Size: digest.Size, Mode: fmt.Sprintf("%04o", info.Mode().Perm()), SHA256: digest.SHA256}, err
 }
-
-// FileDigest is the sha256 of a file, in hex.
-func FileDigest(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	sum := archive.NewDigester(io.Discard)
-	if _, err := io.Copy(sum, archive.WithContext(ctx, f)); err != nil {
-		return "", err
-	}
-	return sum.Digest().SHA256, nil
-}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/filestamp"
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 	"github.com/waqasm86/llcuda-farm/docker/mirror"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
@@ -53,13 +54,17 @@ func (e *GoneError) Hint() string {
 	return "run `go generate ./docker/cuda12` to lock the versions the mirror has now, or set LLCUDA_DEBIAN_MIRROR to a mirror or an archive that still has this one"
 }
 
+// checkedFile is where a cache keeps the stamps of the files whose digests were right.
+const checkedFile = "checked.json"
+
 // FilesDir is the folder of a cache that holds the fetched files, each under its SHA-256: what
 // install.sh takes as its second argument. It may hold files of other locks, and partial files,
 // too.
 func FilesDir(cacheDir string) string { return filepath.Join(cacheDir, "files") }
 
 // Fetch brings every file of the lock into FilesDir(cacheDir). Files that are there already are
-// hashed again, and replaced if they are damaged. An interrupted download resumes.
+// replaced if they are damaged; those that did not change since they were hashed are not hashed
+// again. An interrupted download resumes.
 func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOptions) error {
 	if len(opts.Mirrors) == 0 {
 		opts.Mirrors = []string{mirror.Debian}
@@ -72,6 +77,7 @@ func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOpt
 		return fmt.Errorf("making %s: %w", dir, err)
 	}
 	transfer.RemoveStale(dir)
+	checked := filestamp.OpenRecord(filepath.Join(cacheDir, checkedFile))
 	meter := &meter{report: opts.Progress}
 	for _, p := range lock {
 		meter.total += p.Size
@@ -79,9 +85,13 @@ func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOpt
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.SetLimit(cmp.Or(opts.Concurrency, fetchConcurrency))
 	for _, p := range lock {
-		tasks.Go(func() error { return fetchFile(ctx, p, dir, opts, meter) })
+		tasks.Go(func() error { return fetchFile(ctx, p, dir, checked, opts, meter) })
 	}
-	return tasks.Wait()
+	err := tasks.Wait()
+	if saveErr := checked.Save(); err == nil && saveErr != nil {
+		return fmt.Errorf("noting which packages are right: %w", saveErr)
+	}
+	return err
 }
 
 // meter adds up the bytes of all downloads.
@@ -100,15 +110,18 @@ func (m *meter) add(n int64) {
 	}
 }
 
-func fetchFile(ctx context.Context, p cuda12.Package, dir string, opts FetchOptions, meter *meter) error {
+func fetchFile(ctx context.Context, p cuda12.Package, dir string, checked *filestamp.Record, opts FetchOptions, meter *meter) error {
 	dest := filepath.Join(dir, p.SHA256)
 	blob := transfer.Blob{Name: p.Name + " " + p.Version, Size: p.Size, SHA256: p.SHA256, URLs: addresses(p, opts)}
-	size, err := blob.SizeOf(dest)
+	right, err := checked.Check(dest, func() (bool, error) {
+		size, err := blob.SizeOf(dest)
+		return size >= 0, err
+	})
 	if err != nil {
 		return fmt.Errorf("checking %s: %w", p.Name, err)
 	}
-	if size >= 0 {
-		meter.add(size)
+	if right {
+		meter.add(p.Size)
 		return nil
 	}
 	var counted int64

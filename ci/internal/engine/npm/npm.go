@@ -36,6 +36,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/filestamp"
 	"github.com/waqasm86/llcuda-farm/docker/mirror"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
@@ -164,6 +165,7 @@ func Fetch(ctx context.Context, lockfile []byte, cacheDir string, opts Options) 
 // hashAll returns the sizes of the tarballs that are in the store, and -1 for one that is not there
 // or is damaged.
 func hashAll(ctx context.Context, tarballs []tarball, store string) ([]int64, error) {
+	checked := filestamp.OpenRecord(filepath.Join(filepath.Dir(store), "checked.json"))
 	sizes := make([]int64, len(tarballs))
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.SetLimit(runtime.NumCPU())
@@ -173,11 +175,17 @@ func hashAll(ctx context.Context, tarballs []tarball, store string) ([]int64, er
 				return err
 			}
 			var err error
-			sizes[i], err = t.sizeIn(store)
+			sizes[i], err = t.sizeIn(store, checked)
 			return err
 		})
 	}
-	return sizes, tasks.Wait()
+	if err := tasks.Wait(); err != nil {
+		return nil, err
+	}
+	if err := checked.Save(); err != nil {
+		return nil, fmt.Errorf("noting which npm packages are right: %w", err)
+	}
+	return sizes, nil
 }
 
 // downloadAll brings the missing ones of tarballs, by index, and notes their sizes.

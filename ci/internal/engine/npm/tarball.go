@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/filestamp"
 	"github.com/waqasm86/llcuda-farm/docker/mirror"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 	"github.com/waqasm86/llcuda-farm/manifests/retry"
@@ -30,12 +32,23 @@ func (t tarball) blob() transfer.Blob {
 }
 
 // sizeIn is the tarball's size in the store, or -1 if its bytes are not there.
-func (t tarball) sizeIn(store string) (int64, error) {
-	size, err := t.blob().SizeOf(t.file(store))
+func (t tarball) sizeIn(store string, checked *filestamp.Record) (int64, error) {
+	file := t.file(store)
+	right, err := checked.Check(file, func() (bool, error) {
+		size, err := t.blob().SizeOf(file)
+		return size >= 0, err
+	})
+	if err == nil && !right {
+		return -1, nil
+	}
+	var info os.FileInfo
+	if err == nil {
+		info, err = os.Stat(file)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("checking npm package %s: %w", t.name, err)
 	}
-	return size, nil
+	return info.Size(), nil
 }
 
 // address is where the tarball is asked for. As with npm, a registry that is set stands for the

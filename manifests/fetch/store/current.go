@@ -1,0 +1,214 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
+)
+
+// ErrNotInstalled is a store in which nothing is installed yet.
+var ErrNotInstalled = errors.New("nothing is installed")
+
+// ErrNoPrevious is a store in which nothing was installed before.
+var ErrNoPrevious = errors.New("there is no earlier installation")
+
+// Serves says whether its programs may be started on a machine as it is now, without a look at it by CUDA.
+func (i Install) Serves(now launch.Machine) bool { return i.start().Serves(now) }
+
+// Sound says, at the cost of a few calls of stat, why an installation cannot be run from; nil if it can. Verify reads
+// every file.
+func (s *Store) Sound(i Install) error {
+	for _, name := range []string{launch.ProgramsDir + "/llama-server", manifests.MetadataName} {
+		if _, err := os.Stat(filepath.Join(s.Dir(i), name)); err != nil {
+			return err
+		}
+	}
+	if i.Links == "" {
+		return nil
+	}
+	if target, err := os.Readlink(filepath.Join(s.Dir(i), cudaLink)); err != nil || target != linkTo(i.Links) {
+		return fmt.Errorf("%s does not lead to the CUDA libraries that it was installed with", filepath.Join(s.Dir(i), cudaLink))
+	}
+	for _, library := range i.Libraries {
+		if _, err := os.Stat(filepath.Join(s.Dir(i), launch.LibrariesDir, library.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Current is the installation that programs are run from on this machine: that of its kind, else the one that was made for
+// machines that were not there, else the newest of a machine that somebody described. Its error is ErrNotInstalled where
+// there is none.
+func (s *Store) Current() (Install, error) {
+	here := s.Here().Kind
+	for _, kind := range []string{here, launch.AnyKind} {
+		_, err := os.Lstat(s.path(launch.CurrentName, kind))
+		switch {
+		case err == nil:
+			return s.currentOf(kind)
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR):
+			return Install{}, err
+		}
+	}
+	described := func(kind string) bool { return strings.HasPrefix(kind, launch.DescribedKind) }
+	kinds, err := s.Kinds()
+	newest := 0
+	for id, names := range kinds {
+		if id > newest && !described(here) && slices.ContainsFunc(names, described) {
+			newest = id
+		}
+	}
+	switch {
+	case err != nil:
+		return Install{}, err
+	case newest == 0:
+		return Install{}, ErrNotInstalled
+	}
+	return s.install(newest)
+}
+
+func (s *Store) currentOf(kind string) (Install, error) {
+	id := s.installAt(kind)
+	if id == 0 {
+		return Install{}, fmt.Errorf("%s leads to no installation", s.path(launch.CurrentName, kind))
+	}
+	return s.install(id)
+}
+
+// installAt is the number of the installation that is current for a kind of machine, 0 if there is none.
+func (s *Store) installAt(kind string) int {
+	target, err := os.Readlink(s.path(launch.CurrentName, kind))
+	if err != nil {
+		return 0
+	}
+	id, err := strconv.Atoi(filepath.Base(target))
+	if err != nil || id <= 0 || target != installTo(id) {
+		return 0
+	}
+	return id
+}
+
+// installTo is how a link in the folder of what is current leads to an installation.
+func installTo(id int) string { return filepath.Join("..", installsDir, strconv.Itoa(id)) }
+
+// Kinds are the kinds of machines for which installations are the current ones, by their numbers.
+func (s *Store) Kinds() (map[int][]string, error) {
+	entries, err := s.own(launch.CurrentName)
+	kinds := map[int][]string{}
+	for _, entry := range entries {
+		kind := filepath.Base(entry)
+		id := s.installAt(kind)
+		kinds[id] = append(kinds[id], kind)
+	}
+	return kinds, err
+}
+
+// Activate makes an installation the current one of its kind of machine, and returns it with its number. The rename of the
+// link is the point of no return: before it, the old installation is the current one, and after it, the new one is.
+func (l *Locked) Activate(i Install) (Install, error) {
+	list, err := l.List()
+	if err != nil {
+		return Install{}, err
+	}
+	i.Version, i.ID, i.Previous = recordVersion, 1, 0
+	if len(list) > 0 {
+		i.ID = list[len(list)-1].ID + 1
+	}
+	if i.Machine.Kind == "" {
+		i.Machine = l.Here()
+	}
+	if current, err := l.currentOf(i.Machine.Kind); err == nil {
+		i.Previous = current.ID
+		// The same once more is nothing to go back to, and neither is what other GPUs of the machine get.
+		if current.Folder == i.Folder || current.Release == i.Release && current.Machine.Selection != i.Machine.Selection {
+			i.Previous = current.Previous
+		}
+	}
+	i.Time = time.Now().UTC().Truncate(time.Second)
+	if i.Metadata, err = l.metadataDigest(i); err != nil {
+		return Install{}, err
+	}
+	data, err := encodeRecord(i)
+	if err != nil {
+		return Install{}, err
+	}
+	stage, err := os.MkdirTemp(l.path(stagingDir), "install-")
+	if err != nil {
+		return Install{}, err
+	}
+	if err := errors.Join(os.Chmod(stage, 0o755), writeFile(filepath.Join(stage, recordName), data),
+		writeFile(filepath.Join(stage, launch.StartName), i.start().Encode()),
+		os.Symlink(filepath.Join("..", "..", i.Folder), filepath.Join(stage, launch.BundleName))); err != nil {
+		return Install{}, err
+	}
+	target := l.path(installsDir, strconv.Itoa(i.ID))
+	// What may be there is a record that could not be read.
+	if err := errors.Join(l.put(stage, target), SyncFolder(l.path(installsDir))); err != nil {
+		return Install{}, err
+	}
+	return i, l.flip(i)
+}
+
+// Remember has an installation remember other mirrors.
+func (l *Locked) Remember(i Install, mirrors []string) (Install, error) {
+	i.Mirrors = mirrors
+	data, err := encodeRecord(i)
+	if err != nil {
+		return Install{}, err
+	}
+	beside, dir := l.path(stagingDir, recordName), l.path(installsDir, strconv.Itoa(i.ID))
+	if err := writeFile(beside, data); err != nil {
+		return Install{}, err
+	}
+	return i, errors.Join(os.Rename(beside, filepath.Join(dir, recordName)), SyncFolder(dir))
+}
+
+// flip makes an installation the current one of its kind of machine.
+func (l *Locked) flip(i Install) error {
+	dir := l.path(launch.CurrentName)
+	if err := os.Mkdir(dir, 0o775); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return errors.Join(l.relink(installTo(i.ID), filepath.Join(dir, i.Machine.Kind)), SyncFolder(dir))
+}
+
+// Previous is the installation before the current one.
+func (s *Store) Previous() (Install, error) {
+	current, err := s.Current()
+	if err != nil {
+		return Install{}, err
+	}
+	if current.Previous == 0 {
+		return Install{}, ErrNoPrevious
+	}
+	previous, err := s.install(current.Previous)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Install{}, ErrNoPrevious
+	}
+	return previous, err
+}
+
+// Rollback makes the installation that Previous gave the current one. Whoever calls it has verified its files.
+func (l *Locked) Rollback(previous Install) error {
+	if len(previous.Libraries) > 0 {
+		if _, err := l.Link(l.Dir(previous), previous.Libraries); err != nil {
+			return err
+		}
+	}
+	if err := l.Sound(previous); err != nil {
+		return fmt.Errorf("going back to %s of release %s: %w", previous.Bundle, previous.Release, err)
+	}
+	return l.flip(previous)
+}
