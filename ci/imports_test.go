@@ -60,7 +60,7 @@ var allowed = map[string][]string{
 	"manifests/fetch/launch/atonce": {"manifests/fetch/launch", "manifests/fetch/home"},
 	"manifests/fetch/serve":         {},
 	"manifests/archive":             {"manifests"},
-	"manifests/fetch/store":         {"manifests/archive", "manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
+	"manifests/fetch/store":         {"manifests/archive", "manifests/fetch/home", "manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
 	"manifests/fetch/transfer":      {"manifests/retry"},
 	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "matrix"},
 	"manifests/retry":               {},

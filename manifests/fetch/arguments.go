@@ -140,7 +140,7 @@ func (r *replacement) value(kind launch.Kind, argument string) (value, projector
 				wanted = hub.WithProjector
 			}
 		}
-		m, err := r.forRun(r.ctx, name, wanted)
+		m, err := r.modelForRun(r.ctx, name, wanted)
 		if err != nil {
 			return "", "", err
 		}

@@ -242,7 +242,7 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 	if late := r.Expired; late != nil {
 		add("pointer", StatusFail, late.Hint(), "%v", late)
 	}
-	plan, p, err := c.plan(r, host, Options{})
+	best, err := c.makeOffer(r, host, Options{})
 	if Classify(err) == NoGPU {
 		return r // said above
 	}
@@ -250,16 +250,16 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 		add("bundle", StatusFail, hintOf(err), "%v", err)
 		return r
 	}
-	add("bundle", StatusOK, "", "%s by %s", plan.Decision.Bundle, plan.Decision.Through)
-	if !p.fetch {
-		add("cuda", StatusOK, "", "%s, %s and %s from %s", plan.Libraries[0].Name, plan.Libraries[1].Name, plan.Libraries[2].Name, plan.Libraries[0].Source)
+	add("bundle", StatusOK, "", "%s by %s", best.Decision.Bundle, best.Decision.Through)
+	if !best.needsRuntime() {
+		add("cuda", StatusOK, "", "%s, %s and %s from %s", best.Libraries[0].Name, best.Libraries[1].Name, best.Libraries[2].Name, best.Libraries[0].Source)
 		return r
 	}
-	if _, there := c.Store.Folder(p.runtime); there {
+	if _, there := c.Store.Folder(best.runtime); there {
 		add("cuda", StatusOK, "", "the CUDA libraries are in the store")
 		return r
 	}
-	add("cuda", StatusOK, "", "this machine has no CUDA 12 libraries; install downloads them (%d MB)", p.runtime.Size/1e6)
+	add("cuda", StatusOK, "", "this machine has no CUDA 12 libraries; install downloads them (%d MB)", best.runtime.Size/1e6)
 	return r
 }
 

@@ -352,7 +352,7 @@ func TestOlder(t *testing.T) {
 		{"nightly", "v1.1.0-runtime", [2]int64{1, 2}, true},
 	} {
 		r := manifests.Release{Release: test.offered, SourceDateEpoch: test.epochs[0]}
-		if got := older(r, Install{Release: test.installed, SourceDateEpoch: test.epochs[1]}); got != test.want {
+		if got := isOlder(r, Install{Release: test.installed, SourceDateEpoch: test.epochs[1]}); got != test.want {
 			t.Errorf("%s offered, %s installed, %d: got %v", test.offered, test.installed, test.epochs, got)
 		}
 	}
@@ -375,7 +375,7 @@ func TestWithdrawn(t *testing.T) {
 		{"chosen by the user", Install{}, pointer(4, ""), false},
 		{"no pointer", Install{Pointer: 3, PointerBy: "a"}, nil, false},
 	} {
-		if got := withdrawn(test.installed, test.pointer); got != test.want {
+		if got := isWithdrawn(test.installed, test.pointer); got != test.want {
 			t.Errorf("%s: got %v", test.name, got)
 		}
 	}
@@ -439,7 +439,7 @@ func TestKept(t *testing.T) {
 	older, newer := twoReleases(t)
 	c := newClient(t, older, older.Dir)
 	c.Offline = true
-	_, err := c.kept("")
+	_, err := c.storedRelease("")
 	wantClass(t, err, NotOffline, "a release is not on this machine")
 	if _, err := c.Install(t.Context(), Options{}); err != nil {
 		t.Fatal(err)

@@ -111,7 +111,7 @@ func (c *inspector) inspect(ctx context.Context, name string) (Inspection, error
 		base := strings.TrimSuffix(filepath.Base(parts[0]), filepath.Ext(parts[0]))
 		return c.files(Inspection{Name: base}, parts)
 	}
-	w, err := c.forModels().reference(ctx, c.Release, name, hub.Weights)
+	w, err := c.modelClient().parseModel(ctx, c.Release, name, hub.Weights)
 	if err != nil {
 		return Inspection{}, err
 	}
@@ -119,7 +119,7 @@ func (c *inspector) inspect(ctx context.Context, name string) (Inspection, error
 	if i.Registry = w.model; i.Registry != nil {
 		i.Name = i.Registry.Name
 	}
-	here, err := c.cached(ctx, w)
+	here, err := c.findCached(ctx, w)
 	switch {
 	case err == nil && len(here.Parts) > 0:
 		return c.files(i, here.Parts)

@@ -59,15 +59,15 @@ func (c *Client) pointer(ctx context.Context, s source) (*Pointer, error) {
 func (c *Client) firstPointer(ctx context.Context, addresses []string, patient bool) (p *Pointer, unreached []string, err error) {
 	var failed []error
 	for i, address := range addresses {
-		at, cancel := share(ctx, len(addresses)-i)
+		at, cancel := shareTime(ctx, len(addresses)-i)
 		p, err := c.pointerAt(at, address, patient)
 		cancel()
 		switch {
 		case err == nil:
 			return p, nil, nil
-		case missing(err):
+		case isMissing(err):
 			continue
-		case !passes(err):
+		case !isOfOneSource(err):
 			return nil, nil, err
 		case is[*transfer.NetworkError](err):
 			unreached = append(unreached, address)
@@ -161,7 +161,7 @@ func (c *Client) ownRelease(err error) *manifests.PointerTimeError {
 		return nil // what is installed runs, and needs nothing
 	}
 	var newest *manifests.PointerTimeError
-	for _, late := range all[*manifests.PointerTimeError](err) {
+	for _, late := range errorsOf[*manifests.PointerTimeError](err) {
 		order, ordered := manifests.CompareTags(late.Pointer.Release, c.Own)
 		_, withdrawn := late.Pointer.Withdrawal(c.Own)
 		if !late.Expired() || withdrawn || late.Pointer.Release != c.Own && !(ordered && order < 0) {
@@ -180,7 +180,7 @@ func (c *Client) checkWithdrawn(ctx context.Context, release string) (*Pointer, 
 	if release == "" || c.SkipSignature || c.Pointers == nil {
 		return nil, nil
 	}
-	asking, cancel := share(ctx, 2) // the other half is for the release
+	asking, cancel := shareTime(ctx, 2) // the other half is for the release
 	defer cancel()
 	p := c.newestPointer(asking)
 	if p == nil {
@@ -210,10 +210,10 @@ func (c *Client) newestPointer(ctx context.Context) *Pointer {
 		if err != nil {
 			continue
 		}
-		from, cancel := share(ctx, len(sources)-i)
+		from, cancel := shareTime(ctx, len(sources)-i)
 		defer cancel()
 		for j, address := range addresses {
-			at, cancel := share(from, len(addresses)-j)
+			at, cancel := shareTime(from, len(addresses)-j)
 			p, err := c.signedPointer(at, address, false)
 			cancel()
 			if err != nil {

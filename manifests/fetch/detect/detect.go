@@ -37,8 +37,7 @@ type Detector struct {
 	Limit time.Duration
 	// Probe is the program that asks CUDA. Where it is not there, the other sources serve.
 	Probe string
-	// Disk is the store's folder: the free space of its file system counts, and libraries in it are not the machine's. It
-	// need not exist yet.
+	// Disk is the store's folder, whose file system's free space counts. It need not exist yet.
 	Disk string
 }
 

@@ -437,11 +437,13 @@ func TestCUDALibraries(t *testing.T) {
 		"none":        {put: func(string) {}, want: []string{}},
 		"environment": {put: func(dir string) { libraries(t, dir, "/opt/cuda") }, env: []string{"LD_LIBRARY_PATH", "relative::/missing:/opt/cuda"}, want: whole("environment", "/opt/cuda")},
 		"the client's own, by way of an installation": {put: func(dir string) {
-			libraries(t, dir, "/store/runtimes/r/lib")
-			if err := os.Symlink("store/runtimes/r/lib", dir+"/linked"); err != nil {
+			libraries(t, dir, "/other/runtimes/r/lib") // not that of Disk: any store's
+			err := os.Symlink("other/runtimes/r/lib", dir+"/linked")
+			if err := errors.Join(err, os.WriteFile(dir+"/other/llcuda-store", nil, 0o644)); err != nil {
 				t.Fatal(err)
 			}
-		}, env: []string{"LD_LIBRARY_PATH", "/store/runtimes/r/lib:/linked"}, want: []string{}},
+			libraries(t, dir, "/opt/cuda")
+		}, env: []string{"LD_LIBRARY_PATH", "/other/runtimes/r/lib:/linked:/opt/cuda"}, want: whole("environment", "/opt/cuda")},
 		"toolkit": {put: func(dir string) { libraries(t, dir, "/usr/local/cuda-12.4/lib64") }, want: whole("toolkit", "/usr/local/cuda-12.4/lib64")},
 		"another home": {put: func(dir string) { libraries(t, dir, "/opt/toolkit/targets/x86_64-linux/lib") },
 			env: []string{"CUDA_HOME", "/opt/toolkit"}, want: whole("toolkit", "/opt/toolkit/targets/x86_64-linux/lib")},

@@ -12,6 +12,9 @@ import (
 
 const name = "llcuda"
 
+// Marker is the file in a folder that makes it a store.
+const Marker = "llcuda-store"
+
 // Notebook is the notebook service that a machine belongs to: "kaggle", "colab" or "". Kaggle's image
 // is made from Colab's, and keeps its variables, so Kaggle is asked first. exists says whether there is
 // a path, which is given without its first slash.

@@ -13,17 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/home"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
-// A marker in it makes a folder a store. Nothing of a folder without one is touched, unless the folder is empty.
-const (
-	markerName = "llcuda-store"
-	markerText = "llcuda-fetch keeps its installations in this folder, format 1\n"
-)
+// markerText is what home.Marker in a folder says. Nothing of a folder without one is touched, unless the folder is empty.
+const markerText = "llcuda-fetch keeps its installations in this folder, format 1\n"
 
 // lastNames are the files beside the store's folders. They go last.
-var lastNames = []string{markerName, lockName, lockName + heldSuffix, lockName + heldSuffix + stealSuffix}
+var lastNames = []string{home.Marker, lockName, lockName + heldSuffix, lockName + heldSuffix + stealSuffix}
 
 // folders are those that a store's folder has, and which of the names in them are the store's own. Whatever else lies
 // there is somebody's: it is never removed, nor followed if it is a link.
@@ -124,10 +122,10 @@ func (s *Store) make() error {
 	if err != nil {
 		return err
 	}
-	if len(entries) > 0 && !slices.ContainsFunc(entries, func(entry fs.DirEntry) bool { return entry.Name() == markerName }) { // another process was faster
+	if len(entries) > 0 && !slices.ContainsFunc(entries, func(entry fs.DirEntry) bool { return entry.Name() == home.Marker }) { // another process was faster
 		return s.foreign("is not empty, and not a store of llcuda-fetch")
 	}
-	marker, err := os.OpenFile(s.path(markerName), os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
+	marker, err := os.OpenFile(s.path(home.Marker), os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return err
 	}
@@ -164,20 +162,20 @@ func (s *Store) foreign(problem string) error {
 
 // Marked says whether the folder is a store. Its error is one of a store that this program does not know how to use.
 func (s *Store) Marked() (bool, error) {
-	info, err := os.Lstat(s.path(markerName))
+	info, err := os.Lstat(s.path(home.Marker))
 	switch {
 	case err != nil:
 		return false, ignoreMissing(err)
 	case !info.Mode().IsRegular():
-		return false, &ForeignError{s.path(markerName), "is not a file, and the store has one there", "--home (LLCUDA_HOME) chooses another folder"}
+		return false, &ForeignError{s.path(home.Marker), "is not a file, and the store has one there", "--home (LLCUDA_HOME) chooses another folder"}
 	}
-	text, err := os.ReadFile(s.path(markerName))
+	text, err := os.ReadFile(s.path(home.Marker))
 	if err != nil {
 		return false, err
 	}
 	// A process that was killed while it made the marker left the beginning of it.
 	if !strings.HasPrefix(markerText, string(text)) {
-		return false, &ForeignError{s.path(markerName), "says that it is of another llcuda-fetch: " + strings.TrimSpace(string(text)), "a newer llcuda-fetch may read it; --home (LLCUDA_HOME) chooses another folder"}
+		return false, &ForeignError{s.path(home.Marker), "says that it is of another llcuda-fetch: " + strings.TrimSpace(string(text)), "a newer llcuda-fetch may read it; --home (LLCUDA_HOME) chooses another folder"}
 	}
 	return string(text) == markerText, nil
 }

@@ -44,7 +44,7 @@ func TestLockInPlace(t *testing.T) {
 			defer os.RemoveAll(dir)
 			home, file := filepath.Join(dir, "s"), filepath.Join(dir, "file")
 			lock := filepath.Join(home, lockName)
-			err = errors.Join(os.Mkdir(home, 0o755), os.WriteFile(filepath.Join(home, markerName), []byte(markerText), 0o644), os.WriteFile(file, []byte(theirs), 0o644), test.put(lock, file))
+			err = errors.Join(os.Mkdir(home, 0o755), os.WriteFile(filepath.Join(home, "llcuda-store"), []byte(markerText), 0o644), os.WriteFile(file, []byte(theirs), 0o644), test.put(lock, file))
 			if err != nil {
 				t.Fatal(err)
 			}

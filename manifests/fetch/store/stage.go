@@ -94,30 +94,30 @@ func (s *Stage) Unpack(ctx context.Context, r io.Reader) error {
 }
 
 // Adopt verifies that the unpacked files are those that the manifest and the bundle's own metadata.json list, and moves
-// them to their place in the store. It returns that place. The caller has verified the digest of the archive. A bundle gets
-// the links by which it finds the libraries of these names, once Link says where they are.
-func (s *Stage) Adopt(runtimeNames []string) (string, error) {
+// them to their place in the store, which Folder names. The caller has verified the digest of the archive. A bundle gets the
+// links by which it finds the libraries of these names, once Link says where they are.
+func (s *Stage) Adopt(runtimeNames []string) error {
 	if err := refuse(s.asset, s.compare()); err != nil {
-		return "", err
+		return err
 	}
 	target := s.locked.path(folder(s.asset))
 	if s.asset.Kind == manifests.KindBundle {
 		if err := linkRuntime(s.unpacked(), target, runtimeNames); err != nil {
-			return "", fmt.Errorf("linking %s: %w", s.asset.Name, err)
+			return fmt.Errorf("linking %s: %w", s.asset.Name, err)
 		}
 	}
 	// One call writes all of the file system's dirty pages: much faster than one fsync for each of the files.
 	dir, err := os.Open(s.dir)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()); err != nil {
-		return "", fmt.Errorf("writing %s to disk: %w", s.asset.Name, err)
+		return fmt.Errorf("writing %s to disk: %w", s.asset.Name, err)
 	}
 	if err := s.locked.put(s.unpacked(), target); err != nil {
-		return "", err
+		return err
 	}
-	return target, s.Close()
+	return s.Close()
 }
 
 // compare compares what was unpacked with what the manifest and the bundle's own metadata.json say.

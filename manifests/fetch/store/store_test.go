@@ -46,10 +46,10 @@ func adopt(t testing.TB, l *Locked, r *fetchtest.Release, name string) string {
 	if err := stage.Unpack(t.Context(), bytes.NewReader(r.Read(t, name))); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := stage.Adopt(names)
-	if err != nil {
+	if err := stage.Adopt(names); err != nil {
 		t.Fatal(err)
 	}
+	dir, _ := l.Folder(r.Asset(t, name))
 	return dir
 }
 
@@ -75,8 +75,8 @@ func TestAdopt(t *testing.T) {
 		l := open(t)
 		a := r.Asset(t, "llcuda-bins-sm75."+format)
 		dir := adopt(t, l, r, a.Name)
-		if got, there := l.Folder(a); got != dir || !there {
-			t.Errorf("it lies in %s, not in %s", dir, got)
+		if _, there := l.Folder(a); !there {
+			t.Errorf("it does not lie in %s", dir)
 		}
 		if findings, err := l.Verify(t.Context(), a, names); err != nil || len(findings) > 0 {
 			t.Errorf("%v %v", findings, err)
@@ -139,7 +139,7 @@ func TestHostileArchives(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err = stage.Unpack(t.Context(), bytes.NewReader(r.Read(t, zst75))); err == nil {
-				_, err = stage.Adopt(names)
+				err = stage.Adopt(names)
 			}
 			if written, most := diskUse(l.path(stagingDir)), r.Asset(t, zst75).Tar.Size; written > most {
 				t.Errorf("%d bytes were written, and the tar has %d", written, most)
@@ -348,7 +348,7 @@ func TestLink(t *testing.T) {
 	if err := stage.Unpack(t.Context(), bytes.NewReader(r.Read(t, zst75))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stage.Adopt([]string{"libllama.so.0"}); err == nil {
+	if err := stage.Adopt([]string{"libllama.so.0"}); err == nil {
 		t.Error("a file of the bundle was replaced")
 	}
 }
