@@ -1,9 +1,9 @@
 // Package launch starts the programs of an installation.
 //
-// fetchcli calls it for `llcuda-fetch run`, and so does package atonce, before anything else of the client is initialised:
-// the client verifies signatures, and initialising what that takes is several times what starting a process is. So this
-// package imports only what is initialised early, which package strings is not: it waits for unicode, and everything whose
-// import path is less than its own goes first. Of an installation it reads two small things that store wrote for it:
+// fetchcli calls it for `llcuda-fetch run`, and so does package earlyexec, before the rest of the client is initialized: the
+// client verifies signatures, and initializing what that takes lasts several times as long as starting a process. So this
+// package does without strings, which imports unicode and is initialized later than much of that. Of an installation it
+// reads two small things that store wrote for it:
 //
 //	current/KIND ──▶ installs/N/bundle    a link to the bundle
 //	                 installs/N/start     what it was made for, and what its programs are started with

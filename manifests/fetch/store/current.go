@@ -168,11 +168,7 @@ func (l *Locked) Remember(i Install, mirrors []string) (Install, error) {
 	if err != nil {
 		return Install{}, err
 	}
-	beside, dir := l.path(stagingDir, recordName), l.path(installsDir, strconv.Itoa(i.ID))
-	if err := writeFile(beside, data); err != nil {
-		return Install{}, err
-	}
-	return i, errors.Join(os.Rename(beside, filepath.Join(dir, recordName)), SyncFolder(dir))
+	return i, l.replaceFile(l.path(installsDir, strconv.Itoa(i.ID), recordName), data)
 }
 
 // flip makes an installation the current one of its kind of machine.

@@ -23,6 +23,20 @@ func writeFile(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// replaceFile writes a file of the store, which is as it was before or as it shall be, and on disk when it returns. Killed,
+// it leaves what it wrote in staging, where it is cleared away.
+func (l *Locked) replaceFile(path string, data []byte) error {
+	stage, err := os.MkdirTemp(l.path(stagingDir), "install-")
+	if err != nil {
+		return err
+	}
+	beside := filepath.Join(stage, "it")
+	if err := writeFile(beside, data); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(beside, path), SyncFolder(filepath.Dir(path)), os.Remove(stage))
+}
+
 // SyncFolder has the names in a folder on disk when it returns.
 func SyncFolder(dir string) error {
 	f, err := os.Open(dir)

@@ -48,7 +48,8 @@ func (e *LockError) Hint() string {
 // lockFile takes the lock at a path and returns what lets it go. While another process has it, waiting, if not nil, is told
 // of it once for each such process.
 //
-// The lock is flock(2), which ends with the process. Network file systems that do not have it get a namedLock.
+// The lock is flock(2), which ends with the process. Network file systems that do not have it get a namedLock. Package flock
+// would not do: it follows a link in the lock's place, and does not show who has the lock.
 func lockFile(ctx context.Context, path string, me Holder, waiting func(Holder)) (unlock func() error, err error) {
 	waiting = once(waiting)
 	for {

@@ -113,13 +113,5 @@ func (l *Locked) SeePointer(signer string, p manifests.Pointer) error {
 	if err != nil {
 		return err
 	}
-	stage, err := os.MkdirTemp(l.path(stagingDir), "pointer-")
-	if err != nil {
-		return err
-	}
-	beside := filepath.Join(stage, "it")
-	if err := writeFile(beside, append(data, '\n')); err != nil {
-		return err
-	}
-	return errors.Join(os.Rename(beside, l.path(pointerFile(signer))), SyncFolder(l.path(pointersDir)), os.Remove(stage))
+	return l.replaceFile(l.path(pointerFile(signer)), append(data, '\n'))
 }

@@ -215,8 +215,7 @@ func (l *Locked) leaveOut(dir string, bundle variants.Bundle, out []LeftOut) err
 	if err != nil {
 		return err
 	}
-	beside := l.path(stagingDir, leftOutName)
-	err = errors.Join(writeFile(beside, append(data, '\n')), os.Rename(beside, record))
+	err = l.replaceFile(record, append(data, '\n'))
 	for _, link := range gone {
 		if err == nil {
 			if err = os.Remove(link); errors.Is(err, fs.ErrNotExist) {
