@@ -289,7 +289,7 @@ func (c *Client) doctorInstallation(ctx context.Context, offered *Release, add a
 		add("withdrawn", StatusWarn, "llcuda-fetch install --update installs another one", "%v", withdrawn)
 	}
 	add("installed", StatusOK, "", "%s of release %s, in %s", current.Bundle, current.Release, c.Store.Dir(current))
-	if !covers(current, c.Store.Here()) {
+	if !covers(current, c.Store.ThisMachine()) {
 		add("machine", StatusWarn, "run llcuda-fetch without a command to check it again; the next run does so, too", "the GPUs, their driver, CUDA_VISIBLE_DEVICES or what LD_LIBRARY_PATH leads to changed since the installation")
 	}
 	probe, err := store.TryPrograms(ctx, c.Store.Programs(current), current.Through != manifests.ThroughCPU && c.Host == nil)

@@ -30,7 +30,7 @@ func (c *Client) Detect(ctx context.Context) (manifests.Host, []Source, error) {
 // machine is the one that the client answers for, as the store tells them apart.
 func (c *Client) machine() launch.Machine {
 	if c.Host == nil {
-		return launch.Here(os.LookupEnv)
+		return launch.ThisMachine(os.LookupEnv)
 	}
 	data, _ := c.Host.Encode() // one that cannot be written down is told apart from those that can
 	digest := digestOf(data)

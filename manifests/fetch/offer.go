@@ -65,7 +65,7 @@ func (c *Client) makeOffer(r *Release, host manifests.Host, o Options) (offer, e
 // makeOfferLike is makeOffer for a machine that has an installation. What the user narrowed the choice to for that counts
 // for its repair, and the bundle that was installed for machines that were not there is taken by those that it serves.
 func (c *Client) makeOfferLike(base Install, r *Release, host manifests.Host, o Options) (offer, error) {
-	mine := base.Machine.Kind == c.Store.Here().Kind || base.Machine.Kind == launch.AnyKind
+	mine := base.Machine.Kind == c.Store.ThisMachine().Kind || base.Machine.Kind == launch.AnyKind
 	o.AllowCPU = o.AllowCPU || mine && base.Through == manifests.ThroughCPU
 	if mine && o.SM == 0 && base.Asked.SM != 0 && !o.Update && !o.Force {
 		narrow := o
@@ -136,7 +136,7 @@ func (c *Client) describeOffer(best offer, o Options, mirrors []string) Install 
 		Release: best.release.Release.Release, SourceDateEpoch: best.release.SourceDateEpoch, Bundle: best.Decision.Bundle, SM: best.Decision.SM,
 		Through: best.Decision.Through, Folder: c.Store.Relative(folder), RuntimeNames: runtimeNames(best.runtime), Libraries: best.Libraries,
 		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: best.release.Signer.By,
-	}, c.Store.Here(), best.Decision)
+	}, c.Store.ThisMachine(), best.Decision)
 	base, have := c.base()
 	if have && o.SM == 0 && base.Asked.SM == i.SM { // see makeOfferLike
 		i.Asked.SM = i.SM
@@ -159,7 +159,7 @@ func (c *Client) describeOffer(best offer, o Options, mirrors []string) Install 
 // isInstalled reports whether an installation is what an offer leads to.
 func (c *Client) isInstalled(best offer, current Install, o Options) bool {
 	folder, _ := c.Store.Folder(best.bundle)
-	as := describeFor(current, c.Store.Here(), best.Decision)
+	as := describeFor(current, c.Store.ThisMachine(), best.Decision)
 	return current.Release == best.release.Release.Release && current.Folder == c.Store.Relative(folder) && current.Through == best.Decision.Through &&
 		current.SignedBy == best.SignedBy && current.Machine.Same(as.Machine) && slices.Equal(current.VisibleDevices, as.VisibleDevices) &&
 		current.Asked == store.Asked{SM: o.SM, AllowCPU: o.AllowCPU} && c.Store.Sound(current) == nil

@@ -53,7 +53,7 @@ func (c *Client) satisfies(i Install, o Options) bool {
 
 // findInstalled is the installation that is what the options ask for, where the machine and the environment are as they were.
 func (c *Client) findInstalled(o Options) (Install, bool) {
-	now := c.Store.Here()
+	now := c.Store.ThisMachine()
 	for _, i := range c.candidates() {
 		if c.satisfies(i, o) && i.Serves(now) && c.Store.Sound(i) == nil {
 			return i, true
@@ -66,7 +66,7 @@ func (c *Client) findInstalled(o Options) (Install, bool) {
 // of itself, which was verified when it was installed; so it needs neither a network nor the release's documents. The
 // installation is as it has to be recorded, and recorded says that it is. The error is that of a machine without a GPU.
 func (c *Client) findReusable(o Options, host manifests.Host) (i Install, d manifests.Decision, recorded bool, err error) {
-	now := c.Store.Here()
+	now := c.Store.ThisMachine()
 	for _, i := range c.candidates() {
 		if !c.satisfies(i, o) || c.Store.Sound(i) != nil {
 			continue

@@ -34,8 +34,8 @@ const (
 // nothing else leads there, and whoever set it for another llama.cpp is told.
 const BackendPath = "GGML_BACKEND_PATH"
 
-// Here is this machine, with the environment that getenv looks up.
-func Here(lookup func(name string) (string, bool)) Machine {
+// ThisMachine is this machine, with the environment that getenv looks up.
+func ThisMachine(lookup func(name string) (string, bool)) Machine {
 	m := machine.Look(root)
 	here := Machine{Kind: m.Kind, Fingerprint: m.Fingerprint, Folders: []string{}, machine: m}
 	if value, set := lookup(visibleDevices); set {

@@ -24,7 +24,7 @@ var ErrNotInstalled = errors.New("nothing is installed")
 var ErrNoPrevious = errors.New("there is no earlier installation")
 
 // Serves says whether its programs may be started on a machine as it is now, without a look at it by CUDA.
-func (i Install) Serves(now launch.Machine) bool { return i.start().Serves(now) }
+func (i Install) Serves(now launch.Machine) bool { return i.startRecord().Serves(now) }
 
 // Sound says, at the cost of a few calls of stat, why an installation cannot be run from; nil if it can. Verify reads
 // every file.
@@ -52,7 +52,7 @@ func (s *Store) Sound(i Install) error {
 // machines that were not there, else the newest of a machine that somebody described. Its error is ErrNotInstalled where
 // there is none.
 func (s *Store) Current() (Install, error) {
-	here := s.Here().Kind
+	here := s.ThisMachine().Kind
 	for _, kind := range []string{here, launch.AnyKind} {
 		_, err := os.Lstat(s.path(launch.CurrentName, kind))
 		switch {
@@ -105,7 +105,7 @@ func installTo(id int) string { return filepath.Join("..", installsDir, strconv.
 
 // Kinds are the kinds of machines for which installations are the current ones, by their numbers.
 func (s *Store) Kinds() (map[int][]string, error) {
-	entries, err := s.own(launch.CurrentName)
+	entries, err := s.listOwn(launch.CurrentName)
 	kinds := map[int][]string{}
 	for _, entry := range entries {
 		kind := filepath.Base(entry)
@@ -127,7 +127,7 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		i.ID = list[len(list)-1].ID + 1
 	}
 	if i.Machine.Kind == "" {
-		i.Machine = l.Here()
+		i.Machine = l.ThisMachine()
 	}
 	if current, err := l.currentOf(i.Machine.Kind); err == nil {
 		i.Previous = current.ID
@@ -149,7 +149,7 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		return Install{}, err
 	}
 	if err := errors.Join(os.Chmod(stage, 0o755), writeFile(filepath.Join(stage, recordName), data),
-		writeFile(filepath.Join(stage, launch.StartName), i.start().Encode()),
+		writeFile(filepath.Join(stage, launch.StartName), i.startRecord().Encode()),
 		os.Symlink(filepath.Join("..", "..", i.Folder), filepath.Join(stage, launch.BundleName))); err != nil {
 		return Install{}, err
 	}

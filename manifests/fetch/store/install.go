@@ -109,8 +109,8 @@ func (s *Store) Programs(i Install) launch.Installation {
 	return launch.Installation{Bundle: s.Dir(i), VisibleDevices: i.VisibleDevices}
 }
 
-// start is what package launch reads of it.
-func (i Install) start() launch.Start {
+// startRecord is what package launch reads of it.
+func (i Install) startRecord() launch.Start {
 	start := launch.Start{Machine: i.Machine, GPU: i.Through != manifests.ThroughCPU, Every: i.Every, Devices: i.Devices, VisibleDevices: i.VisibleDevices}
 	for _, library := range i.Libraries {
 		start.Libraries = append(start.Libraries, library.Name)

@@ -87,7 +87,7 @@ func (l *Locked) links(libraries []manifests.CUDALibrary) (string, error) {
 	}
 	const digits = 12
 	links := filepath.Join(linksDir, hex.EncodeToString(sum.Sum(nil))[:digits])
-	if l.leads(links, libraries) {
+	if l.leadsTo(links, libraries) {
 		return links, nil
 	}
 	stage, err := os.MkdirTemp(l.path(stagingDir), "links-")
@@ -105,8 +105,8 @@ func (l *Locked) links(libraries []manifests.CUDALibrary) (string, error) {
 	return links, l.put(stage, l.path(links))
 }
 
-// leads says whether a folder of links leads to these libraries and no other.
-func (s *Store) leads(links string, libraries []manifests.CUDALibrary) bool {
+// leadsTo reports whether a folder of links leads to these libraries and no other.
+func (s *Store) leadsTo(links string, libraries []manifests.CUDALibrary) bool {
 	entries, err := os.ReadDir(s.path(links))
 	if err != nil || len(entries) != len(libraries) {
 		return false

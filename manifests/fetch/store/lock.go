@@ -51,7 +51,7 @@ func (e *LockError) Hint() string {
 // The lock is flock(2), which ends with the process. Network file systems that do not have it get a namedLock. Package flock
 // would not do: it follows a link in the lock's place, and does not show who has the lock.
 func lockFile(ctx context.Context, path string, me Holder, waiting func(Holder)) (unlock func() error, err error) {
-	waiting = once(waiting)
+	waiting = tellOnce(waiting)
 	for {
 		f, err := openLock(path)
 		if err != nil {
@@ -84,8 +84,8 @@ func lockFile(ctx context.Context, path string, me Holder, waiting func(Holder))
 	}
 }
 
-// once tells of each holder once.
-func once(waiting func(Holder)) func(Holder) {
+// tellOnce tells of each holder once.
+func tellOnce(waiting func(Holder)) func(Holder) {
 	var told *Holder
 	return func(h Holder) {
 		if waiting != nil && (told == nil || *told != h) {

@@ -139,7 +139,7 @@ func TestNamedLockOfTheDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told []Holder
-	unlock, err := n.take(t.Context(), Holder{PID: 1}, once(func(h Holder) { told = append(told, h) }))
+	unlock, err := n.take(t.Context(), Holder{PID: 1}, tellOnce(func(h Holder) { told = append(told, h) }))
 	if err != nil || len(told) != 1 || told[0].PID != 4711 || told[0].Command != "killed" {
 		t.Fatalf("%v, %v", told, err)
 	}

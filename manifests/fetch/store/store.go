@@ -69,8 +69,8 @@ type Store struct {
 	TrustAll bool
 }
 
-// Here is the machine that the store's programs are to be started on.
-func (s *Store) Here() launch.Machine {
+// ThisMachine is the machine that the store's programs are to be started on.
+func (s *Store) ThisMachine() launch.Machine {
 	if s.Machine == nil {
 		return launch.Machine{Kind: "none", Folders: []string{}}
 	}
@@ -136,7 +136,7 @@ func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) 
 	if err := s.Trusted(); err != nil {
 		return nil, err
 	}
-	if err := s.make(); err != nil {
+	if err := s.create(); err != nil {
 		return nil, homeError("making the store", s.Home, err)
 	}
 	me := Holder{PID: os.Getpid(), Command: command, Since: time.Now().UTC().Truncate(time.Second)}

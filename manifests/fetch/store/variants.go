@@ -38,9 +38,9 @@ func (o LeftOut) String() string {
 }
 
 // LeftOut are the CPU variants that an installation does without.
-func (s *Store) LeftOut(i Install) []LeftOut { return leftOut(s.Dir(i)) }
+func (s *Store) LeftOut(i Install) []LeftOut { return readLeftOut(s.Dir(i)) }
 
-func leftOut(bundle string) []LeftOut {
+func readLeftOut(bundle string) []LeftOut {
 	var list []LeftOut
 	data, err := os.ReadFile(filepath.Join(bundle, leftOutName))
 	if err != nil || json.Unmarshal(data, &list) != nil {
@@ -49,8 +49,8 @@ func leftOut(bundle string) []LeftOut {
 	return list
 }
 
-// notLeftOut are the files of a bundle without the links to variants that are left out and gone.
-func notLeftOut(files, found []manifests.File, out []LeftOut) []manifests.File {
+// withoutLeftOut are the files of a bundle without the links to variants that are left out and gone.
+func withoutLeftOut(files, found []manifests.File, out []LeftOut) []manifests.File {
 	return slices.DeleteFunc(slices.Clone(files), func(f manifests.File) bool {
 		there := slices.ContainsFunc(found, func(have manifests.File) bool { return have.Path == f.Path })
 		return !there && slices.ContainsFunc(out, func(o LeftOut) bool {
@@ -96,7 +96,7 @@ func (l *Locked) tryVariants(ctx context.Context, i Install, limit time.Duration
 		}
 		bad := []LeftOut{{loaded, cpu, problem.Problem}}
 		if loaded == "" { // it got nowhere: which one it was shows when each is alone
-			if bad, err = t.each(ctx, candidates, cpu); err != nil {
+			if bad, err = t.tryEach(ctx, candidates, cpu); err != nil {
 				return nil, err
 			}
 		}
@@ -171,9 +171,9 @@ func (t variantTrial) try(ctx context.Context, names ...string) (loaded string, 
 	return loaded, nil
 }
 
-// each tries variants one by one and gives those that crash. One that the CPU lacks something for is not even loaded, and
+// tryEach tries variants one by one and gives those that crash. One that the CPU lacks something for is not even loaded, and
 // its program ends in order.
-func (t variantTrial) each(ctx context.Context, names []string, cpu string) ([]LeftOut, error) {
+func (t variantTrial) tryEach(ctx context.Context, names []string, cpu string) ([]LeftOut, error) {
 	var bad []LeftOut
 	for _, name := range names {
 		var problem *ProbeError

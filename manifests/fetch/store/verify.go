@@ -52,7 +52,7 @@ func (s *Store) Verify(ctx context.Context, a manifests.Artifact, runtimeNames [
 	found = slices.DeleteFunc(archive.WithoutMetadata(found), func(f manifests.File) bool {
 		return f.Path == leftOutName || isOurs(f, runtimeNames)
 	})
-	return archive.CompareFiles(found, notLeftOut(meta.Files, found, leftOut(dir))), nil
+	return archive.CompareFiles(found, withoutLeftOut(meta.Files, found, readLeftOut(dir))), nil
 }
 
 // readTree describes the files and links of a folder, ascending by path.

@@ -59,7 +59,7 @@ func start(given string, arguments []string) {
 	if _, distrusted := launch.Distrust(store); distrusted {
 		return
 	}
-	installation, ok := launch.Current(store, launch.Here(os.LookupEnv))
+	installation, ok := launch.Current(store, launch.ThisMachine(os.LookupEnv))
 	if !ok || len(launch.Models(arguments)) > 0 {
 		return
 	}
