@@ -15,8 +15,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// linkAndTry links a bundle to CUDA libraries and tries its programs. Libraries that were found on the machine and do not
-// work are given up for the farm's own: they may be of a CUDA 12 that is too old, or lack what they need themselves.
+// linkAndTry links a bundle to CUDA libraries and tries its programs. Libraries that were found on
+// the machine and do not work are given up for the farm's own: they may be of a CUDA 12 that is too
+// old, or lack what they need themselves.
 func (w *installer) linkAndTry(ctx context.Context, best offer, i *Install) (store.Probe, error) {
 	fetched := best.needsRuntime()
 	if !fetched && len(i.Libraries) > 0 {
@@ -72,8 +73,8 @@ func (w *installer) useRuntime(ctx context.Context, best offer, i *Install) erro
 	return nil
 }
 
-// adopt gets an archive of a release into the store. It is unpacked while it is downloaded, and moved to its place once the
-// digest of its bytes and every file in it are verified.
+// adopt gets an archive of a release into the store. It is unpacked while it is downloaded, and
+// moved to its place once the digest of its bytes and every file in it are verified.
 func (w *installer) adopt(ctx context.Context, r *Release, a manifests.Artifact, runtimeNames []string) error {
 	c := w.client
 	if _, there := w.store.Folder(a); there && !w.force {
@@ -99,7 +100,8 @@ func (w *installer) adopt(ctx context.Context, r *Release, a manifests.Artifact,
 	follow := func(stream io.Reader) error {
 		err := stage.Unpack(ctx, stream)
 		if refused = nil; is[*store.ArchiveError](err) {
-			// The digest may show that these are not the release's bytes at all, which is what to say then.
+			// The digest may show that these are not the release's bytes at all, which is what to
+			// say then.
 			refused = err
 			_, err = io.Copy(io.Discard, stream)
 		}
@@ -109,8 +111,8 @@ func (w *installer) adopt(ctx context.Context, r *Release, a manifests.Artifact,
 	if err := c.transfer().Fetch(ctx, blob, partial, follow, c.Progress); err != nil {
 		return errors.Join(c.blame(err), stage.Close())
 	}
-	// Removed before Adopt has the file system write, the archive is never written to disk, and leaves its room to what was
-	// unpacked from it.
+	// Removed before Adopt has the file system write, the archive is never written to disk, and
+	// leaves its room to what was unpacked from it.
 	if err := errors.Join(refused, os.Remove(partial)); err != nil {
 		return errors.Join(err, stage.Close())
 	}
@@ -133,8 +135,9 @@ func (c *Client) checkUnpacked(ctx context.Context, a manifests.Artifact, runtim
 	return nil
 }
 
-// isRecorded reports whether an installation has a bundle's folder, and the metadata.json in it is the one that was
-// unpacked. The manifest vouches for the archive as a whole; the list of a folder's files lies in the folder itself.
+// isRecorded reports whether an installation has a bundle's folder, and the metadata.json in it is
+// the one that was unpacked. The manifest vouches for the archive as a whole; the list of a
+// folder's files lies in the folder itself.
 func (c *Client) isRecorded(folder string) bool {
 	list, err := c.Store.List()
 	return err == nil && slices.ContainsFunc(list, func(i Install) bool { return i.Folder == folder && c.Store.Unchanged(i) })

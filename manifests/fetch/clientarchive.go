@@ -21,9 +21,9 @@ const (
 	maxClientEntries = 100
 )
 
-// unpackClient unpacks the programs in a client's archive, whose digest was verified, and returns their names: the files
-// at its top that may be executed. Licence, README and completions are for packagers, and stay in the archive, as
-// install.sh has it.
+// unpackClient unpacks the programs in a client's archive, whose digest was verified, and returns
+// their names: the files at its top that may be executed. License, README and completions are for
+// packagers, and stay in the archive, as install.sh has it.
 func unpackClient(name, archive, dir string) ([]string, error) {
 	bad := func(entry, format string, args ...any) error {
 		return &store.ArchiveError{Name: name, Entry: entry, Problem: fmt.Sprintf(format, args...)}

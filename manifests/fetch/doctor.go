@@ -121,7 +121,8 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 const clockHint = "set the clock (timedatectl set-ntp true): certificates, signatures and release pointers go by it"
 
-// doctorSystem is for what programs need of the system. Whether its C and C++ libraries are new enough, the bundle says.
+// doctorSystem is for what programs need of the system. Whether its C and C++ libraries are new
+// enough, the bundle says.
 func (c *Client) doctorSystem(host manifests.Host, add addCheck) {
 	switch {
 	case host.Glibc == "":
@@ -207,8 +208,8 @@ type addCheck = func(name string, status Status, hint, format string, args ...an
 
 func hintOf(err error) string { return strings.Join(Hints(err), "; ") }
 
-// doctorRelease asks the mirrors for a release, and whether it has a bundle for the machine. The release is nil where there is
-// none.
+// doctorRelease asks the mirrors for a release, and whether it has a bundle for the machine. The
+// release is nil where there is none.
 func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add addCheck) *Release {
 	r, err := c.Resolve(ctx, "")
 	if Classify(err) == NotOffline {
@@ -263,7 +264,8 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 	return r
 }
 
-// doctorInstallation tries what is installed, beside the release that the mirrors offer, which may be nil.
+// doctorInstallation tries what is installed, beside the release that the mirrors offer, which may
+// be nil.
 func (c *Client) doctorInstallation(ctx context.Context, offered *Release, add addCheck) {
 	if err := c.Store.Trusted(); err != nil {
 		add("store", StatusFail, hintOf(err), "%v", err)

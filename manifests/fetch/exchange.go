@@ -35,15 +35,16 @@ func exchange(program, stage string, names []string) error {
 			return err // clearUpdate takes back those before it
 		}
 	}
-	// The point of no return: before it, clearUpdate brings the old files back, and after it, the new ones are there.
+	// The point of no return: before it, clearUpdate brings the old files back, and after it, the
+	// new ones are there.
 	if err := os.Rename(fresh(programName), program); err != nil {
 		return err
 	}
 	return store.SyncFolder(dir)
 }
 
-// copyModeAndOwner gives a new file the mode of the one that it replaces, and its owner, as far as this user may: root does not
-// take a program in somebody's home folder away from him.
+// copyModeAndOwner gives a new file the mode of the one that it replaces, and its owner, as far as
+// this user may: root does not take a program in somebody's home folder away from him.
 func copyModeAndOwner(fresh, old string) error {
 	info, err := os.Stat(old)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -85,8 +86,8 @@ func backUp(dir, stage string, names []string) error {
 	return errors.Join(os.Rename(beside, filepath.Join(stage, oldDir)), store.SyncFolder(stage))
 }
 
-// clearUpdate removes what an update left, its own or that of a killed process. Where the program had not been replaced
-// yet, the files that had been are put back.
+// clearUpdate removes what an update left, its own or that of a killed process. Where the program
+// had not been replaced yet, the files that had been are put back.
 func clearUpdate(dir string) error {
 	stage := filepath.Join(dir, updateDir)
 	info, err := os.Lstat(stage)

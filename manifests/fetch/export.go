@@ -32,8 +32,9 @@ type Exported struct {
 	Already bool `json:"already"`
 }
 
-// Export makes a folder that installs from: the bundles asked for, the CUDA runtime, the client, models, and all that vouches
-// for them. It is a mirror itself, by its path or on any web server. What is there already is kept; a broken one goes on.
+// Export makes a folder that installs from: the bundles asked for, the CUDA runtime, the client,
+// models, and all that vouches for them. It is a mirror itself, by its path or on any web server.
+// What is there already is kept; a broken one goes on.
 func (c *Client) Export(ctx context.Context, dir string, o ExportOptions) ([]Exported, error) {
 	r, err := c.resolveNamed(ctx, o.Release)
 	if err != nil {
@@ -86,8 +87,9 @@ func (c *Client) export(ctx context.Context, r *Release, assets []manifests.Arti
 	return list, nil
 }
 
-// assetsToExport are the assets to export: of each bundle and its runtime the archive to download, and the client, without which
-// nobody could use the folder, or read it once it is newer than the client there.
+// assetsToExport are the assets to export: of each bundle and its runtime the archive to download,
+// and the client, without which nobody could use the folder, or read it once it is newer than the
+// client there.
 func assetsToExport(r *Release, sms []matrix.SM) ([]manifests.Artifact, error) {
 	bundles := r.Bundles()
 	if len(sms) > 0 {

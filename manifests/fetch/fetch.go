@@ -1,15 +1,18 @@
-// Package fetch takes a machine to a verified, running llama.cpp: it is llcuda-fetch without flags and without a terminal.
+// Package fetch takes a machine to a verified, running llama.cpp: it is llcuda-fetch without flags
+// and without a terminal.
 //
-// fetchcli calls it. In go a Client (the store, mirrors, whose signature counts) and what the user asked for; out come
-// plans, installations and models, and errors that say by Classify what kind of trouble they are:
+// fetchcli calls it. In go a Client (the store, mirrors, whose signature counts) and what the user
+// asked for; out come plans, installations and models, and errors that say by Classify what kind of
+// trouble they are:
 //
 //	Resolve: release pointer ──▶ signature ──▶ SHA256SUMS ──▶ manifest.json      Plan: detect ──▶ manifests.Pick
 //	Install: download ──▶ verify ──▶ unpack ──▶ link the CUDA libraries ──▶ try the programs ──▶ flip `current`
 //	SelfUpdate: download ──▶ verify ──▶ unpack ──▶ try the client ──▶ put it in the place of the one that runs
 //
-// Nothing is used before what vouches for it was verified, in the order that package manifests gives. What is installed
-// already is answered from the store, with no network. The package calls functions of the Client's to report progress; it
-// never logs, prints or asks, and never sets the process's environment.
+// Nothing is used before what vouches for it was verified, in the order that package manifests
+// gives. What is installed already is answered from the store, with no network. The package calls
+// functions of the Client's to report progress; it never logs, prints or asks, and never sets the
+// process's environment.
 package fetch
 
 import (
@@ -50,7 +53,8 @@ var ErrNotInstalled = store.ErrNotInstalled
 type Signer struct {
 	// By is for a person: the identity, or that it was a key.
 	By string
-	// ID tells signers apart for certain, which By may not. The numbers of release pointers are kept by it.
+	// ID tells signers apart for certain, which By may not. The numbers of release pointers are
+	// kept by it.
 	ID string
 	// Tag is the tag that the signing workflow ran for; empty where a signature does not tell.
 	Tag string
@@ -66,8 +70,8 @@ type Verifier interface {
 
 // A PointerVerifier says whose release pointer counts.
 type PointerVerifier interface {
-	// VerifyPointer returns the statement in a release pointer, given as a Sigstore bundle, and who signed it, or why that
-	// does not count.
+	// VerifyPointer returns the statement in a release pointer, given as a Sigstore bundle, and who
+	// signed it, or why that does not count.
 	VerifyPointer(signed []byte) (statement []byte, by Signer, err error)
 }
 
@@ -78,35 +82,39 @@ type Client struct {
 	Detector detect.Detector
 	// Host answers for another machine, if not nil.
 	Host *manifests.Host
-	// Verifier is required, unless SkipSignature is set: then whoever controls the mirrors decides what is installed.
+	// Verifier is required, unless SkipSignature is set: then whoever controls the mirrors decides
+	// what is installed.
 	Verifier      Verifier
 	SkipSignature bool
 	// Pointers is required to look for the current release; not for one that is named.
 	Pointers PointerVerifier
-	// Mirrors are the addresses of folders with a release, tried in turn: http, https, file, or a path. "{release}" in one
-	// stands for the release's tag, and for "current" where the release pointer is. Without any, they are those that the
-	// installation remembers, else DefaultMirror. Whose signature counts is never remembered: whoever can write one file
-	// of the store would decide it, for a program that may be replaced with the rights of another user.
+	// Mirrors are the addresses of folders with a release, tried in turn: http, https, file, or a
+	// path. "{release}" in one stands for the release's tag, and for "current" where the release
+	// pointer is. Without any, they are those that the installation remembers, else DefaultMirror.
+	// Whose signature counts is never remembered: whoever can write one file of the store would
+	// decide it, for a program that may be replaced with the rights of another user.
 	Mirrors []string
-	// Offline keeps the client from using the network. Mirrors on this machine are used all the same.
+	// Offline keeps the client from using the network. Mirrors on this machine are used all the
+	// same.
 	Offline bool
 	// Transfer downloads; nil: its zero value.
 	Transfer *transfer.Client
 	// Hub is where models come from. Required for them.
 	Hub *hub.Client
-	// Own is the release that this program came with; empty if none did. It is what a machine without an installation takes
-	// where the release pointer has expired and names nothing newer.
+	// Own is the release that this program came with; empty if none did. It is what a machine
+	// without an installation takes where the release pointer has expired and names nothing newer.
 	Own string
 	// AllowWithdrawn takes a release that is named, although the farm withdrew it.
 	AllowWithdrawn bool
-	// Patience bounds the time in which a release is found, from its pointer to its manifest; 0 is no bound. Downloads take
-	// as long as they take.
+	// Patience bounds the time in which a release is found, from its pointer to its manifest; 0 is
+	// no bound. Downloads take as long as they take.
 	Patience time.Duration
 	// Command is what others who wait for the store are told of: "llcuda-fetch install".
 	Command string
-	// Progress, Waiting and Step are told of what goes on, if not nil. Step is told a sentence at the beginning of each
-	// thing that takes time and is no download; Warn one that the user must not miss. Resolved is told of each release that
-	// a mirror gave, Detected of the machine, and Decided of what is going to be installed for it.
+	// Progress, Waiting and Step are told of what goes on, if not nil. Step is told a sentence at
+	// the beginning of each thing that takes time and is not a download; Warn one that the user
+	// must not miss. Resolved is told of each release that a mirror gave, Detected of the machine,
+	// and Decided of what is going to be installed for it.
 	Progress func(Progress)
 	Waiting  func(Holder)
 	Step     func(string)

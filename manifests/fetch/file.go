@@ -15,8 +15,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// lockFolder keeps other processes out of a folder that is being filled, by a lock on the folder itself: it leaves no file
-// in it. Where the file system has no such locks there is none.
+// lockFolder keeps other processes out of a folder that is being filled, by a lock on the folder
+// itself: it leaves no file in it. Where the file system has no such locks there is none.
 func (c *Client) lockFolder(ctx context.Context, dir string) (unlock func() error, err error) {
 	const poll = 100 * time.Millisecond
 	lock := flock.New(dir, flock.SetFlag(os.O_RDONLY))

@@ -32,7 +32,8 @@ func (e *OlderError) Hint() string {
 	return "the mirror may be holding you at an old release; to install it anyway, give --release " + e.Offered + " or --allow-older"
 }
 
-// Install has a bundle installed and current. The second time it answers from the store, without network and lock.
+// Install has a bundle installed and current. The second time it answers from the store, without
+// network and lock.
 func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
 	if err := c.Store.Trusted(); err != nil {
 		return Outcome{}, err
@@ -59,7 +60,8 @@ func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
 	return outcome, errors.Join(err, l.Close())
 }
 
-// An installer carries out an installation. Its methods change the store; those of its client only read there.
+// An installer carries out an installation. Its methods change the store; those of its client only
+// read there.
 type installer struct {
 	client *Client
 	store  *store.Locked
@@ -88,7 +90,8 @@ func (w *installer) install(ctx context.Context, o Options, mirrors []string) (O
 	case i.ID != 0:
 		c.tellDecision(decision)
 		outcome, err := w.takeOver(ctx, i, decision)
-		// A damaged installation is downloaded again, and the machine's own CUDA libraries may have changed.
+		// A damaged installation is downloaded again, and the machine's own CUDA libraries may have
+		// changed.
 		if !is[*DamageError](err) && (!is[*store.ProbeError](err) || i.Runtime != "") {
 			return outcome, err
 		}

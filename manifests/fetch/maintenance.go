@@ -7,7 +7,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
 )
 
-// Rollback makes the installation before the current one the current one, once every file of it was verified.
+// Rollback makes the installation before the current one the current one, once every file of it was
+// verified.
 func (c *Client) Rollback(ctx context.Context) (Install, error) {
 	if _, err := c.Store.Previous(); err != nil {
 		return Install{}, err

@@ -38,8 +38,8 @@ func (e *MirrorError) Hint() string {
 	return "a mirror is a folder, or an http or https address; in a password, write / @ : ? # and % as %2F %40 %3A %3F %23 and %25"
 }
 
-// toRemember is how an installation records the mirrors given: folders by their whole path, addresses without names and
-// passwords, and the farm's own releases alone as no mirror.
+// toRemember is how an installation records the mirrors given: folders by their whole path,
+// addresses without names and passwords, and the farm's own releases alone as no mirror.
 func toRemember(mirrors []string) ([]string, error) {
 	list := []string{}
 	for _, mirror := range mirrors {
@@ -69,7 +69,8 @@ func toRemember(mirrors []string) ([]string, error) {
 	return list, nil
 }
 
-// A RememberedError is trouble with the mirrors that the installation remembers, which nobody gave this time.
+// A RememberedError is trouble with the mirrors that the installation remembers, which nobody gave
+// this time.
 type RememberedError struct {
 	Mirrors []string
 	Gone    []string // those that are folders which are not there
@@ -96,7 +97,8 @@ func (e *RememberedError) hints(add func(string)) {
 	add("names and passwords of mirrors are not remembered: give the address with them again by --mirror or LLCUDA_MIRROR; " + replace)
 }
 
-// blame says of an error that it is of the mirrors that the installation remembers, if they were asked.
+// blame says of an error that it is of the mirrors that the installation remembers, if they were
+// asked.
 func (c *Client) blame(err error) error {
 	mirrors, remembered := c.mirrors()
 	if !remembered || !isOfOneSource(err) && !is[*TrustError](err) || is[*RememberedError](err) {

@@ -17,7 +17,8 @@ import (
 type Model struct {
 	Name string `json:"name"` // of the registry; empty for one that was named by its repository
 	Ref  string `json:"ref"`
-	// Path is the file that llama.cpp is given: of several parts the first, from which it finds the others.
+	// Path is the file that llama.cpp is given: of several parts the first, from which it finds the
+	// others.
 	Path string `json:"path"`
 	// Size is that of all parts.
 	Size int64 `json:"size"`
@@ -28,10 +29,11 @@ type Model struct {
 	SHA256 string `json:"sha256"` // empty where nobody knows it, and for several parts
 	// Parts are the paths of all parts, where there are several.
 	Parts []string `json:"parts,omitempty"`
-	// Projector is the path of the file that llama.cpp takes as --mmproj; empty where the repository has none, and for the
-	// models of the registry.
+	// Projector is the path of the file that llama.cpp takes as --mmproj; empty where the
+	// repository has none, and for the models of the registry.
 	Projector string `json:"mmproj,omitempty"`
-	// Layers is the recommended -ngl for the GPUs of the current installation, and Why the reason. -1 is no advice.
+	// Layers is the recommended -ngl for the GPUs of the current installation, and Why the reason.
+	// -1 means no advice.
 	Layers int    `json:"ngl"`
 	Why    string `json:"why"`
 	// Unasked is why the Hub did not answer, where the cache did instead.
@@ -46,7 +48,8 @@ type modelFile struct {
 	hub.Result
 }
 
-// modelClient is the client as far as models go: offline also where only the Hub's own tools are told to be.
+// modelClient is the client as far as models go: offline also where only the Hub's own tools are
+// told to be.
 func (c *Client) modelClient() *Client {
 	m := *c
 	h := *c.Hub
@@ -62,7 +65,8 @@ func (c *Client) modelClient() *Client {
 	return &m
 }
 
-// Models is the registry: of the installed release where there is one, else of the newest that the mirrors offer.
+// Models is the registry: of the installed release where there is one, else of the newest that the
+// mirrors offer.
 func (c *Client) Models(ctx context.Context, release string) ([]matrix.Model, error) {
 	r, err := c.modelClient().registry(ctx, release)
 	if err != nil {
@@ -73,7 +77,8 @@ func (c *Client) Models(ctx context.Context, release string) ([]matrix.Model, er
 
 func (c *Client) registry(ctx context.Context, release string) (*Release, error) {
 	if _, have := c.base(); have && len(c.Mirrors) == 0 {
-		// The installed release was verified when it came. Whoever can change the store now needs no list of models.
+		// The installed release was verified when it came. Whoever can change the store now needs
+		// no list of models.
 		kept := *c
 		kept.SkipSignature = true
 		if r, err := kept.storedRelease(release); err == nil {
@@ -117,8 +122,8 @@ func fromRegistry(m matrix.Model) wanted {
 		want: hub.Want{Size: m.Size, SHA256: m.SHA256}, model: &m}
 }
 
-// Pull has a model in the Hub's cache: one of the registry by its name, or one that is named by its repository, all parts of
-// it and its projector.
+// Pull has a model in the Hub's cache: one of the registry by its name, or one that is named by its
+// repository, all parts of it and its projector.
 func (c *Client) Pull(ctx context.Context, release, name string) (Model, error) {
 	return c.pull(ctx, release, name, hub.WithProjector)
 }
@@ -136,7 +141,8 @@ func (c *Client) pull(ctx context.Context, release, name string, kind hub.Kind) 
 	return m, c.advise(&m)
 }
 
-// fetchModel looks for a model in the mirrors that the user gave, then on the Hub or, offline, in its cache, and has its files there.
+// fetchModel looks for a model in the mirrors that the user gave, then on the Hub or, offline, in
+// its cache, and has its files there.
 func (c *Client) fetchModel(ctx context.Context, release string, w wanted) (Model, error) {
 	found, ok, err := c.findExported(ctx, release, w)
 	if err == nil && !ok {
@@ -183,8 +189,9 @@ func (f modelFile) sha256() string {
 	return ""
 }
 
-// advise recommends a number of layers for the GPUs of the current installation. It gives a *gguf.SplitError for files whose
-// names make them parts of one model and whose headers do not: llama.cpp would refuse them.
+// advise recommends a number of layers for the GPUs of the current installation. It gives a
+// *gguf.SplitError for files whose names make them parts of one model and whose headers do not:
+// llama.cpp would refuse them.
 func (c *Client) advise(m *Model) error {
 	current, err := c.Store.Current()
 	noGPU := err != nil || current.Through == manifests.ThroughCPU || slices.Contains(current.GPUMemory, 0) || len(current.GPUMemory) == 0
@@ -256,8 +263,8 @@ func (c *Client) findCached(ctx context.Context, w wanted) (Model, error) {
 	return c.cacheClient().fetchModel(ctx, "", w)
 }
 
-// modelForRun is the model that a program is to be started with: from the cache, with no question to the Hub on the way to its
-// start, else as pull has it.
+// modelForRun is the model that a program is to be started with: from the cache, with no question
+// to the Hub on the way to its start, else as pull has it.
 func (c *Client) modelForRun(ctx context.Context, name string, kind hub.Kind) (Model, error) {
 	w, err := c.modelClient().parseModel(ctx, "", name, kind)
 	if err != nil {

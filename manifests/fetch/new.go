@@ -10,8 +10,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
 )
 
-// New gives a client for this machine, with the store in the folder given, or, where that is empty, in the place that fits
-// the platform. getenv is os.Getenv. What it needs besides is a Verifier.
+// New gives a client for this machine, with the store in the folder given, or, where that is empty,
+// in the place that fits the platform. getenv is os.Getenv. What it needs besides is a Verifier.
 func New(given string, getenv func(string) string) (*Client, error) {
 	folder, err := home.Store(given, getenv)
 	if err != nil {

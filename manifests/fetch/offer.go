@@ -62,8 +62,9 @@ func (c *Client) makeOffer(r *Release, host manifests.Host, o Options) (offer, e
 	return best, nil
 }
 
-// makeOfferLike is makeOffer for a machine that has an installation. What the user narrowed the choice to for that counts
-// for its repair, and the bundle that was installed for machines that were not there is taken by those that it serves.
+// makeOfferLike is makeOffer for a machine that has an installation. What the user narrowed the
+// choice to for that counts for its repair, and the bundle that was installed for machines that
+// were not there is taken by those that it serves.
 func (c *Client) makeOfferLike(base Install, r *Release, host manifests.Host, o Options) (offer, error) {
 	mine := base.Machine.Kind == c.Store.ThisMachine().Kind || base.Machine.Kind == launch.AnyKind
 	o.AllowCPU = o.AllowCPU || mine && base.Through == manifests.ThroughCPU
@@ -78,9 +79,10 @@ func (c *Client) makeOfferLike(base Install, r *Release, host manifests.Host, o 
 	return c.makeOffer(r, host, o)
 }
 
-// choose finds the release and what of it this machine needs. Where the user names no release and nothing newer, it is the
-// one that is in the store: a repair, or other GPUs, are no reason for another one, nor for a network if all is there. Every
-// release pointer that is followed is given to see first, which refuses those that are older than one seen before.
+// choose finds the release and what of it this machine needs. Where the user names no release and
+// nothing newer, it is the one that is in the store: a repair, or other GPUs, are no reason for
+// another one, nor for a network if all is there. Every release pointer that is followed is given
+// to see first, which refuses those that are older than one seen before.
 func (c *Client) choose(ctx context.Context, host manifests.Host, o Options, see func(signer string, p manifests.Pointer) error) (offer, error) {
 	base, have := c.base()
 	repair := have && o.Release == "" && !o.Update
@@ -165,7 +167,8 @@ func (c *Client) isInstalled(best offer, current Install, o Options) bool {
 		current.Asked == store.Asked{SM: o.SM, AllowCPU: o.AllowCPU} && c.Store.Sound(current) == nil
 }
 
-// isOlder reports whether a release is older than an installed one: by the numbers of its tag, else by the time of its source.
+// isOlder reports whether a release is older than an installed one: by the numbers of its tag, else
+// by the time of its source.
 func isOlder(r manifests.Release, installed Install) bool {
 	if order, ok := manifests.CompareTags(r.Release, installed.Release); ok {
 		return order < 0
@@ -173,8 +176,9 @@ func isOlder(r manifests.Release, installed Install) bool {
 	return r.SourceDateEpoch < installed.SourceDateEpoch
 }
 
-// isWithdrawn reports whether the farm took an installed release back: a pointer lists it as withdrawn, or named it, and a
-// later one of the same signer names another. A release that the user named is withdrawn by the list alone.
+// isWithdrawn reports whether the farm took an installed release back: a pointer lists it as
+// withdrawn, or named it, and a later one of the same signer names another. A release that the user
+// named is withdrawn by the list alone.
 func isWithdrawn(installed Install, p *Pointer) bool {
 	return p != nil && p.CheckWithdrawn(installed.Release) != nil || p != nil && installed.Pointer > 0 && installed.PointerBy == p.Signer.ID && installed.Pointer < p.Number
 }
@@ -190,7 +194,8 @@ func runtimeNames(a manifests.Artifact) []string {
 	return names
 }
 
-// completeSet are the libraries of the first source that has all of them: of two sources, they may not load together.
+// completeSet are the libraries of the first source that has all of them: of two sources, they may
+// not load together.
 func completeSet(found []manifests.CUDALibrary, names []string) []manifests.CUDALibrary {
 	bySource := map[string][]manifests.CUDALibrary{}
 	for _, library := range found {

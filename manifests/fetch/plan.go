@@ -8,7 +8,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// Options are what the user asks of a plan or an installation. The zero value is: whatever is best here.
+// Options are what the user asks of a plan or an installation. The zero value is: whatever is best
+// here.
 type Options struct {
 	// Release is a tag; empty is the one installed, else the newest.
 	Release string
@@ -17,11 +18,13 @@ type Options struct {
 	AllowCPU bool
 	// Update looks for the newest release although one is installed.
 	Update bool
-	// Force downloads and unpacks anew what is installed.
+	// Force downloads and unpacks again what is installed.
 	Force bool
-	// AllowOlder takes a release that is older than the one installed, without its having been asked for by its tag.
+	// AllowOlder takes a release that is older than the one installed, without its having been
+	// asked for by its tag.
 	AllowOlder bool
-	// Remember has the installation remember the client's Mirrors, even where it is all there already.
+	// Remember has the installation remember the client's Mirrors, even where it is all there
+	// already.
 	Remember bool
 }
 
@@ -39,7 +42,8 @@ type Plan struct {
 	Release  string `json:"release"`
 	SignedBy string `json:"signed_by"`
 	From     string `json:"from"`
-	// Pointer named the release as the current one; nil where the user named it, or a folder that has no pointer.
+	// Pointer named the release as the current one; nil where the user named it, or a folder that
+	// has no pointer.
 	Pointer  *PlanPointer       `json:"pointer,omitempty"`
 	Decision manifests.Decision `json:"decision"`
 	// Libraries are the CUDA libraries found on this machine that the bundle would be linked to.
@@ -56,8 +60,8 @@ type PlanPointer struct {
 	From     string    `json:"from"`
 }
 
-// Plan says what Install would do, and changes nothing. Where no bundle fits, the error is a *manifests.NoBundleError,
-// and the plan has its trace.
+// Plan says what Install would do, and changes nothing. Where no bundle fits, the error is a
+// *manifests.NoBundleError, and the plan has its trace.
 func (c *Client) Plan(ctx context.Context, o Options) (Plan, error) {
 	host, _, err := c.Detect(ctx)
 	if err != nil {

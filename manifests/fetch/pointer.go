@@ -11,7 +11,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// A Pointer is a release pointer that counts: well signed, not expired, and not older than one seen before.
+// A Pointer is a release pointer that counts: well signed, not expired, and not older than one seen
+// before.
 type Pointer struct {
 	manifests.Pointer
 	Signer Signer
@@ -31,8 +32,8 @@ func (e *NoPointerError) Hint() string {
 	return "nothing names the current release: none was published yet, or the mirror hides it; --release TAG names one"
 }
 
-// pointer reads the release pointer of a source. It is nil for a source that is one folder with one release and has none:
-// there, whoever filled the folder answers for its being new.
+// pointer reads the release pointer of a source. It is nil for a source that is one folder with one
+// release and has none: there, whoever filled the folder answers for its being new.
 func (c *Client) pointer(ctx context.Context, s source) (*Pointer, error) {
 	addresses, required, err := s.pointers()
 	if err != nil || len(addresses) == 0 {
@@ -54,8 +55,8 @@ func (c *Client) pointer(ctx context.Context, s source) (*Pointer, error) {
 	return p, err
 }
 
-// firstPointer is the first release pointer that counts. Where there is none, for no other reason than that servers did not
-// answer, unreached are the addresses to be asked with more patience.
+// firstPointer is the first release pointer that counts. Where there is none, for no other reason
+// than that servers did not answer, unreached are the addresses to be asked with more patience.
 func (c *Client) firstPointer(ctx context.Context, addresses []string, patient bool) (p *Pointer, unreached []string, err error) {
 	var failed []error
 	for i, address := range addresses {
@@ -103,7 +104,8 @@ func (s source) pointers() (addresses []string, required bool, err error) {
 	return []string{folder + manifests.PointerName}, false, err
 }
 
-// pointerAt reads the release pointer at one address and holds it to everything that it can be held to by itself.
+// pointerAt reads the release pointer at one address and holds it to everything that it can be held
+// to by itself.
 func (c *Client) pointerAt(ctx context.Context, address string, patient bool) (*Pointer, error) {
 	p, err := c.signedPointer(ctx, address, patient)
 	if err != nil {
@@ -150,9 +152,10 @@ func (c *Client) signedPointer(ctx context.Context, address string, patient bool
 	return &Pointer{Pointer: p, Signer: signer, From: withoutUser(address)}, nil
 }
 
-// ownRelease is what an empty store takes where every release pointer that could be read has expired and none names anything
-// newer than the release that this program came with: that release. Nobody can lead a machine to something older so than to
-// what its user fetched the program from. nil is that there is no such way out.
+// ownRelease is what an empty store takes where every release pointer that could be read has
+// expired and none names anything newer than the release that this program came with: that release.
+// Nobody can lead a machine to something older so than to what its user fetched the program from.
+// nil is that there is no such way out.
 func (c *Client) ownRelease(err error) *manifests.PointerTimeError {
 	if c.Own == "" || is[*manifests.PointerBackError](err) {
 		return nil
@@ -174,8 +177,9 @@ func (c *Client) ownRelease(err error) *manifests.PointerTimeError {
 	return newest
 }
 
-// checkWithdrawn refuses a release that the user named, if the release pointer says that it was withdrawn. Where no pointer
-// can be read the name counts, as it does without one. The pointer is returned for the store to remember; it may be nil.
+// checkWithdrawn refuses a release that the user named, if the release pointer says that it was
+// withdrawn. Where no pointer can be read the name counts, as it does without one. The pointer is
+// returned for the store to remember; it may be nil.
 func (c *Client) checkWithdrawn(ctx context.Context, release string) (*Pointer, error) {
 	if release == "" || c.SkipSignature || c.Pointers == nil {
 		return nil, nil
@@ -200,8 +204,8 @@ func (c *Client) checkWithdrawn(ctx context.Context, release string) (*Pointer, 
 	return p, &TrustError{err, ""}
 }
 
-// newestPointer is the newest release pointer that can be read or was seen of the same signer, of any time; nil if none can
-// be read.
+// newestPointer is the newest release pointer that can be read or was seen of the same signer, of
+// any time; nil if none can be read.
 func (c *Client) newestPointer(ctx context.Context) *Pointer {
 	var newest *Pointer
 	sources := c.sources()
@@ -233,8 +237,8 @@ func (c *Client) newestPointer(ctx context.Context) *Pointer {
 	return newest
 }
 
-// Withdrawn is what the release pointers seen on this machine say of a release that was withdrawn: a
-// *manifests.WithdrawnError, or nil.
+// Withdrawn is what the release pointers seen on this machine say of a release that was withdrawn:
+// a *manifests.WithdrawnError, or nil.
 func (c *Client) Withdrawn(release string) error {
 	seen, _ := c.Store.SeenPointers() // what cannot be read is said where pointers are followed
 	for _, s := range seen {

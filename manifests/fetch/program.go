@@ -9,8 +9,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
-// Environment are the variables that other programs find an installation by. LLAMA_SERVER_PATH and LLAMA_CPP_DIR are
-// those of the Python package llcuda.
+// Environment are the variables that other programs find an installation by. LLAMA_SERVER_PATH and
+// LLAMA_CPP_DIR are those of the Python package llcuda.
 func (c *Client) Environment(i Install) [][2]string {
 	dir, programs := c.Store.Dir(i), c.Programs(i)
 	list := [][2]string{

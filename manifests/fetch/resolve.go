@@ -20,9 +20,11 @@ type Release struct {
 	manifests.Release
 	// Signer made the signature. It is zero where the signature was skipped.
 	Signer Signer
-	// Pointer named it as the current one; nil where the user named it, or a folder that has no pointer.
+	// Pointer named it as the current one; nil where the user named it, or a folder that has no
+	// pointer.
 	Pointer *Pointer
-	// Expired is the release pointer that was the newest to be had, where the release is Client.Own for want of a better one.
+	// Expired is the release pointer that was the newest to be had, where the release is Client.Own
+	// for want of a better one.
 	Expired *manifests.PointerTimeError
 	// From is the folder that it was read from; empty where it was the store.
 	From      string
@@ -32,15 +34,16 @@ type Release struct {
 // maxSignature bounds the signature, in bytes; one has about 10 kB.
 const maxSignature = 1 << 20
 
-// Resolve finds a release by its tag, or, where the tag is empty, the current one, and verifies it. Offline it is one that
-// was installed here before.
+// Resolve finds a release by its tag, or, where the tag is empty, the current one, and verifies it.
+// Offline it is one that was installed here before.
 func (c *Client) Resolve(ctx context.Context, tag string) (*Release, error) {
 	ctx, cancel := c.withPatience(ctx)
 	defer cancel()
 	return c.resolveOrStored(ctx, tag, func(*Pointer) error { return nil })
 }
 
-// resolveNamed is Resolve for a release that the user may have named, and that may have been withdrawn.
+// resolveNamed is Resolve for a release that the user may have named, and that may have been
+// withdrawn.
 func (c *Client) resolveNamed(ctx context.Context, tag string) (*Release, error) {
 	ctx, cancel := c.withPatience(ctx)
 	defer cancel()
@@ -50,8 +53,8 @@ func (c *Client) resolveNamed(ctx context.Context, tag string) (*Release, error)
 	return c.Resolve(ctx, tag)
 }
 
-// resolveOrStored is resolve for those who do not look for something newer: offline, where a folder that the installation
-// remembers is gone, they go by what was installed from it.
+// resolveOrStored is resolve for those who do not look for something newer: offline, where a folder
+// that the installation remembers is gone, they go by what was installed from it.
 func (c *Client) resolveOrStored(ctx context.Context, tag string, see func(*Pointer) error) (*Release, error) {
 	r, err := c.resolve(ctx, tag, see)
 	if c.Offline && is[*RememberedError](err) && !is[*TrustError](err) {
@@ -70,8 +73,8 @@ func (c *Client) withPatience(ctx context.Context) (context.Context, context.Can
 	return withTimeout(ctx, c.Patience)
 }
 
-// shareTime is the context for the first of so many places that are left to look in: where time is bounded, it has its part of
-// it, so that one that does not answer leaves some for the others.
+// shareTime is the context for the first of so many places that are left to look in: where time is
+// bounded, it has its part of it, so that one that does not answer leaves some for the others.
 func shareTime(ctx context.Context, left int) (context.Context, context.CancelFunc) {
 	deadline, bounded := ctx.Deadline()
 	if !bounded || left < 2 {
@@ -84,7 +87,8 @@ func withTimeout(ctx context.Context, d time.Duration) (context.Context, context
 	return context.WithTimeoutCause(ctx, d, fmt.Errorf("no answer within %s", d.Round(time.Millisecond)))
 }
 
-// resolve is Resolve. see is told of a release pointer as soon as it counts, before anything that it names is looked at.
+// resolve is Resolve. see is told of a release pointer as soon as it counts, before anything that
+// it names is looked at.
 func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) error) (*Release, error) {
 	sources := c.sources()
 	if c.Offline && len(sources) == 0 {
@@ -146,7 +150,8 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 // replaced is what it may mean that a release is not the one that the pointer names.
 const replaced = "the release was replaced, or the mirror withholds the one named or is still being updated; --release names one"
 
-// isOfOneSource says whether an error is of one source alone: one that does not answer, or is behind. The next one may do.
+// isOfOneSource reports whether an error is of one source alone: one that does not answer, or is
+// behind. The next one may do.
 func isOfOneSource(err error) bool {
 	return is[*transfer.NetworkError](err) || is[*NoPointerError](err) || is[*manifests.PointerTimeError](err) || is[*manifests.PointerBackError](err)
 }
@@ -211,13 +216,14 @@ func (c *Client) fetchDocuments(ctx context.Context, folder string) (store.Docum
 	return d, err
 }
 
-// isMissing says whether a document is certainly not there, as opposed to not being reached.
+// isMissing reports whether a document is certainly not there, as opposed to not being reached.
 func isMissing(err error) bool {
 	var status *transfer.StatusError
 	return errors.As(err, &status) && (status.Code == http.StatusNotFound || status.Code == http.StatusGone) || errors.Is(err, fs.ErrNotExist)
 }
 
-// verifyDocuments verifies the documents in the order of trust, and returns the release that they describe.
+// verifyDocuments verifies the documents in the order of trust, and returns the release that they
+// describe.
 func (c *Client) verifyDocuments(d store.Documents, tag string) (*Release, error) {
 	r := &Release{Documents: d}
 	if !c.SkipSignature {
@@ -249,7 +255,7 @@ func (c *Client) verifyDocuments(d store.Documents, tag string) (*Release, error
 		return nil, cmp.Or[error](signedFor(tag), &newerManifestError{err, sums, cmp.Or(tag, r.Signer.Tag)})
 	}
 	if err != nil {
-		return nil, err // well signed: it is no lie, but a mistake of the farm's
+		return nil, err // well signed: it is not a lie, but a mistake of the farm's
 	}
 	for _, a := range r.Assets {
 		if listed[a.Name] != a.SHA256 {

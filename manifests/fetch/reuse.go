@@ -10,8 +10,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
 )
 
-// base is the installation that a new one takes the release from, where the user names none: the current one, else the
-// newest that another kind of machine has in the store.
+// base is the installation that a new one takes the release from, where the user names none: the
+// current one, else the newest that another kind of machine has in the store.
 func (c *Client) base() (Install, bool) {
 	if current, err := c.Store.Current(); err == nil {
 		return current, true
@@ -23,8 +23,8 @@ func (c *Client) base() (Install, bool) {
 	return list[len(list)-1], true
 }
 
-// candidates are the installations that may serve this machine as it is now: the base first, then the others of its
-// release, the newest first.
+// candidates are the installations that may serve this machine as it is now: the base first, then
+// the others of its release, the newest first.
 func (c *Client) candidates() []Install {
 	base, have := c.base()
 	if !have {
@@ -36,13 +36,13 @@ func (c *Client) candidates() []Install {
 	return append([]Install{base}, list...)
 }
 
-// satisfies says whether an installation is what the options ask for.
+// satisfies reports whether an installation is what the options ask for.
 func (c *Client) satisfies(i Install, o Options) bool {
 	switch {
 	case o.Update, o.Force,
 		o.Release != "" && o.Release != i.Release,
-		// Who asked for an SM before and asks for nothing now is content with what is there. The CPU alone is not, unless
-		// it was asked for.
+		// Who asked for an SM before and asks for nothing now is content with what is there. The
+		// CPU alone is not, unless it was asked for.
 		o.SM != 0 && o.SM != i.SM,
 		!o.AllowCPU && i.Through == manifests.ThroughCPU && !i.Asked.AllowCPU,
 		!c.SkipSignature && i.SignedBy == "":
@@ -51,7 +51,8 @@ func (c *Client) satisfies(i Install, o Options) bool {
 	return true
 }
 
-// findInstalled is the installation that is what the options ask for, where the machine and the environment are as they were.
+// findInstalled is the installation that is what the options ask for, where the machine and the
+// environment are as they were.
 func (c *Client) findInstalled(o Options) (Install, bool) {
 	now := c.Store.ThisMachine()
 	for _, i := range c.candidates() {
@@ -62,9 +63,10 @@ func (c *Client) findInstalled(o Options) (Install, bool) {
 	return Install{}, false
 }
 
-// findReusable finds an installation in the store that serves what CUDA shows of the machine now. It goes by what the bundle says
-// of itself, which was verified when it was installed; so it needs neither a network nor the release's documents. The
-// installation is as it has to be recorded, and recorded says that it is. The error is that of a machine without a GPU.
+// findReusable finds an installation in the store that serves what CUDA shows of the machine now.
+// It goes by what the bundle says of itself, which was verified when it was installed; so it needs
+// neither a network nor the release's documents. The installation is as it has to be recorded, and
+// recorded says that it is. The error is that of a machine without a GPU.
 func (c *Client) findReusable(o Options, host manifests.Host) (i Install, d manifests.Decision, recorded bool, err error) {
 	now := c.Store.ThisMachine()
 	for _, i := range c.candidates() {
@@ -106,7 +108,8 @@ func (c *Client) findReusable(o Options, host manifests.Host) (i Install, d mani
 	return Install{}, manifests.Decision{}, false, nil
 }
 
-// covers says whether an installation was made for a machine as it is now, but for GPUs that are hidden and that it serves.
+// covers reports whether an installation was made for a machine as it is now, but for GPUs that are
+// hidden and that it serves.
 func covers(i Install, now launch.Machine) bool {
 	made := i.Machine
 	if i.Every {
@@ -141,8 +144,8 @@ func releaseOf(m manifests.Metadata) manifests.Release {
 	}}}
 }
 
-// takeOver makes an installation that findReusable found this machine's own, after its files were read and its programs
-// tried.
+// takeOver makes an installation that findReusable found this machine's own, after its files were
+// read and its programs tried.
 func (w *installer) takeOver(ctx context.Context, i Install, d manifests.Decision) (Outcome, error) {
 	installed := *w.client
 	installed.SkipSignature = true // the signature was verified when it was installed
@@ -163,8 +166,8 @@ func (w *installer) takeOver(ctx context.Context, i Install, d manifests.Decisio
 	return Outcome{Install: i, Decision: d, Probe: probe}, err
 }
 
-// answerReadOnly answers from a store that cannot be written to, by an installation that serves what CUDA shows of the machine.
-// Where none does, refused is the error.
+// answerReadOnly answers from a store that cannot be written to, by an installation that serves
+// what CUDA shows of the machine. Where none does, refused is the error.
 func (c *Client) answerReadOnly(ctx context.Context, o Options, refused error) (Outcome, error) {
 	host, _, err := c.Detect(ctx)
 	if err != nil {

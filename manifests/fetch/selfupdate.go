@@ -28,7 +28,8 @@ type Program struct {
 type SelfUpdated struct {
 	From string `json:"from"`
 	To   string `json:"to"`
-	// Path is the program's file, and Files are the names of all that came with it into the same folder.
+	// Path is the program's file, and Files are the names of all that came with it into the same
+	// folder.
 	Path  string   `json:"path"`
 	Files []string `json:"files"`
 	// Already says that the program is of that release, and nothing was done.
@@ -60,16 +61,18 @@ func (e *OlderClientError) Hint() string {
 	return "the mirror may be holding you at an old release; self-update --release " + e.Offered + " installs it anyway"
 }
 
-// Newer says whether a release has a client for this machine that is newer than that of another release.
+// Newer reports whether a release has a client for this machine that is newer than that of another
+// release.
 func (r *Release) Newer(than string) bool {
 	order, ok := manifests.CompareTags(r.Release.Release, than)
 	_, has := r.Asset(manifests.ClientName(runtime.GOOS, runtime.GOARCH))
 	return ok && order > 0 && has
 }
 
-// SelfUpdate puts the client of a release, or, where its tag is empty, of the current one, in the place of a program. It
-// believes it for the same reasons as an installation. The store is read, for its mirrors and release pointers, and not
-// written: whoever replaces a program of the system is often another user than the store's.
+// SelfUpdate puts the client of a release, or, where its tag is empty, of the current one, in the
+// place of a program. It believes it for the same reasons as an installation. The store is read,
+// for its mirrors and release pointers, and not written: whoever replaces a program of the system
+// is often another user than the store's.
 func (c *Client) SelfUpdate(ctx context.Context, p Program, tag string) (SelfUpdated, error) {
 	r, a, err := c.resolveClient(ctx, tag)
 	if err != nil {
@@ -110,8 +113,8 @@ func (c *Client) SelfUpdate(ctx context.Context, p Program, tag string) (SelfUpd
 	return done, errors.Join(err, clearUpdate(dir))
 }
 
-// resolveClient is a release and its client for this machine. Where the manifest is too new for this program, of all programs,
-// it goes by SHA256SUMS, which the same signature covers.
+// resolveClient is a release and its client for this machine. Where the manifest is too new for
+// this program, of all programs, it goes by SHA256SUMS, which the same signature covers.
 func (c *Client) resolveClient(ctx context.Context, tag string) (*Release, manifests.Artifact, error) {
 	name := manifests.ClientName(runtime.GOOS, runtime.GOARCH)
 	ctx, cancel := c.withPatience(ctx)
@@ -136,7 +139,8 @@ func (c *Client) resolveClient(ctx context.Context, tag string) (*Release, manif
 	return r, manifests.Artifact{Name: name, Kind: manifests.KindClient, URL: name, Size: -1, SHA256: newer.sums[at].SHA256}, nil
 }
 
-// A newerManifestError is a release that was signed well, and whose manifest this program is too old for.
+// A newerManifestError is a release that was signed well, and whose manifest this program is too
+// old for.
 type newerManifestError struct {
 	error
 	sums manifests.Sums
@@ -145,7 +149,8 @@ type newerManifestError struct {
 
 func (e *newerManifestError) Unwrap() error { return e.error }
 
-// replaceProgram downloads, unpacks, tries and puts in place. It returns the names of the files that came.
+// replaceProgram downloads, unpacks, tries and puts in place. It returns the names of the files
+// that came.
 func (c *Client) replaceProgram(ctx context.Context, p Program, r *Release, a manifests.Artifact, stage string) ([]string, error) {
 	urls, err := c.urls(r, a)
 	if err != nil {
@@ -188,7 +193,8 @@ func tryClient(ctx context.Context, program, release string) error {
 	defer cancel()
 	var out []byte
 	var err error
-	// Another thread that forks while the file is written holds it open for a moment: https://go.dev/issue/22315
+	// Another thread that forks while the file is written holds it open for a moment:
+	// https://go.dev/issue/22315
 	for range 5 {
 		cmd := exec.CommandContext(limit, program, "--version")
 		cmd.WaitDelay = time.Second
@@ -225,7 +231,8 @@ func tryHint(err error) string {
 	return "nothing was changed; tell the farm's maintainers, and take another release by --release"
 }
 
-// Package managers by the folders that are theirs alone, and by the program that says whether a file is of a package.
+// Package managers by the folders that are theirs alone, and by the program that reports whether a
+// file is of a package.
 var (
 	managedFolders = []struct{ part, manager string }{
 		{"/nix/store/", "Nix"}, {"/gnu/store/", "Guix"}, {"/snap/", "snap"}, {"/Cellar/", "Homebrew"},
@@ -240,7 +247,8 @@ var (
 	}
 )
 
-// checkPackage refuses a program that a package manager put where it is: that would undo the change, or break on it.
+// checkPackage refuses a program that a package manager put where it is: that would undo the
+// change, or break on it.
 func checkPackage(ctx context.Context, program string) error {
 	managed := func(manager string) error {
 		return &ProgramError{program, fmt.Errorf("it is of a package of %s", manager), "update it by " + manager + ", or install one of your own by install.sh"}

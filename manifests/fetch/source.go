@@ -10,8 +10,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// DefaultMirror, in the place of a mirror's address, is the releases of manifests.Repository on GitHub. A folder of that
-// name is "./default".
+// DefaultMirror, in the place of a mirror's address, is the releases of manifests.Repository on
+// GitHub. A folder of that name is "./default".
 const DefaultMirror = "default"
 
 // placeholder stands for a release's tag in the address of a mirror.
@@ -45,7 +45,7 @@ func isLocal(address string) bool {
 	return strings.HasPrefix(address, "file:") || !strings.Contains(address, "://")
 }
 
-// byTag says whether the source has a folder for each release.
+// byTag reports whether the source has a folder for each release.
 func (s source) byTag() bool { return strings.Contains(s.address, placeholder) }
 
 // folder is the address of a release's folder, ending in a slash.
@@ -92,8 +92,8 @@ func (c *Client) urls(r *Release, a manifests.Artifact) ([]string, error) {
 	return folders, nil
 }
 
-// withoutUser is an address without the name and the password in it: what may be shown and stored. A name alone is often
-// a token. It works on the text, so that the rest stays as the user wrote it.
+// withoutUser is an address without the name and the password in it: what may be shown and stored.
+// A name alone is often a token. It works on the text, so that the rest stays as the user wrote it.
 func withoutUser(address string) string {
 	scheme, rest, ok := strings.Cut(address, "://")
 	if !ok {

@@ -24,8 +24,9 @@ func (e *DamageError) Hint() string {
 	return "llcuda-fetch install --force --release " + e.Install.Release + " repairs it; if nobody changed the files, the disk may be failing"
 }
 
-// Verify checks the current installation from the signature to the last byte, or, on a machine that has none, the newest
-// installation in the store. It uses no network. A *DamageError lists what is wrong.
+// Verify checks the current installation from the signature to the last byte, or, on a machine that
+// has none, the newest installation in the store. It uses no network. A *DamageError lists what is
+// wrong.
 func (c *Client) Verify(ctx context.Context) (Install, *Release, error) {
 	i, err := c.Store.Current()
 	if errors.Is(err, ErrNotInstalled) {

@@ -22,8 +22,9 @@ const (
 	sourceLoader      = "loader"
 )
 
-// cudaLibraries looks for the CUDA libraries everywhere they may be. Of each source and name the first good file counts.
-// libcublas and libcublasLt belong together and are taken from one folder: of two versions they do not load.
+// cudaLibraries looks for the CUDA libraries everywhere they may be. Of each source and name the
+// first good file counts. libcublas and libcublasLt belong together and are taken from one folder:
+// of two versions they do not load.
 func (d Detector) cudaLibraries(ctx context.Context) []manifests.CUDALibrary {
 	var list []manifests.CUDALibrary
 	for _, source := range []struct {
@@ -70,8 +71,9 @@ func (d Detector) librariesIn(source string, folders []string) []manifests.CUDAL
 	return list
 }
 
-// IsFromStore reports whether a library is one that llcuda-fetch keeps: a program that `run` started finds it through
-// LD_LIBRARY_PATH. It is not the machine's, and goes with the installation that it belongs to.
+// IsFromStore reports whether a library is one that llcuda-fetch keeps: a program that `run`
+// started finds it through LD_LIBRARY_PATH. It is not the machine's, and goes with the installation
+// that it belongs to.
 func IsFromStore(library manifests.CUDALibrary) bool {
 	file, err := filepath.EvalSymlinks(library.Path)
 	if err != nil {
@@ -101,8 +103,8 @@ func (d Detector) glob(pattern string) []string {
 	return matches
 }
 
-// pipFolders are those of the packages nvidia-cublas-cu12 and nvidia-cuda-runtime-cu12, in the Python environment that
-// is active, then in the system's and the user's.
+// pipFolders are those of the packages nvidia-cublas-cu12 and nvidia-cuda-runtime-cu12, in the
+// Python environment that is active, then in the system's and the user's.
 func (d Detector) pipFolders() []string {
 	var folders []string
 	for _, packages := range []string{

@@ -73,7 +73,8 @@ func gpu(index int, name string, sm, memory int) manifests.GPU {
 	return manifests.GPU{Index: index, UUID: "GPU-" + string(rune('a'+index)), Name: name, SM: matrix.SM(sm), MemoryMiB: memory}
 }
 
-// What nvidia-smi does on real machines: facts.md's list. Each answer is one that a driver was seen to give.
+// What nvidia-smi does on real machines: facts.md's list. Each answer is one that a driver was seen
+// to give.
 func TestNvidiaSMI(t *testing.T) {
 	tests := map[string]struct {
 		smi     string
@@ -242,7 +243,8 @@ func TestHangingChildrenEnd(t *testing.T) {
 	}
 }
 
-// A folder of LD_LIBRARY_PATH that never answers, as those of a dead server: all that the other sources tell is there.
+// A folder of LD_LIBRARY_PATH that never answers, as those of a dead server: all that the other
+// sources tell is there.
 func TestHangingFolders(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "dead"), 0o755); err != nil {
@@ -318,8 +320,8 @@ func TestDistribution(t *testing.T) {
 	}
 }
 
-// The C and C++ libraries that programs get: of LD_LIBRARY_PATH, of the system, and on NixOS of nix-ld, whose loader has its
-// own C library beside it.
+// The C and C++ libraries that programs get: of LD_LIBRARY_PATH, of the system, and on NixOS of
+// nix-ld, whose loader has its own C library beside it.
 func TestCLibraries(t *testing.T) {
 	const nix = "/run/current-system/sw/share/nix-ld/lib"
 	multiarch := "/usr/lib/" + triplets[runtime.GOARCH]

@@ -17,14 +17,15 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
-// markerText is what home.Marker in a folder says. Nothing of a folder without one is touched, unless the folder is empty.
+// markerText is what home.Marker in a folder says. Nothing of a folder without one is touched,
+// unless the folder is empty.
 const markerText = "llcuda-fetch keeps its installations in this folder, format 1\n"
 
 // lastNames are the files beside the store's folders. They go last.
 var lastNames = []string{home.Marker, lockName, lockName + heldSuffix, lockName + heldSuffix + stealSuffix}
 
-// folders are those that a store's folder has, and which of the names in them are the store's own. Whatever else lies
-// there is somebody's: it is never removed, nor followed if it is a link.
+// folders are those that a store's folder has, and which of the names in them are the store's own.
+// Whatever else lies there is somebody's: it is never removed, nor followed if it is a link.
 var folders = map[string]func(s *Store, name string, entry fs.DirEntry) bool{
 	downloadsDir: ownNames(`[0-9a-f]{64}\.partial`),
 	// What os.MkdirTemp made for the store, and records on their way to their place.
@@ -55,7 +56,8 @@ var (
 	installNames  = []string{recordName, launch.StartName, launch.BundleName}
 )
 
-// ownNames says that names of a form are the store's, of files where the form says so and else of folders.
+// ownNames says that names of a form are the store's, of files where the form says so and else of
+// folders.
 func ownNames(form string) func(*Store, string, fs.DirEntry) bool {
 	whole := regexp.MustCompile(`^(?:` + form + `)$`)
 	return func(_ *Store, name string, entry fs.DirEntry) bool {
@@ -64,14 +66,14 @@ func ownNames(form string) func(*Store, string, fs.DirEntry) bool {
 	}
 }
 
-// holdsOnly says whether a folder of the store has some of these names and no other.
+// holdsOnly reports whether a folder of the store has some of these names and no other.
 func (s *Store) holdsOnly(dir, name string, names []string) bool {
 	entries, err := os.ReadDir(s.path(dir, name))
 	return err == nil && len(entries) > 0 && !slices.ContainsFunc(entries, func(entry fs.DirEntry) bool { return !slices.Contains(names, entry.Name()) })
 }
 
-// listOwn are the names in a folder of the store that are the store's, as paths relative to it. A folder that is not there,
-// or is a link, has none.
+// listOwn are the names in a folder of the store that are the store's, as paths relative to it. A
+// folder that is not there, or is a link, has none.
 func (s *Store) listOwn(dir string) ([]string, error) {
 	if info, err := os.Lstat(s.path(dir)); err != nil || !info.IsDir() {
 		return nil, ignoreMissing(err)
@@ -96,7 +98,7 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// A ForeignError is a folder that is no store, or not all of it.
+// A ForeignError is a folder that is not a store, or not all of it.
 type ForeignError struct{ Path, Problem, Way string }
 
 func (e *ForeignError) Error() string {
@@ -133,8 +135,9 @@ func (s *Store) create() error {
 	return errors.Join(err, marker.Sync(), marker.Close())
 }
 
-// ServerFolders are the folders for the logs of servers and for what is kept of those that run. They are made, and the store
-// with them, if need be: a server of the user's own needs no installation.
+// ServerFolders are the folders for the logs of servers and for what is kept of those that run.
+// They are made, and the store with them, if need be: a server of the user's own needs no
+// installation.
 func (s *Store) ServerFolders() (logs, records string, err error) {
 	if err := s.create(); err != nil {
 		return "", "", homeError("making the store", s.Home, err)
@@ -160,7 +163,8 @@ func (s *Store) foreignError(problem string) error {
 	return &ForeignError{s.Home, problem, "--home (LLCUDA_HOME) chooses the folder: " + filepath.Join(s.Home, "llcuda") + " would do; nothing was changed"}
 }
 
-// Marked says whether the folder is a store. Its error is one of a store that this program does not know how to use.
+// Marked reports whether the folder is a store. Its error is one of a store that this program does
+// not know how to use.
 func (s *Store) Marked() (bool, error) {
 	info, err := os.Lstat(s.path(home.Marker))
 	switch {
@@ -209,7 +213,8 @@ func (s *Store) Trusted() error {
 	return nil
 }
 
-// clean makes the store's folders and removes what the store left under staging, which nobody uses while the lock is held.
+// clean makes the store's folders and removes what the store left under staging, which nobody uses
+// while the lock is held.
 func (l *Locked) clean() error {
 	if marked, err := l.Marked(); err != nil || !marked {
 		return errors.Join(err, &ForeignError{l.Home, "was removed meanwhile", "run it again"})
@@ -287,7 +292,7 @@ func (s *Store) Contents() (Contents, error) {
 	return c, nil
 }
 
-// Exists says whether the folder is a store, with something in it or not.
+// Exists reports whether the folder is a store, with something in it or not.
 func (s *Store) Exists() bool {
 	marked, err := s.Marked()
 	return marked && err == nil
@@ -298,8 +303,8 @@ func (s *Store) isEmpty(dir string) bool {
 	return errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0
 }
 
-// Uninstall removes everything that the store made, itself at last. What is somebody else's stays, in a folder that is no
-// store any more.
+// Uninstall removes everything that the store made, itself at last. What is somebody else's stays,
+// in a folder that is not a store any more.
 func (l *Locked) Uninstall() (Contents, error) {
 	c, err := l.Contents()
 	if err != nil {

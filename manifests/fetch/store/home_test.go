@@ -106,7 +106,8 @@ func TestForeignHomes(t *testing.T) {
 	}
 }
 
-// filled is a store with an installation and what somebody put there, who names things as the store does.
+// filled is a store with an installation and what somebody put there, who names things as the store
+// does.
 func filled(t *testing.T) (l *Locked, foreign []string) {
 	l = open(t)
 	install(t, l, fetchtest.New(t, fetchtest.Options{}))
@@ -259,7 +260,7 @@ func TestFoldersThatAreNone(t *testing.T) {
 	}
 }
 
-// What lies in the place of a bundle and is no folder is somebody's.
+// What lies in the place of a bundle and is not a folder is somebody's.
 func TestPlaceTaken(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{})
 	l := open(t)
@@ -282,7 +283,8 @@ func TestPlaceTaken(t *testing.T) {
 	}
 }
 
-// Two kinds of machines share a store: each has its own current installation, and what it goes back to.
+// Two kinds of machines share a store: each has its own current installation, and what it goes back
+// to.
 func TestKinds(t *testing.T) {
 	l := open(t)
 	kind := "1x1eb8"

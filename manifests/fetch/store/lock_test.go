@@ -131,7 +131,8 @@ func TestNamedLock(t *testing.T) {
 	}
 }
 
-// The lock of a process that was killed is taken away by one of those who wait; that of a process that lives is not.
+// The lock of a process that was killed is taken away by one of those who wait; that of a process
+// that lives is not.
 func TestNamedLockOfTheDead(t *testing.T) {
 	dir := t.TempDir()
 	n := namedLock{path: filepath.Join(dir, "held"), beat: 20 * time.Millisecond, stale: 500 * time.Millisecond}

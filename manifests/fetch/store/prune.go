@@ -15,8 +15,9 @@ type Item struct {
 	Size int64  `json:"size"` // bytes on disk
 }
 
-// usedInstalls are the installations that machines use: of every kind the current one and the one before it, and of the same
-// releases the newest for each other choice of GPUs and state of the machine.
+// usedInstalls are the installations that machines use: of every kind the current one and the one
+// before it, and of the same releases the newest for each other choice of GPUs and state of the
+// machine.
 func (s *Store) usedInstalls() ([]Install, error) {
 	kinds, err := s.Kinds()
 	if err != nil {
@@ -52,8 +53,9 @@ func (s *Store) usedInstalls() ([]Install, error) {
 	return wanted, nil
 }
 
-// Shared says whether an installation that another kind of machine uses, or this one with other GPUs or in another
-// environment, has the same bundle with other CUDA libraries. A bundle leads to one set of them.
+// Shared reports whether an installation that another kind of machine uses, or this one with other
+// GPUs or in another environment, has the same bundle with other CUDA libraries. A bundle leads to
+// one set of them.
 func (s *Store) Shared(i Install) (bool, error) {
 	wanted, err := s.usedInstalls()
 	return slices.ContainsFunc(wanted, func(other Install) bool {
@@ -63,8 +65,8 @@ func (s *Store) Shared(i Install) (bool, error) {
 	}), err
 }
 
-// Prunable is what the store made and no installation needs that a machine uses: of every kind of machine the current one
-// and the one before it are kept.
+// Prunable is what the store made and no installation needs that a machine uses: of every kind of
+// machine the current one and the one before it are kept.
 func (s *Store) Prunable() ([]Item, error) {
 	wanted, err := s.usedInstalls()
 	if err != nil {

@@ -94,8 +94,8 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// Every way in which an archive of the right digest can be hostile. Each must be refused, and leave nothing outside
-// the staging folder, nor in it when the next process has taken the lock.
+// Every way in which an archive of the right digest can be hostile. Each must be refused, and leave
+// nothing outside the staging folder, nor in it when the next process has taken the lock.
 func TestHostileArchives(t *testing.T) {
 	const top = "llcuda-bins-sm75/"
 	add := func(entries ...fetchtest.Entry) func([]fetchtest.Entry) []fetchtest.Entry {
@@ -164,7 +164,8 @@ func TestHostileArchives(t *testing.T) {
 	}
 }
 
-// Bytes that are not the archive that the manifest describes, whatever their digest; and unpacked again, the right ones.
+// Bytes that are not the archive that the manifest describes, whatever their digest; and unpacked
+// again, the right ones.
 func TestArchivesOfAnotherSize(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{})
 	good := r.Asset(t, zst75)
@@ -310,7 +311,7 @@ func TestLink(t *testing.T) {
 		t.Errorf("links nobody asked for: %v", findings)
 	}
 
-	// Unpacked anew, the bundle has the libraries that it had.
+	// Unpacked again, the bundle has the libraries that it had.
 	adopt(t, l, r, zst75)
 	if err := l.Sound(i); err != nil {
 		t.Error(err)

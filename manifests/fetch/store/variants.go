@@ -20,13 +20,16 @@ import (
 )
 
 const (
-	// leftOutName is the file in a bundle's folder that says which of its CPU variants are left out, and why.
+	// leftOutName is the file in a bundle's folder that says which of its CPU variants are left
+	// out, and why.
 	leftOutName = "left-out.json"
-	// variantLimit is the time in which a variant must compute a few tokens of a tiny model, which takes a tenth of a second.
+	// variantLimit is the time in which a variant must compute a few tokens of a tiny model, which
+	// takes a tenth of a second.
 	variantLimit = 30 * time.Second
 )
 
-// A LeftOut is a CPU variant of a bundle that fails on a kind of CPU. The link by which programs find it is gone.
+// A LeftOut is a CPU variant of a bundle that fails on a kind of CPU. The link by which programs
+// find it is gone.
 type LeftOut struct {
 	Variant string `json:"variant"`
 	CPU     string `json:"cpu"`
@@ -49,7 +52,8 @@ func readLeftOut(bundle string) []LeftOut {
 	return list
 }
 
-// withoutLeftOut are the files of a bundle without the links to variants that are left out and gone.
+// withoutLeftOut are the files of a bundle without the links to variants that are left out and
+// gone.
 func withoutLeftOut(files, found []manifests.File, out []LeftOut) []manifests.File {
 	return slices.DeleteFunc(slices.Clone(files), func(f manifests.File) bool {
 		there := slices.ContainsFunc(found, func(have manifests.File) bool { return have.Path == f.Path })
@@ -59,12 +63,13 @@ func withoutLeftOut(files, found []manifests.File, out []LeftOut) []manifests.Fi
 	})
 }
 
-// TryVariants has an installation compute on the CPU, on the variant that llama.cpp picks. What CPUs and hypervisors say
-// of themselves is not always so (llama.cpp issues 28328 and 28756): a variant that crashes, hangs or ends badly is left
-// out, and the next best is tried. The bundle is as before if none works.
+// TryVariants has an installation compute on the CPU, on the variant that llama.cpp picks. What
+// CPUs and hypervisors say of themselves is not always so (llama.cpp issues 28328 and 28756): a
+// variant that crashes, hangs or ends badly is left out, and the next best is tried. The bundle is
+// as before if none works.
 //
-// Variants that were left out before are tried anew, but for those that fail on another kind of CPU: a store can serve
-// several machines.
+// Variants that were left out before are tried again, but for those that fail on another kind of
+// CPU: a store can serve several machines.
 func (l *Locked) TryVariants(ctx context.Context, i Install) ([]LeftOut, error) {
 	return l.tryVariants(ctx, i, variantLimit)
 }
@@ -171,8 +176,8 @@ func (t variantTrial) try(ctx context.Context, names ...string) (loaded string, 
 	return loaded, nil
 }
 
-// tryEach tries variants one by one and gives those that crash. One that the CPU lacks something for is not even loaded, and
-// its program ends in order.
+// tryEach tries variants one by one and gives those that crash. One that the CPU lacks something
+// for is not even loaded, and its program ends in order.
 func (t variantTrial) tryEach(ctx context.Context, names []string, cpu string) ([]LeftOut, error) {
 	var bad []LeftOut
 	for _, name := range names {
@@ -188,8 +193,9 @@ func (t variantTrial) tryEach(ctx context.Context, names []string, cpu string) (
 	return bad, nil
 }
 
-// leaveOut takes away the links to these variants, gives back all others, and keeps a record. Links come back before the
-// record says so and go after it does: killed in between, nothing counts as missing.
+// leaveOut takes away the links to these variants, gives back all others, and keeps a record. Links
+// come back before the record says so and go after it does: killed in between, nothing counts as
+// missing.
 func (l *Locked) leaveOut(dir string, bundle variants.Bundle, out []LeftOut) error {
 	programs := filepath.Join(dir, bundle.Programs)
 	var gone []string

@@ -1,12 +1,15 @@
-// Package earlyexec runs the program that `llcuda-fetch run` asks for before the rest of llcuda-fetch is initialized, which
-// would take several times as long as starting a process: BenchmarkRun of llcuda-fetch measures it.
+// Package earlyexec runs the program that `llcuda-fetch run` asks for before the rest of
+// llcuda-fetch is initialized, which would take several times as long as starting a process:
+// BenchmarkRun of llcuda-fetch measures it.
 //
-// main imports it for its init function. Where the command line asks for nothing but an installed program, init replaces
-// the process with that program; otherwise it does nothing, and main does the same and more, or reports what is wrong.
+// main imports it for its init function. Where the command line asks for nothing but an installed
+// program, init replaces the process with that program; otherwise it does nothing, and main does
+// the same and more, or reports what is wrong.
 //
-// Go initializes packages in the order of their import paths, each once its own imports are initialized
-// (https://go.dev/ref/spec#Package_initialization). So this package runs first because it imports next to nothing, and none
-// of what it imports may come after the packages that verify signatures. A test of llcuda-fetch checks that it does.
+// Go initializes packages in the order of their import paths, each once its own imports are
+// initialized (https://go.dev/ref/spec#Package_initialization). So this package runs first because
+// it imports next to nothing, and none of what it imports may come after the packages that verify
+// signatures. A test of llcuda-fetch checks that it does.
 package earlyexec
 
 import (
@@ -22,8 +25,8 @@ func init() {
 	}
 }
 
-// parse takes a command line apart, if it is one of `run` with at most --home: into the store's folder as given, and the
-// program with its arguments.
+// parse takes a command line apart, if it is one of `run` with at most --home: into the store's
+// folder as given, and the program with its arguments.
 func parse(args []string) (given string, program []string, ok bool) {
 	const assigned = "--home="
 	run := false
