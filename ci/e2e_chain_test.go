@@ -41,7 +41,7 @@ func (f *farm) testChain(t *testing.T) {
 		return startProcess(t, "env", slices.Concat(environment, []string{f.bin}, args)...).wait()
 	}
 	public := []string{"--trusted-root", sigstore.TrustedRoot}
-	release := append([]string{"release", "--tag", e2eRelease, "--sm", "all", "--llama", f.llama, "--base", "made", "--out", dir,
+	release := append([]string{"release", "--release", e2eRelease, "--sm", "all", "--llama", f.llama, "--base", "made", "--out", dir,
 		"--signing-config", sigstore.SigningConfig}, public...)
 
 	// Nobody publishes what is not signed.

@@ -243,6 +243,18 @@ func lookFor(t *testing.T, program string) {
 	}
 }
 
+// An engine that runs serves every user of the machine, wherever their home is: nobody starts a second one beside it.
+func (f *farm) testOtherHome(t *testing.T) {
+	out := f.out(t)
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CACHE_HOME", "")
+	f.build(t, f.llama, "75", out, "--cache", f.cache).want(t, 0)
+	if _, err := os.Stat(filepath.Join(home, ".cache", "llcuda")); err == nil {
+		t.Error("the build made a cache, and perhaps an engine, of its own in the other home")
+	}
+}
+
 // killsVariable says how often testKilledAtAnyMoment kills a build; a few times if it is not set.
 const killsVariable = "LLCUDA_TEST_KILLS"
 
@@ -256,7 +268,7 @@ func (f *farm) testKilledAtAnyMoment(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out := f.out(t)
+	out, fresh := f.out(t), f.out(t)
 	killer := killtest.New(uint64(time.Now().UnixNano()), time.Minute)
 	for killer.Killed() < kills {
 		llama := copyTree(t, f.llama)
@@ -267,7 +279,6 @@ func (f *farm) testKilledAtAnyMoment(t *testing.T) {
 		}
 		f.build(t, llama, "75", out).want(t, 0)
 		f.run(t, "verify", out).want(t, 0)
-		fresh := f.out(t)
 		f.build(t, llama, "75", fresh).want(t, 0)
 		if diff := cmp.Diff(sumsOf(t, fresh), sumsOf(t, out)); diff != "" {
 			t.Fatalf("sums after a kill (-want +got):\n%s", diff)

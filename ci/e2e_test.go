@@ -54,6 +54,7 @@ func TestFarm(t *testing.T) {
 		{"KilledAtAnyMoment", (*farm).testKilledAtAnyMoment},
 		{"NotLlamaCPP", (*farm).testNotLlamaCPP},
 		{"NoEngine", (*farm).testNoEngine},
+		{"OtherHome", (*farm).testOtherHome},
 		{"RegistryBase", (*farm).testRegistryBase},
 		{"TwoEngines", (*farm).testTwoEngines},
 	} {

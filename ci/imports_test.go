@@ -16,42 +16,44 @@ const module = "github.com/waqasm86/llcuda-farm"
 // imports. Packages that do not exist yet are listed too, so that they come into
 // being with their place known.
 var allowed = map[string][]string{
-	"matrix":         {},
-	"matrix/spec":    {"matrix"},
-	"matrix/patches": {},
-	"manifests":      {"matrix"},
-	"bundler":        {"manifests", "manifests/archive", "matrix"},
+	"matrix":            {},
+	"matrix/spec":       {"matrix"},
+	"matrix/patches":    {},
+	"manifests":         {"manifests/measure", "matrix"},
+	"manifests/measure": {},
+	"bundler":           {"manifests", "manifests/archive", "matrix"},
 
 	"docker/cuda12":      {},
-	"docker/cuda12/lock": {"docker/cuda12"},
+	"docker/mirror":      {},
+	"docker/cuda12/lock": {"docker/cuda12", "docker/mirror"},
 	"docker/wheel":       {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/filestamp", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/wheel", "publisher/pypi", "publisher/installer", "ci/internal/goreleaser", "manifests/python", "manifests/fetch", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/release", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/wheel", "publisher/pypi", "publisher/installer", "ci/internal/goreleaser", "manifests/python", "manifests/fetch", "manifests/fetch/console", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/measure", "manifests/sigverify"},
+	"ci/internal/release":        {"ci/internal/farm", "ci/internal/filestamp", "bundler", "manifests", "manifests/fetch", "manifests/fetch/transfer", "manifests/measure", "manifests/retry", "manifests/sigverify", "matrix", "matrix/spec", "publisher", "publisher/cosign", "publisher/provenance", "publisher/sbom", "publisher/wheel"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/engine/pypi", "ci/internal/farm", "docker/cuda12", "docker/wheel", "matrix"},
-	"ci/internal/engine/builtin": {},
-	"ci/internal/engine/image":   {"ci/internal/download", "docker/cuda12"},
-	"ci/internal/engine/npm":     {"ci/internal/download"},
-	"ci/internal/engine/pypi":    {"ci/internal/download", "publisher/pypi"},
-	"ci/internal/download":       {},
+	"ci/internal/engine/builtin": {"manifests/measure"},
 	"ci/internal/filestamp":      {},
+	"ci/internal/engine/image":   {"ci/internal/filestamp", "docker/cuda12", "docker/mirror", "manifests/fetch/transfer"},
+	"ci/internal/engine/npm":     {"ci/internal/filestamp", "docker/mirror", "manifests/fetch/transfer", "manifests/retry"},
+	"ci/internal/engine/pypi":    {"docker/mirror", "manifests/fetch/transfer", "publisher/pypi"},
 	"ci/internal/goreleaser":     {},
 	"ci/internal/trial":          {"manifests/gguf/tinygguf", "manifests/variants"},
 	"ci/internal/trial/try":      {"ci/internal/trial"},
-	"ci/internal/farm":           {"ci/internal/download", "bundler", "manifests", "matrix", "matrix/patches"},
+	"ci/internal/farm":           {"docker/mirror", "bundler", "manifests", "manifests/fetch/transfer", "matrix", "matrix/patches"},
 
-	"publisher":            {"manifests", "matrix"},
-	"publisher/ghrelease":  {"publisher", "manifests"},
-	"publisher/hfhub":      {"publisher", "manifests", "matrix"},
-	"publisher/cosign":     {"publisher", "manifests", "manifests/sigverify"},
+	"publisher":            {"manifests", "manifests/measure", "manifests/retry", "matrix"},
+	"publisher/ghrelease":  {"publisher", "manifests", "manifests/retry"},
+	"publisher/hfhub":      {"publisher", "manifests", "manifests/measure", "manifests/retry", "matrix"},
+	"publisher/cosign":     {"publisher", "manifests", "manifests/retry", "manifests/sigverify"},
 	"publisher/sbom":       {"manifests"},
 	"publisher/installer":  {"manifests"},
-	"publisher/pypi":       {"publisher"},
-	"publisher/wheel":      {"manifests"},
+	"publisher/pypi":       {"publisher", "manifests/retry"},
+	"publisher/wheel":      {"manifests", "manifests/measure"},
 	"publisher/provenance": {"manifests"},
 	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
 
-	"manifests/fetch":                  {"manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
+	"manifests/fetch":                  {"manifests/measure", "manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
 	"manifests/fetch/detect":           {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},
 	"manifests/fetch/home":             {},
 	"manifests/fetch/hub":              {"manifests/fetch/transfer", "manifests/retry", "manifests/gguf", "matrix"},
@@ -61,8 +63,9 @@ var allowed = map[string][]string{
 	"manifests/fetch/serve":            {},
 	"manifests/archive":                {"manifests"},
 	"manifests/fetch/store":            {"manifests/archive", "manifests/fetch/home", "manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
-	"manifests/fetch/transfer":         {"manifests/retry"},
-	"manifests/fetch/fetchcli":         {"manifests/fetch", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "matrix"},
+	"manifests/fetch/transfer":         {"manifests/measure", "manifests/retry"},
+	"manifests/fetch/console":          {"manifests/measure"},
+	"manifests/fetch/fetchcli":         {"manifests/fetch", "manifests/fetch/console", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "manifests/measure", "matrix"},
 	"manifests/retry":                  {},
 	"manifests/gguf":                   {},
 	"manifests/python":                 {},
@@ -76,7 +79,7 @@ var allowed = map[string][]string{
 var inTests = map[string][]string{
 	"ci":                         {"manifests/killtest", "publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "manifests/python/pythontest", "bundler", "manifests", "matrix", "matrix/spec"},
 	"ci/internal/engine":         {"manifests/gguf/tinygguf", "bundler", "manifests", "matrix/spec"},
-	"ci/internal/engine/image":   {"ci/internal/engine/image/imagetest"},
+	"ci/internal/engine/image":   {"ci/internal/filestamp", "ci/internal/engine/image/imagetest", "manifests/retry"},
 	"ci/internal/engine/pypi":    {"docker/wheel"},
 	"bundler":                    {"matrix/spec"},
 	"manifests":                  {"matrix/spec"},
@@ -84,6 +87,7 @@ var inTests = map[string][]string{
 	"manifests/fetch":            {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "manifests/sigverify"},
 	"manifests/fetch/fetchcli":   {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
 	"manifests/fetch/hub":        {"publisher/hftest"},
+	"manifests/fetch/console":    {"manifests/fetch/console/consoletest"},
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
 	"publisher/hfhub":            {"manifests/killtest", "publisher/hftest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},
@@ -92,7 +96,8 @@ var inTests = map[string][]string{
 	"publisher/pypi":             {"manifests", "manifests/python/pythontest", "publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
-	"ci/internal/cli":            {"manifests/killtest", "manifests/python/pythontest", "manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
+	"ci/internal/release":        {"manifests/fetch/fetchtest"},
+	"ci/internal/cli":            {"manifests/fetch/console/consoletest", "manifests/killtest", "manifests/python/pythontest", "manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
 	"publisher":                  {"manifests/fetch/fetchtest"},
 	"publisher/ghrelease":        {"manifests/killtest", "publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
 }
@@ -100,6 +105,7 @@ var inTests = map[string][]string{
 // testOnly are packages that nothing but tests imports.
 var testOnly = map[string][]string{
 	"ci/internal/engine/image/imagetest":    {},
+	"manifests/fetch/console/consoletest":   {},
 	"manifests/fetch/fetchtest":             {"manifests", "matrix"},
 	"manifests/fetch/serve/servetest":       {},
 	"manifests/fetch/transfer/transfertest": {},
@@ -121,8 +127,8 @@ var confined = map[string][]string{
 	"github.com/google/go-github":            {"publisher/ghrelease"},
 	"github.com/getkin/kin-openapi":          {"publisher/ghtest"},
 	"github.com/sigstore/sigstore-go":        {"publisher/cosign", "manifests/sigverify"},
-	"github.com/spf13/cobra":                 {"ci/internal/cli", "manifests/fetch/fetchcli"},
-	"golang.org/x/term":                      {"ci/internal/cli", "manifests/fetch/fetchcli"},
+	"github.com/spf13/cobra":                 {"ci/internal/cli", "manifests/fetch/console", "manifests/fetch/fetchcli"},
+	"golang.org/x/term":                      {"manifests/fetch/console"},
 	"github.com/google/go-containerregistry": {"ci/internal/engine/image", "ci/internal/engine/image/imagetest"},
 }
 
@@ -133,7 +139,7 @@ var confinedInTests = map[string][]string{
 
 // standardOnly import nothing from outside the standard library and the module:
 // they are linked into the client, or are pure data.
-var standardOnly = []string{"matrix", "manifests", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/earlyexec", "manifests/fetch/machine"}
+var standardOnly = []string{"matrix", "manifests", "manifests/measure", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/earlyexec", "manifests/fetch/machine"}
 
 // goPackage is what is read of go list's answer.
 type goPackage struct {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -171,7 +172,7 @@ func (p *picker) pick() (Decision, error) {
 	}
 	if free := p.host.DiskFree; free >= 0 && free < p.decision.DiskBytes {
 		reason := fmt.Sprintf("%s takes %s of disk while it is installed, and %s are free: make room, or choose another folder with --home",
-			p.decision.Bundle, megabytes(p.decision.DiskBytes), megabytes(free))
+			p.decision.Bundle, measure.Bytes(p.decision.DiskBytes), measure.Bytes(free))
 		return p.decision, &NoBundleError{Lack: LackDisk, Reason: reason, Decision: p.decision}
 	}
 	return p.decision, nil

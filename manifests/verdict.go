@@ -121,6 +121,3 @@ func (p *picker) lack() NoBundleError {
 	}
 	return NoBundleError{Lack: LackBundle, Reason: p.unserved(allowed[0]), Way: way}
 }
-
-// megabytes is a size for a person.
-func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

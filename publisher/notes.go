@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -73,7 +74,7 @@ func (n *notes) install() {
 	}
 	n.printf("\nBy hand: unpack a bundle of the table below")
 	for _, runtime := range n.release.Runtimes() {
-		n.printf("; where the machine has no CUDA 12 libraries, also %s (%s), whose libraries go into the bundle's `lib`", n.link(runtime.Stem(), runtime.Name), megabytes(runtime.Size))
+		n.printf("; where the machine has no CUDA 12 libraries, also %s (%s), whose libraries go into the bundle's `lib`", n.link(runtime.Stem(), runtime.Name), measure.Bytes(runtime.Size))
 	}
 	n.printf(".\n\n")
 }
@@ -85,7 +86,7 @@ func (n *notes) bundles() {
 	for _, a := range n.release.Bundles() {
 		var downloads []string
 		for _, twin := range slices.Backward(n.release.Formats(a)) { // the better one first
-			downloads = append(downloads, n.link(twin.Format, twin.Name)+" "+megabytes(twin.Size))
+			downloads = append(downloads, n.link(twin.Format, twin.Name)+" "+measure.Bytes(twin.Size))
 		}
 		n.printf("| %s | %s | %s | %s | %s | %s | %s |\n", a.SM.Capability(), a.Architecture, cell(a.GPUs), cell(n.platforms(a.SM)),
 			strings.Join(downloads, "<br>"), a.Requires.DriverMin.Cubin, a.Requires.Glibc)
@@ -136,7 +137,7 @@ func (n *notes) models() {
 	for _, m := range n.release.Models {
 		size, memory := "", ""
 		if m.Size > 0 {
-			size = megabytes(m.Size)
+			size = measure.Bytes(m.Size)
 		}
 		if m.VRAM > 0 {
 			memory = fmt.Sprintf("%d MiB", m.VRAM)
@@ -148,8 +149,3 @@ func (n *notes) models() {
 
 // cell is a list in one cell of a table.
 func cell(list []string) string { return strings.ReplaceAll(strings.Join(list, ", "), "|", `\|`) }
-
-func megabytes(n int64) string {
-	const mega = 1_000_000
-	return fmt.Sprintf("%.1f MB", float64(n)/mega)
-}

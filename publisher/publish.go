@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
 // Options are how to publish. The zero value publishes, and makes the release the latest one.
@@ -160,7 +162,7 @@ func (p *publication) run(ctx context.Context) (release Release, promoted bool, 
 func (p *publication) sweep(ctx context.Context) error {
 	for time.Now().Before(p.unsure) {
 		p.note("making sure that no second draft of %s is left", p.draft.Tag)
-		if err := sleep(ctx, min(time.Until(p.unsure), p.Settle/6)); err != nil {
+		if err := retry.Sleep(ctx, min(time.Until(p.unsure), p.Settle/6)); err != nil {
 			return err
 		}
 		found, err := p.find(ctx)
@@ -217,20 +219,15 @@ func (p *publication) open(ctx context.Context) (int64, error) {
 		if errors.Is(err, ErrExists) {
 			return 0, err
 		}
-		if err := step.again(ctx, err); err != nil {
+		if err := step.wait(ctx, err); err != nil {
 			return 0, err
 		}
 		p.unsure = time.Now().Add(p.Settle)
 		// The draft may have been made, and only the answer lost. Lists lag, so one look is not enough.
-		if err := p.listed(ctx, func(Release) bool { return true }, 0); err != nil && !isTemporary(err) {
+		if err := p.listed(ctx, func(Release) bool { return true }, 0); err != nil && !retry.IsTemporary(err) {
 			return 0, err
 		}
 	}
-}
-
-func isTemporary(err error) bool {
-	var temporary *TemporaryError
-	return errors.As(err, &temporary)
 }
 
 // listed waits until a draft that was made is listed, for only then are those listed that were made before it. A draft
@@ -358,12 +355,12 @@ func (p *publication) promote(ctx context.Context, release Release) error {
 		if err == nil || errors.Is(err, ErrExists) || errors.Is(err, ErrGone) {
 			return err
 		}
-		if isTemporary(err) { // it may have been done, and only the answer lost
+		if retry.IsTemporary(err) { // it may have been done, and only the answer lost
 			if now, err := p.read(ctx, release.ID); err == nil && !now.Draft {
 				return nil
 			}
 		}
-		if err := step.again(ctx, err); err != nil {
+		if err := step.wait(ctx, err); err != nil {
 			return err
 		}
 	}

@@ -24,14 +24,13 @@ package publisher
 
 import (
 	"errors"
-	"time"
+
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
-// Progress says how far the transfer of one file is. Done and Total are bytes.
-type Progress struct {
-	Name        string
-	Done, Total int64
-}
+// Progress is how far the transfer of one file is.
+type Progress = measure.Progress
 
 // A RefusedError is a remote side that says no, and would say so again: wrong credentials, a conflict with what is
 // there, a release that cannot be changed any more. Trying again mends nothing.
@@ -49,19 +48,7 @@ func (e *RefusedError) Hint() string { return e.Way }
 
 // A TemporaryError is one that may be gone the next time: a lost connection, a server that is overloaded, a limit of
 // requests.
-type TemporaryError struct {
-	Err error
-	// After is how long the other side asks to wait; 0 if it does not say.
-	After time.Duration
-}
-
-func (e *TemporaryError) Error() string { return e.Err.Error() }
-func (e *TemporaryError) Unwrap() error { return e.Err }
-
-// Hint says the way out.
-func (e *TemporaryError) Hint() string {
-	return "repeat the command, and it resumes: what has arrived is not sent twice"
-}
+type TemporaryError = retry.TemporaryError
 
 // What a Store says of its things, beside RefusedError and TemporaryError.
 var (

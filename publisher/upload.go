@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
 // fill sends what a release lacks until a read shows that nothing is missing, and gives that last look at it.
@@ -98,6 +99,7 @@ const blockedTries = 4
 // put sends one file until the release has it. there is an asset of its name that is not whole, if there is one.
 func (p *publication) put(ctx context.Context, release Release, file File, there *Asset) error {
 	step := p.patience("uploading " + file.Name)
+	listing := retry.Policy{Tries: -1, FirstWait: p.FirstWait}.Begin()
 	var blocked []time.Time // the tries in a row that found the name taken by nothing that is listed
 	for round := 0; ; {
 		if there != nil {
@@ -131,7 +133,7 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 		}
 		var err error
 		there, err = p.look(ctx, release, file.Name)
-		switch permanent := !isTemporary(failed) && !errors.Is(failed, ErrExists); {
+		switch permanent := !retry.IsTemporary(failed) && !errors.Is(failed, ErrExists); {
 		case permanent && err == nil && there != nil && p.same(file, *there):
 			return nil // another run sent it, and perhaps even published the release, so that it takes nothing any more
 		case permanent:
@@ -166,13 +168,12 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 				}
 			}
 			p.note("uploading %s: the name is taken by something that is not listed; waiting", file.Name)
-			if err := sleep(ctx, step.wait); err != nil {
+			if err := listing.Wait(ctx, &TemporaryError{Err: failed}); err != nil {
 				return err
 			}
-			step.wait = min(2*step.wait, longestWait)
 			continue
 		}
-		if err := step.again(ctx, failed); err != nil {
+		if err := step.wait(ctx, failed); err != nil {
 			return err
 		}
 	}

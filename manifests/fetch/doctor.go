@@ -16,6 +16,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/detect"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 // A Check is one thing that the doctor looked at.
@@ -155,9 +156,9 @@ func (c *Client) doctorStore(host manifests.Host, add addCheck) {
 	case host.DiskFree < 0:
 		add("disk", StatusWarn, "", "the free space of %s is not known", home)
 	case host.DiskFree < 1<<30:
-		add("disk", StatusWarn, "llcuda-fetch prune --yes removes what is not needed; --home chooses another folder", "%d MB are free in %s", host.DiskFree/1e6, home)
+		add("disk", StatusWarn, "llcuda-fetch prune --yes removes what is not needed; --home chooses another folder", "%s are free in %s", measure.Bytes(host.DiskFree), home)
 	default:
-		add("disk", StatusOK, "", "%.1f GB are free in %s", float64(host.DiskFree)/1e9, home)
+		add("disk", StatusOK, "", "%s are free in %s", measure.Bytes(host.DiskFree), home)
 	}
 }
 
@@ -260,7 +261,7 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 		add("cuda", StatusOK, "", "the CUDA libraries are in the store")
 		return r
 	}
-	add("cuda", StatusOK, "", "this machine has no CUDA 12 libraries; install downloads them (%d MB)", best.runtime.Size/1e6)
+	add("cuda", StatusOK, "", "this machine has no CUDA 12 libraries; install downloads them (%s)", measure.Bytes(best.runtime.Size))
 	return r
 }
 

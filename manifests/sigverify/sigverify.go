@@ -132,7 +132,7 @@ func (e *SignatureError) Hint() string {
 	case OtherFile:
 		return "SHA256SUMS or its signature was changed after signing, or a mirror mixes two releases"
 	case OtherSigner:
-		return "somebody else made this release, or it is the release of another tag; --identity and --issuer, or --key, say whose releases to trust"
+		return "somebody else made this release, or it is the release of another tag; --identity and --issuer, or --public-key, say whose releases to trust"
 	case Invalid:
 		return "the signature may be forged, or newer than the trusted root of this program; --trusted-root gives it another one"
 	}

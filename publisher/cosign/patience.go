@@ -8,12 +8,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/sign"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -21,7 +21,7 @@ import (
 const (
 	// tries is how often a request is sent.
 	tries = 4
-	// firstPause is the time before the second; each one after that is twice as long.
+	// firstPause is the time before the second, half of it random; each one after that is twice as long.
 	firstPause = 500 * time.Millisecond
 	// longestPause bounds what a service may ask for by Retry-After.
 	longestPause = 20 * time.Second
@@ -65,7 +65,7 @@ func bare(err error) error {
 	return err
 }
 
-// patience is a transport that asks again where that may help: no answer, too many requests, and the server's own
+// A patience is a transport that asks again where that may help: no answer, too many requests, and the server's own
 // troubles. Every other refusal becomes a *ServiceError at once, but for 409, which logs mean as an answer.
 type patience struct {
 	ctx     context.Context // sigstore-go's requests to Fulcio and timestamp authorities carry none
@@ -88,24 +88,20 @@ func (p *patience) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	pause := firstPause
-	for n := 1; ; n++ {
-		response, wait, err := p.once(r, body)
-		if err == nil || n == tries || wait < 0 || p.ctx.Err() != nil {
-			return response, err
-		}
-		select {
-		case <-time.After(max(wait, pause)):
-		case <-p.ctx.Done():
-			return nil, p.ctx.Err()
-		}
-		pause *= 2
+	var response *http.Response
+	policy := retry.Policy{Tries: tries, FirstWait: firstPause, MaxAfter: longestPause}
+	err := policy.Do(p.ctx, func() (err error) {
+		response, err = p.send(r, body)
+		return err
+	})
+	if temporary, ok := errors.AsType[*retry.TemporaryError](err); ok {
+		err = temporary.Err // which says that nothing was signed, and what to do
 	}
+	return response, err
 }
 
-// once sends a request and reads the whole answer. Where there is an error, wait is how long the service wants not to be
-// asked again, or negative where asking again is no use.
-func (p *patience) once(r *http.Request, body []byte) (response *http.Response, wait time.Duration, err error) {
+// send sends a request once and reads the whole answer.
+func (p *patience) send(r *http.Request, body []byte) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, answerTime)
 	defer cancel()
 	request := r.Clone(ctx)
@@ -114,7 +110,7 @@ func (p *patience) once(r *http.Request, body []byte) (response *http.Response, 
 		request.Body = nil
 	}
 	failed := &ServiceError{Service: p.service, URL: r.URL.Redacted()}
-	response, err = p.next.RoundTrip(request)
+	response, err := p.next.RoundTrip(request)
 	var answer []byte
 	if err == nil {
 		answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
@@ -122,22 +118,22 @@ func (p *patience) once(r *http.Request, body []byte) (response *http.Response, 
 	}
 	if err != nil {
 		if p.ctx.Err() != nil {
-			return nil, 0, p.ctx.Err()
+			return nil, p.ctx.Err()
 		}
 		failed.Err = err
-		return nil, 0, failed
+		return nil, &retry.TemporaryError{Err: failed}
 	}
 	response.Body = io.NopCloser(bytes.NewReader(answer))
 	if response.StatusCode < http.StatusBadRequest || response.StatusCode == http.StatusConflict {
-		return response, 0, nil
+		return response, nil
 	}
 	failed.Status = response.StatusCode
 	failed.Said = strings.ToValidUTF8(strings.Join(strings.Fields(string(answer[:min(len(answer), maxSaid)])), " "), "�")
-	if response.StatusCode != http.StatusTooManyRequests && response.StatusCode < http.StatusInternalServerError {
-		return nil, -1, failed
+	if !retry.IsBusy(response.StatusCode) {
+		return nil, failed
 	}
-	seconds, _ := strconv.Atoi(response.Header.Get("Retry-After")) // its other form, a date, is asked for by nobody here
-	return nil, min(time.Duration(max(seconds, 0))*time.Second, longestPause), failed
+	after, _ := retry.After(response.Header)
+	return nil, &retry.TemporaryError{Err: failed, After: after}
 }
 
 // An authority is Fulcio, whose refusals are of the token.
@@ -146,8 +142,8 @@ type authority struct{ sign.CertificateProvider }
 // GetCertificate implements sign.CertificateProvider.
 func (a *authority) GetCertificate(ctx context.Context, pair sign.Keypair, opts *sign.CertificateProviderOptions) ([]byte, error) {
 	certificate, err := a.CertificateProvider.GetCertificate(ctx, pair, opts)
-	var failed *ServiceError
-	if errors.As(err, &failed) && failed.Status >= 400 && failed.Status < 500 && failed.Status != http.StatusTooManyRequests {
+	failed, ok := errors.AsType[*ServiceError](err)
+	if ok && failed.Status >= 400 && failed.Status < 500 && failed.Status != http.StatusTooManyRequests {
 		return nil, &publisher.RefusedError{Err: failed, Way: "the certificate authority does not accept this token: it must be fresh, for the audience \"sigstore\", and of an issuer that the authority knows"}
 	}
 	return certificate, err

@@ -115,8 +115,7 @@ func Ambient(ctx context.Context, runner Runner) (Token, error) {
 		return http.ErrUseLastResponse // the bearer token is for this address alone
 	}}
 	response, err := client.Do(request)
-	var failed *ServiceError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*ServiceError](err); ok {
 		failed.URL = address.Host // its query is nobody else's business
 		if failed.Status == http.StatusUnauthorized || failed.Status == http.StatusForbidden {
 			return Token{}, &publisher.RefusedError{Err: failed, Way: "the job needs the permission id-token: write"}

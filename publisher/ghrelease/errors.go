@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/go-github/v66/github"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -31,14 +31,6 @@ func (e *missingError) Unwrap() error { return e.err }
 
 // explain turns what go-github returns into what the publisher acts on. ctx is the request's own.
 func (s *Store) explain(ctx context.Context, err error) error {
-	var primary *github.RateLimitError
-	var secondary *github.AbuseRateLimitError
-	var answer *github.ErrorResponse
-	var accepted *github.AcceptedError
-	var redirect *redirectError
-	var changed *publisher.ChangedError
-	var local *fs.PathError
-	var certificate *tls.CertificateVerificationError
 	switch {
 	case err == nil:
 		return nil
@@ -46,24 +38,38 @@ func (s *Store) explain(ctx context.Context, err error) error {
 		return &publisher.TemporaryError{Err: errStalled}
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.As(err, &changed), errors.As(err, &local), errors.As(err, &certificate):
-		return err // of this machine: trying again mends nothing
-	case errors.As(err, &redirect):
+	case isLocal(err):
+		return err
+	}
+	if redirect, ok := errors.AsType[*redirectError](err); ok {
 		return &publisher.RefusedError{Err: redirect, Way: "if the repository has moved, give its new name with --repo"}
-	case errors.As(err, &primary):
-		return &publisher.TemporaryError{Err: brief(primary.Response, primary.Message), After: untilReset(primary.Response, primary.Rate.Reset.Time)}
-	case errors.As(err, &secondary):
+	}
+	if primary, ok := errors.AsType[*github.RateLimitError](err); ok {
+		after := retry.Until(primary.Response.Header, primary.Rate.Reset.Time) + time.Second // which is part of the old window
+		return &publisher.TemporaryError{Err: brief(primary.Response, primary.Message), After: after}
+	}
+	if secondary, ok := errors.AsType[*github.AbuseRateLimitError](err); ok {
 		after := secondaryWait
 		if secondary.RetryAfter != nil {
 			after = *secondary.RetryAfter
 		}
 		return &publisher.TemporaryError{Err: brief(secondary.Response, secondary.Message), After: max(after, time.Second)}
-	case errors.As(err, &answer):
+	}
+	if answer, ok := errors.AsType[*github.ErrorResponse](err); ok {
 		return s.explainAnswer(answer)
-	case errors.As(err, &accepted):
+	}
+	if _, accepted := errors.AsType[*github.AcceptedError](err); accepted {
 		return &publisher.TemporaryError{Err: errors.New("GitHub is not ready")}
 	}
 	return &publisher.TemporaryError{Err: err} // of the connection, or an answer that broke off
+}
+
+// isLocal reports whether an error is of this machine: trying again does not help.
+func isLocal(err error) bool {
+	_, changed := errors.AsType[*publisher.ChangedError](err)
+	_, file := errors.AsType[*fs.PathError](err)
+	_, certificate := errors.AsType[*tls.CertificateVerificationError](err)
+	return changed || file || certificate
 }
 
 // explainAnswer sorts the answers that say no.
@@ -99,7 +105,7 @@ func (s *Store) explainAnswer(answer *github.ErrorResponse) error {
 const workflowChanges = "GitHub also refuses where the release's commit has other files in .github/workflows than the default branch: " +
 	"push the tag first (git push origin TAG), and delete a draft that was made before, if there is one"
 
-// exists says whether all that is wrong is that something is there.
+// exists reports whether all that is wrong is that something is there.
 func exists(answer *github.ErrorResponse) bool {
 	for _, e := range answer.Errors {
 		if e.Code != "already_exists" {
@@ -109,33 +115,19 @@ func exists(answer *github.ErrorResponse) bool {
 	return len(answer.Errors) > 0
 }
 
-// limit says whether an answer asks for a pause, and how long. go-github knows this of 403, and not of 429.
+// limit reports whether an answer asks for a pause, and how long. go-github knows this of 403, and not of 429.
 func limit(answer *github.ErrorResponse) (after time.Duration, limited bool) {
-	header := answer.Response.Header
-	if seconds, err := strconv.Atoi(header.Get("Retry-After")); err == nil && seconds >= 0 {
-		after = max(time.Duration(seconds)*time.Second, time.Second)
-	}
+	after, asked := retry.After(answer.Response.Header)
+	after = max(after, time.Second)
 	switch status := answer.Response.StatusCode; {
+	case status >= http.StatusInternalServerError:
+		return after, asked
 	case status != http.StatusTooManyRequests && status != http.StatusForbidden:
-		return after, after > 0 && status >= 500
-	case after > 0:
+		return 0, false
+	case asked:
 		return after, true
-	case header.Get("X-RateLimit-Remaining") == "0":
-		seconds, _ := strconv.ParseInt(header.Get("X-RateLimit-Reset"), 10, 64)
-		return untilReset(answer.Response, time.Unix(seconds, 0)), true
-	case status == http.StatusTooManyRequests, strings.Contains(strings.ToLower(answer.Message), "rate limit"):
-		return secondaryWait, true
 	}
-	return 0, false
-}
-
-// untilReset is how long a limit lasts. The time is GitHub's, so it is held against GitHub's clock where that is told.
-func untilReset(response *http.Response, reset time.Time) time.Duration {
-	now := time.Now()
-	if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
-		now = date
-	}
-	return max(reset.Sub(now), 0) + time.Second
+	return secondaryWait, answer.Response.StatusCode == http.StatusTooManyRequests || strings.Contains(strings.ToLower(answer.Message), "rate limit")
 }
 
 // message is what GitHub says in an answer that says no.

@@ -26,6 +26,7 @@ import (
 
 	"github.com/google/go-github/v66/github"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -171,7 +172,7 @@ func (s *Store) Download(ctx context.Context, asset publisher.Asset) (io.ReadClo
 		return nil, err
 	}
 	request.Header.Set("Accept", "application/octet-stream")
-	watched, watch := newWatchdog(ctx, s.stall)
+	watched, watch := retry.Watch(ctx, s.stall, errStalled)
 	first := *s.http
 	first.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	response, err := first.Do(s.authorized(request).WithContext(watched))
@@ -191,16 +192,15 @@ func (s *Store) Download(ctx context.Context, asset publisher.Asset) (io.ReadClo
 	}
 	if err != nil {
 		err = s.explain(watched, err)
-		watch.end()
+		watch.End()
 		return nil, found(err)
 	}
-	return &watchedBody{body: response.Body, watch: watch, closed: watch.end}, nil
+	return &watchedBody{body: response.Body, watch: watch, closed: watch.End}, nil
 }
 
-// found is an error of a request for something by its number, where "not found" is no matter of rights.
+// found is an error of a request for something by its number, where "not found" is not a matter of rights.
 func found(err error) error {
-	var missing *missingError
-	if errors.As(err, &missing) {
+	if missing, ok := errors.AsType[*missingError](err); ok {
 		return fmt.Errorf("%w: %w", publisher.ErrGone, missing.err)
 	}
 	return err

@@ -89,8 +89,8 @@ func (s *Store) Find(ctx context.Context, tag string) ([]publisher.Release, erro
 
 // noRepository says what a 404 on the repository means.
 func (s *Store) noRepository(err error) error {
-	var missing *missingError
-	if !errors.As(err, &missing) {
+	missing, ok := errors.AsType[*missingError](err)
+	if !ok {
 		return err
 	}
 	way := "is the name right? The token must be allowed to see the repository: GitHub does not tell one that is hidden from one that does not exist"
@@ -116,8 +116,7 @@ func (s *Store) checkTag(ctx context.Context, tag string) (exists bool, err erro
 	}
 	var ref object
 	_, err = s.call(ctx, http.MethodGet, s.path("/git/ref/tags/%s", url.PathEscape(tag)), nil, &ref)
-	var missing *missingError
-	if errors.As(err, &missing) {
+	if _, missing := errors.AsType[*missingError](err); missing {
 		return false, nil // it is made when the release is published
 	}
 	for hops := 0; err == nil && ref.Object.Type == "tag" && hops < 5; hops++ { // annotated, perhaps of another tag

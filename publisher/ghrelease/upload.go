@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"sync"
-	"time"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -21,8 +20,8 @@ func (s *Store) Upload(ctx context.Context, r publisher.Release, content publish
 		}
 	}
 	to.RawQuery = url.Values{"name": {content.Name}}.Encode()
-	ctx, watch := newWatchdog(ctx, s.stall)
-	defer watch.end()
+	ctx, watch := retry.Watch(ctx, s.stall, errStalled)
+	defer watch.End()
 	open := func() (io.ReadCloser, error) {
 		body, err := content.Open()
 		if err != nil {
@@ -48,44 +47,10 @@ func (s *Store) Upload(ctx context.Context, r publisher.Release, content publish
 	return made.public(clock(response.Header)), nil
 }
 
-// A watchdog ends a context when nothing has moved for a while.
-type watchdog struct {
-	mu    sync.Mutex
-	timer *time.Timer
-	stall time.Duration
-	ended bool
-	stop  context.CancelCauseFunc
-}
-
-// newWatchdog watches from now on. Whoever made it calls end.
-func newWatchdog(ctx context.Context, stall time.Duration) (context.Context, *watchdog) {
-	ctx, stop := context.WithCancelCause(ctx)
-	w := &watchdog{stall: stall, stop: stop}
-	w.timer = time.AfterFunc(stall, func() { stop(errStalled) })
-	return ctx, w
-}
-
-// moved tells that something moved.
-func (w *watchdog) moved() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.ended {
-		w.timer.Reset(w.stall)
-	}
-}
-
-func (w *watchdog) end() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ended = true
-	w.timer.Stop()
-	w.stop(nil)
-}
-
-// watchedBody is a body, sent or received, that tells a watchdog how it moves.
+// A watchedBody is a body, sent or received, that tells a watchdog how it moves.
 type watchedBody struct {
 	body   io.ReadCloser
-	watch  *watchdog
+	watch  *retry.Watchdog
 	moved  func(int64) // told how many bytes went by; may be nil
 	closed func()
 	done   int64
@@ -93,7 +58,7 @@ type watchedBody struct {
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
-	b.watch.moved()
+	b.watch.Moved()
 	b.done += int64(n)
 	if b.moved != nil && n > 0 {
 		b.moved(b.done)

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -165,7 +166,7 @@ func (c Catalogue) Card(endpoint, repo string) ([]byte, error) {
 	fmt.Fprintf(&b, "\n## Files\n\n| file | size | parameters | quantization | architecture | context | GPU memory | license |\n| --- | ---: | ---: | --- | --- | ---: | ---: | --- |\n")
 	for _, m := range c {
 		l := licences[m.Licence]
-		fmt.Fprintf(&b, "| [%s](%s) | %s | %s | %s | %s | %s | %s | [%s](%s) |\n", m.File, "./resolve/main/"+m.File, bytesOf(m.Size),
+		fmt.Fprintf(&b, "| [%s](%s) | %s | %s | %s | %s | %s | %s | [%s](%s) |\n", m.File, "./resolve/main/"+m.File, measure.Bytes(m.Size),
 			countOf(m.Parameters), cmp.Or(m.Quantisation, "–"), m.Architecture, tokensOf(m.Context), memoryOf(m.VRAM), l.Name, TextName(l.ID))
 	}
 	fmt.Fprintf(&b, "\nGPU memory is for the whole model with a context of 4096 tokens; with less of it, some layers stay on the CPU.\n")
@@ -269,14 +270,6 @@ func sortedKeys(m map[string]matrix.Licence) []string {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-// bytesOf is a size as people say it, in the Hub's units.
-func bytesOf(n int64) string {
-	if n < 1_000_000_000 {
-		return fmt.Sprintf("%.0f MB", float64(n)/1e6)
-	}
-	return fmt.Sprintf("%.2f GB", float64(n)/1e9)
 }
 
 func countOf(n int64) string {

@@ -17,8 +17,6 @@ type APIError struct {
 	Code, Message string
 	// ID is how the Hub's own people find the request.
 	ID string
-
-	header http.Header
 }
 
 func (e *APIError) Error() string {
@@ -53,36 +51,22 @@ func (e *ChangedError) Hint() string {
 // errStale is a head that is not the one that the commit was made for.
 var errStale = errors.New("the head of the repository keeps moving: others are publishing to it")
 
-// isStatus tells whether an error is an answer with that status.
+// isStatus reports whether an error is an answer with that status.
 func isStatus(err error, status int) bool {
-	var answer *APIError
-	return errors.As(err, &answer) && answer.Status == status
+	answer, ok := errors.AsType[*APIError](err)
+	return ok && answer.Status == status
 }
 
-// isTemporary tells whether another try may mend an error: the answers that say so, and what is no answer.
-func isTemporary(err error) bool {
-	var unanswered *unansweredError
-	var answer *APIError
-	switch {
-	case errors.As(err, &unanswered):
-		return true
-	case !errors.As(err, &answer):
-		return false
-	}
-	return answer.Status == http.StatusRequestTimeout || answer.Status == http.StatusTooManyRequests || answer.Status >= 500
+// isCode reports whether an error is an answer with that X-Error-Code.
+func isCode(err error, code string) bool {
+	answer, ok := errors.AsType[*APIError](err)
+	return ok && answer.Code == code
 }
-
-// An unansweredError is a request that got no answer: it may have been carried out.
-type unansweredError struct{ err error }
-
-func (e *unansweredError) Error() string { return e.err.Error() }
-func (e *unansweredError) Unwrap() error { return e.err }
 
 // refused makes what the Hub will say again an error with a way out, for whoever publishes to repo.
 func refused(err error, repo string) error {
-	var answer *APIError
-	var already *publisher.RefusedError
-	if !errors.As(err, &answer) || errors.As(err, &already) {
+	answer, ok := errors.AsType[*APIError](err)
+	if _, already := errors.AsType[*publisher.RefusedError](err); !ok || already {
 		return err
 	}
 	way := ""

@@ -26,6 +26,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -72,7 +73,7 @@ const (
 func (c *Client) endpoint() string {
 	return strings.TrimRight(cmp.Or(c.Endpoint, DefaultEndpoint), "/")
 }
-func (c *Client) tries() int               { return cmp.Or(c.Tries, 5) }
+func (c *Client) tries() int               { return cmp.Or(c.Tries, retry.Tries) }
 func (c *Client) stall() time.Duration     { return cmp.Or(c.Stall, time.Minute) }
 func (c *Client) firstWait() time.Duration { return cmp.Or(c.FirstWait, time.Second) }
 

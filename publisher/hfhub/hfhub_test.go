@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )
@@ -612,29 +613,36 @@ func TestTokenStaysHome(t *testing.T) {
 	}
 }
 
-func TestAsked(t *testing.T) {
+// An answer says whether another try may succeed, and when.
+func TestRefusalAsks(t *testing.T) {
+	type asked struct {
+		Temporary bool
+		After     time.Duration
+	}
 	for _, test := range []struct {
 		status int
 		header map[string]string
-		want   time.Duration
+		want   asked
 	}{
-		{429, map[string]string{"RateLimit": `"api";r=0;t=55`}, 55 * time.Second},
-		{429, map[string]string{"RateLimit": `"api";r=0;t=55`, "Retry-After": "7"}, 55 * time.Second},
-		{503, map[string]string{"RateLimit": `"api";r=499;t=55`, "Retry-After": "7"}, 7 * time.Second},
-		{429, map[string]string{"Retry-After": "Fri, 01 Jan 2010 00:00:00 GMT"}, 0},
-		{500, nil, 0},
+		{429, map[string]string{"RateLimit": `"api";r=0;t=55`, "Retry-After": "7"}, asked{true, 55 * time.Second}},
+		{503, map[string]string{"RateLimit": `"api";r=499;t=55`, "Retry-After": "7"}, asked{true, 7 * time.Second}},
+		{503, map[string]string{"Date": "Fri, 01 Jan 2010 00:00:00 GMT", "Retry-After": "Fri, 01 Jan 2010 00:01:00 GMT"}, asked{true, time.Minute}},
+		{408, nil, asked{true, 0}},
+		{404, map[string]string{"Retry-After": "7"}, asked{}},
 	} {
 		header := http.Header{}
 		for name, value := range test.header {
 			header.Set(name, value)
 		}
-		if got := asked(fmt.Errorf("x: %w", &APIError{Status: test.status, header: header})); got != test.want {
-			t.Errorf("%d %v: %s, want %s", test.status, test.header, got, test.want)
+		err := refusal("x", &http.Response{StatusCode: test.status, Header: header}, nil)
+		temporary, ok := errors.AsType[*retry.TemporaryError](err)
+		got := asked{Temporary: ok}
+		if ok {
+			got.After = temporary.After
 		}
-	}
-	soon := http.Header{"Retry-After": {time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)}}
-	if got := asked(&APIError{Status: 503, header: soon}); got < 59*time.Minute || got > time.Hour {
-		t.Errorf("a date in an hour is %s", got)
+		if diff := cmp.Diff(test.want, got); diff != "" || !isStatus(err, test.status) {
+			t.Errorf("%d %v is %v (-want +got):\n%s", test.status, test.header, err, diff)
+		}
 	}
 }
 

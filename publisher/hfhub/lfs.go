@@ -12,10 +12,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -111,22 +111,22 @@ func (c *Client) upload(ctx context.Context, repo string, blobs []blob, report f
 // bring has one file in the storage: it asks for new addresses as long as the ones it has are worth nothing.
 func (c *Client) bring(ctx context.Context, repo string, b blob, o object, report func(publisher.Progress)) (int64, error) {
 	m := newMeter(b.Path, b.size, report)
-	for try := 1; ; try++ {
+	for tries := c.policy().Begin(); ; {
 		err := c.transfer(ctx, b, o, m)
 		if err == nil {
 			m.finish()
 			return m.sent(), nil
 		}
-		var anew *anewError
-		switch {
-		case !errors.As(err, &anew):
+		anew, ok := errors.AsType[*anewError](err)
+		if !ok {
 			return m.sent(), err
-		case try >= c.tries():
-			// Not wrapped: a 403 of the storage says nothing of what the token may do.
-			return m.sent(), fmt.Errorf("beginning anew %d times was not enough: %v", try-1, err)
 		}
-		if err := c.wait(ctx, try, anew.err); err != nil {
-			return m.sent(), err
+		if tries.Wait(ctx, temporary(anew.err)) != nil {
+			if ctx.Err() != nil {
+				return m.sent(), ctx.Err()
+			}
+			// Not wrapped: a 403 of the storage says nothing of what the token may do.
+			return m.sent(), fmt.Errorf("beginning again %d times was not enough: %v", c.tries()-1, err)
 		}
 		objects, err := c.batch(ctx, repo, []blob{b})
 		if err != nil {
@@ -139,8 +139,16 @@ func (c *Client) bring(ctx context.Context, repo string, b blob, o object, repor
 	}
 }
 
-// An anewError is an upload whose addresses are worth nothing any more, or whose fate is not known: the Hub is asked
-// about the file again, and it goes from its start, unless it is there.
+// temporary is an error after which the Hub is asked about the file again, whatever kind of error it is.
+func temporary(err error) error {
+	if retry.IsTemporary(err) {
+		return err
+	}
+	return &retry.TemporaryError{Err: err}
+}
+
+// An anewError is an upload whose addresses are no longer valid, or whose fate is not known: the Hub is asked about the
+// file again, and the file is sent from its start, unless it is there.
 type anewError struct{ err error }
 
 func (e *anewError) Error() string { return e.err.Error() }
@@ -226,7 +234,7 @@ func (c *Client) putParts(ctx context.Context, b blob, file content, upload *act
 	// Whether a lost answer means that the parts were joined, only the Hub knows: a new batch tells. So does one after
 	// an answer that calls them wrong: a file that changes while it is sent ends here.
 	err = c.do(ctx, call{method: http.MethodPost, path: upload.Href, accept: lfsType, body: map[string]any{"oid": b.SHA256, "parts": parts}, once: true, slow: true}, nil)
-	if err != nil && (isTemporary(err) || isStatus(err, http.StatusForbidden) || isStatus(err, http.StatusNotFound)) {
+	if err != nil && (retry.IsTemporary(err) || isStatus(err, http.StatusForbidden) || isStatus(err, http.StatusNotFound)) {
 		m.add(-b.size)
 		err = &anewError{err}
 	}
@@ -260,11 +268,9 @@ func (c *Client) put(ctx context.Context, p piece, address string, extra map[str
 
 func (c *Client) putOnce(ctx context.Context, p piece, address string, extra map[string]string) (http.Header, error) {
 	name := naming(http.MethodPut, address)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watchdog := time.AfterFunc(c.stall(), func() { cancel(&StalledError{Request: name}) })
-	defer watchdog.Stop()
-	body := &watched{r: io.NewSectionReader(p.file, p.offset, p.size), meter: p.meter, alive: func() { watchdog.Reset(c.stall()) }}
+	ctx, watchdog := retry.Watch(ctx, c.stall(), &StalledError{Request: name})
+	defer watchdog.End()
+	body := &watched{r: io.NewSectionReader(p.file, p.offset, p.size), meter: p.meter, alive: watchdog.Moved}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPut, address, body)
 	if err != nil {
 		return nil, err

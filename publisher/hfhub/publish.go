@@ -32,7 +32,10 @@ func (c *Client) publish(ctx context.Context, repo string, build BuildFunc, opts
 	known := map[string]blob{} // digests outlive a head that moves
 	var result Result
 	var first *Plan
-	for n := 1; n <= replans; n++ {
+	patience := c.policy()
+	patience.Tries = -1 // replans counts them
+	moved := patience.Begin()
+	for range replans {
 		d, err := c.draft(ctx, repo, build, known)
 		if err != nil {
 			return Result{}, err
@@ -64,7 +67,7 @@ func (c *Client) publish(ctx context.Context, repo string, build BuildFunc, opts
 		sent, err := c.commitAll(ctx, d, opts)
 		result.Sent += sent
 		if errors.Is(err, errStale) { // others are at it, or what was read is of a moment ago
-			err = c.wait(ctx, n, err)
+			err = moved.Wait(ctx, temporary(err))
 		}
 		if err != nil {
 			return Result{}, err
@@ -237,18 +240,16 @@ func commitBody(d *draft, large []blob, message string) ([]byte, error) {
 // by this commit or another one, the caller reads it again; where it has not, the same commit on the same parent
 // cannot land twice.
 func (c *Client) commit(ctx context.Context, d *draft, body []byte) error {
-	for try := 1; ; try++ {
+	for tries := c.policy().Begin(); ; {
 		err := c.do(ctx, call{method: http.MethodPost, path: "/api/models/" + d.Repo + "/commit/" + branch, body: body, contentType: "application/x-ndjson", once: true, slow: true}, nil)
 		switch {
 		case err == nil:
 			return nil
 		case isStatus(err, http.StatusPreconditionFailed):
 			return errStale
-		case ctx.Err() != nil || !isTemporary(err) || try >= c.tries():
-			return fmt.Errorf("committing: %w", err)
 		}
-		if err := c.wait(ctx, try, err); err != nil {
-			return err
+		if err := tries.Wait(ctx, err); err != nil {
+			return fmt.Errorf("committing: %w", err)
 		}
 		head, readErr := c.head(ctx, d.Repo)
 		if readErr != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -49,9 +50,8 @@ func (c *Client) Head(ctx context.Context, repo string) (*Head, error) {
 func (c *Client) head(ctx context.Context, repo string) (*Head, error) {
 	var info struct{ SHA string }
 	err := c.do(ctx, call{method: http.MethodGet, path: "/api/models/" + repo + "/revision/" + branch}, &info)
-	var answer *APIError
 	switch {
-	case errors.As(err, &answer) && answer.Code == "RepoNotFound", isStatus(err, http.StatusNotFound) && answer.Code == "":
+	case isCode(err, "RepoNotFound"), isStatus(err, http.StatusNotFound) && isCode(err, ""):
 		return &Head{Repo: repo, client: c}, nil
 	case err != nil:
 		return nil, fmt.Errorf("reading the head of %s: %w", repo, err)
@@ -72,8 +72,7 @@ func (h *Head) Read(ctx context.Context, path string) (content []byte, ok bool, 
 		return nil, false, nil
 	}
 	err = h.client.do(ctx, call{method: http.MethodGet, path: "/" + h.Repo + "/resolve/" + h.Commit + "/" + escapePath(path)}, &content)
-	var answer *APIError
-	if errors.As(err, &answer) && answer.Code == "EntryNotFound" {
+	if isCode(err, "EntryNotFound") {
 		return nil, false, nil
 	}
 	if err != nil {
@@ -142,11 +141,10 @@ func (c *Client) create(ctx context.Context, repo string, private bool) error {
 	body := map[string]any{"type": "model", "organization": owner, "name": name, "private": private}
 	err := c.retry(ctx, c.tries(), func() error {
 		err := c.do(ctx, call{method: http.MethodPost, path: "/api/repos/create", body: body, once: true}, nil)
-		var answer *APIError
-		if errors.As(err, &answer) && answer.Status == http.StatusConflict {
+		if answer, ok := errors.AsType[*APIError](err); ok && answer.Status == http.StatusConflict {
 			// Two conflicts have one status: this one passes. https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/hf_api.py, create_repo
 			if strings.Contains(answer.Message, "conflicting operation") {
-				return &unansweredError{err}
+				return &retry.TemporaryError{Err: err}
 			}
 			return nil
 		}

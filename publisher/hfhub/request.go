@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
 // A call is one request to the Hub's own interface.
@@ -68,60 +68,22 @@ func (c *Client) do(ctx context.Context, r call, value any) error {
 
 // retry repeats what a later try may mend, with the waits that the Hub asks for.
 func (c *Client) retry(ctx context.Context, tries int, try func() error) error {
-	for n := 1; ; n++ {
-		err := try()
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case !isTemporary(err) || n >= tries:
-			return err
-		}
-		if err := c.wait(ctx, n, err); err != nil {
-			return err
-		}
-	}
-}
-
-// wait waits before try n+1: as long as the answer asks for, or longer from try to try.
-func (c *Client) wait(ctx context.Context, n int, why error) error {
-	wait := c.firstWait() * min(maxWaits, time.Duration(1)<<min(n-1, 10))
-	wait = max(wait/2+rand.N(wait/2+1), min(asked(why), maxAsked))
-	if c.Waiting != nil {
-		c.Waiting(wait, why)
-	}
-	select {
-	case <-time.After(wait):
-		return nil
-	case <-ctx.Done():
+	policy := c.policy()
+	policy.Tries = tries
+	err := policy.Do(ctx, try)
+	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
+	return err
 }
 
-// resetForm is the time to the next window in the header of https://www.ietf.org/archive/id/draft-ietf-httpapi-ratelimit-headers-09.html:
-// ratelimit: "api";r=0;t=55
-var resetForm = regexp.MustCompile(`;\s*t=(\d{1,6})\b`)
-
-// asked is how long an answer asks to wait, 0 where it does not. The window counts only where the limit was hit: the Hub
-// names it in every answer.
-func asked(err error) time.Duration {
-	var answer *APIError
-	if !errors.As(err, &answer) {
-		return 0
+// policy is how often the Hub and its storage are asked.
+func (c *Client) policy() retry.Policy {
+	policy := retry.Policy{Tries: c.Tries, FirstWait: c.firstWait(), LongestWait: maxWaits * c.firstWait(), MaxAfter: maxAsked}
+	if c.Waiting != nil {
+		policy.Waiting = func(why error, wait time.Duration) { c.Waiting(wait, why) }
 	}
-	if match := resetForm.FindStringSubmatch(answer.header.Get("RateLimit")); answer.Status == http.StatusTooManyRequests && match != nil {
-		n, _ := strconv.Atoi(match[1])
-		return time.Duration(n) * time.Second
-	}
-	after := answer.header.Get("Retry-After")
-	if n, err := strconv.Atoi(after); err == nil && n >= 0 {
-		return time.Duration(min(n, 1_000_000)) * time.Second
-	}
-	if at, err := http.ParseTime(after); err == nil {
-		return max(0, time.Until(at))
-	}
-	return 0
+	return policy
 }
 
 // ask makes one request, once more with another token where the Hub does not know this one, and once for each redirect
@@ -137,9 +99,9 @@ func (c *Client) ask(ctx context.Context, r call, address string, body []byte) (
 			}
 		}
 		answer, err := c.askOnce(ctx, r, address, body, token)
-		var redirect *redirectError
+		redirect, redirected := errors.AsType[*redirectError](err)
 		switch {
-		case errors.As(err, &redirect):
+		case redirected:
 			to, err := redirect.from.Parse(redirect.location)
 			if err != nil {
 				return nil, fmt.Errorf("%s: it redirects to no address", naming(r.method, address))
@@ -224,20 +186,18 @@ func (c *Client) send(ctx context.Context, request *http.Request) (*http.Respons
 	return response, nil
 }
 
-// unanswered says why there was no answer, without what is secret in an address.
+// unanswered is why there was no answer, without what is secret in an address. The request may have been carried out.
 func unanswered(ctx context.Context, name string, err error) error {
-	var wrapped *url.Error
-	if errors.As(err, &wrapped) {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
-	var stalled *StalledError
-	if errors.As(context.Cause(ctx), &stalled) {
-		return &unansweredError{stalled}
+	if stalled, ok := errors.AsType[*StalledError](context.Cause(ctx)); ok {
+		return &retry.TemporaryError{Err: stalled}
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return &unansweredError{fmt.Errorf("%s: %w", name, err)}
+	return &retry.TemporaryError{Err: fmt.Errorf("%s: %w", name, err)}
 }
 
 // refusal reads an answer that is an error: the Hub's headers, its JSON, or the storage's XML.
@@ -265,7 +225,12 @@ func refusal(name string, response *http.Response, body []byte) error {
 	}
 	const enough = 600 // bytes for a person to read
 	message = strings.ToValidUTF8(strings.TrimSpace(message), "?")
-	return &APIError{Request: name, Status: response.StatusCode, Code: h.Get("X-Error-Code"), Message: message[:min(len(message), enough)], ID: h.Get("X-Request-Id"), header: h}
+	err := &APIError{Request: name, Status: response.StatusCode, Code: h.Get("X-Error-Code"), Message: message[:min(len(message), enough)], ID: h.Get("X-Request-Id")}
+	if retry.IsBusy(response.StatusCode) {
+		after, _ := retry.After(h)
+		return &retry.TemporaryError{Err: err, After: after}
+	}
+	return err
 }
 
 var xmlMessage = regexp.MustCompile(`<Message>([^<]*)</Message>`)
@@ -279,7 +244,7 @@ func naming(method, address string) string {
 	return strings.TrimSpace(method + " " + u.Scheme + "://" + u.Host + u.EscapedPath())
 }
 
-// isOwn tells whether an address is the Hub's own: of the same scheme, host and port. Only there the token goes.
+// isOwn reports whether an address is the Hub's own: of the same scheme, host and port. Only there the token goes.
 func (c *Client) isOwn(address string) bool {
 	own, err := url.Parse(c.endpoint())
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/net/html"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -46,9 +47,6 @@ const (
 // maxPage bounds an index's answer. That of a project with ten thousand files has 5 MB.
 const maxPage = 64 << 20
 
-// tries is how often an index is asked that does not answer.
-const tries = 5
-
 var separators = regexp.MustCompile(`[-_.]+`)
 
 // Normal is a project's name as indexes write it in addresses.
@@ -58,20 +56,12 @@ func Normal(project string) string { return strings.ToLower(separators.ReplaceAl
 // *publisher.TemporaryError, one that refuses a *publisher.RefusedError.
 func (x Index) Files(ctx context.Context, project string) ([]File, error) {
 	address := strings.TrimSuffix(x.URL, "/") + "/" + Normal(project) + "/"
-	wait := cmp.Or(x.FirstWait, time.Second)
-	for try := 1; ; try++ {
-		files, err := x.page(ctx, address)
-		var temporary *publisher.TemporaryError
-		if err == nil || ctx.Err() != nil || !errors.As(err, &temporary) || try == tries {
-			return files, err
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		wait *= 2
-	}
+	var files []File
+	err := retry.Policy{FirstWait: x.FirstWait}.Do(ctx, func() (err error) {
+		files, err = x.page(ctx, address)
+		return err
+	})
+	return files, err
 }
 
 func (x Index) page(ctx context.Context, address string) ([]File, error) {
@@ -90,8 +80,9 @@ func (x Index) page(ctx context.Context, address string) ([]File, error) {
 	switch code := response.StatusCode; {
 	case code == http.StatusNotFound:
 		return nil, nil
-	case code == http.StatusTooManyRequests || code >= 500:
-		return nil, &publisher.TemporaryError{Err: fmt.Errorf("%s: %s", shown, response.Status)}
+	case retry.IsBusy(code):
+		after, _ := retry.After(response.Header)
+		return nil, &publisher.TemporaryError{Err: fmt.Errorf("%s: %s", shown, response.Status), After: after}
 	case code != http.StatusOK:
 		return nil, &publisher.RefusedError{Err: fmt.Errorf("%s: %s", shown, response.Status), Way: "is that the address of a package index, and may you read it?"}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -71,7 +72,7 @@ func TestFilesFail(t *testing.T) {
 	}{
 		"unknown project": {[]int{404}, 1, func(err error) bool { return err == nil }},
 		"busy":            {[]int{503, 429, 200}, 3, func(err error) bool { return err == nil }},
-		"always busy":     {[]int{502}, tries, func(err error) bool { var e *publisher.TemporaryError; return errors.As(err, &e) }},
+		"always busy":     {[]int{502}, retry.Tries, func(err error) bool { var e *publisher.TemporaryError; return errors.As(err, &e) }},
 		"forbidden":       {[]int{403}, 1, func(err error) bool { var e *publisher.RefusedError; return errors.As(err, &e) }},
 	} {
 		t.Run(name, func(t *testing.T) {

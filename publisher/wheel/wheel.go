@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 // MaxSize is what a wheel may have, in bytes. Indexes allow ten times that, and a project there ten thousand times: it is
@@ -72,7 +73,7 @@ func Check(name string, data []byte, contents Contents) []string {
 	}
 	c := checking{version: version, platform: platform, info: manifests.WheelProject() + "-" + version + ".dist-info/"}
 	if len(data) > MaxSize {
-		c.addf("it has %.1f MB, more than %.0f", float64(len(data))/1e6, MaxSize/1e6)
+		c.addf("it has %s, more than %s", measure.Bytes(int64(len(data))), measure.Bytes(MaxSize))
 	}
 	if c.archive(data); len(c.problems) > 0 {
 		return c.problems

@@ -19,6 +19,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
@@ -55,7 +57,9 @@ func run(ctx context.Context, args []string, term *terminal, backend Backend) in
 	root := newRoot(term, backend)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	term.report(err)
+	if err != nil {
+		term.Report(err.Error(), hintFor(err))
+	}
 	return exitCode(ctx, err)
 }
 
@@ -66,11 +70,11 @@ func exitCode(ctx context.Context, err error) int {
 		return exitDone
 	case ctx.Err() != nil:
 		return exitInterrupted
-	case isAs[*usageError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
+	case isAs[*usageError](err), isAs[*console.UsageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
 		return exitUsage
 	case isAs[*engine.UnavailableError](err), isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err), errors.Is(err, farm.ErrEngineLost):
 		return exitEngine
-	case isAs[*refusal](err), isAs[*farm.TreeError](err):
+	case isAs[*refusal](err), isAs[*release.Refusal](err), isAs[*farm.TreeError](err):
 		return exitRefused
 	case isAs[*publisher.RefusedError](err):
 		return exitRemote
@@ -95,6 +99,7 @@ type usageError struct {
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
+func (e *usageError) Hint() string  { return e.hint }
 
 // refusal is a release or a tree that breaks the rules: everything it says was
 // found by reading the files.
@@ -105,6 +110,7 @@ type refusal struct {
 
 func (e *refusal) Error() string { return e.err.Error() }
 func (e *refusal) Unwrap() error { return e.err }
+func (e *refusal) Hint() string  { return e.hint }
 
 // onlyAudits says whether all errors joined in err are audit findings.
 func onlyAudits(errs []error) bool {
@@ -118,9 +124,12 @@ func onlyAudits(errs []error) bool {
 
 func newRoot(term *terminal, backend Backend) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "ci",
-		Short:         "Build, verify, sign and publish the releases of llcuda",
-		Long:          rootHelp,
+		Use:   "ci",
+		Short: "Build, verify, sign and publish the releases of llcuda",
+		Long:  rootHelp,
+		Example: `  go run ./ci plan --sm all                               # what would be built
+  go run ./ci build --sm 75 --release v1.1.0-runtime      # builds the bundle of one GPU generation
+  go run ./ci release --help                              # what a command does, and its flags`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -128,44 +137,30 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 			return &usageError{errors.New("no command"), "go run ./ci --help lists them"}
 		},
 	}
-	root.SetOut(term.out)
-	root.SetErr(term.err)
+	root.SetOut(term.Out)
+	root.SetErr(term.Err)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{err, "go run ./" + cmd.CommandPath() + " --help"}
-	})
 	root.AddCommand(
-		planCommand(term, backend),
-		buildCommand(term, backend),
-		clientCommand(term, backend),
-		wheelCommand(term, backend),
-		manifestCommand(term),
-		signCommand(term),
-		verifyCommand(term, backend),
-		tryCommand(term),
-		reproduceCommand(term, backend),
-		publishCommand(term),
-		pointerCommand(term),
-		releaseCommand(term, backend),
-		engineCommand(term, backend),
+		newPlanCommand(term, backend),
+		newBuildCommand(term, backend),
+		newClientCommand(term, backend),
+		newWheelCommand(term, backend),
+		newManifestCommand(term),
+		newSignCommand(term),
+		newVerifyCommand(term, backend),
+		newTryCommand(term),
+		newReproduceCommand(term, backend),
+		newPublishCommand(term),
+		newPointerCommand(term),
+		newReleaseCommand(term, backend),
+		newEngineCommand(term, backend),
 	)
-	usageArgs(root)
+	console.Strict(root, "go run ./")
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Example = "  go run ./ci help build"
+	}
 	return root
-}
-
-// usageArgs makes wrong positional arguments, and unknown commands, usage errors.
-func usageArgs(cmd *cobra.Command) {
-	if check := cmd.Args; check != nil {
-		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return &usageError{err, "go run ./" + cmd.CommandPath() + " --help"}
-			}
-			return nil
-		}
-	}
-	for _, sub := range cmd.Commands() {
-		usageArgs(sub)
-	}
 }
 
 const rootHelp = `Build, verify, sign and publish the releases of llcuda.

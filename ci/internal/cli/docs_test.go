@@ -14,8 +14,10 @@ import (
 	"unicode"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
 
@@ -90,16 +92,24 @@ func anchor(title string) string {
 	}, title)
 }
 
+// shipped are the pages that are read outside of the repository, where only whole addresses lead anywhere.
+var shipped = []string{"manifests/cmd/llcuda-fetch/README.md", "manifests/python/README.md"}
+
 // brokenLinks are the links between pages, and from pages to files, that lead nowhere.
 func brokenLinks(all map[string]page, exists func(string) bool) (broken []string) {
 	for name, p := range all {
 		for _, match := range pageLink.FindAllStringSubmatch(p.prose, -1) {
 			path, fragment, _ := strings.Cut(match[1], "#")
-			if strings.Contains(path, "://") {
-				continue
-			}
 			target := name
-			if path != "" {
+			inner, here := strings.CutPrefix(path, manifests.RepositoryURL+"/blob/main/")
+			switch {
+			case here:
+				target = inner
+			case strings.Contains(path, "://"):
+				continue
+			case path != "" && slices.Contains(shipped, name):
+				target = "nowhere"
+			case path != "":
 				target = filepath.Join(filepath.Dir(name), path)
 			}
 			if !exists(target) || fragment != "" && !slices.Contains(all[target].anchors, fragment) {
@@ -129,10 +139,11 @@ func TestDocsLinks(t *testing.T) {
 func TestBrokenLinks(t *testing.T) {
 	all := map[string]page{
 		"README.md": readPage("# A B, `c`!\n[a](#a-b-c) [b](#b) [c](docs/d.md#e) [d](docs/d.md#a-b-c) [e](docs/f.md) [f](https://example.org/#x)\n```\n# no heading\n[g](h.md)\n```\n[i](#no-heading)\n"),
-		"docs/d.md": readPage("## E\n[a](../README.md#a-b-c) [b](README.md)\n"),
+		"docs/d.md": readPage("## E\n[a](../README.md#a-b-c) [b](README.md)\n[c](" + manifests.RepositoryURL + "/blob/main/README.md#b) [d](" + manifests.RepositoryURL + "/blob/main/docs/d.md#e)"),
+		shipped[0]:  readPage("## E\n[a](../../../README.md) [b](#e)"),
 	}
 	got := brokenLinks(all, func(path string) bool { _, ok := all[path]; return ok })
-	want := []string{"README.md: #b", "README.md: #no-heading", "README.md: docs/d.md#a-b-c", "README.md: docs/f.md", "docs/d.md: README.md"}
+	want := []string{"README.md: #b", "README.md: #no-heading", "README.md: docs/d.md#a-b-c", "README.md: docs/f.md", "docs/d.md: README.md", "docs/d.md: " + manifests.RepositoryURL + "/blob/main/README.md#b", shipped[0] + ": ../../../README.md"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -140,7 +151,7 @@ func TestBrokenLinks(t *testing.T) {
 
 // checkCommand parses a command line as ci would, and runs nothing.
 func checkCommand(words []string) error {
-	root := newRoot(&terminal{out: io.Discard, err: io.Discard}, &fakeEngines{})
+	root := newRoot(&terminal{&console.Terminal{Out: io.Discard, Err: io.Discard}}, &fakeEngines{})
 	command, rest, err := root.Find(words)
 	if err != nil {
 		return err
@@ -179,6 +190,28 @@ func TestDocsCommands(t *testing.T) {
 			t.Errorf("ci %s is taken for right", wrong)
 		}
 	}
+}
+
+// Every command of ci has examples of itself, and they can be typed.
+func TestExamples(t *testing.T) {
+	quoted := regexp.MustCompile(`"[^"]*"`)
+	var check func(cmd *cobra.Command)
+	check = func(cmd *cobra.Command) {
+		if !strings.Contains(cmd.Example, "go run ./"+cmd.CommandPath()) {
+			t.Errorf("%s has no example of itself", cmd.CommandPath())
+		}
+		for _, example := range strings.Split(cmd.Example, "\n") {
+			command, ok := strings.CutPrefix(example, "  go run ./ci ")
+			command, _, _ = strings.Cut(quoted.ReplaceAllString(command, "quoted"), " #")
+			if err := checkCommand(strings.Fields(command)); err != nil || !ok {
+				t.Errorf("%s: %q: %v", cmd.CommandPath(), example, err)
+			}
+		}
+		for _, sub := range cmd.Commands() {
+			check(sub)
+		}
+	}
+	check(newRoot(&terminal{&console.Terminal{Out: io.Discard, Err: io.Discard}}, &fakeEngines{}))
 }
 
 // The targets of make that the pages show are in the Makefile.

@@ -6,16 +6,14 @@ import (
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 const (
 	// redrawEvery is how often live lines show a new elapsed time.
 	redrawEvery = time.Second
-	// Progress alone redraws at most this often: packing reports every block.
-	redrawPause = 100 * time.Millisecond
-	// Without a screen a running stage speaks at most this often, unless it got
-	// plainPercent further: logs are read by people.
-	plainEvery   = 10 * time.Second
+	// Without a screen a running stage speaks when it got this much further, however soon that is.
 	plainPercent = 10
 )
 
@@ -25,13 +23,13 @@ type progress struct {
 	term    *terminal
 	now     func() time.Time
 	engines bool // say which engine; of use where there are several
+	hide    func()
+	stop    chan struct{}
+	stopped chan struct{}
 
 	// The terminal's lock guards what follows.
 	running []*stageLine
-	drawn   int // live lines on the screen
 	drawnAt time.Time
-	stop    chan struct{}
-	stopped chan struct{}
 }
 
 // stageLine is one running stage.
@@ -46,12 +44,10 @@ type stageLine struct {
 // showProgress begins to show events. The caller closes it.
 func showProgress(term *terminal, now func() time.Time, engines bool) *progress {
 	p := &progress{term: term, now: now, engines: engines}
-	if !term.live {
+	if !term.Live {
 		return p
 	}
-	term.mu.Lock()
-	term.view = p
-	term.mu.Unlock()
+	p.hide = term.Show(p.lines)
 	p.stop, p.stopped = make(chan struct{}), make(chan struct{})
 	go p.tick()
 	return p
@@ -67,7 +63,7 @@ func (p *progress) tick() {
 		case <-p.stop:
 			return
 		case <-ticker.C:
-			p.term.above(func() {})
+			p.term.Above(func() {})
 		}
 	}
 }
@@ -78,10 +74,7 @@ func (p *progress) close() {
 	}
 	close(p.stop)
 	<-p.stopped
-	p.term.mu.Lock()
-	defer p.term.mu.Unlock()
-	p.erase()
-	p.term.view = nil
+	p.hide()
 }
 
 // event takes one event of a build.
@@ -92,7 +85,7 @@ func (p *progress) event(e farm.Event) {
 	case e.State == farm.StateLine:
 	case e.State == farm.StateProgress && p.counted(e):
 	default:
-		p.term.above(func() { p.take(e) })
+		p.term.Above(func() { p.take(e) })
 	}
 }
 
@@ -102,21 +95,20 @@ const engineStep = "engine"
 
 // leave ends the stages of a step that does not say so itself.
 func (p *progress) leave(step string) {
-	p.term.above(func() {
+	p.term.Above(func() {
 		p.running = slices.DeleteFunc(p.running, func(s *stageLine) bool { return s.step == step })
 	})
 }
 
 // counted takes progress that need not be seen yet.
-func (p *progress) counted(e farm.Event) bool {
-	p.term.mu.Lock()
-	defer p.term.mu.Unlock()
-	at := p.find(e)
-	if !p.term.live || at < 0 || p.now().Sub(p.drawnAt) >= redrawPause {
-		return false
-	}
-	p.running[at].done, p.running[at].total = e.Done, e.Total
-	return true
+func (p *progress) counted(e farm.Event) (taken bool) {
+	p.term.Guard(func() {
+		at := p.find(e)
+		if taken = p.term.Live && at >= 0 && p.now().Sub(p.drawnAt) < console.RedrawPause; taken {
+			p.running[at].done, p.running[at].total = e.Done, e.Total
+		}
+	})
+	return taken
 }
 
 func (p *progress) find(e farm.Event) int {
@@ -127,7 +119,7 @@ func (p *progress) take(e farm.Event) {
 	at := p.find(e)
 	if e.State == farm.StateLost {
 		p.running = slices.DeleteFunc(p.running, func(s *stageLine) bool { return s.step == e.Step })
-		fmt.Fprintf(p.term.err, "ci: warning: the engine %s was lost while it ran %s: %s\n", e.Engine, e.Step, e.Line)
+		fmt.Fprintf(p.term.Err, "ci: warning: the engine %s was lost while it ran %s: %s\n", e.Engine, e.Step, e.Line)
 		return
 	}
 	if at < 0 {
@@ -139,8 +131,8 @@ func (p *progress) take(e farm.Event) {
 		now := p.now()
 		p.running = append(p.running, &stageLine{engine: e.Engine, step: e.Step, stage: e.Stage, began: now, said: now})
 		at = len(p.running) - 1
-		if !p.term.live {
-			fmt.Fprintf(p.term.err, "%s started%s\n", p.label(p.running[at]), p.on(e.Engine))
+		if !p.term.Live {
+			fmt.Fprintf(p.term.Err, "%s started%s\n", p.label(p.running[at]), p.on(e.Engine))
 		}
 	}
 	s := p.running[at]
@@ -152,34 +144,34 @@ func (p *progress) take(e farm.Event) {
 		p.running = slices.Delete(p.running, at, at+1)
 		p.say(s, e)
 	case farm.StateProgress:
-		if !p.term.live && p.due(s) {
+		if !p.term.Live && p.due(s) {
 			s.said, s.saidDone = p.now(), s.done
-			fmt.Fprintf(p.term.err, "%s %s, %s\n", p.label(s), count(s), elapsed(p.now().Sub(s.began)))
+			fmt.Fprintf(p.term.Err, "%s %s, %s\n", p.label(s), count(s), measure.Time(p.now().Sub(s.began)))
 		}
 	}
 }
 
-// due says whether a plain line should tell of the stage again.
+// due reports whether a plain line should tell of the stage again.
 func (p *progress) due(s *stageLine) bool {
 	if s.total == 0 || s.done == s.saidDone {
 		return false
 	}
-	return p.now().Sub(s.said) >= plainEvery || (s.done-s.saidDone)*100 >= plainPercent*s.total
+	return p.now().Sub(s.said) >= console.PlainEvery || (s.done-s.saidDone)*100 >= plainPercent*s.total
 }
 
 // say tells how a stage ended.
 func (p *progress) say(s *stageLine, e farm.Event) {
-	how := "done in " + elapsed(p.now().Sub(s.began))
+	how := "done in " + measure.Time(p.now().Sub(s.began))
 	switch {
 	case e.State == farm.StateFailed:
-		how = "FAILED after " + elapsed(p.now().Sub(s.began))
+		how = "FAILED after " + measure.Time(p.now().Sub(s.began))
 	case e.Cached:
 		how = "cached"
 	}
 	if s.total > 0 && !e.Cached {
 		how += ", " + count(s)
 	}
-	fmt.Fprintf(p.term.err, "%s %s%s\n", p.label(s), how, p.on(s.engine))
+	fmt.Fprintf(p.term.Err, "%s %s%s\n", p.label(s), how, p.on(s.engine))
 }
 
 func (p *progress) label(s *stageLine) string { return fmt.Sprintf("%-8s %-10s", s.step, s.stage) }
@@ -193,62 +185,15 @@ func (p *progress) on(engine string) string {
 
 func count(s *stageLine) string { return fmt.Sprintf("%d/%d", s.done, s.total) }
 
-// draw writes the live lines, and erase takes them away.
-func (p *progress) draw() {
-	width := p.term.columns() - 1 // a full last column makes some terminals wrap
+// lines are the running stages on a screen.
+func (p *progress) lines() (lines []string) {
 	for _, s := range p.running {
 		line := p.label(s)
 		if s.total > 0 {
 			line += fmt.Sprintf(" %s  %d%%", count(s), 100*s.done/s.total)
 		}
-		line += "  " + elapsed(p.now().Sub(s.began)) + p.on(s.engine)
-		fmt.Fprintln(p.term.err, clip(line, width))
+		lines = append(lines, line+"  "+measure.Time(p.now().Sub(s.began))+p.on(s.engine))
 	}
-	p.drawn, p.drawnAt = len(p.running), p.now()
-}
-
-func (p *progress) erase() {
-	if p.drawn > 0 {
-		const up, clearBelow = "\x1b[%dA", "\x1b[J"
-		fmt.Fprintf(p.term.err, up+"\r"+clearBelow, p.drawn)
-	}
-	p.drawn = 0
-}
-
-func clip(line string, width int) string {
-	if runes := []rune(line); width > 0 && len(runes) > width {
-		return string(runes[:width])
-	}
-	return line
-}
-
-// elapsed is a time for people: 4.2s, 48s, 3m07s, 1h02m.
-func elapsed(d time.Duration) string {
-	switch {
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.1fs", d.Seconds())
-	case d < time.Minute:
-		return fmt.Sprintf("%.0fs", d.Seconds())
-	case d < time.Hour:
-		d = d.Round(time.Second)
-		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
-	}
-	d = d.Round(time.Minute)
-	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
-}
-
-// bytesText is a size for people: 812 B, 29.6 MB, 1.2 GB.
-func bytesText(n int64) string {
-	const step = 1000
-	value, units := float64(n), []string{"kB", "MB", "GB", "TB"}
-	if n < step {
-		return fmt.Sprintf("%d B", n)
-	}
-	unit := ""
-	for _, unit = range units {
-		if value /= step; value < step {
-			break
-		}
-	}
-	return fmt.Sprintf("%.1f %s", value, unit)
+	p.drawnAt = p.now()
+	return lines
 }

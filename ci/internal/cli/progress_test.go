@@ -17,6 +17,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console/consoletest"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -29,7 +31,7 @@ func (c *clock) advance(d time.Duration) { c.now = c.now.Add(d) }
 func TestPlainProgress(t *testing.T) {
 	var out bytes.Buffer
 	c := &clock{time.Unix(0, 0)}
-	p := showProgress(&terminal{out: io.Discard, err: &out}, c.read, true)
+	p := showProgress(&terminal{&console.Terminal{Program: "ci", Out: io.Discard, Err: &out}}, c.read, true)
 	defer p.close()
 	send := func(after time.Duration, e farm.Event) {
 		c.advance(after)
@@ -76,46 +78,14 @@ ci: warning: the engine a was lost while it ran sm89: connection reset
 	}
 }
 
-// screen is a terminal of the few things that live lines use.
-type screen struct {
-	t     *testing.T
-	lines []string
-	row   int
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	for text := string(p); text != ""; {
-		var up int
-		if n, _ := fmt.Sscanf(text, "\x1b[%dA\r", &up); n == 1 {
-			s.row -= up
-			_, text, _ = strings.Cut(text, "\r")
-			continue
-		}
-		if rest, ok := strings.CutPrefix(text, "\x1b[J"); ok {
-			s.lines, text = s.lines[:s.row], rest
-			continue
-		}
-		line, rest, ok := strings.Cut(text, "\n")
-		if !ok || s.row != len(s.lines) {
-			s.t.Errorf("writes %q into line %d of %d", text, s.row, len(s.lines))
-			return len(p), nil
-		}
-		s.lines, text = append(s.lines, line), rest
-		s.row++
-	}
-	return len(p), nil
-}
-
 func TestLiveProgress(t *testing.T) {
-	s := &screen{t: t}
+	s := &consoletest.Screen{T: t}
 	c := &clock{time.Unix(0, 0)}
-	term := &terminal{out: s, err: s, live: true, columns: func() int { return 40 }}
+	term := &terminal{&console.Terminal{Program: "ci", Out: s, Err: s, Live: true, Columns: func() int { return 40 }}}
 	p := showProgress(term, c.read, false)
 	expect := func(what string, want ...string) {
 		t.Helper()
-		term.mu.Lock()
-		defer term.mu.Unlock()
-		if diff := cmp.Diff(want, s.lines); diff != "" {
+		if diff := cmp.Diff(want, s.Lines()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", what, diff)
 		}
 	}
@@ -148,25 +118,6 @@ func TestLiveProgress(t *testing.T) {
 		"host     compile    done in 2m31s")
 	term.printf("the end")
 	expect("printing goes on", "a note", "host     compile    done in 2m31s", "the end")
-}
-
-func TestElapsed(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		0: "0.0s", 4230 * time.Millisecond: "4.2s", 48 * time.Second: "48s", 187 * time.Second: "3m07s",
-		119700 * time.Millisecond: "2m00s", 62 * time.Minute: "1h02m",
-	} {
-		if got := elapsed(d); got != want {
-			t.Errorf("elapsed(%v) is %s, want %s", d, got, want)
-		}
-	}
-}
-
-func TestBytesText(t *testing.T) {
-	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 29_600_000: "29.6 MB", 1_234_567_890: "1.2 GB", 5e15: "5000.0 TB"} {
-		if got := bytesText(n); got != want {
-			t.Errorf("bytesText(%d) is %s, want %s", n, got, want)
-		}
-	}
 }
 
 func TestSummary(t *testing.T) {

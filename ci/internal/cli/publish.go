@@ -6,18 +6,21 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func publishCommand(term *terminal) *cobra.Command {
+func newPublishCommand(term *terminal) *cobra.Command {
 	publish := &cobra.Command{
 		Use:   "publish",
 		Short: "Publish a finished release, models, or the Python package",
 		Long: `Publish a finished release, models, or the Python package. After any failure, repeat
 the command: it never sends or deletes again what already arrived complete and
 correct.`,
+		Example: `  go run ./ci publish github dist
+  go run ./ci publish models --repo owner/llcuda-models
+  go run ./ci publish pypi dist`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return &usageError{errors.New("publish: what to publish is missing"), "go run ./" + cmd.CommandPath() + " --help lists what can be published"}
 		},
 	}
-	publish.AddCommand(publishGitHubCommand(term), publishModelsCommand(term), publishPyPICommand(term))
+	publish.AddCommand(newPublishGitHubCommand(term), newPublishModelsCommand(term), newPublishPyPICommand(term))
 	return publish
 }

@@ -5,26 +5,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
-	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
-	"github.com/waqasm86/llcuda-farm/manifests/gguf"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/hfhub"
 )
 
-func publishModelsCommand(term *terminal) *cobra.Command {
-	p := &modelsPublication{term: term, moves: &moves{term: term}, made: map[string]madeModel{}}
+func newPublishModelsCommand(term *terminal) *cobra.Command {
+	p := &publishModelsCommand{term: term, made: map[string]madeModel{}}
 	cmd := &cobra.Command{
 		Use:   "models",
 		Short: "Publish GGUF models to a repository of the Hugging Face Hub",
@@ -40,6 +37,8 @@ that it has and that you do not name stay, on the page as well.
 The token is that of HF_TOKEN, or of the file where the Hub's own tools keep it. In
 GitHub Actions no token is needed if the job has the permission id-token: write and
 the workflow is one of the repository's Trusted Publishers.`,
+		Example: `  go run ./ci publish models --repo owner/llcuda-models --dry-run
+  go run ./ci publish models --repo owner/llcuda-models --only gemma-3-1b-it-Q4_K_M --licence gemma=terms.txt`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context()) },
 	}
@@ -55,10 +54,9 @@ the workflow is one of the repository's Trusted Publishers.`,
 	return cmd
 }
 
-// A modelsPublication is one run of the command.
-type modelsPublication struct {
-	term  *terminal
-	moves *moves
+// A publishModelsCommand is one run of the command.
+type publishModelsCommand struct {
+	term *terminal
 
 	repo, list, address string
 	only, local, texts  []string
@@ -74,13 +72,7 @@ type modelsPublication struct {
 	made      map[string]madeModel
 }
 
-// A madeModel is a model that is ready on this machine.
-type madeModel struct {
-	hfhub.Model
-	local string
-}
-
-func (p *modelsPublication) run(ctx context.Context) error {
+func (p *publishModelsCommand) run(ctx context.Context) error {
 	if err := p.check(); err != nil {
 		return err
 	}
@@ -91,8 +83,7 @@ func (p *modelsPublication) run(ctx context.Context) error {
 		return &publisher.RefusedError{Err: errors.New("publishing models: there is no token"),
 			Way: "set HF_TOKEN to one that may write to " + p.repo + ", from " + p.source.Endpoint + "/settings/tokens"}
 	}
-	result, err := p.client.Publish(ctx, p.repo, p.build, hfhub.Options{Message: p.message(), Private: p.private, Progress: p.moves.show("upload")})
-	p.moves.end()
+	result, err := p.client.Publish(ctx, p.repo, p.build, hfhub.Options{Message: p.message(), Private: p.private, Progress: p.term.Transfers("uploading", "uploaded").Report})
 	if err != nil {
 		return p.refuse(err)
 	}
@@ -103,14 +94,14 @@ func (p *modelsPublication) run(ctx context.Context) error {
 		return nil
 	}
 	for _, change := range missing {
-		p.term.notef("published %s, %s, sha256:%s", change.Path, bytesText(change.Size), change.SHA256)
+		p.term.notef("published %s, %s, sha256:%s", change.Path, measure.Bytes(change.Size), change.SHA256)
 	}
-	p.term.printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), bytesText(result.Sent))
+	p.term.printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), measure.Bytes(result.Sent))
 	return nil
 }
 
 // check reads the flags and everything they name, before anything costs time.
-func (p *modelsPublication) check() error {
+func (p *publishModelsCommand) check() error {
 	if p.repo == "" {
 		return &usageError{errors.New("--repo is missing"), "name the repository, like --repo owner/llcuda-models"}
 	}
@@ -175,7 +166,7 @@ func (p *modelsPublication) check() error {
 }
 
 // choose reads the list of models and what of it is wanted.
-func (p *modelsPublication) choose() error {
+func (p *publishModelsCommand) choose() error {
 	all, err := spec.DefaultModels()
 	if p.list != "" {
 		var file *os.File
@@ -215,7 +206,7 @@ func names(models []matrix.Model) string {
 }
 
 // pairs reads NAME=FILE.
-func (p *modelsPublication) pairs(flag string, given []string) (map[string]string, error) {
+func (p *publishModelsCommand) pairs(flag string, given []string) (map[string]string, error) {
 	found := map[string]string{}
 	for _, pair := range given {
 		name, file, ok := strings.Cut(pair, "=")
@@ -227,161 +218,8 @@ func (p *modelsPublication) pairs(flag string, given []string) (map[string]strin
 	return found, nil
 }
 
-// build says what the repository shall hold, given what it holds.
-func (p *modelsPublication) build(ctx context.Context, head *hfhub.Head) ([]hfhub.File, error) {
-	old, err := p.catalogue(ctx, head)
-	if err != nil {
-		return nil, err
-	}
-	texts, err := p.licenceTexts(ctx, head, old)
-	if err != nil {
-		return nil, err
-	}
-	files := texts
-	var mine []hfhub.Model
-	for _, m := range p.models {
-		if there := slices.IndexFunc(old, func(o hfhub.Model) bool { return p.isThere(m, o) }); there >= 0 {
-			mine = append(mine, old[there])
-			continue
-		}
-		ready, err := p.make(ctx, m)
-		if err != nil {
-			return nil, err
-		}
-		mine = append(mine, ready.Model)
-		files = append(files, hfhub.File{Path: ready.File, Local: ready.local, SHA256: ready.SHA256})
-	}
-	catalogue := old.With(mine...)
-	card, err := catalogue.Card(p.source.Endpoint, p.repo)
-	if err != nil {
-		return nil, err
-	}
-	notice, err := catalogue.Notice()
-	if err != nil {
-		return nil, err
-	}
-	list, err := catalogue.Encode()
-	if err != nil {
-		return nil, err
-	}
-	return append(files, hfhub.File{Path: hfhub.CardName, Content: card}, hfhub.File{Path: hfhub.NoticeName, Content: notice},
-		hfhub.File{Path: hfhub.CatalogueName, Content: list}), nil
-}
-
-// catalogue is what the repository says it holds, without what somebody has removed or replaced by hand.
-func (p *modelsPublication) catalogue(ctx context.Context, head *hfhub.Head) (hfhub.Catalogue, error) {
-	data, ok, err := head.Read(ctx, hfhub.CatalogueName)
-	if err != nil || !ok {
-		return nil, err
-	}
-	all, err := hfhub.DecodeCatalogue(data)
-	if err != nil {
-		return nil, &refusal{fmt.Errorf("%s: %w", p.repo, err), "it was not written by this command: publish to another repository, or remove the file there"}
-	}
-	var paths []string
-	for _, m := range all {
-		paths = append(paths, m.File)
-	}
-	digests, err := head.Digests(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(all, func(m hfhub.Model) bool { return digests[m.File] != m.SHA256 }), nil
-}
-
-// isThere tells whether the repository's model is the one to publish, where that can be told without having it.
-func (p *modelsPublication) isThere(m matrix.Model, there hfhub.Model) bool {
-	_, local := p.files[m.Name]
-	return !local && m.SHA256 != "" && there.Name == m.Name && there.File == fileName(m) && there.SHA256 == m.SHA256 &&
-		there.Licence == m.Licence && there.Weights == m.Source
-}
-
-// fileName is what a model is called in the repository: as people ask for it, whatever it is called elsewhere.
-func fileName(m matrix.Model) string { return m.Name + ".gguf" }
-
-// licenceTexts are the texts of the licences of all that the repository will hold.
-func (p *modelsPublication) licenceTexts(ctx context.Context, head *hfhub.Head, old hfhub.Catalogue) (files []hfhub.File, err error) {
-	var planned []hfhub.Model
-	for _, m := range p.models {
-		planned = append(planned, hfhub.Model{Name: m.Name, Licence: m.Licence})
-	}
-	licences, err := old.With(planned...).Licences()
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range slices.Sorted(maps.Keys(licences)) {
-		l := licences[id]
-		text := p.given[id]
-		if text == nil && l.Text != "" {
-			text = []byte(l.Text)
-		}
-		if text == nil {
-			there, ok, err := head.Read(ctx, hfhub.TextName(id))
-			if err != nil {
-				return nil, err
-			}
-			if !ok {
-				return nil, &refusal{fmt.Errorf("the %s wants a copy of its text beside the files", l.Name),
-					"save it from " + l.Link + " and give it by --licence " + id + "=FILE; once published, it need not be given again"}
-			}
-			text = there
-		}
-		files = append(files, hfhub.File{Path: hfhub.TextName(id), Content: text})
-	}
-	return files, nil
-}
-
-// make has a model ready on this machine: brought, checked, and read. It is done once, however often the head moves.
-func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel, error) {
-	if ready, ok := p.made[m.Name]; ok {
-		return ready, nil
-	}
-	local, origin := p.files[m.Name], ""
-	if local == "" {
-		ref := hub.Ref{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}
-		show := p.moves.show("download")
-		got, err := p.source.Download(ctx, ref, hub.Want{Size: m.Size, SHA256: m.SHA256}, func(at transfer.Progress) {
-			show(publisher.Progress{Name: m.Name, Done: at.Done, Total: at.Total})
-		})
-		if err != nil {
-			return madeModel{}, fmt.Errorf("bringing %s: %w", m.Name, err)
-		}
-		if got.Unasked != nil {
-			return madeModel{}, fmt.Errorf("bringing %s: %w", m.Name, got.Unasked)
-		}
-		ref.Revision = got.Commit
-		local, origin = got.Path, ref.String()
-	}
-	header, err := gguf.Read(local)
-	if err != nil {
-		return madeModel{}, &refusal{fmt.Errorf("describing %s: %w", m.Name, err), "only whole GGUF files of one part are published"}
-	}
-	if kind := header.Quantisation(); kind != "" && !strings.HasSuffix(strings.ToLower(m.Name), strings.ToLower(kind)) {
-		p.term.warnf("%s has the quantization %s according to its header", m.Name, kind)
-	}
-	show := p.moves.show("read")
-	sum, size, err := hfhub.Digest(ctx, local, func(at publisher.Progress) {
-		show(publisher.Progress{Name: m.Name, Done: at.Done, Total: at.Total})
-	})
-	if err != nil {
-		return madeModel{}, err
-	}
-	if m.SHA256 != "" && (sum != m.SHA256 || size != m.Size) {
-		return madeModel{}, &refusal{fmt.Errorf("checking %s: %s has %d bytes and the sha256 %s, models.yaml says %d and %s", m.Name, local, size, sum, m.Size, m.SHA256),
-			"it is another file, or a damaged one: bring the right one, or change models.yaml"}
-	}
-	ready := madeModel{local: local, Model: hfhub.Model{
-		Name: m.Name, File: fileName(m), Size: size, SHA256: sum,
-		Architecture: header.Architecture, Quantisation: header.Quantisation(), Parameters: header.Parameters, Context: header.Context,
-		VRAM: hub.Memory(header), Weights: m.Source, Licence: m.Licence, Origin: origin,
-	}}
-	p.made[m.Name] = ready
-	return ready, nil
-}
-
 // plan says what would be done, without bringing anything.
-func (p *modelsPublication) plan(ctx context.Context) error {
-	defer p.moves.end()
+func (p *publishModelsCommand) plan(ctx context.Context) error {
 	head, err := p.client.Head(ctx, p.repo)
 	if err != nil {
 		return err
@@ -399,7 +237,7 @@ func (p *modelsPublication) plan(ctx context.Context) error {
 	for _, m := range p.models {
 		size := "size not known yet"
 		if m.Size > 0 {
-			size = bytesText(m.Size)
+			size = measure.Bytes(m.Size)
 		}
 		from := hub.Ref{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}.String()
 		if local, ok := p.files[m.Name]; ok {
@@ -407,7 +245,7 @@ func (p *modelsPublication) plan(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			from, size = local, bytesText(ready.Size)
+			from, size = local, measure.Bytes(ready.Size)
 			if slices.ContainsFunc(old, func(o hfhub.Model) bool { return o.File == ready.File && o.SHA256 == ready.SHA256 }) {
 				p.term.printf("there     %s", fileName(m))
 				continue
@@ -427,7 +265,7 @@ func (p *modelsPublication) plan(ctx context.Context) error {
 	return nil
 }
 
-func (p *modelsPublication) message() string {
+func (p *publishModelsCommand) message() string {
 	var list []string
 	for _, m := range p.models {
 		list = append(list, m.Name)
@@ -440,7 +278,7 @@ func (p *modelsPublication) message() string {
 }
 
 // refuse gives errors their exit codes.
-func (p *modelsPublication) refuse(err error) error {
+func (p *publishModelsCommand) refuse(err error) error {
 	var licence *matrix.LicenceError
 	var mismatch *hub.MismatchError
 	switch {
@@ -455,7 +293,7 @@ func (p *modelsPublication) refuse(err error) error {
 }
 
 // waiting tells of waits that a person would wonder about.
-func (p *modelsPublication) waiting(wait time.Duration, why error) {
+func (p *publishModelsCommand) waiting(wait time.Duration, why error) {
 	const long = 10 * time.Second
 	if wait >= long {
 		p.term.notef("waiting %s: %v", wait.Round(time.Second), why)
@@ -463,48 +301,10 @@ func (p *modelsPublication) waiting(wait time.Duration, why error) {
 }
 
 // advise says what models.yaml could know now.
-func (p *modelsPublication) advise() {
+func (p *publishModelsCommand) advise() {
 	for _, m := range p.models {
 		if ready, ok := p.made[m.Name]; ok && m.SHA256 == "" {
 			p.term.notef("models.yaml could say of %s: size: %d, sha256: %s, vram_mib: %d", m.Name, ready.Size, ready.SHA256, ready.VRAM)
 		}
 	}
-}
-
-// A moves shows downloads, reading and uploads that follow one another: a terminal has room for one view.
-type moves struct {
-	term *terminal
-
-	mu     sync.Mutex
-	stage  string
-	report func(publisher.Progress)
-	close  func()
-}
-
-// show gives what shows a stage, from its first byte on.
-func (m *moves) show(stage string) func(publisher.Progress) {
-	return func(at publisher.Progress) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.stage != stage {
-			m.leave()
-			m.stage = stage
-			m.report, m.close = m.term.transfers(stage)
-		}
-		m.report(at)
-	}
-}
-
-// end says that nothing moves any more.
-func (m *moves) end() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.leave()
-}
-
-func (m *moves) leave() {
-	if m.close != nil {
-		m.close()
-	}
-	m.stage, m.close = "", nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 // results lists the results of an outcome in the order of the table.
@@ -36,7 +37,7 @@ func summary(outcome farm.Outcome, took time.Duration) string {
 			figure(r, fmt.Sprintf("%.0fs", r.Stats.CPUSeconds)), figure(r, fmt.Sprint(r.Stats.Compiled+r.Stats.CacheHits)),
 			figure(r, fmt.Sprint(r.Stats.CacheHits)), size(r, manifests.FormatTarGz), size(r, manifests.FormatTarZst))
 	}
-	fmt.Fprintf(w, "all\t\t%s\t%.0fs\n", elapsed(took), cpu)
+	fmt.Fprintf(w, "all\t\t%s\t%.0fs\n", measure.Time(took), cpu)
 	w.Flush()
 	lines := strings.Split(strings.TrimRight(b.String(), "\n"), "\n")
 	for i := range lines {
@@ -79,7 +80,7 @@ func wall(r farm.Result) string {
 	if r.Stats.Wall == 0 || r.Err == nil && r.Stats.Cached {
 		return "-"
 	}
-	return elapsed(r.Stats.Wall)
+	return measure.Time(r.Stats.Wall)
 }
 
 // figure is a number that a step leaves when it has compiled something. A stage
@@ -94,7 +95,7 @@ func figure(r farm.Result, text string) string {
 func size(r farm.Result, format string) string {
 	for _, artifact := range r.Artifacts {
 		if artifact.Format == format {
-			return bytesText(artifact.Size)
+			return measure.Bytes(artifact.Size)
 		}
 	}
 	return "-"

@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 // workflow is what the tests read of a workflow.
@@ -542,7 +543,7 @@ func TestWorkflowCommands(t *testing.T) {
 
 // parses has the real command line read arguments, as far as it goes without running the command.
 func parses(arguments []string) (path string, err error) {
-	root := newRoot(&terminal{out: io.Discard, err: io.Discard}, nil)
+	root := newRoot(&terminal{&console.Terminal{Out: io.Discard, Err: io.Discard}}, nil)
 	cmd, rest, err := root.Find(arguments)
 	if err != nil {
 		return "", err

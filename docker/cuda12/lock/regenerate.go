@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -22,6 +21,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
+	"github.com/waqasm86/llcuda-farm/docker/mirror"
 )
 
 // The suites. Debian 12 without its updates and security archives is frozen:
@@ -45,8 +45,8 @@ type mirrors struct {
 
 func mirrorsFromEnv(getenv func(string) string) mirrors {
 	return mirrors{
-		debian: strings.TrimRight(cmp.Or(getenv("LLCUDA_DEBIAN_MIRROR"), "http://deb.debian.org/debian"), "/"),
-		npm:    strings.TrimRight(cmp.Or(getenv("npm_config_registry"), "https://registry.npmjs.org"), "/"),
+		debian: mirror.DebianFromEnv(getenv)[0],
+		npm:    mirror.NPMFromEnv(getenv),
 	}
 }
 

@@ -108,7 +108,7 @@ func TestAttacks(t *testing.T) {
 			if test.edit != nil {
 				test.edit(t, r, other)
 			}
-			cmd := exec.Command("llcuda-fetch", "--home", home, "--key", key, "--mirror", r.Dir, "--as-host", "../../testdata/hosts/rtx-2080-ti.json")
+			cmd := exec.Command("llcuda-fetch", "--home", home, "--public-key", key, "--mirror", r.Dir, "--as-host", "../../testdata/hosts/rtx-2080-ti.json")
 			wantRefused(t, cmd, home, test.want)
 		})
 	}

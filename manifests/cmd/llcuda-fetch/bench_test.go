@@ -94,7 +94,7 @@ func newStand(b *testing.B, padding int) *stand {
 
 // here is a run of the program on a machine whose GPU the bundle is for.
 func (s *stand) here(args ...string) *exec.Cmd {
-	cmd := exec.Command(s.program, append([]string{"--home", s.home, "--key", s.key, "--mirror", s.url}, args...)...)
+	cmd := exec.Command(s.program, append([]string{"--home", s.home, "--public-key", s.key, "--mirror", s.url}, args...)...)
 	cmd.Env = s.machine.environ()
 	return cmd
 }
@@ -108,7 +108,7 @@ func (s *stand) installHere(b *testing.B) {
 
 // command is a run of the program that is told of such a machine, and does not have to look at it.
 func (s *stand) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(s.program, append(args, "--home", s.home, "--key", s.key, "--mirror", s.url, "--as-host", "../../testdata/hosts/rtx-2080-ti.json")...)
+	cmd := exec.Command(s.program, append([]string{"--home", s.home, "--public-key", s.key, "--mirror", s.url, "--as-host", "../../testdata/hosts/rtx-2080-ti.json"}, args...)...)
 	return cmd
 }
 

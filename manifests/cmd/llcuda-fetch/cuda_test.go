@@ -66,7 +66,7 @@ func TestAsksCUDA(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			mirror, home := transfertest.New(t, release.Dir, transfertest.Fault{}), t.TempDir()
-			arguments := append([]string{"--home", home, "--key", key, "--mirror", mirror.URL}, test.args...)
+			arguments := append([]string{"--home", home, "--public-key", key, "--mirror", mirror.URL}, test.args...)
 			cmd := exec.Command(program, arguments...)
 			if test.before != "" {
 				script := test.before + ` && exec "$0" "$@"`

@@ -49,7 +49,7 @@ func TestRunAtOnce(t *testing.T) {
 		}
 		return out.String(), trace.String()
 	}
-	install := []string{"--home", home, "--key", key, "--mirror", release.Dir, "install"}
+	install := []string{"--home", home, "--public-key", key, "--mirror", release.Dir, "install"}
 	_, trace := command(install...)
 	initialised := regexp.MustCompile(`(?m)^init (\S+)`)
 	names := func(trace string) []string {

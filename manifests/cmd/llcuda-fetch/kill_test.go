@@ -46,7 +46,7 @@ func newMachine(t *testing.T) *machine {
 
 // command is one run of the program, which testscript.Main put into PATH.
 func (m *machine) command(args ...string) *exec.Cmd {
-	cmd := exec.Command("llcuda-fetch", append(args, "--home", m.home, "--key", m.key, "--as-host", "../../testdata/hosts/colab-t4.json")...)
+	cmd := exec.Command("llcuda-fetch", append([]string{"--home", m.home, "--public-key", m.key, "--as-host", "../../testdata/hosts/colab-t4.json"}, args...)...)
 	cmd.Env = append(os.Environ(), "HF_HUB_CACHE="+filepath.Dir(m.home))
 	return cmd
 }

@@ -69,7 +69,7 @@ func (n *node) fetch(code int, args ...string) (out string, requests int) {
 // install is llcuda-fetch by itself, with the release at hand.
 func (n *node) install(code int, args ...string) string {
 	n.t.Helper()
-	out, _ := n.fetch(code, append([]string{"--mirror", n.server.URL, "--key", n.path("key.pub")}, args...)...)
+	out, _ := n.fetch(code, append([]string{"--mirror", n.server.URL, "--public-key", n.path("key.pub")}, args...)...)
 	return out
 }
 
@@ -130,7 +130,7 @@ func TestTwoNodes(t *testing.T) {
 	n.install(0)
 	n.want("sm75 unset", n.started())
 	n.become(a100)
-	n.refused(7, "must not be used", "--offline", "--key", n.path("key.pub"))
+	n.refused(7, "must not be used", "--offline", "--public-key", n.path("key.pub"))
 	n.install(0)
 	n.want("sm80 unset", n.started())
 	n.become(t4)
@@ -252,7 +252,7 @@ func TestLibrariesThatAreGone(t *testing.T) {
 	if err := os.RemoveAll(venv); err != nil {
 		t.Fatal(err)
 	}
-	n.refused(7, "must not be used", "--offline", "--key", n.path("key.pub"))
+	n.refused(7, "must not be used", "--offline", "--public-key", n.path("key.pub"))
 	out = n.install(0, "run", "llama-server", "--list-devices")
 	if !strings.Contains(out, "CUDA0: Tesla T4") {
 		t.Errorf("it was not repaired:\n%s", out)
@@ -272,11 +272,11 @@ func TestSharedBundle(t *testing.T) {
 	if err := os.RemoveAll(n.path("venv")); err != nil {
 		t.Fatal(err)
 	}
-	n.refused(7, "must not be used", "--offline", "--key", n.path("key.pub"))
+	n.refused(7, "must not be used", "--offline", "--public-key", n.path("key.pub"))
 	n.install(0)
 	n.want("sm75 unset", n.started())
 	n.become(t4)
-	n.want("sm75 unset", n.started("--key", n.path("key.pub")))
+	n.want("sm75 unset", n.started("--public-key", n.path("key.pub")))
 }
 
 // What else may have changed since an installation was tried.
@@ -321,7 +321,7 @@ func TestRunLooksAgain(t *testing.T) {
 	if err := os.WriteFile(smi, []byte("#!/bin/sh\nexit 9\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	n.refused(4, "picking a bundle: ", "--offline", "--key", n.path("key.pub"))
+	n.refused(4, "picking a bundle: ", "--offline", "--public-key", n.path("key.pub"))
 	out = n.install(0, "--allow-cpu")
 	if !strings.Contains(out, "it runs on the CPU") {
 		t.Errorf("the CPU was not taken:\n%s", out)
@@ -343,15 +343,15 @@ func TestOwnRuntime(t *testing.T) {
 	for i := range 3 {
 		other := fetchtest.New(t, fetchtest.Options{Tag: fmt.Sprintf("v1.%d.0-runtime", i+2), SMs: []matrix.SM{75}})
 		other.SignWith(t, n.release)
-		n.fetch(0, "install", "--update", "--mirror", other.Dir, "--key", n.path("key.pub"))
+		n.fetch(0, "install", "--update", "--mirror", other.Dir, "--public-key", n.path("key.pub"))
 	}
 	n.fetch(0, "prune", "--yes")
 	out, _ := n.fetch(0, "run", "llama-server", "--list-devices")
 	if !strings.Contains(out, "CUDA0: Tesla T4") {
 		t.Errorf("prune took the libraries:\n%s", out)
 	}
-	n.fetch(0, "rollback", "--key", n.path("key.pub"))
-	n.fetch(0, "verify", "--key", n.path("key.pub"))
+	n.fetch(0, "rollback", "--public-key", n.path("key.pub"))
+	n.fetch(0, "verify", "--public-key", n.path("key.pub"))
 	library := filepath.Join(libraries[0], "libcublas.so.12")
 	data, err := os.ReadFile(library)
 	if err != nil {
@@ -361,22 +361,22 @@ func TestOwnRuntime(t *testing.T) {
 	if err := os.WriteFile(library, data, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	out, _ = n.fetch(3, "verify", "--key", n.path("key.pub"))
+	out, _ = n.fetch(3, "verify", "--public-key", n.path("key.pub"))
 	if !strings.Contains(out, "/lib/libcublas.so.12: it has ") {
 		t.Errorf("the damaged library is not named:\n%s", out)
 	}
 	// A damaged library is not gone back to, and not used again.
-	out, _ = n.fetch(3, "install", "--release", "v1.4.0-runtime", "--mirror", n.release.Dir, "--key", n.path("key.pub"))
+	out, _ = n.fetch(3, "install", "--release", "v1.4.0-runtime", "--mirror", n.release.Dir, "--public-key", n.path("key.pub"))
 	out = n.install(0, "install", "--release", "v1.1.0-runtime")
 	if !strings.Contains(out, "is not as it was published (lib/libcublas.so.12: ") {
 		t.Errorf("the damaged library was taken:\n%s", out)
 	}
-	n.fetch(0, "verify", "--key", n.path("key.pub"))
+	n.fetch(0, "verify", "--public-key", n.path("key.pub"))
 
 	// Another runtime in another release: it is fetched.
 	another := fetchtest.New(t, fetchtest.Options{Tag: "v1.9.0-runtime", SMs: []matrix.SM{75}, Runtime: "of a newer toolkit"})
 	another.SignWith(t, n.release)
-	out, _ = n.fetch(0, "install", "--update", "--mirror", another.Dir, "--key", n.path("key.pub"))
+	out, _ = n.fetch(0, "install", "--update", "--mirror", another.Dir, "--public-key", n.path("key.pub"))
 	if !strings.Contains(out, "downloaded llcuda-cudart-cu12-") {
 		t.Errorf("the other runtime was not fetched:\n%s", out)
 	}

@@ -65,7 +65,7 @@ func (m *mirror) point(signed []byte) {
 }
 
 func (m *mirror) command(home string, args ...string) *exec.Cmd {
-	return exec.Command("llcuda-fetch", append(args, "--home", home, "--key", m.key, "--mirror", m.url, "--as-host", "../../testdata/hosts/rtx-2080-ti.json")...)
+	return exec.Command("llcuda-fetch", append([]string{"--home", home, "--public-key", m.key, "--mirror", m.url, "--as-host", "../../testdata/hosts/rtx-2080-ti.json"}, args...)...)
 }
 
 // Every way in which somebody could try to name another release than the farm does. Each ends as an attack on a release

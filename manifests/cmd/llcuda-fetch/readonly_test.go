@@ -38,7 +38,7 @@ func TestReadOnlySources(t *testing.T) {
 	script := `set -e
 cd ` + dir + `
 export HF_ENDPOINT=http://127.0.0.1:1 HF_HUB_CACHE=$PWD/hub LLCUDA_HOME=$PWD/first
-run() { llcuda-fetch --key key.pub --as-host ` + host + ` "$@"; }
+run() { llcuda-fetch --public-key key.pub --as-host ` + host + ` "$@"; }
 run --mirror ` + r.Dir + ` export --sm 75 --model tiny --to carried --offline
 mkdir -p 'input/data set'
 mount --bind carried 'input/data set'

@@ -75,7 +75,7 @@ func (p *published) put(tag string) {
 }
 
 func (p *published) command(args ...string) *exec.Cmd {
-	return exec.Command(p.program, append(args, "--key", p.key, "--mirror", p.mirror+"/{release}", "--home", filepath.Join(p.mirror, "none"))...)
+	return exec.Command(p.program, append([]string{"--public-key", p.key, "--mirror", p.mirror + "/{release}", "--home", filepath.Join(p.mirror, "none")}, args...)...)
 }
 
 // there is the release whose client is there, whole.
@@ -199,7 +199,7 @@ func TestSelfUpdateWhereItCannot(t *testing.T) {
 				}
 			}
 			update := "setpriv=; if [ \"$USER_ONLY\" ] && [ $(id -u) = 0 ]; then setpriv='setpriv --reuid=65534 --regid=65534 --clear-groups'; fi; "
-			command := strings.Replace(test.run, "UPDATE", "$setpriv ./bin/llcuda-fetch self-update --release v1.1.0-runtime --home none --mirror $MIRROR --key $KEY", 1)
+			command := strings.Replace(test.run, "UPDATE", "$setpriv ./bin/llcuda-fetch self-update --release v1.1.0-runtime --home none --mirror $MIRROR --public-key $KEY", 1)
 			script := update + test.place + "; cat bin/* | sha256sum >before; " + command + "; echo code $? >code; cat bin/* | sha256sum >after; ls -A bin >left"
 			args := []string{"unshare", "--map-root-user", "--mount", "sh", "-c", script}
 			if strings.HasPrefix(test.hint, "another user") {

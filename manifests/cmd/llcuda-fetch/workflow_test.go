@@ -23,7 +23,7 @@ func TestDocsCommands(t *testing.T) {
 	}
 	inline := regexp.MustCompile("`(llcuda-fetch[^`]*)`")
 	shown := 0
-	for _, path := range append(paths, filepath.Join(root, "README.md"), filepath.Join(root, "CONTRIBUTING.md")) {
+	for _, path := range append(paths, filepath.Join(root, "README.md"), filepath.Join(root, "CONTRIBUTING.md"), "README.md") {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -33,7 +33,7 @@ func TestDocsCommands(t *testing.T) {
 			lines = append(lines, match[1])
 		}
 		for _, line := range lines {
-			command, ok := strings.CutPrefix(line, "llcuda-fetch")
+			command, ok := strings.CutPrefix(strings.TrimPrefix(line, "./"), "llcuda-fetch")
 			if !ok || command != "" && command[0] != ' ' {
 				continue
 			}
@@ -118,7 +118,7 @@ func TestWorkflowCommands(t *testing.T) {
 	}
 	for i, want := range []string{"llcuda-bins-sm75 of release v1.1.0-runtime installed", "bench: -m " + model + " -ngl 99\n"} {
 		// Whose key signed and which machine it is are not the same here.
-		arguments := slices.Concat([]string{"--key", key, "--as-host", host, "--home", filepath.Join(work, "store")}, strings.Fields(commands[i]))
+		arguments := slices.Concat([]string{"--public-key", key, "--as-host", host, "--home", filepath.Join(work, "store")}, strings.Fields(commands[i]))
 		cmd := exec.Command("llcuda-fetch", arguments...)
 		cmd.Dir = work
 		cmd.Env = append(os.Environ(), "HF_HUB_CACHE="+hub, "HF_ENDPOINT=http://127.0.0.1:1")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 // app is what the commands share: the terminal and the global flags.
@@ -86,7 +87,7 @@ func (a *app) client(command string) (*fetch.Client, error) {
 	}
 	if a.skipSignature {
 		if a.key != "" || a.identity != "" || a.issuer != "" || a.trustedRoot != "" {
-			return nil, &usageError{errors.New("--insecure-skip-signature and --key, --identity, --issuer and --trusted-root exclude each other"), "give one or the others"}
+			return nil, console.Usage(errors.New("--insecure-skip-signature and --public-key, --identity, --issuer and --trusted-root exclude each other"), "give one or the others")
 		}
 		a.term.warnf("SIGNATURES ARE NOT VERIFIED: whoever controls the mirror decides what runs on this machine")
 	}
@@ -132,14 +133,14 @@ func (a *app) readHost() (*manifests.Host, error) {
 	if a.asHost != "-" {
 		f, err := os.Open(a.asHost)
 		if err != nil {
-			return nil, &usageError{err, "llcuda-fetch detect --json prints such a file"}
+			return nil, console.Usage(err, "llcuda-fetch detect --json prints such a file")
 		}
 		defer f.Close()
 		r = f
 	}
 	host, err := manifests.DecodeHost(r)
 	if err != nil {
-		return nil, &usageError{err, "llcuda-fetch detect --json prints such a file"}
+		return nil, console.Usage(err, "llcuda-fetch detect --json prints such a file")
 	}
 	return &host, nil
 }
@@ -157,7 +158,7 @@ func (v *lazyVerifier) verifier() (Verifier, error) {
 			return nil, err
 		}
 		if v.made, err = v.app.newVerifier(trust); err != nil {
-			return nil, &usageError{err, ""}
+			return nil, console.Usage(err, "")
 		}
 	}
 	return v.made, nil
@@ -187,11 +188,11 @@ func (a *app) trust() (Trust, error) {
 		}
 		data, err := os.ReadFile(path)
 		if err != nil {
-			return nil, &usageError{err, flag + " names a file on this machine"}
+			return nil, console.Usage(err, flag+" names a file on this machine")
 		}
 		return data, nil
 	}
-	key, err := read(a.key, "--key, like LLCUDA_PUBLIC_KEY,")
+	key, err := read(a.key, "--public-key, like LLCUDA_PUBLIC_KEY,")
 	if err != nil {
 		return Trust{}, err
 	}
@@ -212,21 +213,6 @@ func (a *app) print(result any) error {
 	return nil
 }
 
-// bytesText is a size for people: 812 B, 29.6 MB, 1.2 GB.
-func bytesText(n int64) string {
-	const step = 1000
-	if n < step {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n), ""
-	for _, unit = range []string{"kB", "MB", "GB", "TB"} {
-		if value /= step; value < step {
-			break
-		}
-	}
-	return fmt.Sprintf("%.1f %s", value, unit)
-}
-
 // shortPath is a path for people: below the home folder with a tilde.
 func shortPath(path string) string {
 	home, err := os.UserHomeDir()
@@ -237,4 +223,20 @@ func shortPath(path string) string {
 		return "~/" + inside
 	}
 	return path
+}
+
+func nonNil(list []string) []string { return append([]string{}, list...) }
+
+// A hinted error has a way out.
+type hinted struct {
+	error
+	hint string
+}
+
+func (e *hinted) Unwrap() error { return e.error }
+
+func (e *hinted) Hint() string { return e.hint }
+
+func notInstalled(err error) error {
+	return &hinted{err, "run llcuda-fetch without a command to install it"}
 }

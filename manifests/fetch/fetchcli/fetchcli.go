@@ -11,13 +11,14 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 // Trust is whose signature the user wants to count. What is empty is left to the farm's own.
@@ -60,8 +61,11 @@ func Main(args []string, verifier NewVerifier) int {
 	context.AfterFunc(ctx, stop) // gives the next signal its usual effect
 	a := &app{term: newTerminal(os.Stdout, os.Stderr), newVerifier: verifier}
 	root := a.root()
-	root.SetArgs(args)
-	err := a.execute(ctx, root.ExecuteContext)
+	own, err := forAll(root, args)
+	if err == nil {
+		root.SetArgs(own)
+		err = a.execute(ctx, root.ExecuteContext)
+	}
 	if a.badFlag && wantsEvents(args) {
 		a.term.events = true // the flag that is wrong may stand before it
 	}
@@ -110,7 +114,7 @@ func wantsEvents(args []string) bool {
 
 // exitCode is the one place where an error becomes a number.
 func exitCode(err error) int {
-	var usage *usageError
+	var usage *console.UsageError
 	switch {
 	case err == nil:
 		return exitDone
@@ -161,22 +165,13 @@ func className(code int) string {
 	return "failed"
 }
 
-// A usageError is a command that was given wrongly.
-type usageError struct {
-	err  error
-	hint string
-}
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-func (e *usageError) Hint() string  { return e.hint }
-
-const eventsFlag = "events"
-
 const rootHelp = `Run llama.cpp on this machine's NVIDIA GPU, without a CUDA installation or a compiler.
 
 Without a command it detects the GPU, picks the bundle built for it, downloads,
 verifies and installs it, and prints how to run it.
+
+Flags follow the command that they mean something to. In front of a command, one that
+means nothing to it is ignored.
 
 For programs, --json prints the result as JSON. --events also reports what happens,
 one JSON object per line on standard error; the last one is the outcome.
@@ -188,73 +183,69 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 signature, checksum or release refused,
 // root is the command line.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "llcuda-fetch",
-		Short:         "Run llama.cpp on this machine's NVIDIA GPU",
-		Long:          rootHelp,
-		Version:       version(),
-		Args:          cobra.NoArgs,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), installFlags{}) },
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
-			// The programs of env are one release's, and the client need not be of the same.
-			if !cmd.Flags().Changed("release") && cmd.Name() != selfUpdate {
-				a.release = os.Getenv("LLCUDA_RELEASE")
-			}
-			if !cmd.Flags().Changed("allow-cpu") {
-				a.allowCPU = fetch.IsTrue(os.Getenv("LLCUDA_ALLOW_CPU"))
-			}
-			if !cmd.Flags().Changed("key") && !a.skipSignature {
-				a.key = os.Getenv("LLCUDA_PUBLIC_KEY")
-			}
-		},
+		Use:   "llcuda-fetch",
+		Short: "Run llama.cpp on this machine's NVIDIA GPU",
+		Long:  rootHelp,
+		Example: `  llcuda-fetch                                # install what this machine's GPU needs
+  llcuda-fetch serve gemma-3-1b-it-Q4_K_M     # run a model
+  llcuda-fetch install --help                 # what a command does, and its flags`,
+		Version:          version(),
+		Args:             cobra.NoArgs,
+		SilenceErrors:    true,
+		SilenceUsage:     true,
+		RunE:             func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), installFlags{}) },
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) { a.readVariables(cmd) },
 	}
-	root.SetOut(a.term.out)
-	root.SetErr(a.term.err)
+	root.SetOut(a.term.Out)
+	root.SetErr(a.term.Err)
+	root.PersistentFlags().BoolVar(&a.yes, yesFlag, false, "")
+	_ = root.PersistentFlags().MarkHidden(yesFlag) // it is there
+	install := []func(*cobra.Command){a.outputFlags, a.homeFlags, a.hostFlags, a.cpuFlags, a.releaseFlags, a.sourceFlags, a.trustFlags}
+	with(root, install...)
+	root.AddCommand(
+		with(a.detectCommand(), a.outputFlags, a.homeFlags, a.hostFlags),
+		with(a.planCommand(), install...),
+		with(a.installCommand(), install...),
+		with(a.modelsCommand(), a.outputFlags, a.homeFlags, a.releaseFlags, a.sourceFlags, a.trustFlags),
+		with(a.inspectCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.releaseFlags, a.sourceFlags, a.trustFlags),
+		with(a.pullCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.releaseFlags, a.sourceFlags, a.trustFlags),
+		with(a.runCommand(), install...),
+		with(a.serveCommand(), install...),
+		with(a.chatCommand(), install...),
+		with(a.envCommand(), a.outputFlags, a.homeFlags, a.hostFlags),
+		with(a.verifyCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.trustFlags),
+		with(a.listCommand(), a.outputFlags, a.homeFlags, a.hostFlags),
+		with(a.rollbackCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.trustFlags),
+		with(a.pruneCommand(), a.outputFlags, a.homeFlags, a.removalFlags),
+		with(a.uninstallCommand(), a.outputFlags, a.homeFlags, a.sourceFlags, a.trustFlags, a.removalFlags),
+		with(a.doctorCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.sourceFlags, a.trustFlags),
+		with(a.exportCommand(), a.outputFlags, a.homeFlags, a.releaseFlags, a.sourceFlags, a.trustFlags),
+		with(a.selfUpdateCommand(), a.outputFlags, a.homeFlags, a.releaseFlags, a.sourceFlags, a.trustFlags),
+	)
+	console.Strict(root, "")
+	refuse := root.FlagErrorFunc()
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		a.badFlag = true
-		return &usageError{err, cmd.CommandPath() + " --help"}
+		return refuse(cmd, err)
 	})
-	f := root.PersistentFlags()
-	f.StringVar(&a.release, "release", "", "`tag` of the release (default: the installed one, else the current one; LLCUDA_RELEASE, except for self-update)")
-	f.StringArrayVar(&a.mirrors, "mirror", nil, "`URL` or path of a folder with the release; {release} in it stands for the tag, or for \"current\" to find the release pointer; repeatable, tried in turn; \"default\" is GitHub (default: the mirrors of the installation; LLCUDA_MIRROR, separated by spaces)")
-	f.StringVar(&a.home, "home", "", "`folder` of the store (LLCUDA_HOME)")
-	f.BoolVar(&a.trustHome, "trust-home", false, "use a store in a folder that others may write to (LLCUDA_TRUST_HOME)")
-	f.BoolVar(&a.offline, "offline", false, "use no network (LLCUDA_OFFLINE; HF_HUB_OFFLINE for models only)")
-	f.BoolVar(&a.allowCPU, "allow-cpu", false, "install a bundle to run on the CPU if no GPU can be served (LLCUDA_ALLOW_CPU)")
-	f.BoolVar(&a.allowWithdrawn, "allow-withdrawn", false, "accept the release that --release names even if it was withdrawn")
-	f.BoolVar(&a.json, "json", false, "print the result as JSON")
-	f.DurationVar(&a.patience, "patience", 0, "longest `duration` of the search for the release, such as 10s; downloads are not limited (default: no limit)")
-	f.BoolFunc(eventsFlag, "for programs: print the result as JSON, and everything else as one JSON object per line on standard error", func(text string) error {
-		on, err := strconv.ParseBool(text)
-		a.term.events, a.json = on, a.json || on
-		return err
-	})
-	f.BoolVar(&a.yes, "yes", false, "remove files; without it, prune and uninstall only list them")
-	f.BoolVar(&a.term.quiet, "quiet", false, "print results and errors only")
-	f.StringVar(&a.asHost, "as-host", "", "plan for the machine described in `file` (from detect --json); - is standard input")
-	f.StringVar(&a.issuer, "issuer", "", "OIDC issuer `URL` of the signing certificate")
-	f.StringVar(&a.identity, "identity", "", "expected signer: a workflow `URL`, or a full identity including @ref; the release pointer's signer is pointer.yml of the same repository")
-	f.StringVar(&a.trustedRoot, "trusted-root", "", "`file` with the Sigstore trusted root to verify against")
-	f.StringVar(&a.key, "key", "", "`file` with the public key of a private farm, in PEM (LLCUDA_PUBLIC_KEY)")
-	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "verify checksums only: whoever controls the mirror decides what runs on this machine")
-	root.AddCommand(a.detectCommand(), a.planCommand(), a.installCommand(), a.modelsCommand(), a.inspectCommand(), a.pullCommand(), a.runCommand(), a.serveCommand(), a.chatCommand(), a.envCommand(),
-		a.verifyCommand(), a.listCommand(), a.rollbackCommand(), a.pruneCommand(), a.uninstallCommand(), a.doctorCommand(), a.exportCommand(), a.selfUpdateCommand())
-	usageArgs(root)
+	generated(root)
 	return root
 }
 
-// usageArgs makes wrong positional arguments, and unknown commands, usage errors.
-func usageArgs(cmd *cobra.Command) {
-	if check := cmd.Args; check != nil {
-		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return &usageError{err, cmd.CommandPath() + " --help"}
-			}
-			return nil
+// generated adds the commands that cobra makes, which have no examples of their own.
+func generated(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for words, example := range map[string]string{
+		"help":                  "  llcuda-fetch help install",
+		"completion":            "  source <(llcuda-fetch completion bash)",
+		"completion bash":       "  source <(llcuda-fetch completion bash)",
+		"completion zsh":        "  source <(llcuda-fetch completion zsh)",
+		"completion fish":       "  llcuda-fetch completion fish | source",
+		"completion powershell": "  llcuda-fetch completion powershell | Out-String | Invoke-Expression",
+	} {
+		if cmd, _, err := root.Find(strings.Fields(words)); err == nil {
+			cmd.Example = example
 		}
-	}
-	for _, sub := range cmd.Commands() {
-		usageArgs(sub)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 // Whoever interrupts a command gets its terminal back within a second, whatever the command is in the middle of; nothing of
@@ -29,7 +31,7 @@ func TestInterruptedCommandsEnd(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var out, said bytes.Buffer
-				a := &app{term: &terminal{out: &out, err: &said}}
+				a := &app{term: &terminal{Terminal: &console.Terminal{Program: "llcuda-fetch", Out: &out, Err: &said}}}
 				ctx, interrupt := context.WithCancel(t.Context())
 				time.AfterFunc(time.Minute, interrupt)
 				began := time.Now()

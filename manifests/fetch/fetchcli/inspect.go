@@ -7,6 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 func (a *app) inspectCommand() *cobra.Command {
@@ -17,11 +19,10 @@ func (a *app) inspectCommand() *cobra.Command {
 		Long: `Show what a model is, and how much memory it needs: a GGUF file, or a model named as
 for pull. inspect downloads nothing, and reads only the header of a file.
 
-  llcuda-fetch inspect gemma-3-1b-it-Q4_K_M
-  llcuda-fetch inspect model-00001-of-00003.gguf --ctx 32768
-  llcuda-fetch inspect model.gguf --memory 15360,15360    two GPUs, here or elsewhere
-
 With --json it prints one object, or a list of objects for several models.`,
+		Example: `  llcuda-fetch inspect gemma-3-1b-it-Q4_K_M
+  llcuda-fetch inspect model-00001-of-00003.gguf --ctx 32768
+  llcuda-fetch inspect model.gguf --memory 15360,15360    # two GPUs, here or elsewhere`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client("inspect")
@@ -29,11 +30,11 @@ With --json it prints one object, or a list of objects for several models.`,
 				return err
 			}
 			if o.Context < 0 {
-				return &usageError{fmt.Errorf("--ctx is %d, and must be a number of tokens", o.Context), "llcuda-fetch inspect --help"}
+				return console.Usage(fmt.Errorf("--ctx is %d, and must be a number of tokens", o.Context), "llcuda-fetch inspect --help")
 			}
 			for _, mib := range o.Memory {
 				if mib < 0 {
-					return &usageError{fmt.Errorf("--memory has %d, and must be numbers of MiB", mib), "llcuda-fetch inspect --help"}
+					return console.Usage(fmt.Errorf("--memory has %d, and must be numbers of MiB", mib), "llcuda-fetch inspect --help")
 				}
 			}
 			o.Release = a.release
@@ -68,7 +69,7 @@ func (a *app) showInspection(i fetch.Inspection) {
 	}
 	if i.Path == nil {
 		if i.Size != nil {
-			a.term.printf("size       %s", bytesText(*i.Size))
+			a.term.printf("size       %s", measure.Bytes(*i.Size))
 		}
 		if i.Registry.VRAM > 0 {
 			a.term.printf("needs      %d MiB of GPU memory", i.Registry.VRAM)
@@ -76,7 +77,7 @@ func (a *app) showInspection(i fetch.Inspection) {
 		a.term.printf("file       %s", i.Why)
 		return
 	}
-	a.term.printf("file       %s, %s", shortPath(*i.Path), bytesText(*i.Size))
+	a.term.printf("file       %s, %s", shortPath(*i.Path), measure.Bytes(*i.Size))
 	kind := []string{*i.Architecture, fmt.Sprintf("%d parameters", *i.Parameters), fmt.Sprintf("%d layers", *i.Layers)}
 	if i.Quantisation != nil {
 		kind = append(kind, *i.Quantisation)

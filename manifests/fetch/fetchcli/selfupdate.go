@@ -23,6 +23,8 @@ func (a *app) selfUpdateCommand() *cobra.Command {
 
 The new program is downloaded and verified like a bundle, and tried before it
 replaces this one. A release that is not newer is accepted only if --release names it.`,
+		Example: `  llcuda-fetch self-update
+  llcuda-fetch self-update --release v1.1.0-runtime`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			program, err := ownProgram()

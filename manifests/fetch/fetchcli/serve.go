@@ -17,8 +17,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/serve"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 type serveFlags struct {
@@ -36,10 +38,7 @@ func (a *app) serveCommand() *cobra.Command {
 
 The model is a file, or named as for pull; what is missing is installed and
 downloaded first. The command reports when the server is ready, and why it ended,
-with the end of its log. Arguments after -- are llama-server's own:
-
-  llcuda-fetch serve gemma-3-1b-it-Q4_K_M
-  llcuda-fetch serve org/repo:Q4_K_M --port 8000 -- -c 8192 --parallel 4
+with the end of its log. Arguments after -- are llama-server's own.
 
 The server listens on 127.0.0.1, on port 8090 if that is free, else on a free one.
 If LLAMA_API_KEY is set, clients must send that key. LLAMA_SERVER_PATH or
@@ -48,6 +47,8 @@ LLAMA_CPP_DIR select a llama-server of your own; if it is a script, it must exec
 Ctrl-C, SIGTERM and SIGHUP end the server, after 5 seconds by force. With --lifeline
 it also ends at the end of standard input, and when the process that started
 llcuda-fetch ends.`,
+		Example: `  llcuda-fetch serve gemma-3-1b-it-Q4_K_M
+  llcuda-fetch serve org/repo:Q4_K_M --port 8000 -- -c 8192 --parallel 4`,
 		Args: a.oneModel,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.serve(cmd.Context(), args[0], args[1:], f) },
 	}
@@ -57,78 +58,6 @@ llcuda-fetch ends.`,
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 10*time.Minute, "longest `duration` until the server is ready; 0 is no limit")
 	cmd.Flags().BoolVar(&f.lifeline, "lifeline", false, "for programs: end at the end of standard input, and when the process that started this one ends")
 	return cmd
-}
-
-func (a *app) chatCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "chat MODEL [-- argument...]",
-		Short: "Talk to a model in the terminal: run llama-cli -m MODEL",
-		Long: `Talk to a model in the terminal: run llama-cli -m MODEL.
-
-The model is a file, or named as for pull; what is missing is installed and
-downloaded first. Arguments after -- are llama-cli's own:
-
-  llcuda-fetch chat gemma-3-1b-it-Q4_K_M -- -c 8192`,
-		Args: a.oneModel,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.run(cmd.Context(), "chat", "llama-cli", append([]string{"-m", args[0]}, args[1:]...))
-		},
-	}
-}
-
-// oneModel wants one argument in front of --.
-func (a *app) oneModel(cmd *cobra.Command, args []string) error {
-	own := len(args)
-	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
-		own = dash
-	}
-	switch {
-	case own == 0:
-		return errors.New("no model: llcuda-fetch models lists those known by name")
-	case own > 1:
-		return fmt.Errorf("there is a second argument, %q, after the model; the program's own arguments go after --", args[1])
-	}
-	return nil
-}
-
-// run makes this process one of llama.cpp's programs, which is installed first if need be.
-func (a *app) run(ctx context.Context, command, program string, arguments []string) error {
-	c, err := a.client(command)
-	if err != nil {
-		return err
-	}
-	current, err := a.installed(ctx, c)
-	if err != nil {
-		return err
-	}
-	path, err := c.Program(current, program)
-	if err != nil {
-		return err
-	}
-	if arguments, err = c.Arguments(ctx, program, arguments, os.Getenv); err != nil {
-		return err
-	}
-	// The point of no return: from here on this process is the program.
-	return fmt.Errorf("starting %s: %w", path, c.Store.Programs(current).Exec(path, arguments))
-}
-
-// installed has a bundle installed to start programs from.
-func (a *app) installed(ctx context.Context, c *fetch.Client) (fetch.Install, error) {
-	o, err := a.options("")
-	if err != nil {
-		return fetch.Install{}, err
-	}
-	outcome, err := c.Install(ctx, o)
-	if err != nil {
-		return fetch.Install{}, err
-	}
-	if !outcome.Already {
-		a.term.notef("%s of release %s is installed for this machine", outcome.Install.Bundle, outcome.Install.Release)
-	}
-	if backend := os.Getenv(launch.BackendPath); backend != "" {
-		a.term.notef("%s is set: llama.cpp loads %s beside its own backends", launch.BackendPath, backend)
-	}
-	return outcome.Install, nil
 }
 
 func (a *app) serve(ctx context.Context, model string, arguments []string, f serveFlags) error {
@@ -142,7 +71,7 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		return err
 	}
 	if f.timeout < 0 {
-		return &usageError{fmt.Errorf("--timeout %s is negative", f.timeout), "0 is no limit"}
+		return console.Usage(fmt.Errorf("--timeout %s is negative", f.timeout), "0 is no limit")
 	}
 	interrupted := ctx
 	// Whoever reads this process's output may be gone before it ends the server: that must not end it first.
@@ -164,7 +93,7 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		return err
 	}
 	if server.Program, err = c.OwnServer(os.Getenv); err != nil {
-		return &usageError{err, fetch.Hints(err)[0]}
+		return console.Usage(err, fetch.Hints(err)[0])
 	}
 	server.Environ = os.Environ()
 	if server.Program != "" {
@@ -184,7 +113,7 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 	}
 	path := server.Arguments[1]
 	if _, err := os.Stat(path); err != nil {
-		return &usageError{fmt.Errorf("looking for the model: %w", err), "llcuda-fetch models lists those known by name; others are org/repo:file.gguf"}
+		return console.Usage(fmt.Errorf("looking for the model: %w", err), "llcuda-fetch models lists those known by name; others are org/repo:file.gguf")
 	}
 	server.Model = serve.Model{Name: model, Path: path, Size: fetch.ModelSize(path)}
 	if launch.IsFile(model) {
@@ -201,7 +130,7 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 	err = server.Run(ctx, a.tellServer())
 	var exit *serve.ExitError
 	if errors.As(err, &exit) && exit.Reason == serve.ReasonArgument {
-		return &usageError{err, exit.Hint()}
+		return console.Usage(err, exit.Hint())
 	}
 	return err
 }
@@ -212,7 +141,7 @@ func parsePort(text string) (int, error) {
 	}
 	port, err := strconv.ParseUint(text, 10, 16)
 	if err != nil || port == 0 {
-		return 0, &usageError{fmt.Errorf("there is no port %q", text), "a port is a number from 1 to 65535; auto takes a free one"}
+		return 0, console.Usage(fmt.Errorf("there is no port %q", text), "a port is a number from 1 to 65535; auto takes a free one")
 	}
 	return int(port), nil
 }
@@ -226,9 +155,9 @@ func notOurs(arguments []string) error {
 		}
 		switch {
 		case flag == "--host", flag == "--port":
-			return &usageError{fmt.Errorf("%s stands after --, and serve sets it for llama-server", argument), "give it before --"}
+			return console.Usage(fmt.Errorf("%s stands after --, and serve sets it for llama-server", argument), "give it before --")
 		case slices.Contains([]launch.Kind{launch.Model, launch.HubModel, launch.HubFile, launch.ModelURL}, launch.KindOf(argument)):
-			return &usageError{fmt.Errorf("%s names a second model", argument), "name the model once, before --"}
+			return console.Usage(fmt.Errorf("%s names a second model", argument), "name the model once, before --")
 		}
 	}
 	return nil
@@ -301,8 +230,8 @@ func (a *app) tellServer() func(serve.Event) {
 			a.term.tell(startingEvent{head, e}, text)
 		case serve.Loading:
 			text, so := "", time.Duration(e.Seconds*float64(time.Second))
-			if so-said >= plainEvery {
-				said, text = so, "still loading after "+timeText(so)
+			if so-said >= console.PlainEvery {
+				said, text = so, "still loading after "+measure.Time(so)
 			}
 			a.term.tell(loadingEvent{head, e}, text)
 		case serve.Ready:
@@ -312,7 +241,7 @@ func (a *app) tellServer() func(serve.Event) {
 				return
 			}
 			a.term.printf("%s is ready at %s", e.Model.Name, e.URL)
-			if a.term.live {
+			if a.term.Live {
 				a.term.notef("Ctrl-C ends it")
 			}
 		case serve.Exit:

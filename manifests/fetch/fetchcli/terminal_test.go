@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 // A download of 100 MB at 4 MB/s, of which an earlier run had brought 20 MB, told ten times a second.
@@ -32,76 +32,16 @@ func bring(t *terminal) {
 	t.progress(p) // said once
 }
 
-// In a log, a notebook or a pipe: a line at the beginning, one every 10 seconds, and one at the end.
-func TestProgressInALog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var out, err bytes.Buffer
-		bring(&terminal{out: &out, err: &err, columns: func() int { return 80 }})
-		want := `downloading llcuda-bins-sm75.tar.zst, 100.0 MB, resuming at 20.0 MB
-llcuda-bins-sm75.tar.zst  60.0 MB of 100.0 MB  60%  4.0 MB/s  10s left
-downloaded llcuda-bins-sm75.tar.zst, 100.0 MB in 20s
-`
-		if diff := cmp.Diff(want, err.String()); diff != "" || out.Len() > 0 {
-			t.Errorf("(-want +got):\n%s\non standard output: %q", diff, out.String())
-		}
-	})
-}
-
-// On a screen: one line that is drawn anew, never wider than the screen, gone when something else is said.
-func TestProgressOnAScreen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const columns = 72
-		var out, err bytes.Buffer
-		term := &terminal{out: &out, err: &err, live: true, columns: func() int { return columns }}
-		bring(term)
-		term.notef("writing to disk")
-		if got := err.String(); !strings.Contains(got, "\r\x1b[Kllcuda-bins-sm75.tar.zst  40.0 MB of 100.0 MB  40%  4.0 MB/s") {
-			t.Errorf("no bytes and rate in %q", got)
-		}
-		lines := regexp.MustCompile(`\r\x1b\[K`).Split(err.String(), -1)
-		for _, line := range lines[:len(lines)-1] {
-			if len(line) >= columns || strings.Contains(line, "\n") {
-				t.Errorf("%q does not stay in one line of %d columns", line, columns)
-			}
-		}
-		if got, want := lines[len(lines)-1], "downloaded llcuda-bins-sm75.tar.zst, 100.0 MB in 20s\nwriting to disk\n"; got != want {
-			t.Errorf("at the end there is %q, want %q", got, want)
-		}
-	})
-}
-
-// A download that is slow because of the server says so, on a screen and in a log, for as long as it is.
-func TestProgressOfASlowServer(t *testing.T) {
-	for _, live := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			var out, err bytes.Buffer
-			term := &terminal{out: &out, err: &err, live: live, columns: func() int { return 80 }}
-			for p := (fetch.Progress{Name: "x.tar.zst", Total: 1_000_000, Source: "https://mirror"}); p.Done < 300_000; p.Done += 100_000 {
-				p.Slow = p.Done == 100_000
-				term.progress(p)
-				time.Sleep(plainEvery)
-			}
-			for text, want := range map[string]bool{
-				"x.tar.zst  100.0 kB of 1.0 MB  10%  slow server": true, "x.tar.zst  200.0 kB of 1.0 MB  20%  slow server": false,
-			} {
-				if strings.Contains(err.String(), text) != want {
-					t.Errorf("live %t: %q in %q is not %t", live, text, err.String(), want)
-				}
-			}
-		})
-	}
-}
-
 // --quiet says nothing of what goes on; results, warnings and errors it says all the same.
 func TestQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out, err bytes.Buffer
-		term := &terminal{out: &out, err: &err, quiet: true, columns: func() int { return 80 }}
+		term := &terminal{Terminal: &console.Terminal{Program: "llcuda-fetch", Out: &out, Err: &err}, quiet: true}
 		bring(term)
 		term.notef("nothing")
 		term.printf("a result")
 		term.warnf("a warning")
-		term.report(&usageError{errors.New("nothing"), "a way out"}, exitUsage)
+		term.report(console.Usage(errors.New("nothing"), "a way out"), exitUsage)
 		if diff := cmp.Diff("llcuda-fetch: warning: a warning\nllcuda-fetch: nothing\nhint: a way out\n", err.String()); diff != "" || out.String() != "a result\n" {
 			t.Errorf("(-want +got):\n%s\non standard output: %q", diff, out.String())
 		}
@@ -113,7 +53,8 @@ func TestQuiet(t *testing.T) {
 func TestEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out, err bytes.Buffer
-		term := &terminal{out: &out, err: &err, events: true}
+		open := func() *terminal { return &terminal{Terminal: &console.Terminal{Out: &out, Err: &err}, events: true} }
+		term := open()
 		bring(term)
 		var first, last downloadEvent
 		lines := strings.Split(strings.TrimSuffix(err.String(), "\n"), "\n")
@@ -154,10 +95,8 @@ func TestEvents(t *testing.T) {
 		term.tell(waitingEvent{event("waiting"), 4711, "llcuda-fetch install", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, "waiting")
 		term.report(nil, exitDone)
 		term.notef("nothing comes after the end")
-		term.closed = false
-		term.report(&usageError{errors.New("nothing"), "a way out"}, exitUsage)
-		term.closed = false
-		term.report(errors.New("whatever"), exitInterrupted)
+		open().report(console.Usage(errors.New("nothing"), "a way out"), exitUsage)
+		open().report(errors.New("whatever"), exitInterrupted)
 		want2 := `{"v":1,"event":"download","name":"here","done":7,"total":7,"from":7,"source":""}
 {"v":1,"event":"download","name":"at once","done":0,"total":7,"from":0,"source":"https://mirror"}
 {"v":1,"event":"download","name":"at once","done":7,"total":7,"from":0,"source":"https://mirror"}

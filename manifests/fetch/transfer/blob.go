@@ -11,6 +11,8 @@ import (
 	"math"
 	"net/http"
 	"os"
+
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 // A Blob is a file to bring.
@@ -74,11 +76,5 @@ func (b Blob) SizeOf(path string) (int64, error) {
 	return size, nil
 }
 
-// Progress says how far a blob is.
-type Progress struct {
-	Name        string
-	Done, Total int64  // bytes; Total is negative if it is not known
-	From        int64  // bytes that an earlier run had brought
-	Source      string // the mirror's address, without its password; empty for bytes of an earlier run
-	Slow        bool   // the source gave less than Client.SlowRate lately
-}
+// Progress is how far a blob is.
+type Progress = measure.Progress

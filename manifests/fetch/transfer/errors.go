@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/http"
+	"slices"
 	"time"
 )
 
@@ -29,6 +31,18 @@ type NetworkError struct {
 
 func (e *NetworkError) Error() string { return fmt.Sprintf("downloading %s: %v", e.Name, e.Err) }
 func (e *NetworkError) Unwrap() error { return e.Err }
+
+// IsMissing reports whether every mirror answered that it does not have the blob.
+func (e *NetworkError) IsMissing() bool {
+	each := []error{e.Err}
+	if joined, ok := e.Err.(interface{ Unwrap() []error }); ok {
+		each = joined.Unwrap()
+	}
+	return !slices.ContainsFunc(each, func(err error) bool {
+		status, ok := errors.AsType[*StatusError](err)
+		return !ok || status.Code != http.StatusNotFound && status.Code != http.StatusGone
+	})
+}
 
 // A SpaceError says that the file system is full, or would be.
 type SpaceError struct {

@@ -5,7 +5,7 @@ ci/e2e_python_test.go makes all three and runs everything here. By hand:
     LLCUDA_FETCH      the client, llcuda-fetch
     LLCUDA_TEST_HOME  a folder in which that client has installed a bundle; no GPU is needed
     LLCUDA_TEST_FROM  a signed release to install from: a folder or an address
-    LLCUDA_TEST_TRUST the client's flags that make it trust the signer: --key FILE, or --trusted-root FILE
+    LLCUDA_TEST_TRUST the client's flags that make it trust the signer: --public-key FILE, or --trusted-root FILE
     LLCUDA_TEST_MODEL SmolLM2-135M-Instruct as GGUF; default: where the Go tests keep it
 
 LLCUDA_TEST_KERNELS is how many kernels are ended in test_kernels.py, and LLCUDA_TEST_KEEP a folder for executed notebooks.

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 // packagesFile lists, in docker/engine, the Debian packages the engine needs.
@@ -49,7 +51,7 @@ func (e *Engine) Preflight() error {
 	if free, err := diskFree(existingParent(e.opts.StateDir)); err != nil {
 		problems = append(problems, err.Error())
 	} else if free < minDiskToStart {
-		problems = append(problems, fmt.Sprintf("%s has %.1f GB free, the builder alone needs %.0f", e.opts.StateDir, float64(free)/1e9, minDiskToStart/1e9))
+		problems = append(problems, fmt.Sprintf("%s has %s free, the builder alone needs %s", e.opts.StateDir, measure.Bytes(int64(free)), measure.Bytes(minDiskToStart)))
 	}
 
 	module, err := e.moduleDir()

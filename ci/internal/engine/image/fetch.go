@@ -3,55 +3,46 @@ package image
 import (
 	"cmp"
 	"context"
-	"crypto"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/waqasm86/llcuda-farm/ci/internal/download"
+	"github.com/waqasm86/llcuda-farm/ci/internal/filestamp"
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
+	"github.com/waqasm86/llcuda-farm/docker/mirror"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-const (
-	debianMirror = "http://deb.debian.org/debian"
-	npmRegistry  = "https://registry.npmjs.org"
-	// snapshots have Debian's mirror as it was at a time, which comes after it: https://snapshot.debian.org
-	snapshots = "https://snapshot.debian.org/archive/debian/"
+// fetchConcurrency is polite to a public mirror: so many connections, each with a file of its own.
+const fetchConcurrency = 8
 
-	fetchConcurrency = 8 // polite to a public mirror
-)
-
-// FetchOptions are Fetch's options; the zero value fetches from the public
-// mirrors.
+// FetchOptions are Fetch's options; the zero value fetches from the public mirrors.
 type FetchOptions struct {
-	Mirror      string       // the Debian mirror's root; an archive of the mirror of some day works as well
-	NPMRegistry string       // the npm registry's root
-	Archive     string       // where Debian's files are that the mirror no longer has: the root of its archive of the lock's day
-	Snapshot    string       // the lock's day, where it is not that of docker/cuda12
-	Client      *http.Client // http.DefaultClient, which honours the proxy variables and SSL_CERT_FILE
-	Concurrency int          // files downloaded and hashed at once
+	Mirrors     []string // roots of Debian mirrors, in order of trial; an archive of the mirror of some day works as well
+	NPMRegistry string   // the npm registry's root
+	Archive     string   // what Debian's files come from that no mirror gives: the root of its archive of the lock's day
+	Snapshot    string   // the lock's day, where it is not that of docker/cuda12
+	Concurrency int      // files downloaded and hashed at once
+	// Transfer downloads. The zero value will do.
+	Transfer transfer.Client
 	// Progress hears of bytes that are there, of all bytes of the lock. Calls do not overlap.
 	Progress func(done, total int64)
-
-	firstWait, stall time.Duration // shorter in tests
 }
 
 // MirrorsFromEnv takes the mirrors from LLCUDA_DEBIAN_MIRROR and npm_config_registry.
 func MirrorsFromEnv(getenv func(string) string) FetchOptions {
-	return FetchOptions{Mirror: getenv("LLCUDA_DEBIAN_MIRROR"), NPMRegistry: getenv("npm_config_registry")}
+	return FetchOptions{Mirrors: mirror.DebianFromEnv(getenv), NPMRegistry: mirror.NPMFromEnv(getenv)}
 }
 
-// GoneError says that the mirror does not have a file of the lock.
+// A GoneError is a file of the lock that no mirror has.
 type GoneError struct {
-	Name, Version, URL string
+	Name, Version string
+	URL           string // the first that was asked
 }
 
 func (e *GoneError) Error() string {
@@ -63,32 +54,42 @@ func (e *GoneError) Hint() string {
 	return "run `go generate ./docker/cuda12` to lock the versions the mirror has now, or set LLCUDA_DEBIAN_MIRROR to a mirror or an archive that still has this one"
 }
 
-// FilesDir is the folder of a cache that holds the fetched files, each under
-// its SHA-256: what install.sh takes as its second argument. It may hold files
-// of other locks, too.
+// checkedFile is where a cache keeps the stamps of the files whose digests were right.
+const checkedFile = "checked.json"
+
+// FilesDir is the folder of a cache that holds the fetched files, each under its SHA-256: what install.sh takes as its
+// second argument. It may hold files of other locks, and partial files, too.
 func FilesDir(cacheDir string) string { return filepath.Join(cacheDir, "files") }
 
-// Fetch brings every file of the lock into FilesDir(cacheDir). Files that are
-// there already are hashed again, and replaced if they are damaged.
+// Fetch brings every file of the lock into FilesDir(cacheDir). Files that are there already are replaced if they are
+// damaged; those that did not change since they were hashed are not hashed again. An interrupted download resumes.
 func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOptions) error {
-	opts.Mirror = strings.TrimRight(cmp.Or(opts.Mirror, debianMirror), "/")
-	opts.Archive = strings.TrimRight(cmp.Or(opts.Archive, snapshots+cmp.Or(opts.Snapshot, cuda12.Snapshot(cuda12.LockFile))), "/")
-	opts.NPMRegistry = strings.TrimRight(cmp.Or(opts.NPMRegistry, npmRegistry), "/")
+	if len(opts.Mirrors) == 0 {
+		opts.Mirrors = []string{mirror.Debian}
+	}
+	opts.Archive = cmp.Or(opts.Archive, mirror.DebianSnapshots+cmp.Or(opts.Snapshot, cuda12.Snapshot(cuda12.LockFile)))
+	opts.NPMRegistry = cmp.Or(opts.NPMRegistry, mirror.NPM)
+	opts.Transfer.Streams = 1
 	dir := FilesDir(cacheDir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("making %s: %w", dir, err)
 	}
-	download.RemoveStale(dir)
+	transfer.RemoveStale(dir)
+	checked := filestamp.OpenRecord(filepath.Join(cacheDir, checkedFile))
 	meter := &meter{report: opts.Progress}
 	for _, p := range lock {
 		meter.total += p.Size
 	}
 	tasks, ctx := errgroup.WithContext(ctx)
-	tasks.SetLimit(cmp.Or(opts.Concurrency, fetchConcurrency)) // connections to one mirror
+	tasks.SetLimit(cmp.Or(opts.Concurrency, fetchConcurrency))
 	for _, p := range lock {
-		tasks.Go(func() error { return fetchFile(ctx, p, dir, opts, meter) })
+		tasks.Go(func() error { return fetchFile(ctx, p, dir, checked, opts, meter) })
 	}
-	return tasks.Wait()
+	err := tasks.Wait()
+	if saveErr := checked.Save(); err == nil && saveErr != nil {
+		return fmt.Errorf("noting which packages are right: %w", saveErr)
+	}
+	return err
 }
 
 // meter adds up the bytes of all downloads.
@@ -107,39 +108,43 @@ func (m *meter) add(n int64) {
 	}
 }
 
-func fetchFile(ctx context.Context, p cuda12.Package, dir string, opts FetchOptions, meter *meter) error {
+func fetchFile(ctx context.Context, p cuda12.Package, dir string, checked *filestamp.Record, opts FetchOptions, meter *meter) error {
 	dest := filepath.Join(dir, p.SHA256)
-	want := download.Want{Size: p.Size, Hash: crypto.SHA256, Encode: hex.EncodeToString, Sum: p.SHA256}
-	size, err := download.Size(dest, want)
+	blob := transfer.Blob{Name: p.Name + " " + p.Version, Size: p.Size, SHA256: p.SHA256, URLs: addresses(p, opts)}
+	right, err := checked.Check(dest, func() (bool, error) {
+		size, err := blob.SizeOf(dest)
+		return size >= 0, err
+	})
 	if err != nil {
 		return fmt.Errorf("checking %s: %w", p.Name, err)
 	}
-	if size >= 0 {
-		meter.add(size)
+	if right {
+		meter.add(p.Size)
 		return nil
 	}
-	roots := []string{opts.Mirror, opts.Archive}
+	var counted int64
+	count := func(done int64) { meter.add(done - counted); counted = done }
+	_, err = opts.Transfer.Save(ctx, blob, dest, func(at transfer.Progress) { count(at.Done) })
+	if err == nil {
+		count(p.Size) // another process may have brought it
+		return nil
+	}
+	count(0)
+	if network, ok := errors.AsType[*transfer.NetworkError](err); ok && network.IsMissing() {
+		status, _ := errors.AsType[*transfer.StatusError](err)
+		return &GoneError{Name: p.Name, Version: p.Version, URL: status.URL}
+	}
+	return fmt.Errorf("fetching %s: %w", p.Name, err)
+}
+
+// addresses are where a package may be, in order of trial. npm has no archive.
+func addresses(p cuda12.Package, opts FetchOptions) []string {
 	if p.Kind == cuda12.NPM {
-		roots = []string{opts.NPMRegistry}
+		return []string{strings.TrimRight(opts.NPMRegistry, "/") + "/" + p.Path}
 	}
-	var gone []error
-	for _, root := range roots {
-		_, err = download.Into(ctx, root+"/"+p.Path, dest, want, download.Options{
-			Client: opts.Client, FirstWait: opts.firstWait, Stall: opts.stall, Progress: meter.add,
-		})
-		var missing *download.GoneError
-		switch {
-		case err == nil:
-			return nil
-		case errors.As(err, &missing):
-			err = &GoneError{Name: p.Name, Version: p.Version, URL: missing.URL}
-		default:
-			err = fmt.Errorf("fetching %s: %w", p.Name, err)
-		}
-		gone = append(gone, err)
-		if missing == nil {
-			break
-		}
+	var list []string
+	for _, root := range append(opts.Mirrors[:len(opts.Mirrors):len(opts.Mirrors)], opts.Archive) {
+		list = append(list, strings.TrimRight(root, "/")+"/"+p.Path)
 	}
-	return errors.Join(gone...)
+	return list
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,27 +17,28 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/waqasm86/llcuda-farm/ci/internal/download"
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
-// mirror is a small Debian mirror and npm registry in one. Each path has a list
+// A testMirror is a small Debian mirror and npm registry in one. Each path has a list
 // of answers, the last of which is given from then on.
-type mirror struct {
+type testMirror struct {
 	*httptest.Server
 	mu      sync.Mutex
 	answers map[string][]http.HandlerFunc
 	asked   map[string]int
 }
 
-func newMirror(t *testing.T) *mirror {
-	m := &mirror{answers: make(map[string][]http.HandlerFunc), asked: make(map[string]int)}
+func newMirror(t *testing.T) *testMirror {
+	m := &testMirror{answers: make(map[string][]http.HandlerFunc), asked: make(map[string]int)}
 	m.Server = httptest.NewServer(m)
 	t.Cleanup(m.Close)
 	return m
 }
 
-func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (m *testMirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.mu.Lock()
 	path := strings.TrimPrefix(r.URL.Path, "/")
 	m.asked[path]++
@@ -51,12 +53,17 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer(w, r)
 }
 
-func (m *mirror) options() FetchOptions {
-	return FetchOptions{Mirror: m.URL + "/debian/", NPMRegistry: m.URL + "/npm", Archive: m.URL + "/archive/", firstWait: time.Millisecond, stall: 200 * time.Millisecond}
+func (m *testMirror) options() FetchOptions {
+	return FetchOptions{
+		Mirrors: []string{m.URL + "/debian/"}, NPMRegistry: m.URL + "/npm", Archive: m.URL + "/archive/",
+		Transfer: transfer.Client{FirstWait: time.Millisecond, StallTimeout: 200 * time.Millisecond},
+	}
 }
 
 func whole(content string) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(content)) }
+	return func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(content)) // with ranges
+	}
 }
 
 func status(code int) http.HandlerFunc {
@@ -66,7 +73,7 @@ func status(code int) http.HandlerFunc {
 // cut promises the whole content and breaks the connection half way.
 func cut(content string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Length", "1000")
+		w.Header().Set("Content-Length", fmt.Sprint(len(content)))
 		w.Write([]byte(content[:len(content)/2]))
 		w.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
@@ -76,7 +83,7 @@ func cut(content string) http.HandlerFunc {
 // hang sends half of the content and then nothing, until the client gives up.
 func hang(content string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Length", "1000")
+		w.Header().Set("Content-Length", fmt.Sprint(len(content)))
 		w.Write([]byte(content[:len(content)/2]))
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
@@ -145,12 +152,12 @@ func TestFetchOnce(t *testing.T) {
 		}
 	}
 
-	// What a killed run left is removed.
-	unfinished, dayAgo := filepath.Join(FilesDir(cache), ".fetch-1"), time.Now().AddDate(0, 0, -1)
+	// What a killed run left, and nobody goes on with, is removed.
+	unfinished, monthAgo := filepath.Join(FilesDir(cache), "1.partial"), time.Now().AddDate(0, -1, 0)
 	if err := os.WriteFile(unfinished, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chtimes(unfinished, dayAgo, dayAgo); err != nil {
+	if err := os.Chtimes(unfinished, monthAgo, monthAgo); err != nil {
 		t.Fatal(err)
 	}
 	if err := Fetch(t.Context(), lock, cache, opts); err != nil {
@@ -168,21 +175,22 @@ func TestFetchFaults(t *testing.T) {
 		answers []http.HandlerFunc
 		asked   int
 		check   func(error) bool // nil: no error
+		left    string           // of a failure: what the next run goes on from
 	}{
-		"unavailable, then there": {[]http.HandlerFunc{status(503), status(429), whole(content)}, 3, nil},
-		"interrupted, then whole": {[]http.HandlerFunc{cut(content), whole(content)}, 2, nil},
-		"stalled, then whole":     {[]http.HandlerFunc{hang(content), whole(content)}, 2, nil},
-		"interrupted every time":  {[]http.HandlerFunc{cut(content)}, download.Tries, func(err error) bool { return strings.Contains(err.Error(), "unexpected EOF") }},
+		"unavailable, then there": {[]http.HandlerFunc{status(503), status(429), whole(content)}, 3, nil, ""},
+		"interrupted, then whole": {[]http.HandlerFunc{cut(content), whole(content)}, 2, nil, ""},
+		"stalled, then whole":     {[]http.HandlerFunc{hang(content), whole(content)}, 2, nil, ""},
+		"interrupted every time":  {[]http.HandlerFunc{cut(content)}, retry.Tries, func(err error) bool { return strings.Contains(err.Error(), "unexpected EOF") }, "the very"},
 		"vanished": {[]http.HandlerFunc{status(404)}, 1, func(err error) bool {
 			var gone *GoneError
 			return errors.As(err, &gone) && gone.Name == "gcc" && strings.Contains(gone.Hint(), "go generate")
-		}},
-		"forbidden":      {[]http.HandlerFunc{status(403)}, 1, func(err error) bool { return strings.Contains(err.Error(), "403 Forbidden") }},
-		"other bytes":    {[]http.HandlerFunc{whole("the evil content"), whole(content)}, 1, isDigestError},
-		"too short":      {[]http.HandlerFunc{whole("the very"), whole(content)}, 1, isDigestError},
-		"too long":       {[]http.HandlerFunc{whole(content + "!"), whole(content)}, 1, isDigestError},
-		"an error page":  {[]http.HandlerFunc{whole("<html>")}, 1, isDigestError},
-		"no such server": {nil, 0, func(err error) bool { return strings.Contains(err.Error(), "connection refused") }},
+		}, ""},
+		"forbidden":      {[]http.HandlerFunc{status(403)}, 1, func(err error) bool { return strings.Contains(err.Error(), "403 Forbidden") }, ""},
+		"other bytes":    {[]http.HandlerFunc{whole("the evil content"), whole(content)}, 1, isDigestError, ""},
+		"too short":      {[]http.HandlerFunc{whole("the very"), whole(content)}, 1, isSizeError, ""},
+		"too long":       {[]http.HandlerFunc{whole(content + "!"), whole(content)}, 1, isSizeError, ""},
+		"an error page":  {[]http.HandlerFunc{whole("<html>")}, 1, isSizeError, ""},
+		"no such server": {nil, 0, func(err error) bool { return strings.Contains(err.Error(), "connection refused") }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -206,6 +214,9 @@ func TestFetchFaults(t *testing.T) {
 			} else if err == nil || !test.check(err) {
 				t.Errorf("error %v is not the one wanted", err)
 			}
+			if test.left != "" {
+				want[deb.SHA256+".partial"] = test.left
+			}
 			if diff := cmp.Diff(want, files(t, cache)); diff != "" {
 				t.Errorf("files (-want +got):\n%s", diff)
 			}
@@ -219,7 +230,7 @@ func TestFetchFaults(t *testing.T) {
 	}
 }
 
-// What the mirror no longer has comes from Debian's archive, where it is held to the lock as well. npm has none.
+// What the mirror does not give comes from Debian's archive, where it is checked against the lock as well. npm has none.
 func TestFetchFromArchive(t *testing.T) {
 	const content = "the very content"
 	for name, test := range map[string]struct {
@@ -232,11 +243,11 @@ func TestFetchFromArchive(t *testing.T) {
 		"a base package":              {cuda12.Base, []http.HandlerFunc{status(410)}, []http.HandlerFunc{status(503), whole(content)}, 2, ""},
 		"of CUDA":                     {cuda12.CUDA, []http.HandlerFunc{status(404)}, []http.HandlerFunc{whole(content)}, 1, ""},
 		"the mirror has it":           {cuda12.Deb, []http.HandlerFunc{whole(content)}, []http.HandlerFunc{whole(content)}, 0, ""},
-		"the archive has other bytes": {cuda12.Deb, []http.HandlerFunc{status(404)}, []http.HandlerFunc{whole("the evil content")}, 1, "the lock says"},
+		"the archive has other bytes": {cuda12.Deb, []http.HandlerFunc{status(404)}, []http.HandlerFunc{whole("the evil content")}, 1, "has sha256"},
 		"nobody has it":               {cuda12.Deb, []http.HandlerFunc{status(404)}, []http.HandlerFunc{status(404)}, 1, "no longer has"},
-		"the archive does not answer": {cuda12.Deb, []http.HandlerFunc{status(404)}, []http.HandlerFunc{status(503)}, download.Tries, "503"},
-		"the mirror does not answer":  {cuda12.Deb, []http.HandlerFunc{status(503)}, []http.HandlerFunc{whole(content)}, 0, "503"},
-		"the mirror has other bytes":  {cuda12.Deb, []http.HandlerFunc{whole("the evil content")}, []http.HandlerFunc{whole(content)}, 0, "the lock says"},
+		"the archive does not answer": {cuda12.Deb, []http.HandlerFunc{status(404)}, []http.HandlerFunc{status(503)}, retry.Tries, "503"},
+		"the mirror does not answer":  {cuda12.Deb, []http.HandlerFunc{status(503)}, []http.HandlerFunc{whole(content)}, 1, ""},
+		"the mirror has other bytes":  {cuda12.Deb, []http.HandlerFunc{whole("the evil content")}, []http.HandlerFunc{whole(content)}, 1, ""},
 		"a package of npm":            {cuda12.NPM, nil, []http.HandlerFunc{whole(content)}, 0, "no longer has"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -263,8 +274,115 @@ func TestFetchFromArchive(t *testing.T) {
 }
 
 func isDigestError(err error) bool {
-	var digest *download.DigestError
-	return errors.As(err, &digest) && digest.Want != digest.Got
+	digest, ok := errors.AsType[*transfer.DigestError](err)
+	return ok && digest.Want != digest.Got
+}
+
+func isSizeError(err error) bool {
+	_, ok := errors.AsType[*transfer.SizeError](err)
+	return ok
+}
+
+// What an interrupted run brought is not downloaded again.
+func TestFetchResumes(t *testing.T) {
+	const content = "the very content"
+	for name, kind := range map[string]cuda12.Kind{"debian/": cuda12.CUDA, "npm/": cuda12.NPM} {
+		m, file, cache := newMirror(t), locked(kind, "big", content), t.TempDir()
+		ctx, interrupt := context.WithCancel(t.Context())
+		var ranges []string
+		m.answers[name+file.Path] = []http.HandlerFunc{
+			func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+				w.Write([]byte(content[:10]))
+				w.(http.Flusher).Flush()
+				for partial := filepath.Join(cache, "files", file.SHA256+".partial"); ; time.Sleep(time.Millisecond) {
+					if info, err := os.Stat(partial); err == nil && info.Size() == 10 {
+						break
+					}
+				}
+				interrupt()
+				<-r.Context().Done()
+			},
+			func(w http.ResponseWriter, r *http.Request) {
+				ranges = append(ranges, r.Header.Get("Range"))
+				whole(content)(w, r)
+			},
+		}
+		if err := Fetch(ctx, cuda12.Lock{file}, cache, m.options()); !errors.Is(err, context.Canceled) {
+			t.Fatalf("%s: got %v", name, err)
+		}
+		opts := m.options()
+		var first, last int64
+		opts.Progress = func(done, _ int64) {
+			if first == 0 {
+				first = done
+			}
+			last = done
+		}
+		if err := Fetch(t.Context(), cuda12.Lock{file}, cache, opts); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"bytes=10-"}, ranges); diff != "" {
+			t.Errorf("%s: ranges (-want +got):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(map[string]string{file.SHA256: content}, files(t, cache)); diff != "" {
+			t.Errorf("%s: files (-want +got):\n%s", name, diff)
+		}
+		if first != 10 || last != file.Size {
+			t.Errorf("%s: progress from %d to %d, want from 10 to %d", name, first, last, file.Size)
+		}
+	}
+}
+
+// Where a mirror breaks off and stays so, the next one goes on at the same byte.
+func TestFetchFromNextMirror(t *testing.T) {
+	const content = "the very content"
+	broken, good := newMirror(t), newMirror(t)
+	file := locked(cuda12.Deb, "big", content)
+	var ranges []string
+	broken.answers["debian/"+file.Path] = []http.HandlerFunc{cut(content), status(http.StatusBadGateway)}
+	good.answers["debian/"+file.Path] = []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
+		ranges = append(ranges, r.Header.Get("Range"))
+		whole(content)(w, r)
+	}}
+	opts := broken.options()
+	opts.Mirrors = append(opts.Mirrors, good.options().Mirrors...)
+	cache := t.TempDir()
+	if err := Fetch(t.Context(), cuda12.Lock{file}, cache, opts); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"bytes=8-"}, ranges); diff != "" {
+		t.Errorf("ranges that the second mirror was asked for (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]string{file.SHA256: content}, files(t, cache)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	if got := broken.asked["debian/"+file.Path]; got != retry.Tries {
+		t.Errorf("the first mirror was asked %d times, want %d", got, retry.Tries)
+	}
+}
+
+// BenchmarkFetchAgain is a run that finds everything there: as many files as the builder image has, of a tenth of its size.
+func BenchmarkFetchAgain(b *testing.B) {
+	const count = 1440
+	cache, content := b.TempDir(), make([]byte, 100<<10)
+	if err := os.MkdirAll(FilesDir(cache), 0o755); err != nil {
+		b.Fatal(err)
+	}
+	var lock cuda12.Lock
+	for i := range count {
+		copy(content, fmt.Sprint(i))
+		p := locked(cuda12.Deb, fmt.Sprint(i), string(content))
+		if err := os.WriteFile(filepath.Join(FilesDir(cache), p.SHA256), content, 0o644); err != nil {
+			b.Fatal(err)
+		}
+		lock = append(lock, p)
+	}
+	for b.Loop() {
+		if err := Fetch(b.Context(), lock, cache, FetchOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func TestFetchCancelled(t *testing.T) {

@@ -13,10 +13,9 @@ import (
 	"path"
 	"slices"
 	"strings"
-)
 
-// publicRegistry is the registry that lock files name whichever one was used.
-const publicRegistry = "https://registry.npmjs.org"
+	"github.com/waqasm86/llcuda-farm/docker/mirror"
+)
 
 // The machine that the packages are installed on: the builder image.
 const (
@@ -117,7 +116,7 @@ func (e entry) tarball() (tarball, error) {
 		if e.Version == "" {
 			return t, errors.New("neither a version nor a source")
 		}
-		t.url = fmt.Sprintf("%s/%s/-/%s-%s.tgz", publicRegistry, e.Name, path.Base(e.Name), e.Version)
+		t.url = fmt.Sprintf("%s/%s/-/%s-%s.tgz", mirror.NPM, e.Name, path.Base(e.Name), e.Version)
 	}
 	source, err := url.Parse(t.url)
 	if err != nil || !fetchable(source) {

@@ -4,6 +4,8 @@ import (
 	"crypto/sha512"
 	"strings"
 	"testing"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
 func TestLockRefused(t *testing.T) {
@@ -29,7 +31,7 @@ func TestLockRefused(t *testing.T) {
 		}), []string{"node_modules/a", "node_modules/b"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := Fetch(t.Context(), test.lock, t.TempDir(), Options{Client: broken})
+			_, err := Fetch(t.Context(), test.lock, t.TempDir(), Options{Transfer: transfer.Client{HTTP: broken}})
 			if err == nil {
 				t.Fatal("no error")
 			}

@@ -1,23 +1,19 @@
-// Package npm brings what a package-lock.json names to this machine, so that
-// `npm ci --offline` can install it where there is no network.
+// Package npm brings what a package-lock.json names to this machine, so that `npm ci --offline` can install it where there
+// is no network.
 //
-// The engine's host step calls it before the web UI's stage. In go the bytes of
-// the lock file and a cache folder; out comes a folder to mount in the stage,
-// which holds the lock file and an npm cache with every tarball that npm will
-// ask for:
+// The engine's host step calls it before the web UI's stage. In go the bytes of the lock file and a cache folder; out comes
+// a folder to mount in the stage, which holds the lock file and an npm cache with every tarball that npm will ask for:
 //
 //	package-lock.json
 //	_cacache/content-v2/sha512/<2>/<2>/<124 hex digits>
 //
-// npm looks a tarball up in its cache by the lock's integrity before it thinks
-// of a registry, so the lock stays as it is; only what npm would have to ask a
-// registry for (`resolved`, which some configurations leave out) is filled in.
+// npm looks a tarball up in its cache by the lock's integrity before it thinks of a registry, so the lock stays as it is;
+// only what npm would have to ask a registry for (`resolved`, which some configurations leave out) is filled in.
 //
-// Downloads go through Go's HTTP client, which honours the proxy variables and
-// SSL_CERT_FILE. A tarball gets its name in the cache when its bytes have the
-// lock's SHA-512, and is hashed again each time. Tarballs are kept for ever, the
-// folder of a lock for 30 days after its last use. The package runs no npm and no
-// package's script, never trusts a name or a size, and never prints.
+// Downloads are transfer's: they resume after an interruption, and honor the proxy variables and SSL_CERT_FILE. A tarball
+// gets its name in the cache when its bytes have the lock's SHA-512, and is hashed again each time. Tarballs are kept
+// forever, the folder of a lock for 30 days after its last use. The package runs neither npm nor a package's script, never
+// trusts a name or a size, and never prints.
 package npm
 
 import (
@@ -28,7 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -38,14 +33,16 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/waqasm86/llcuda-farm/ci/internal/download"
+	"github.com/waqasm86/llcuda-farm/ci/internal/filestamp"
+	"github.com/waqasm86/llcuda-farm/docker/mirror"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
 const (
 	concurrency = 15 // connections that npm itself opens to one registry
 
-	// keepLocks is how long a lock's folder is kept after its last use. It holds links to the
-	// tarballs, or copies of them where there are no links.
+	// keepLocks is how long a lock's folder is kept after its last use. It holds links to the tarballs, or copies of them
+	// where there are no links.
 	keepLocks = 30 * 24 * time.Hour
 
 	// contentDir is where npm's cache keeps tarballs by digest; every npm since version 5 does.
@@ -54,18 +51,17 @@ const (
 
 // Options are Fetch's options; the zero value fetches from where the lock says.
 type Options struct {
-	Registry    string       // asked in place of registry.npmjs.org, as npm does with its `registry` option
-	Client      *http.Client // http.DefaultClient
-	Concurrency int          // tarballs downloaded at once
+	Registry    string // asked in place of registry.npmjs.org, as npm does with its `registry` option
+	Concurrency int    // tarballs downloaded at once
+	// Transfer downloads. The zero value will do.
+	Transfer transfer.Client
 	// Progress hears of tarballs that are there, of all that are needed. Calls do not overlap.
 	Progress func(done, total int)
-
-	firstWait, stall time.Duration // shorter in tests
 }
 
 // OptionsFromEnv takes the registry from npm's own variable.
 func OptionsFromEnv(getenv func(string) string) Options {
-	return Options{Registry: getenv("npm_config_registry")}
+	return Options{Registry: mirror.NPMFromEnv(getenv)}
 }
 
 // Packages is what a lock names, ready to be mounted.
@@ -76,8 +72,7 @@ type Packages struct {
 	Downloaded int    // tarballs that were not in the cache
 }
 
-// UnreachableError says that a registry did not answer, or not with a tarball,
-// however often it was asked.
+// An UnreachableError is a registry that did not answer, or not with a tarball, however often it was asked.
 type UnreachableError struct {
 	Registry       string
 	Missing, Total int    // tarballs
@@ -98,7 +93,7 @@ func (e *UnreachableError) Hint() string {
 		"or copy " + e.Cache + " from a machine where the build worked: what is there is not asked for"
 }
 
-// GoneError says that the registry does not have a tarball of the lock.
+// A GoneError is a tarball of the lock that the registry does not have.
 type GoneError struct{ Package, URL string }
 
 func (e *GoneError) Error() string {
@@ -116,9 +111,8 @@ func Check(lockfile []byte) error {
 	return err
 }
 
-// Fetch brings every tarball that npm needs on linux, x64, glibc to install the
-// lock into cacheDir, and lays out the folder for this lock there. A second run
-// needs no network.
+// Fetch brings every tarball that npm needs on linux, x64, glibc to install the lock into cacheDir, and lays out the folder
+// for this lock there. A second run needs no network.
 func Fetch(ctx context.Context, lockfile []byte, cacheDir string, opts Options) (Packages, error) {
 	if opts.Registry != "" {
 		if u, err := url.Parse(opts.Registry); err != nil || !fetchable(u) {
@@ -138,7 +132,7 @@ func Fetch(ctx context.Context, lockfile []byte, cacheDir string, opts Options) 
 	if err := os.MkdirAll(store, 0o755); err != nil {
 		return Packages{}, fmt.Errorf("making the cache of npm packages: %w", err)
 	}
-	download.RemoveStale(store)
+	transfer.RemoveStale(store)
 
 	sizes, err := hashAll(ctx, tarballs, store)
 	if err != nil {
@@ -164,9 +158,9 @@ func Fetch(ctx context.Context, lockfile []byte, cacheDir string, opts Options) 
 	return packages, nil
 }
 
-// hashAll gives the sizes of the tarballs that are in the store, and -1 for one that is not
-// or is damaged.
+// hashAll returns the sizes of the tarballs that are in the store, and -1 for one that is not there or is damaged.
 func hashAll(ctx context.Context, tarballs []tarball, store string) ([]int64, error) {
+	checked := filestamp.OpenRecord(filepath.Join(filepath.Dir(store), "checked.json"))
 	sizes := make([]int64, len(tarballs))
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.SetLimit(runtime.NumCPU())
@@ -176,11 +170,17 @@ func hashAll(ctx context.Context, tarballs []tarball, store string) ([]int64, er
 				return err
 			}
 			var err error
-			sizes[i], err = t.sizeIn(store)
+			sizes[i], err = t.sizeIn(store, checked)
 			return err
 		})
 	}
-	return sizes, tasks.Wait()
+	if err := tasks.Wait(); err != nil {
+		return nil, err
+	}
+	if err := checked.Save(); err != nil {
+		return nil, fmt.Errorf("noting which npm packages are right: %w", err)
+	}
+	return sizes, nil
 }
 
 // downloadAll brings the missing ones of tarballs, by index, and notes their sizes.
@@ -209,15 +209,14 @@ func downloadAll(ctx context.Context, tarballs []tarball, missing []int, sizes [
 		})
 	}
 	err := tasks.Wait()
-	var temporary *download.TemporaryError
-	if ctx.Err() == nil && errors.As(err, &temporary) {
-		return &UnreachableError{Registry: temporary.Server, Missing: left, Total: len(tarballs), Cache: store, Err: temporary.Err}
+	if unreachable, ok := errors.AsType[*UnreachableError](err); ok {
+		unreachable.Missing, unreachable.Total, unreachable.Cache = left, len(tarballs), store
 	}
 	return err
 }
 
-// layOut fills the folder for one lock. Its name is the lock's digest, so a folder that an
-// interrupted run left is completed, and two runs at once do each other no harm.
+// layOut fills the folder for one lock. Its name is the lock's digest, so a folder that an interrupted run left is
+// completed, and two runs at once do each other no harm.
 func layOut(dir string, lockfile []byte, tarballs []tarball, store string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -236,14 +235,14 @@ func layOut(dir string, lockfile []byte, tarballs []tarball, store string) error
 			return err
 		}
 	}
-	return download.WriteNew(filepath.Join(dir, "package-lock.json"), store, func(w io.Writer) error {
+	return writeNew(filepath.Join(dir, "package-lock.json"), store, func(w io.Writer) error {
 		_, err := w.Write(lockfile)
 		return err
 	})
 }
 
-// removeUnused removes the folders of locks that were not used for long, beside the one in
-// use. What cannot be removed does no harm there, and the next run tries again.
+// removeUnused removes the folders of locks that were not used for long, beside the one in use. What cannot be removed does
+// no harm there, and the next run tries again.
 func removeUnused(used string) {
 	locks := filepath.Dir(used)
 	folders, err := os.ReadDir(locks)
@@ -277,7 +276,7 @@ func place(source, dest, tempDir string) error {
 	if err := os.Link(source, dest); err == nil || errors.Is(err, os.ErrExist) {
 		return nil
 	}
-	return download.WriteNew(dest, tempDir, func(w io.Writer) error {
+	return writeNew(dest, tempDir, func(w io.Writer) error {
 		from, err := os.Open(source)
 		if err != nil {
 			return err
@@ -286,4 +285,22 @@ func place(source, dest, tempDir string) error {
 		_, err = io.Copy(w, from)
 		return err
 	})
+}
+
+// writeNew writes a file that has its name once it is whole and on disk. Until then it is in tempDir, of the same file
+// system, under a name that transfer.RemoveStale removes if this run is killed.
+func writeNew(dest, tempDir string, write func(io.Writer) error) error {
+	temp, err := os.CreateTemp(tempDir, "*.partial")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temp.Name()) // fails once it is renamed
+	defer temp.Close()
+	if err := write(temp); err != nil {
+		return err
+	}
+	if err := errors.Join(temp.Chmod(0o644), temp.Sync()); err != nil {
+		return err
+	}
+	return os.Rename(temp.Name(), dest)
 }

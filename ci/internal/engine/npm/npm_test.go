@@ -2,7 +2,9 @@ package npm
 
 import (
 	"context"
+	"crypto/sha512"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -15,7 +17,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/waqasm86/llcuda-farm/ci/internal/download"
+	"github.com/waqasm86/llcuda-farm/docker/mirror"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
 // Everything that a lock may hold, and what of it is fetched and mounted.
@@ -75,7 +79,7 @@ func TestFetch(t *testing.T) {
 	if diff := cmp.Diff(Packages{Dir: got.Dir, Tarballs: 5, Bytes: bytes, Downloaded: 5}, got); diff != "" {
 		t.Errorf("packages (-want +got):\n%s", diff)
 	}
-	if address := publicRegistry + "/bare/-/bare-0.1.0.tgz"; !strings.Contains(filled, address) {
+	if address := mirror.NPM + "/bare/-/bare-0.1.0.tgz"; !strings.Contains(filled, address) {
 		t.Errorf("the lock lacks %s:\n%s", address, filled)
 	}
 }
@@ -130,7 +134,7 @@ func TestFetchAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	again(map[string]int{})
-	if _, err := Fetch(t.Context(), lockOf(t, 3, packages{"node_modules/two": two.entry()}), cache, Options{Client: broken}); err != nil {
+	if _, err := Fetch(t.Context(), lockOf(t, 3, packages{"node_modules/two": two.entry()}), cache, Options{Transfer: transfer.Client{HTTP: broken}}); err != nil {
 		t.Errorf("another lock of tarballs that are there: %v", err)
 	}
 
@@ -162,22 +166,22 @@ func (f transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { retu
 
 // A registry that is set stands for the public one, and for no other.
 func TestFetchFromMirror(t *testing.T) {
-	mirror, private := newRegistry(t), newRegistry(t)
+	near, private := newRegistry(t), newRegistry(t)
 	public, inner := pack(t, "@scope/public", "1.0.0"), private.publish(t, "inner", "1.0.0")
-	mirror.answers["/api/npm"+public.path] = []http.HandlerFunc{whole(public.tarball)}
+	near.answers["/api/npm"+public.path] = []http.HandlerFunc{whole(public.tarball)}
 	lock := lockOf(t, 3, packages{
 		"node_modules/@scope/public": public.entry(),
 		"node_modules/inner":         inner.entry("resolved", private.URL+inner.path),
 	})
-	for _, address := range []string{mirror.URL + "/api/npm", mirror.URL + "/api/npm/"} {
-		opts := mirror.options()
+	for _, address := range []string{near.URL + "/api/npm", near.URL + "/api/npm/"} {
+		opts := near.options()
 		opts.Registry = OptionsFromEnv(func(name string) string {
 			return map[string]string{"npm_config_registry": address}[name]
 		}).Registry
 		if _, err := Fetch(t.Context(), lock, t.TempDir(), opts); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(map[string]int{"/api/npm" + public.path: 1}, mirror.requests()); diff != "" {
+		if diff := cmp.Diff(map[string]int{"/api/npm" + public.path: 1}, near.requests()); diff != "" {
 			t.Errorf("requests to the mirror (-want +got):\n%s", diff)
 		}
 		if diff := cmp.Diff(map[string]int{inner.path: 1}, private.requests()); diff != "" {
@@ -222,13 +226,13 @@ func TestFetchRefuses(t *testing.T) {
 		check    func(r *registry, err error) bool
 	}{
 		{"other bytes", whole(other.tarball), 1, func(_ *registry, err error) bool {
-			var wrong *download.DigestError
-			return errors.As(err, &wrong) && strings.HasPrefix(err.Error(), "fetching npm package @scope/part@1.0.0: ") &&
-				"sha512-"+wrong.Want == p.integrity && "sha512-"+wrong.Got == other.integrity
+			wrong, ok := errors.AsType[*transfer.DigestError](err)
+			return ok && strings.HasPrefix(err.Error(), "fetching npm package @scope/part@1.0.0: the lock says "+p.integrity+": ") &&
+				wrong.Algorithm == "sha512" && wrong.Want == fmt.Sprintf("%x", sha512.Sum512(p.tarball)) && wrong.Got == fmt.Sprintf("%x", sha512.Sum512(other.tarball))
 		}},
 		{"a shorter file", whole(p.tarball[:20]), 1, func(_ *registry, err error) bool {
-			var wrong *download.DigestError
-			return errors.As(err, &wrong)
+			_, wrong := errors.AsType[*transfer.DigestError](err)
+			return wrong
 		}},
 		{"vanished", status(http.StatusNotFound), 1, func(r *registry, err error) bool {
 			var gone *GoneError
@@ -237,7 +241,7 @@ func TestFetchRefuses(t *testing.T) {
 		{"forbidden", status(http.StatusForbidden), 1, func(r *registry, err error) bool {
 			return strings.Contains(err.Error(), "403 Forbidden") && strings.Contains(err.Error(), r.URL+p.path)
 		}},
-		{"never there", status(http.StatusBadGateway), download.Tries, func(r *registry, err error) bool {
+		{"never there", status(http.StatusBadGateway), retry.Tries, func(r *registry, err error) bool {
 			var unreachable *UnreachableError
 			return errors.As(err, &unreachable) && unreachable.Registry == r.URL && unreachable.Missing == 1 &&
 				unreachable.Total == 2 && strings.Contains(err.Error(), "1 of 2 tarballs") && unreachable.Hint() != ""
@@ -302,25 +306,35 @@ func TestFetchKeepsPassword(t *testing.T) {
 	}
 }
 
-// What arrived before an interruption is kept, and nothing else.
+// What arrived before an interruption is kept, and a tarball that was on its way resumes.
 func TestFetchInterrupted(t *testing.T) {
 	r := newRegistry(t)
 	early, late := r.publish(t, "early", "1.0.0"), pack(t, "late", "1.0.0")
 	ctx, interrupt := context.WithCancel(t.Context())
+	cache, half := t.TempDir(), len(late.tarball)/2
+	var ranges []string
 	r.answers[late.path] = []http.HandlerFunc{func(w http.ResponseWriter, request *http.Request) {
-		half(w, late.tarball)
+		sendHalf(w, late.tarball)
+		for arrived := int64(0); arrived < int64(half); time.Sleep(time.Millisecond) {
+			partials, _ := filepath.Glob(filepath.Join(cache, "npm", "tarballs", "*.partial"))
+			for _, partial := range partials {
+				arrived = stat(t, partial).Size()
+			}
+		}
 		interrupt()
 		<-request.Context().Done()
-	}, whole(late.tarball)}
+	}, func(w http.ResponseWriter, request *http.Request) {
+		ranges = append(ranges, request.Header.Get("Range"))
+		whole(late.tarball)(w, request)
+	}}
 	lock := lockOf(t, 3, packages{"node_modules/early": early.entry(), "node_modules/late": late.entry()})
-	cache := t.TempDir()
 	opts := r.options()
 	opts.Concurrency = 1
 	if _, err := Fetch(ctx, lock, cache, opts); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
-	if left := contents(t, filepath.Join(cache, "npm")); len(left) != 1 {
-		t.Errorf("%d files are left, want one", len(left))
+	if left := contents(t, filepath.Join(cache, "npm")); len(left) != 2 {
+		t.Errorf("%d files are left, want a whole one and a partial one", len(left))
 	}
 	r.requests()
 	if _, err := Fetch(t.Context(), lock, cache, opts); err != nil {
@@ -328,6 +342,9 @@ func TestFetchInterrupted(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]int{late.path: 1}, r.requests()); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{fmt.Sprintf("bytes=%d-", half)}, ranges); diff != "" {
+		t.Errorf("ranges (-want +got):\n%s", diff)
 	}
 }
 
@@ -351,12 +368,12 @@ func TestFetchTidies(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	unfinished := filepath.Join(cache, "npm", "tarballs", ".fetch-1")
+	unfinished := filepath.Join(cache, "npm", "tarballs", "1.partial")
 	old, used := fetch(2), fetch(3)
 	if err := os.WriteFile(unfinished, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	age(unfinished, 1)
+	age(unfinished, 8)
 	age(old, 29)
 	age(used, 100)
 	fetch(3)

@@ -19,6 +19,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/waqasm86/llcuda-farm/docker/mirror"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
 // registry is a small npm registry. Each path has a list of answers, the last of which is
@@ -68,7 +71,7 @@ func (r *registry) publish(t *testing.T, name, version string) published {
 }
 
 func (r *registry) options() Options {
-	return Options{Registry: r.URL, firstWait: time.Millisecond, stall: 200 * time.Millisecond}
+	return Options{Registry: r.URL, Transfer: transfer.Client{FirstWait: time.Millisecond, StallTimeout: 200 * time.Millisecond}}
 }
 
 // published is one version of a package.
@@ -111,7 +114,7 @@ func pack(t *testing.T, name, version string) published {
 
 // entry is the package in a lock, as npm writes it. More fields come as pairs.
 func (p published) entry(more ...any) map[string]any {
-	e := map[string]any{"version": p.version, "resolved": publicRegistry + p.path, "integrity": p.integrity}
+	e := map[string]any{"version": p.version, "resolved": mirror.NPM + p.path, "integrity": p.integrity}
 	for i := 0; i < len(more); i += 2 {
 		e[more[i].(string)] = more[i+1]
 	}
@@ -144,7 +147,9 @@ func lockOf(t *testing.T, version int, entries packages) []byte {
 }
 
 func whole(content []byte) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { w.Write(content) }
+	return func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content)) // with ranges
+	}
 }
 
 func status(code int) http.HandlerFunc {
@@ -154,7 +159,7 @@ func status(code int) http.HandlerFunc {
 // cut promises the whole content and breaks the connection half way.
 func cut(content []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
-		half(w, content)
+		sendHalf(w, content)
 		panic(http.ErrAbortHandler)
 	}
 }
@@ -162,12 +167,12 @@ func cut(content []byte) http.HandlerFunc {
 // hang sends half of the content and then nothing, until the client gives up.
 func hang(content []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		half(w, content)
+		sendHalf(w, content)
 		<-r.Context().Done()
 	}
 }
 
-func half(w http.ResponseWriter, content []byte) {
+func sendHalf(w http.ResponseWriter, content []byte) {
 	w.Header().Set("Content-Length", fmt.Sprint(len(content)))
 	w.Write(content[:len(content)/2])
 	w.(http.Flusher).Flush()

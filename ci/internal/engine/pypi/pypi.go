@@ -4,16 +4,14 @@
 // hashes, and a cache folder; out come the names of the wheels in that folder, each under its SHA-256. Only wheels for any
 // platform count: nothing of theirs runs on this machine.
 //
-// Downloads go through Go's HTTP client, which honours the proxy variables and SSL_CERT_FILE. A wheel gets its name when
-// its bytes have one of the lock's digests, and is hashed again each time: a second run needs no network. The package runs
-// no pip, never trusts a name or a size, and never prints.
+// Downloads are transfer's: they resume after an interruption, and honor the proxy variables and SSL_CERT_FILE. A wheel
+// gets its name when its bytes have one of the lock's digests, and is hashed again each time: a second run needs no
+// network. The package does not run pip, never trusts a name or a size, and never prints.
 package pypi
 
 import (
 	"cmp"
 	"context"
-	"crypto"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -22,16 +20,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/waqasm86/llcuda-farm/ci/internal/download"
+	"github.com/waqasm86/llcuda-farm/docker/mirror"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 	"github.com/waqasm86/llcuda-farm/publisher/pypi"
 )
 
-const (
-	publicIndex = "https://pypi.org/simple"
-
-	// maxWheel ends a download that would fill the disk. What builds packages has less than a megabyte.
-	maxWheel = 64 << 20
-)
+// maxWheel ends a download that would fill the disk. What builds packages has less than a megabyte.
+const maxWheel = 64 << 20
 
 // Options are Fetch's options; the zero value fetches from the public index.
 type Options struct {
@@ -40,7 +35,7 @@ type Options struct {
 
 // OptionsFromEnv takes the index from pip's own variable.
 func OptionsFromEnv(getenv func(string) string) Options {
-	return Options{Index: pypi.Index{URL: getenv("PIP_INDEX_URL")}}
+	return Options{Index: pypi.Index{URL: mirror.PyPIFromEnv(getenv)}}
 }
 
 // Packages is what a lock names.
@@ -50,7 +45,7 @@ type Packages struct {
 	Downloaded int      // wheels that were not in the cache
 }
 
-// UnreachableError says that an index did not give a package.
+// An UnreachableError is an index that did not give a package.
 type UnreachableError struct {
 	Package, Cache string
 	Err            error
@@ -68,7 +63,7 @@ func (e *UnreachableError) Hint() string {
 		"or copy " + e.Cache + " from a machine where it worked: what is there is not asked for"
 }
 
-// requirement is one package of a lock.
+// A requirement is one package of a lock.
 type requirement struct {
 	name, version string
 	sums          []string
@@ -108,8 +103,8 @@ func Fetch(ctx context.Context, lock []byte, cacheDir string, opts Options) (Pac
 	if err := os.MkdirAll(packages.Dir, 0o755); err != nil {
 		return Packages{}, fmt.Errorf("making the cache of Python packages: %w", err)
 	}
-	download.RemoveStale(packages.Dir)
-	opts.Index.URL = cmp.Or(opts.Index.URL, publicIndex)
+	transfer.RemoveStale(packages.Dir)
+	opts.Index.URL = cmp.Or(opts.Index.URL, mirror.PyPI)
 	for _, r := range requirements {
 		name, err := r.cached(packages.Dir)
 		if err == nil && name == "" {
@@ -126,14 +121,14 @@ func Fetch(ctx context.Context, lock []byte, cacheDir string, opts Options) (Pac
 
 func fileOf(sum string) string { return sum + ".whl" }
 
-func want(sum string) download.Want {
-	return download.Want{Max: maxWheel, Hash: crypto.SHA256, Encode: hex.EncodeToString, Sum: sum}
+func (r requirement) blob(sum string) transfer.Blob {
+	return transfer.Blob{Name: r.name + " " + r.version, Size: -1, Max: maxWheel, SHA256: sum}
 }
 
 // cached is the name of the wheel in the folder; empty where it is not there.
 func (r requirement) cached(dir string) (string, error) {
 	for _, sum := range r.sums {
-		switch size, err := download.Size(filepath.Join(dir, fileOf(sum)), want(sum)); {
+		switch size, err := r.blob(sum).SizeOf(filepath.Join(dir, fileOf(sum))); {
 		case err != nil:
 			return "", fmt.Errorf("checking the Python package %s: %w", r.name, err)
 		case size >= 0:
@@ -168,10 +163,10 @@ func (r requirement) fetch(ctx context.Context, dir string, opts Options) (strin
 	if sum == "" {
 		return fail(fmt.Errorf("%s does not tell the SHA-256 of %s", opts.Index.URL, files[at].Name))
 	}
-	_, err = download.Into(ctx, files[at].URL, filepath.Join(dir, fileOf(sum)), want(sum), download.Options{
-		Client: opts.Index.Client, FirstWait: opts.Index.FirstWait,
-	})
-	if err != nil {
+	blob := r.blob(sum)
+	blob.URLs = []string{files[at].URL}
+	client := transfer.Client{HTTP: opts.Index.Client, FirstWait: opts.Index.FirstWait}
+	if _, err := client.Save(ctx, blob, filepath.Join(dir, fileOf(sum)), nil); err != nil {
 		return fail(err)
 	}
 	return fileOf(sum), nil

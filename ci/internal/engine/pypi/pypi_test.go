@@ -109,7 +109,7 @@ func TestFetchRefuses(t *testing.T) {
 		change func(*registry)
 		within string
 	}{
-		"other bytes":       {string(lock(sumOf("the wheel"))), func(r *registry) { r.wheel = "evil" }, "the lock says"},
+		"other bytes":       {string(lock(sumOf("the wheel"))), func(r *registry) { r.wheel = "evil" }, "has sha256"},
 		"no such digest":    {string(lock(sumOf("another"))), nil, "has no wheel of it"},
 		"only a source":     {string(lock(sumOf("source"))), nil, "has no wheel of it"},
 		"only for one CPU":  {string(lock(sumOf("binary"))), nil, "has no wheel of it"},

@@ -7,14 +7,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
-func engineCommand(term *terminal, backend Backend) *cobra.Command {
+func newEngineCommand(term *terminal, backend Backend) *cobra.Command {
 	engine := &cobra.Command{
 		Use:   "engine",
 		Short: "Start, stop and inspect the built-in engine of this machine",
 		Long: `Start, stop and inspect the built-in engine of this machine. It is for Linux as
 root, on machines without Docker, Podman or nerdctl.`,
+		Example: `  go run ./ci engine up
+  go run ./ci engine status --json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return &usageError{errors.New("engine: up, down, status or prune is missing"), "go run ./ci engine --help"}
@@ -24,7 +27,7 @@ root, on machines without Docker, Podman or nerdctl.`,
 	engine.PersistentFlags().StringVar(&choice.Name, "name", "", "which engine, if the machine has several")
 	action := func(use, short string, do func(context.Context, BuiltIn) error) *cobra.Command {
 		return &cobra.Command{
-			Use: use, Short: short, Args: cobra.NoArgs,
+			Use: use, Short: short, Args: cobra.NoArgs, Example: "  go run ./ci engine " + use,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				control, err := backend.BuiltIn(choice)
 				if err != nil {
@@ -73,7 +76,7 @@ root, on machines without Docker, Podman or nerdctl.`,
 			if err != nil {
 				return err
 			}
-			term.printf("freed %s", bytesText(freed))
+			term.printf("freed %s", measure.Bytes(freed))
 			return nil
 		})
 	engine.AddCommand(up, down, status, prune)
@@ -115,5 +118,5 @@ func printEngine(term *terminal, i builtin.Info) {
 	if i.DiskFree == 0 {
 		return // Up does not measure it
 	}
-	term.printf("disk      %s of at most %s in %s; %s free there", bytesText(i.DiskUsed), bytesText(i.DiskLimit), i.StateDir, bytesText(i.DiskFree))
+	term.printf("disk      %s of at most %s in %s; %s free there", measure.Bytes(i.DiskUsed), measure.Bytes(i.DiskLimit), i.StateDir, measure.Bytes(i.DiskFree))
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/trial"
 )
 
-func tryCommand(term *terminal) *cobra.Command {
+func newTryCommand(term *terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "try BUNDLE",
 		Short: "Run a bundle's CPU variants on this machine and compare what they compute",
@@ -21,8 +21,9 @@ variant that this CPU can run, on a small generated model, with the plainest one
 BUNDLE is an archive, or the folder that one was unpacked into. build does the same
 with each host half on the engine's CPU; use try for another CPU. It needs no engine,
 GPU or network.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return tryBundle(cmd.Context(), term, args[0]) },
+		Example: `  go run ./ci try dist/llcuda-bins-sm75.tar.zst`,
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return tryBundle(cmd.Context(), term, args[0]) },
 	}
 }
 
