@@ -53,26 +53,26 @@ var allowed = map[string][]string{
 	"publisher/provenance": {"manifests"},
 	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
 
-	"manifests/fetch":               {"manifests/measure", "manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
-	"manifests/fetch/detect":        {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},
-	"manifests/fetch/home":          {},
-	"manifests/fetch/hub":           {"manifests/fetch/transfer", "manifests/retry", "manifests/gguf", "matrix"},
-	"manifests/fetch/launch":        {"manifests/fetch/machine"},
-	"manifests/fetch/machine":       {},
-	"manifests/fetch/launch/atonce": {"manifests/fetch/launch", "manifests/fetch/home"},
-	"manifests/fetch/serve":         {},
-	"manifests/archive":             {"manifests"},
-	"manifests/fetch/store":         {"manifests/archive", "manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
-	"manifests/fetch/transfer":      {"manifests/measure", "manifests/retry"},
-	"manifests/fetch/console":       {"manifests/measure"},
-	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests/fetch/console", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "manifests/measure", "matrix"},
-	"manifests/retry":               {},
-	"manifests/gguf":                {},
-	"manifests/python":              {},
-	"manifests/gguf/tinygguf":       {},
-	"manifests/variants":            {},
-	"manifests/sigverify":           {"manifests"},
-	"manifests/cmd/llcuda-fetch":    {"manifests/fetch/fetchcli", "manifests/fetch/launch/atonce", "manifests/fetch", "manifests/sigverify", "manifests"},
+	"manifests/fetch":                  {"manifests/measure", "manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
+	"manifests/fetch/detect":           {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},
+	"manifests/fetch/home":             {},
+	"manifests/fetch/hub":              {"manifests/fetch/transfer", "manifests/retry", "manifests/gguf", "matrix"},
+	"manifests/fetch/launch":           {"manifests/fetch/machine"},
+	"manifests/fetch/machine":          {},
+	"manifests/fetch/launch/earlyexec": {"manifests/fetch/launch", "manifests/fetch/home"},
+	"manifests/fetch/serve":            {},
+	"manifests/archive":                {"manifests"},
+	"manifests/fetch/store":            {"manifests/archive", "manifests/fetch/home", "manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
+	"manifests/fetch/transfer":         {"manifests/measure", "manifests/retry"},
+	"manifests/fetch/console":          {"manifests/measure"},
+	"manifests/fetch/fetchcli":         {"manifests/fetch", "manifests/fetch/console", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "manifests/measure", "matrix"},
+	"manifests/retry":                  {},
+	"manifests/gguf":                   {},
+	"manifests/python":                 {},
+	"manifests/gguf/tinygguf":          {},
+	"manifests/variants":               {},
+	"manifests/sigverify":              {"manifests"},
+	"manifests/cmd/llcuda-fetch":       {"manifests/fetch/fetchcli", "manifests/fetch/launch/earlyexec", "manifests/fetch", "manifests/sigverify", "manifests"},
 }
 
 // inTests are the edges that tests have beyond those of their package.
@@ -139,7 +139,7 @@ var confinedInTests = map[string][]string{
 
 // standardOnly import nothing from outside the standard library and the module:
 // they are linked into the client, or are pure data.
-var standardOnly = []string{"matrix", "manifests", "manifests/measure", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/atonce", "manifests/fetch/machine"}
+var standardOnly = []string{"matrix", "manifests", "manifests/measure", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/earlyexec", "manifests/fetch/machine"}
 
 // goPackage is what is read of go list's answer.
 type goPackage struct {
