@@ -61,21 +61,22 @@ func Unpack(ctx context.Context, name string, root *os.Root) (manifests.Metadata
 
 // VerifyArchive unpacks an archive into a temporary folder and makes everything that is said of it again: its digests,
 // the layout, metadata.json from the files, the audit under the rules of its SM, and the manifest's entry, which it
-// compares with want. It returns all that does not agree; its error means that it could not look.
-func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, rulesFor func(matrix.SM) (Rules, error)) ([]Finding, error) {
+// compares with want. It returns a bundle's metadata where that can be read, and all that does not agree; its error means that
+// it could not look.
+func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, rulesFor func(matrix.SM) (Rules, error)) (*manifests.Metadata, []Finding, error) {
 	dir, err := os.MkdirTemp("", "llcuda-verify-")
 	if err != nil {
-		return nil, fmt.Errorf("verifying %s: %w", name, err)
+		return nil, nil, fmt.Errorf("verifying %s: %w", name, err)
 	}
 	defer os.RemoveAll(dir)
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, fmt.Errorf("verifying %s: %w", name, err)
+		return nil, nil, fmt.Errorf("verifying %s: %w", name, err)
 	}
 	defer root.Close()
 	a, err := readArchive(ctx, name, root)
 	if err != nil {
-		return nil, fmt.Errorf("verifying %s: %w", name, err)
+		return nil, nil, fmt.Errorf("verifying %s: %w", name, err)
 	}
 	unpacked := len(a.Findings) == 0
 	got, meta := a.describe()
@@ -84,9 +85,9 @@ func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, ru
 		err = a.audit(ctx, root.FS(), meta, rulesFor)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("verifying %s: %w", name, err)
+		return nil, nil, fmt.Errorf("verifying %s: %w", name, err)
 	}
-	return a.Findings, nil
+	return meta, a.Findings, nil
 }
 
 // audit holds the unpacked files to the rules and to what metadata.json says of them.

@@ -32,7 +32,7 @@ func TestVerifyArchive(t *testing.T) {
 			manifests.Artifact
 		}{{out, artifacts[i]}, {runtimeOut, runtimeArtifacts[i]}} {
 			name := filepath.Join(good.dir, good.Name)
-			findings, err := bundler.VerifyArchive(context.Background(), name, good.Artifact, rulesFor)
+			_, findings, err := bundler.VerifyArchive(context.Background(), name, good.Artifact, rulesFor)
 			if err != nil || len(findings) > 0 {
 				t.Errorf("%s: %v, %v", good.Name, findings, err)
 			}
@@ -328,7 +328,7 @@ func TestForgedArchive(t *testing.T) {
 				}
 				want.SHA256, want.Size = sha256Of(packed), int64(len(packed))
 				want.Tar = &manifests.Digest{SHA256: sha256Of(inner), Size: int64(len(inner))}
-				findings, err := bundler.VerifyArchive(context.Background(), name, want, rulesFor)
+				_, findings, err := bundler.VerifyArchive(context.Background(), name, want, rulesFor)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -371,7 +371,7 @@ func TestMislabelled(t *testing.T) {
 	} {
 		want := artifacts[1]
 		change(&want)
-		findings, err := bundler.VerifyArchive(context.Background(), filepath.Join(out, want.Name), want, rulesFor)
+		_, findings, err := bundler.VerifyArchive(context.Background(), filepath.Join(out, want.Name), want, rulesFor)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -395,7 +395,7 @@ func TestDamagedArchive(t *testing.T) {
 			if err := os.WriteFile(name, damaged, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			findings, err := bundler.VerifyArchive(context.Background(), name, a, rulesFor)
+			_, findings, err := bundler.VerifyArchive(context.Background(), name, a, rulesFor)
 			if err != nil || len(findings) == 0 {
 				t.Errorf("%s %s: %v, %v", what, a.Name, findings, err)
 			}

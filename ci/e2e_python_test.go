@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -159,7 +160,13 @@ type signedRelease struct {
 // signs all of it.
 func (f *farm) pythonRelease(t *testing.T) signedRelease {
 	dir := t.TempDir()
-	f.build(t, f.realLlama(t), "75", dir).want(t, 0)
+	llama := f.realLlama(t)
+	f.build(t, llama, "75", dir).want(t, 0)
+	texts, err := os.ReadFile(filepath.Join(unpack(t, dir, 75), "THIRD_PARTY_LICENSES.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkNotices(t, llama, string(texts))
 
 	checkout := filepath.Join(t.TempDir(), "checkout")
 	command(t, "..", "git", "clone", "--quiet", "--shared", ".", checkout)
@@ -243,6 +250,62 @@ set_source_files_properties(json.cpp jinja/value.cpp mtmd-helper.cpp mtmd-helper
 	replaceIn(t, tree, "CMakeLists.txt", `(?m)^project\(.*\)\n`, optimize("-O0"))
 	replaceIn(t, tree, "ggml/CMakeLists.txt", `(?m)^project\(.*\)\n`, optimize("-O3"))
 	return tree
+}
+
+// noticed are the places of the real llama.cpp whose files have a notice of their own: what a bundle's licence texts must say
+// of them, or nothing where no bundle holds them.
+var noticed = map[string]string{
+	"common/base64.hpp":                     "common/base64.hpp",
+	"ggml/include/ggml-cann.h":              "",
+	"ggml/include/ggml-sycl.h":              "",
+	"ggml/src/ggml-cann/":                   "",
+	"ggml/src/ggml-cpu/kleidiai/":           "",
+	"ggml/src/ggml-cpu/llamafile/sgemm.cpp": "Copyright 2024 Mozilla Foundation",
+	"ggml/src/ggml-cpu/ops.cpp":             "Jeffrey Quesnelle and Bowen Peng",
+	"ggml/src/ggml-metal/":                  "",
+	"ggml/src/ggml-opencl/":                 "",
+	"ggml/src/ggml-openvino/":               "",
+	"ggml/src/ggml-sycl/":                   "",
+	"vendor/cpp-httplib/httplib.h":          "yhirose",
+	"vendor/hash/xxhash/":                   "Yann Collet",
+	"vendor/miniaudio/miniaudio.h":          "David Reid",
+	"vendor/nlohmann/":                      "Niels Lohmann",
+	"vendor/sheredom/subprocess.h":          "vendor/sheredom/subprocess.h",
+	"vendor/stb/stb_image.h":                "Sean Barrett",
+}
+
+// Each file of llama.cpp that is under another's copyright is known, and the licence texts of a bundle name who holds it.
+func checkNotices(t *testing.T, tree, texts string) {
+	t.Helper()
+	notice := regexp.MustCompile(`(?i)copyright|spdx-license-identifier`)
+	source := regexp.MustCompile(`\.(c|cc|cpp|cu|cuh|h|hpp|m|metal|cl)$`)
+	unseen := maps.Clone(noticed)
+	err := fs.WalkDir(os.DirFS(tree), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() || !source.MatchString(name) {
+			return err
+		}
+		text, err := os.ReadFile(filepath.Join(tree, name))
+		if err != nil || !notice.Match(text) {
+			return err
+		}
+		for place, want := range noticed {
+			if strings.HasPrefix(name, place) {
+				delete(unseen, place)
+				if !strings.Contains(texts, want) {
+					t.Errorf("%s is in the bundle, whose licence texts lack %q", name, want)
+				}
+				return nil
+			}
+		}
+		t.Errorf("%s has a notice of its own: look whether a bundle holds it, and what the licence texts say of it", name)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for place := range unseen {
+		t.Errorf("nothing in %s has a notice any more", place)
+	}
 }
 
 // replaceIn rewrites what the pattern matches in a file of a tree, which must have it.

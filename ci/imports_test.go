@@ -29,7 +29,8 @@ var allowed = map[string][]string{
 	"docker/wheel":       {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/filestamp", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/sbom", "publisher/wheel", "publisher/pypi", "publisher/installer", "ci/internal/goreleaser", "manifests/python", "manifests/fetch", "manifests/fetch/console", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/measure", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/release", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/wheel", "publisher/pypi", "publisher/installer", "ci/internal/goreleaser", "manifests/python", "manifests/fetch", "manifests/fetch/console", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/measure", "manifests/sigverify"},
+	"ci/internal/release":        {"ci/internal/farm", "ci/internal/filestamp", "bundler", "manifests", "manifests/fetch", "manifests/fetch/transfer", "manifests/retry", "manifests/sigverify", "matrix", "matrix/spec", "publisher", "publisher/cosign", "publisher/provenance", "publisher/sbom", "publisher/wheel"},
 	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/engine/pypi", "ci/internal/farm", "docker/cuda12", "docker/wheel", "matrix"},
 	"ci/internal/engine/builtin": {"manifests/measure"},
 	"ci/internal/filestamp":      {},
@@ -95,6 +96,7 @@ var inTests = map[string][]string{
 	"publisher/pypi":             {"manifests", "manifests/python/pythontest", "publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
 	"publisher/provenance":       {"matrix"},
+	"ci/internal/release":        {"manifests/fetch/fetchtest"},
 	"ci/internal/cli":            {"manifests/fetch/console/consoletest", "manifests/killtest", "manifests/python/pythontest", "manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
 	"publisher":                  {"manifests/fetch/fetchtest"},
 	"publisher/ghrelease":        {"manifests/killtest", "publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},

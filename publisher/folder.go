@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,102 +72,209 @@ func (e *FolderError) Hint() string {
 	return "ci verify " + e.Dir + " says all that is wrong with it; ci manifest " + e.Dir + " describes the files anew, if they are the right ones"
 }
 
+// A Finding is one thing wrong with a release.
+type Finding struct{ Name, Rule, Detail string }
+
+// The rules for a folder.
+const (
+	RuleMissing = "missing" // SHA256SUMS or the manifest names a file that is not there
+	RuleExtra   = "extra"   // a file that they do not name
+	RuleChanged = "changed" // a file with another content than they say
+	RuleFormat  = "format"  // one of the release's documents cannot be read, or is not written as it must be
+)
+
+// OpenFolder reads a release folder and compares every file with SHA256SUMS and manifest.json. A folder that is not one
+// whole release is a *FolderError with all findings.
+func OpenFolder(ctx context.Context, dir string) (*Folder, error) {
+	i, err := InspectFolder(ctx, dir)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, &FolderError{Dir: dir, Err: err}
+	}
+	var wrong []error
+	for _, f := range slices.Concat(i.Sums, i.Manifest) {
+		wrong = append(wrong, fmt.Errorf("%s: %s", f.Name, f.Detail))
+	}
+	if len(wrong) > 0 {
+		return nil, &FolderError{Dir: dir, Err: errors.Join(wrong...)}
+	}
+	return &i.Folder, nil
+}
+
+// An Inspection is a folder, and all that is wrong with it.
+type Inspection struct {
+	// Folder is what could be read: its Files are those that SHA256SUMS names and that are there, and its Release is empty
+	// where manifest.json cannot be read.
+	Folder Folder
+	// Sums are the findings about SHA256SUMS and the files that it names, Manifest those about manifest.json.
+	Sums, Manifest []Finding
+
+	dir     string
+	present []string
+	listed  map[string]string // the digests by name; nil where SHA256SUMS cannot be read
+}
+
+// Listed is the sha256 that SHA256SUMS has for a file; empty where it does not name it.
+func (i *Inspection) Listed(name string) string { return i.listed[name] }
+
 // readLimit bounds how many files are hashed at once: each takes a core.
 const readLimit = 4
 
-// OpenFolder reads a release folder and holds every file to SHA256SUMS, and manifest.json to both. A folder that is
-// not one whole release is a *FolderError. Folders in it, and files whose name begins with a dot, are no part of it.
-func OpenFolder(ctx context.Context, dir string) (*Folder, error) {
-	fail := func(err error) (*Folder, error) { return nil, &FolderError{Dir: dir, Err: err} }
-	var f Folder
-	var err error
-	if f.Sums, err = os.ReadFile(filepath.Join(dir, manifests.SumsName)); err != nil {
-		return fail(err)
-	}
-	sums, err := manifests.DecodeSums(bytes.NewReader(f.Sums))
+// InspectFolder reads a release folder and compares its files with SHA256SUMS, and manifest.json with both. Folders in it,
+// and files whose name begins with a dot, are not part of it. The error is what kept it from looking.
+func InspectFolder(ctx context.Context, dir string) (*Inspection, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	own := []string{manifests.SumsName}
-	f.Signature, err = os.ReadFile(filepath.Join(dir, manifests.SignatureName))
-	switch {
-	case err == nil:
-		own = []string{manifests.SignatureName, manifests.SumsName}
-	case !errors.Is(err, fs.ErrNotExist):
-		return fail(err)
+	i := &Inspection{dir: dir}
+	for _, entry := range entries {
+		if name := entry.Name(); !entry.IsDir() && !strings.HasPrefix(name, ".") {
+			i.present = append(i.present, name)
+		}
 	}
-	names := own
-	for i := len(sums) - 1; i >= 0; i-- {
-		names = append([]string{sums[i].Name}, names...)
+	for _, step := range []func(context.Context) error{i.readSums, i.readFiles, i.readManifest} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
 	}
-	f.Files = make([]File, len(names))
-	group, groupCtx := errgroup.WithContext(ctx)
+	return i, nil
+}
+
+// readDocument reads a file of the folder; nil where there is none.
+func (i *Inspection) readDocument(name string) ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join(i.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return text, err
+}
+
+func (i *Inspection) readSums(context.Context) (err error) {
+	add := func(rule, detail string) {
+		i.Sums = append(i.Sums, Finding{manifests.SumsName, rule, detail})
+	}
+	if i.Folder.Signature, err = i.readDocument(manifests.SignatureName); err != nil {
+		return err
+	}
+	if i.Folder.Sums, err = i.readDocument(manifests.SumsName); err != nil {
+		return err
+	}
+	if i.Folder.Sums == nil {
+		add(RuleMissing, "the release is not whole: go run ./ci manifest "+i.dir+" writes it")
+		return nil
+	}
+	sums, err := manifests.DecodeSums(bytes.NewReader(i.Folder.Sums))
+	if err != nil {
+		add(RuleFormat, err.Error())
+		return nil
+	}
+	i.listed = map[string]string{}
+	for _, sum := range sums {
+		i.listed[sum.Name] = sum.SHA256
+	}
+	return nil
+}
+
+// readFiles reads the files that SHA256SUMS names, and then itself and its signature.
+func (i *Inspection) readFiles(ctx context.Context) error {
+	if i.listed == nil {
+		return nil
+	}
+	names := slices.Sorted(maps.Keys(i.listed))
+	if i.Folder.Signed() {
+		names = append(names, manifests.SignatureName)
+	}
+	names = append(names, manifests.SumsName)
+	files := make([]File, len(names))
+	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readLimit)
-	for i, name := range names {
-		group.Go(func() (err error) {
-			if groupCtx.Err() != nil {
-				return groupCtx.Err()
+	for at, name := range names {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
-			f.Files[i], err = fileOf(filepath.Join(dir, name))
+			path := filepath.Join(i.dir, name)
+			info, err := os.Stat(path)
+			if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+				return nil
+			}
+			if err == nil {
+				files[at], err = fileOf(path)
+			}
 			return err
 		})
 	}
-	if err := group.Wait(); ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	} else if err != nil {
-		return fail(err)
-	}
-	for i, sum := range sums {
-		if got := f.Files[i].SHA256; got != sum.SHA256 {
-			return fail(fmt.Errorf("%s has sha256 %s, and %s says %s", sum.Name, got, manifests.SumsName, sum.SHA256))
-		}
-	}
-	if err := f.readManifest(dir); err != nil {
-		return fail(err)
-	}
-	if err := f.covers(dir, names); err != nil {
-		return fail(err)
-	}
-	return &f, nil
-}
-
-// readManifest reads manifest.json and holds it to the files.
-func (f *Folder) readManifest(dir string) error {
-	text, err := os.ReadFile(filepath.Join(dir, manifests.ManifestName))
-	if err != nil {
+	if err := group.Wait(); err != nil {
 		return err
 	}
-	if f.Release, err = manifests.Decode(bytes.NewReader(text)); err != nil {
-		return err
-	}
-	for _, asset := range f.Release.Assets {
-		i := slices.IndexFunc(f.Files, func(file File) bool { return file.Name == asset.Name })
-		switch {
-		case i < 0:
-			return fmt.Errorf("%s names %s, and %s does not", manifests.ManifestName, asset.Name, manifests.SumsName)
-		case f.Files[i].Size != asset.Size || f.Files[i].SHA256 != asset.SHA256:
-			return fmt.Errorf("%s is not the file that %s describes", asset.Name, manifests.ManifestName)
-		case asset.URL != asset.Name:
-			return fmt.Errorf("%s has %s at %s: a release is one flat folder", manifests.ManifestName, asset.Name, asset.URL)
+	for at, name := range names {
+		want, listed := i.listed[name]
+		switch f := files[at]; {
+		case f.Name == "":
+			i.Sums = append(i.Sums, Finding{name, RuleMissing, manifests.SumsName + " names it"})
+			continue
+		case listed && f.SHA256 != want:
+			i.Sums = append(i.Sums, Finding{name, RuleChanged, fmt.Sprintf("sha256 is %s, %s says %s", f.SHA256, manifests.SumsName, want)})
 		}
+		i.Folder.Files = append(i.Folder.Files, files[at])
 	}
-	for _, file := range f.Files {
-		if _, named := f.Release.Asset(file.Name); !named && !manifests.IsDocument(file.Name) {
-			return fmt.Errorf("%s names %s, and %s does not", manifests.SumsName, file.Name, manifests.ManifestName)
+	for _, name := range i.present {
+		if !slices.Contains(names, name) { // whoever put it there thinks that it is published
+			i.Sums = append(i.Sums, Finding{name, RuleExtra, manifests.SumsName + " does not name it"})
 		}
 	}
 	return nil
 }
 
-// covers reports files that would not be published: whoever put them there thinks that they are.
-func (f *Folder) covers(dir string, names []string) error {
-	entries, err := os.ReadDir(dir)
+// readManifest reads manifest.json and compares it with the files and with SHA256SUMS.
+func (i *Inspection) readManifest(context.Context) error {
+	add := func(name, rule, format string, args ...any) {
+		i.Manifest = append(i.Manifest, Finding{name, rule, fmt.Sprintf(format, args...)})
+	}
+	text, err := i.readDocument(manifests.ManifestName)
 	if err != nil {
 		return err
 	}
-	for _, entry := range entries {
-		if name := entry.Name(); !entry.IsDir() && !strings.HasPrefix(name, ".") && !slices.Contains(names, name) {
-			return fmt.Errorf("%s is no part of the release: %s does not name it", name, manifests.SumsName)
+	if text == nil {
+		if i.listed[manifests.ManifestName] == "" {
+			add(manifests.ManifestName, RuleMissing, "the release is not whole: go run ./ci manifest %s writes it", i.dir)
+		}
+		return nil
+	}
+	release, err := manifests.Decode(bytes.NewReader(text))
+	if err != nil {
+		add(manifests.ManifestName, RuleFormat, "%v", err)
+		return nil
+	}
+	i.Folder.Release = release
+	canonical, err := manifests.Encode(release)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(text, canonical) {
+		add(manifests.ManifestName, RuleFormat, "not in the canonical form: go run ./ci manifest %s writes it so", i.dir)
+	}
+	for _, asset := range release.Assets {
+		sum, listed := i.listed[asset.Name]
+		at := slices.IndexFunc(i.Folder.Files, func(f File) bool { return f.Name == asset.Name })
+		switch {
+		case !listed && !slices.Contains(i.present, asset.Name):
+			add(asset.Name, RuleMissing, "%s names it", manifests.ManifestName)
+		case listed && sum != asset.SHA256:
+			add(asset.Name, RuleChanged, "%s has another sha256 than %s", manifests.ManifestName, manifests.SumsName)
+		case at >= 0 && i.Folder.Files[at].SHA256 == asset.SHA256 && i.Folder.Files[at].Size != asset.Size:
+			add(asset.Name, RuleChanged, "%s says that it has %d bytes, and it has %d", manifests.ManifestName, asset.Size, i.Folder.Files[at].Size)
+		}
+		if asset.URL != asset.Name {
+			add(asset.Name, RuleFormat, "%s has it at %s: a release is one flat folder", manifests.ManifestName, asset.URL)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.listed)) {
+		if _, named := release.Asset(name); !named && !manifests.IsDocument(name) {
+			add(name, RuleExtra, "%s does not name it", manifests.ManifestName)
 		}
 	}
 	return nil

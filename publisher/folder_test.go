@@ -39,15 +39,15 @@ func TestOpenFolder(t *testing.T) {
 		}, ""},
 		{"no sums", func(t *testing.T, r *fetchtest.Release) { remove(t, r.Dir, manifests.SumsName) }, manifests.SumsName},
 		{"a file is missing", func(t *testing.T, r *fetchtest.Release) { remove(t, r.Dir, bundle) }, bundle},
-		{"a file is another one", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, bundle, "x") }, bundle + " has sha256"},
-		{"a file more", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, "more", "x") }, "more is no part of the release"},
-		{"a file more, with a sum", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, "more", "x"); r.Sum(t) }, "names more, and manifest.json does not"},
+		{"a file is another one", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, bundle, "x") }, bundle + ": sha256 is"},
+		{"a file more", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, "more", "x") }, "more: SHA256SUMS does not name it"},
+		{"a file more, with a sum", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, "more", "x"); r.Sum(t) }, "more: manifest.json does not name it"},
 		{"a sum less", func(t *testing.T, r *fetchtest.Release) {
 			sums := r.Read(t, manifests.SumsName)
 			lines := slices.DeleteFunc(strings.SplitAfter(string(sums), "\n"), func(line string) bool { return strings.Contains(line, bundle) })
 			write(t, r.Dir, manifests.SumsName, strings.Join(lines, ""))
-		}, "names " + bundle + ", and SHA256SUMS does not"},
-		{"another manifest", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, bundle, "x"); r.Sum(t) }, "is not the file that manifest.json describes"},
+		}, bundle + ": SHA256SUMS does not name it"},
+		{"another manifest", func(t *testing.T, r *fetchtest.Release) { write(t, r.Dir, bundle, "x"); r.Sum(t) }, bundle + ": manifest.json has another sha256 than SHA256SUMS"},
 		{"no manifest", func(t *testing.T, r *fetchtest.Release) { remove(t, r.Dir, manifests.ManifestName); r.Sum(t) }, manifests.ManifestName},
 	} {
 		t.Run(test.name, func(t *testing.T) {

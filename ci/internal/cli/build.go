@@ -15,9 +15,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/matrix"
-	"github.com/waqasm86/llcuda-farm/matrix/patches"
 )
 
 // buildOptions are the flags of build.
@@ -30,7 +30,7 @@ type buildOptions struct {
 	jobs    int
 }
 
-func buildCommand(term *terminal, backend Backend) *cobra.Command {
+func newBuildCommand(term *terminal, backend Backend) *cobra.Command {
 	var opts buildOptions
 	cmd := &cobra.Command{
 		Use:   "build --sm SM --release NAME",
@@ -47,7 +47,7 @@ runtime, manifest.json and SHA256SUMS, and the steps' full logs in logs/.`,
   go run ./ci build --sm 75,86 --release v1.1.0-runtime --llama ../llama.cpp    # a folder of one's own`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b := build{buildOptions: opts, term: term, backend: backend, dir: releaseDir(opts.out)}
+			b := buildCommand{buildOptions: opts, term: term, backend: backend, dir: release.Dir(opts.out)}
 			return b.run(cmd.Context())
 		},
 	}
@@ -64,24 +64,24 @@ func (opts *buildOptions) flags(cmd *cobra.Command) {
 	cmd.Flags().IntVar(&opts.jobs, "jobs", 0, "compile jobs at the same time on each engine (default: as cores and memory allow)")
 }
 
-// build is one build command under way.
-type build struct {
+// A buildCommand is one build under way.
+type buildCommand struct {
 	buildOptions
 	term    *terminal
 	backend Backend
-	dir     releaseDir
+	dir     release.Dir
 
 	matrix  matrix.Matrix
 	targets []matrix.Target
 	source  farm.Source
 	recipe  farm.Recipe
-	known   *ledger
+	known   *release.Ledger
 	show    *progress
 	// like is how a release was built that this build shall be the same as; nil if it need not be.
 	like *manifests.Build
 }
 
-func (b *build) run(ctx context.Context) error {
+func (b *buildCommand) run(ctx context.Context) error {
 	began := time.Now()
 	if err := b.preflight(ctx); err != nil {
 		return err
@@ -98,14 +98,14 @@ func (b *build) run(ctx context.Context) error {
 	b.term.printf("%s", summary(outcome, time.Since(began)))
 	writeFailures(b.term, outcome)
 	if err != nil {
-		b.term.notef("\n%s is written when all of it is built; go run ./ci manifest %s describes what is there", b.dir.path(manifests.ManifestName), b.dir)
+		b.term.notef("\n%s is written when all of it is built; go run ./ci manifest %s describes what is there", b.dir.Path(manifests.ManifestName), b.dir)
 		return buildError(ctx, outcome, err)
 	}
-	return b.dir.writeManifest(ctx, b.term, b.known)
+	return describeDir(ctx, b.term, b.dir, b.known)
 }
 
 // compile runs the farm on the engines, which stay connected no longer than that.
-func (b *build) compile(ctx context.Context, work string) (farm.Outcome, error) {
+func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, error) {
 	b.show = showProgress(b.term, time.Now, len(b.engines) > 1)
 	defer b.show.close()
 	options := engine.Options{
@@ -139,7 +139,7 @@ func (b *build) compile(ctx context.Context, work string) (farm.Outcome, error) 
 	}
 	return farm.Run(ctx, farm.Plan(b.targets, b.source, session.Recipe), session.Builders, farm.RunOptions{
 		WorkDir:        work,
-		LogDir:         b.dir.path(logsName),
+		LogDir:         b.dir.Path(release.LogsName),
 		Collect:        b.collect,
 		CollectRuntime: b.collectRuntime,
 		Runtime:        runtime,
@@ -149,7 +149,7 @@ func (b *build) compile(ctx context.Context, work string) (farm.Outcome, error) 
 
 // alike refuses, before hours are spent, an engine or a base that cannot give the bytes of the release to be like. A base that
 // the user chose is his to try.
-func (b *build) alike() error {
+func (b *buildCommand) alike() error {
 	if b.like == nil {
 		return nil
 	}
@@ -168,15 +168,12 @@ func (b *build) alike() error {
 }
 
 // collect audits a tree, then packs it: nothing that breaks a rule becomes a file.
-func (b *build) collect(ctx context.Context, tree farm.Tree) ([]manifests.Artifact, error) {
+func (b *buildCommand) collect(ctx context.Context, tree farm.Tree) ([]manifests.Artifact, error) {
 	fsys := os.DirFS(tree.Dir)
 	step := tree.Job.Target.SM.String()
-	rules, err := rulesIn(b.matrix, b.backend.BuildPaths())(tree.Job.Target.SM)
-	if err != nil {
-		return nil, err
-	}
+	rules := rulesFrom(b.matrix, b.backend.BuildPaths(), tree.Job.Target)
 	var meta manifests.Metadata
-	err = b.stage(step, "audit", func(func(done, total int64)) error {
+	err := b.stage(step, "audit", func(func(done, total int64)) error {
 		report, err := bundler.Audit(fsys, rules)
 		if err != nil {
 			return err
@@ -193,7 +190,7 @@ func (b *build) collect(ctx context.Context, tree farm.Tree) ([]manifests.Artifa
 	})
 }
 
-func (b *build) collectRuntime(ctx context.Context, dir string) ([]manifests.Artifact, error) {
+func (b *buildCommand) collectRuntime(ctx context.Context, dir string) ([]manifests.Artifact, error) {
 	artifacts, err := b.pack(string(farm.StepRuntime), b.runtimeKey(), func(opts bundler.PackOptions) ([]manifests.Artifact, error) {
 		opts.Cache = filepath.Join(b.cache, "runtime")
 		return bundler.PackRuntime(ctx, os.DirFS(dir), b.matrix.Toolkit, string(b.dir), opts)
@@ -206,7 +203,7 @@ func (b *build) collectRuntime(ctx context.Context, dir string) ([]manifests.Art
 
 // runtimeKey names the bytes of the CUDA runtime's archives, as far as this program makes them; empty where the engine
 // does not tell what its step would give.
-func (b *build) runtimeKey() string {
+func (b *buildCommand) runtimeKey() string {
 	if b.recipe.Runtime == "" {
 		return ""
 	}
@@ -215,15 +212,15 @@ func (b *build) runtimeKey() string {
 
 // knownRuntime are the archives of the CUDA runtime, if the folder has those that would be made: they are the same until
 // the toolkit changes, and making them means moving half a gigabyte.
-func (b *build) knownRuntime() ([]manifests.Artifact, error) {
+func (b *buildCommand) knownRuntime() ([]manifests.Artifact, error) {
 	key := b.runtimeKey()
-	names, err := b.dir.names()
+	names, err := b.dir.Names()
 	if err != nil || key == "" {
 		return nil, err
 	}
 	var found []manifests.Artifact
 	for _, name := range names { // ascending, so that the .tar.gz is the first
-		if artifact, madeFrom, ok := b.known.known(b.dir.path(name)); ok && manifests.IsArchive(name) && madeFrom == key {
+		if artifact, madeFrom, ok := b.known.Known(b.dir.Path(name)); ok && manifests.IsArchive(name) && madeFrom == key {
 			found = append(found, artifact)
 		}
 	}
@@ -237,26 +234,26 @@ func (b *build) knownRuntime() ([]manifests.Artifact, error) {
 
 // otherRuntimes tells early of what would keep the folder from being described:
 // another CUDA runtime than this one, which an older builder left.
-func (b *build) otherRuntimes(mine []manifests.Artifact) error {
-	names, err := b.dir.names()
+func (b *buildCommand) otherRuntimes(mine []manifests.Artifact) error {
+	names, err := b.dir.Names()
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
 		isMine := slices.ContainsFunc(mine, func(a manifests.Artifact) bool { return a.Name == name })
 		if manifests.KindOf(name) == manifests.KindCUDART && !isMine {
-			b.term.warnf("%s is of another CUDA runtime than %s, and a release has one: move it away", b.dir.path(name), mine[0].Name)
+			b.term.warnf("%s is of another CUDA runtime than %s, and a release has one: move it away", b.dir.Path(name), mine[0].Name)
 		}
 	}
 	return nil
 }
 
 // pack packs what the key names, and notes what became of it.
-func (b *build) pack(step, key string, do func(opts bundler.PackOptions) ([]manifests.Artifact, error)) ([]manifests.Artifact, error) {
+func (b *buildCommand) pack(step, key string, do func(opts bundler.PackOptions) ([]manifests.Artifact, error)) ([]manifests.Artifact, error) {
 	var artifacts []manifests.Artifact
 	err := b.stage(step, "pack", func(show func(done, total int64)) (err error) {
 		artifacts, err = do(bundler.PackOptions{Progress: show, Known: func(name string) (manifests.Artifact, bool) {
-			artifact, _, ok := b.known.known(b.dir.path(name))
+			artifact, _, ok := b.known.Known(b.dir.Path(name))
 			return artifact, ok
 		}})
 		return err
@@ -265,7 +262,7 @@ func (b *build) pack(step, key string, do func(opts bundler.PackOptions) ([]mani
 		return nil, err
 	}
 	for _, artifact := range artifacts {
-		if err := b.known.note(b.dir.path(artifact.Name), key, artifact); err != nil {
+		if err := b.known.Note(b.dir.Path(artifact.Name), key, artifact); err != nil {
 			return nil, err
 		}
 	}
@@ -273,7 +270,7 @@ func (b *build) pack(step, key string, do func(opts bundler.PackOptions) ([]mani
 }
 
 // stage shows one of the command's own stages beside those of the engines.
-func (b *build) stage(step, stage string, do func(show func(done, total int64)) error) error {
+func (b *buildCommand) stage(step, stage string, do func(show func(done, total int64)) error) error {
 	event := farm.Event{Step: step, Stage: stage, State: farm.StateStart}
 	b.show.event(event)
 	err := do(func(done, total int64) {
@@ -290,7 +287,7 @@ func (b *build) stage(step, stage string, do func(show func(done, total int64)) 
 
 // identity is what a bundle says of itself beyond its files. A tree that no
 // commit stands for is named by its digest.
-func (b *build) identity() bundler.Identity {
+func (b *buildCommand) identity() bundler.Identity {
 	commit := b.source.Commit
 	if commit == "" || strings.HasSuffix(commit, "-dirty") {
 		commit = b.source.Digest
@@ -345,30 +342,6 @@ func (e *failedBuild) Hint() string {
 		}
 	}
 	return ""
-}
-
-// openCache readies the cache folder; the selection names it afterwards.
-func (s *selection) openCache() (err error) {
-	s.cache, err = openCache(s.cache)
-	return err
-}
-
-// resolve finds the source tree.
-func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal) (farm.Source, error) {
-	if err := s.openCache(); err != nil {
-		return farm.Source{}, err
-	}
-	set, err := patches.Default()
-	if err != nil {
-		return farm.Source{}, err
-	}
-	src, err := farm.ResolveSource(ctx, s.llama, m.LlamaCPP, set, filepath.Join(s.cache, "sources"), func(text string) {
-		term.notef("source    %s", text)
-	})
-	for _, text := range src.Warnings {
-		term.warnf("%s", text)
-	}
-	return src, err
 }
 
 func engineFlags(cmd *cobra.Command, engines *[]string, base *string) {

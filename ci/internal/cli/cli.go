@@ -19,6 +19,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -69,11 +70,11 @@ func exitCode(ctx context.Context, err error) int {
 		return exitDone
 	case ctx.Err() != nil:
 		return exitInterrupted
-	case isAs[*usageError](err), isAs[*console.UsageError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
+	case isAs[*usageError](err), isAs[*console.UsageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
 		return exitUsage
 	case isAs[*engine.UnavailableError](err), isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err), errors.Is(err, farm.ErrEngineLost):
 		return exitEngine
-	case isAs[*refusal](err), isAs[*farm.TreeError](err):
+	case isAs[*refusal](err), isAs[*release.Refusal](err), isAs[*farm.TreeError](err):
 		return exitRefused
 	case isAs[*publisher.RefusedError](err):
 		return exitRemote
@@ -98,6 +99,7 @@ type usageError struct {
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
+func (e *usageError) Hint() string  { return e.hint }
 
 // refusal is a release or a tree that breaks the rules: everything it says was
 // found by reading the files.
@@ -108,6 +110,7 @@ type refusal struct {
 
 func (e *refusal) Error() string { return e.err.Error() }
 func (e *refusal) Unwrap() error { return e.err }
+func (e *refusal) Hint() string  { return e.hint }
 
 // onlyAudits says whether all errors joined in err are audit findings.
 func onlyAudits(errs []error) bool {
@@ -138,19 +141,19 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 	root.SetErr(term.Err)
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
-		planCommand(term, backend),
-		buildCommand(term, backend),
-		clientCommand(term, backend),
-		wheelCommand(term, backend),
-		manifestCommand(term),
-		signCommand(term),
-		verifyCommand(term, backend),
-		tryCommand(term),
-		reproduceCommand(term, backend),
-		publishCommand(term),
-		pointerCommand(term),
-		releaseCommand(term, backend),
-		engineCommand(term, backend),
+		newPlanCommand(term, backend),
+		newBuildCommand(term, backend),
+		newClientCommand(term, backend),
+		newWheelCommand(term, backend),
+		newManifestCommand(term),
+		newSignCommand(term),
+		newVerifyCommand(term, backend),
+		newTryCommand(term),
+		newReproduceCommand(term, backend),
+		newPublishCommand(term),
+		newPointerCommand(term),
+		newReleaseCommand(term, backend),
+		newEngineCommand(term, backend),
 	)
 	console.Strict(root, "go run ./")
 	root.InitDefaultHelpCmd()

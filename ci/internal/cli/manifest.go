@@ -1,15 +1,19 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
+	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-func manifestCommand(term *terminal) *cobra.Command {
+func newManifestCommand(term *terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "manifest DIR",
 		Short: "Write manifest.json and SHA256SUMS for the bundles in a folder",
@@ -23,13 +27,30 @@ belong to one release and one llama.cpp.`,
 			if err != nil {
 				return err
 			}
-			return dir.writeManifest(cmd.Context(), term, nil)
+			return describeDir(cmd.Context(), term, dir, nil)
 		},
 	}
 }
 
+// describeDir describes a folder and says what became of it.
+func describeDir(ctx context.Context, term *terminal, dir release.Dir, known *release.Ledger) error {
+	says, err := dir.Describe(ctx, known)
+	if says.SignatureRemoved {
+		term.warnf("removed %s: it signed other files than these", dir.Path(manifests.SignatureName))
+	}
+	if err != nil {
+		return err
+	}
+	state := "not signed"
+	if says.SignatureStays {
+		state = "the signature stays"
+	}
+	term.printf("%s: release %s, llama.cpp %s, %d assets; %s", dir.Path(manifests.ManifestName), says.Release.Release, says.Release.LlamaCPP.Version, len(says.Release.Assets), state)
+	return nil
+}
+
 // existingDir is a folder that the user named.
-func existingDir(name string) (releaseDir, error) {
+func existingDir(name string) (release.Dir, error) {
 	info, err := os.Stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir():
@@ -37,5 +58,5 @@ func existingDir(name string) (releaseDir, error) {
 	case err != nil:
 		return "", err
 	}
-	return releaseDir(name), nil
+	return release.Dir(name), nil
 }

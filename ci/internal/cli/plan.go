@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -46,6 +48,30 @@ func (s *selection) targets() (matrix.Matrix, []matrix.Target, error) {
 		return matrix.Matrix{}, nil, &usageError{fmt.Errorf("--sm: %w", err), "go run ./ci plan --sm all lists them"}
 	}
 	return m, targets, nil
+}
+
+// openCache readies the cache folder; the selection names it afterwards.
+func (s *selection) openCache() (err error) {
+	s.cache, err = openCache(s.cache)
+	return err
+}
+
+// resolve finds the source tree.
+func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal) (farm.Source, error) {
+	if err := s.openCache(); err != nil {
+		return farm.Source{}, err
+	}
+	set, err := patches.Default()
+	if err != nil {
+		return farm.Source{}, err
+	}
+	src, err := farm.ResolveSource(ctx, s.llama, m.LlamaCPP, set, filepath.Join(s.cache, "sources"), func(text string) {
+		term.notef("source    %s", text)
+	})
+	for _, text := range src.Warnings {
+		term.warnf("%s", text)
+	}
+	return src, err
 }
 
 // plannedJob is one row of plan --json.
@@ -91,7 +117,7 @@ type actionsJob struct {
 	Bundle string `json:"bundle"`
 }
 
-func planCommand(term *terminal, backend Backend) *cobra.Command {
+func newPlanCommand(term *terminal, backend Backend) *cobra.Command {
 	var chosen selection
 	var asJSON, asGitHub bool
 	cmd := &cobra.Command{

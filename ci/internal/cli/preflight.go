@@ -15,6 +15,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -36,9 +37,8 @@ const (
 var releaseName = regexp.MustCompile(`^v?[0-9A-Za-z][0-9A-Za-z._-]*$`)
 
 // preflight finds whatever would make the build fail later, before it costs time.
-func (b *build) preflight(ctx context.Context) error {
-	var err error
-	if b.matrix, b.targets, err = b.selection.targets(); err != nil {
+func (b *buildCommand) preflight(ctx context.Context) error {
+	if err := b.choose(); err != nil {
 		return err
 	}
 	switch {
@@ -57,7 +57,7 @@ func (b *build) preflight(ctx context.Context) error {
 	if err := b.openCache(); err != nil {
 		return err
 	}
-	if b.known, err = openLedger(b.cache); err != nil {
+	if err := b.openLedger(); err != nil {
 		return err
 	}
 	if err := b.writable(); err != nil {
@@ -69,7 +69,7 @@ func (b *build) preflight(ctx context.Context) error {
 	if err := b.room(); err != nil {
 		return err
 	}
-	if b.source, err = b.resolve(ctx, b.matrix, b.term); err != nil {
+	if err := b.resolveSource(ctx); err != nil {
 		return err
 	}
 	b.term.notef("source    llama.cpp %s, commit %s, %s", b.source.Version, orNone(b.source.Commit), b.source.Digest)
@@ -79,9 +79,33 @@ func (b *build) preflight(ctx context.Context) error {
 	return b.sameRelease(ctx)
 }
 
+// choose reads the matrix and selects what to build, unless that was done before.
+func (b *buildCommand) choose() (err error) {
+	if b.targets == nil {
+		b.matrix, b.targets, err = b.selection.targets()
+	}
+	return err
+}
+
+// resolveSource finds the source tree, unless that was done before.
+func (b *buildCommand) resolveSource(ctx context.Context) (err error) {
+	if b.source.Dir == "" {
+		b.source, err = b.resolve(ctx, b.matrix, b.term)
+	}
+	return err
+}
+
+// openLedger opens the ledger in the cache, unless that was done before.
+func (b *buildCommand) openLedger() (err error) {
+	if b.known == nil {
+		b.known, err = release.OpenLedger(b.cache)
+	}
+	return err
+}
+
 // exposed refuses engines at public addresses in GitHub Actions, where what is built is signed for everybody, and elsewhere
 // warns of them.
-func (b *build) exposed(ctx context.Context) error {
+func (b *buildCommand) exposed(ctx context.Context) error {
 	hosts := engine.Exposed(ctx, b.engines)
 	if len(hosts) == 0 {
 		return nil
@@ -103,15 +127,8 @@ func orNone(s string) string {
 }
 
 // writable makes the release folder and tries it.
-func (b *build) writable() error {
-	err := os.MkdirAll(string(b.dir), 0o755)
-	var probe *os.File
-	if err == nil {
-		probe, err = os.CreateTemp(string(b.dir), "."+writableName+".*.partial")
-	}
-	if err == nil {
-		err = errors.Join(probe.Close(), os.Remove(probe.Name()))
-	}
+func (b *buildCommand) writable() error {
+	err := b.dir.TryWriting()
 	if err != nil {
 		return &usageError{fmt.Errorf("--out %s: %w", b.dir, err), "give a folder that you may write to"}
 	}
@@ -119,8 +136,8 @@ func (b *build) writable() error {
 }
 
 // nothingForeign refuses a release folder that could not be described once all is built.
-func (b *build) nothingForeign() error {
-	strange, err := b.dir.foreign()
+func (b *buildCommand) nothingForeign() error {
+	strange, err := b.dir.Foreign()
 	if err != nil {
 		return err
 	}
@@ -131,7 +148,7 @@ func (b *build) nothingForeign() error {
 }
 
 // room compares what the build takes with what is free.
-func (b *build) room() error {
+func (b *buildCommand) room() error {
 	need := map[uint64]int64{} // by device
 	free := map[uint64]int64{}
 	where := map[uint64]string{}
@@ -183,6 +200,12 @@ func (e *spaceError) Error() string {
 
 func (e *spaceError) Is(target error) bool { return target == error(unix.ENOSPC) }
 
+// exists reports whether there is something of that name.
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
+}
+
 func deviceOf(dir string) uint64 {
 	var stat unix.Stat_t
 	if unix.Stat(dir, &stat) != nil {
@@ -193,8 +216,8 @@ func deviceOf(dir string) uint64 {
 
 // sameRelease makes sure that what lies in the folder and is not built again
 // belongs to the same release: a folder of two could not be described.
-func (b *build) sameRelease(ctx context.Context) error {
-	names, err := b.dir.names()
+func (b *buildCommand) sameRelease(ctx context.Context) error {
+	names, err := b.dir.Names()
 	if err != nil {
 		return err
 	}
@@ -203,7 +226,7 @@ func (b *build) sameRelease(ctx context.Context) error {
 	if names, err = b.removeDamaged(ctx, names); err != nil {
 		return err
 	}
-	others, err := b.dir.artifacts(ctx, names, b.known)
+	others, err := b.dir.Artifacts(ctx, names, b.known)
 	if err != nil {
 		if ctx.Err() != nil {
 			return err
@@ -211,10 +234,10 @@ func (b *build) sameRelease(ctx context.Context) error {
 		return &usageError{fmt.Errorf("reading what --out %s holds already: %w", b.dir, err), hint}
 	}
 	mine := b.identity()
-	err = strangers(others, common{
-		release: mine.Release, llamaCPP: mine.LlamaCPP, epoch: mine.Build.SourceDateEpoch,
-		toolkit: manifests.Toolkit{CUDA: b.matrix.Toolkit.CUDA, NVCC: b.matrix.Toolkit.NVCC},
-	})
+	err = release.Common{
+		Release: mine.Release, LlamaCPP: mine.LlamaCPP, Epoch: mine.Build.SourceDateEpoch,
+		Toolkit: manifests.Toolkit{CUDA: b.matrix.Toolkit.CUDA, NVCC: b.matrix.Toolkit.NVCC},
+	}.Strangers(others)
 	if err != nil {
 		return &usageError{fmt.Errorf("--out %s holds files that do not belong to this build:\n%w", b.dir, err), hint}
 	}
@@ -223,14 +246,14 @@ func (b *build) sameRelease(ctx context.Context) error {
 
 // removeDamaged removes archives of the CUDA runtime that are damaged, and returns the other names: every build makes
 // the runtime, and a release with a damaged one could not be described.
-func (b *build) removeDamaged(ctx context.Context, names []string) ([]string, error) {
+func (b *buildCommand) removeDamaged(ctx context.Context, names []string) ([]string, error) {
 	var left []string
 	for _, name := range names {
 		if manifests.KindOf(name) == manifests.KindCUDART {
-			_, err := b.dir.artifacts(ctx, []string{name}, b.known)
+			_, err := b.dir.Artifacts(ctx, []string{name}, b.known)
 			if isAs[*bundler.AuditError](err) {
 				b.term.warnf("removing a damaged archive, which this build makes again: %v", err)
-				if err := os.Remove(b.dir.path(name)); err != nil {
+				if err := os.Remove(b.dir.Path(name)); err != nil {
 					return nil, err
 				}
 				continue
@@ -242,7 +265,7 @@ func (b *build) removeDamaged(ctx context.Context, names []string) ([]string, er
 }
 
 // replaces says whether this build writes the archive of that name.
-func (b *build) replaces(name string) bool {
+func (b *buildCommand) replaces(name string) bool {
 	return manifests.KindOf(name) == manifests.KindBundle && slices.ContainsFunc(b.targets, func(t matrix.Target) bool {
 		return manifests.Stem(name) == manifests.BundleName(t.SM)
 	})

@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func publishCommand(term *terminal) *cobra.Command {
+func newPublishCommand(term *terminal) *cobra.Command {
 	publish := &cobra.Command{
 		Use:   "publish",
 		Short: "Publish a finished release, models, or the Python package",
@@ -21,6 +21,6 @@ correct.`,
 			return &usageError{errors.New("publish: what to publish is missing"), "go run ./" + cmd.CommandPath() + " --help lists what can be published"}
 		},
 	}
-	publish.AddCommand(publishGitHubCommand(term), publishModelsCommand(term), publishPyPICommand(term))
+	publish.AddCommand(newPublishGitHubCommand(term), newPublishModelsCommand(term), newPublishPyPICommand(term))
 	return publish
 }

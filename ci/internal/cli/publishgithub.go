@@ -11,17 +11,19 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
+	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/ghrelease"
 )
 
-// A githubRelease is one release folder on its way to GitHub.
-type githubRelease struct {
-	dir      releaseDir
+// A publishGitHubCommand is one release folder on its way to GitHub.
+type publishGitHubCommand struct {
+	dir      release.Dir
 	repo     string
 	api      string
 	commit   string
@@ -31,12 +33,14 @@ type githubRelease struct {
 	dryRun   bool
 	signedBy trust
 	cache    string
+	// table is the matrix, which the notes need.
+	table matrix.Matrix
 	// verified says that what is public is verified after this, so that it is not read back.
 	verified bool
 }
 
-func publishGitHubCommand(term *terminal) *cobra.Command {
-	var g githubRelease
+func newPublishGitHubCommand(term *terminal) *cobra.Command {
+	var g publishGitHubCommand
 	cmd := &cobra.Command{
 		Use:   "github DIR",
 		Short: "Publish a signed release folder as a GitHub release",
@@ -56,6 +60,9 @@ of the repository. It is sent to the API and its upload host only.`,
 			if g.dir, err = existingDir(args[0]); err != nil {
 				return err
 			}
+			if g.table, err = spec.Default(); err != nil {
+				return fmt.Errorf("reading the matrix: %w", err)
+			}
 			return g.run(cmd.Context(), term)
 		},
 	}
@@ -66,7 +73,7 @@ of the repository. It is sent to the API and its upload host only.`,
 }
 
 // flags are those of every command that publishes, but for whose signature counts.
-func (g *githubRelease) flags(cmd *cobra.Command) {
+func (g *publishGitHubCommand) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&g.repo, "repo", manifests.Repository, "the GitHub `repository`, owner/name")
 	flags.StringVar(&g.api, "api-url", "", "`URL` of the API of a GitHub Enterprise (default: GITHUB_API_URL, else that of GITHUB_SERVER_URL)")
@@ -77,7 +84,7 @@ func (g *githubRelease) flags(cmd *cobra.Command) {
 	flags.BoolVar(&g.dryRun, "dry-run", false, "show what would be done, and do nothing")
 }
 
-func (g *githubRelease) run(ctx context.Context, term *terminal) error {
+func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 	store, server, err := g.store()
 	if err != nil {
 		return err
@@ -92,9 +99,7 @@ func (g *githubRelease) run(ctx context.Context, term *terminal) error {
 	}
 	downloads := server + "/" + g.repo + "/releases/download/" + url.PathEscape(tag)
 	opts := publisher.Options{Draft: g.draft, Latest: publisher.Latest(g.latest), Replace: g.replace, Note: func(line string) { term.notef("%s", line) }}
-	if opts.Notes, err = releaseNotes(folder, downloads, signer); err != nil {
-		return err
-	}
+	opts.Notes = publisher.Notes(folder.Release, g.table, publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer})
 	if g.dryRun {
 		plan, err := publisher.MakePlan(ctx, store, folder, opts)
 		if err != nil {
@@ -130,7 +135,7 @@ func (g *githubRelease) run(ctx context.Context, term *terminal) error {
 }
 
 // store is the repository's releases, and the address of the server that has it.
-func (g *githubRelease) store() (store *ghrelease.Store, server string, err error) {
+func (g *publishGitHubCommand) store() (store *ghrelease.Store, server string, err error) {
 	if !repoForm.MatchString(g.repo) {
 		return nil, "", &usageError{fmt.Errorf("--repo %q is not owner/name", g.repo), "like --repo " + manifests.Repository}
 	}
@@ -165,7 +170,7 @@ func (g *githubRelease) store() (store *ghrelease.Store, server string, err erro
 
 // openSigned opens a release folder and holds its signature to the client's own policy, so that nothing is published that
 // no client takes.
-func openSigned(ctx context.Context, dir releaseDir, signedBy *trust) (*publisher.Folder, sigverify.Signer, error) {
+func openSigned(ctx context.Context, dir release.Dir, signedBy *trust) (*publisher.Folder, sigverify.Signer, error) {
 	refuse := func(err error, hint string) (*publisher.Folder, sigverify.Signer, error) {
 		return nil, sigverify.Signer{}, &refusal{err, hint}
 	}
@@ -183,26 +188,14 @@ func openSigned(ctx context.Context, dir releaseDir, signedBy *trust) (*publishe
 	if err != nil {
 		return nil, sigverify.Signer{}, err
 	}
-	signer, err := verifier.Verify(folder.Sums, folder.Signature)
-	if err == nil {
-		err = sameTag(signer, folder.Release.Release)
-	}
+	signer, err := release.VerifySignature(verifier, folder)
 	if err != nil {
 		return refuse(fmt.Errorf("publishing %s: %w", dir, err), hintFor(err))
 	}
 	return folder, signer, nil
 }
 
-// releaseNotes are the description of the folder's release.
-func releaseNotes(folder *publisher.Folder, downloads string, signer sigverify.Signer) (string, error) {
-	table, err := spec.Default()
-	if err != nil {
-		return "", fmt.Errorf("reading the matrix: %w", err)
-	}
-	return publisher.Notes(folder.Release, table, publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer}), nil
-}
-
-func (g *githubRelease) printPlan(term *terminal, folder *publisher.Folder, plan publisher.Plan) {
+func (g *publishGitHubCommand) printPlan(term *terminal, folder *publisher.Folder, plan publisher.Plan) {
 	where := "a new draft"
 	switch {
 	case plan.Release != nil && plan.Release.Draft:
@@ -232,7 +225,7 @@ func (g *githubRelease) printPlan(term *terminal, folder *publisher.Folder, plan
 }
 
 // readBack downloads what was published and holds it to the folder's files.
-func (g *githubRelease) readBack(ctx context.Context, term *terminal, server string, folder *publisher.Folder) error {
+func (g *publishGitHubCommand) readBack(ctx context.Context, term *terminal, server string, folder *publisher.Folder) error {
 	cache, err := openCache(g.cache)
 	if err != nil {
 		return err
@@ -242,6 +235,7 @@ func (g *githubRelease) readBack(ctx context.Context, term *terminal, server str
 		return err
 	}
 	defer remove()
-	public := published{repo: g.repo, server: server, tag: folder.Release.Release, patience: publicPatience}
-	return public.readBack(ctx, folder.Files, work, term.Transfers("downloading", "downloaded").Report)
+	at := publicFlags{repo: g.repo, server: server, tag: folder.Release.Release}
+	public := release.Public{Folder: at.folder(), Patience: release.Patience}
+	return public.ReadBack(ctx, folder.Files, work, term.Transfers("downloading", "downloaded").Report)
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
-	"github.com/waqasm86/llcuda-farm/manifests/gguf"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
@@ -21,8 +20,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/hfhub"
 )
 
-func publishModelsCommand(term *terminal) *cobra.Command {
-	p := &modelsPublication{term: term, made: map[string]madeModel{}}
+func newPublishModelsCommand(term *terminal) *cobra.Command {
+	p := &publishModelsCommand{term: term, made: map[string]madeModel{}}
 	cmd := &cobra.Command{
 		Use:   "models",
 		Short: "Publish GGUF models to a repository of the Hugging Face Hub",
@@ -55,8 +54,8 @@ the workflow is one of the repository's Trusted Publishers.`,
 	return cmd
 }
 
-// A modelsPublication is one run of the command.
-type modelsPublication struct {
+// A publishModelsCommand is one run of the command.
+type publishModelsCommand struct {
 	term *terminal
 
 	repo, list, address string
@@ -73,13 +72,7 @@ type modelsPublication struct {
 	made      map[string]madeModel
 }
 
-// A madeModel is a model that is ready on this machine.
-type madeModel struct {
-	hfhub.Model
-	local string
-}
-
-func (p *modelsPublication) run(ctx context.Context) error {
+func (p *publishModelsCommand) run(ctx context.Context) error {
 	if err := p.check(); err != nil {
 		return err
 	}
@@ -108,7 +101,7 @@ func (p *modelsPublication) run(ctx context.Context) error {
 }
 
 // check reads the flags and everything they name, before anything costs time.
-func (p *modelsPublication) check() error {
+func (p *publishModelsCommand) check() error {
 	if p.repo == "" {
 		return &usageError{errors.New("--repo is missing"), "name the repository, like --repo owner/llcuda-models"}
 	}
@@ -173,7 +166,7 @@ func (p *modelsPublication) check() error {
 }
 
 // choose reads the list of models and what of it is wanted.
-func (p *modelsPublication) choose() error {
+func (p *publishModelsCommand) choose() error {
 	all, err := spec.DefaultModels()
 	if p.list != "" {
 		var file *os.File
@@ -213,7 +206,7 @@ func names(models []matrix.Model) string {
 }
 
 // pairs reads NAME=FILE.
-func (p *modelsPublication) pairs(flag string, given []string) (map[string]string, error) {
+func (p *publishModelsCommand) pairs(flag string, given []string) (map[string]string, error) {
 	found := map[string]string{}
 	for _, pair := range given {
 		name, file, ok := strings.Cut(pair, "=")
@@ -225,102 +218,8 @@ func (p *modelsPublication) pairs(flag string, given []string) (map[string]strin
 	return found, nil
 }
 
-// build says what the repository shall hold, given what it holds.
-func (p *modelsPublication) build(ctx context.Context, head *hfhub.Head) ([]hfhub.File, error) {
-	old, files, err := p.held(ctx, head)
-	if err != nil {
-		return nil, err
-	}
-	var mine []hfhub.Model
-	for _, m := range p.models {
-		if there := slices.IndexFunc(old, func(o hfhub.Model) bool { return p.isThere(m, o) }); there >= 0 {
-			mine = append(mine, old[there])
-			continue
-		}
-		ready, err := p.make(ctx, m)
-		if err != nil {
-			return nil, err
-		}
-		mine = append(mine, ready.Model)
-		files = append(files, hfhub.File{Path: ready.File, Local: ready.local, SHA256: ready.SHA256})
-	}
-	documents, err := old.With(mine...).Files(p.source.Endpoint, p.repo)
-	return append(files, documents...), err
-}
-
-// isThere reports whether the repository's model is the one to publish, where that can be told without having it.
-func (p *modelsPublication) isThere(m matrix.Model, there hfhub.Model) bool {
-	_, local := p.files[m.Name]
-	return !local && there.Is(m)
-}
-
-// held is what the repository holds, and the texts of the licences of all that it will hold.
-func (p *modelsPublication) held(ctx context.Context, head *hfhub.Head) (hfhub.Catalogue, []hfhub.File, error) {
-	old, err := head.Catalogue(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	var planned []hfhub.Model
-	for _, m := range p.models {
-		planned = append(planned, hfhub.Model{Name: m.Name, Licence: m.Licence})
-	}
-	texts, err := head.LicenceFiles(ctx, old.With(planned...), p.given)
-	return old, texts, err
-}
-
-// make has a model ready on this machine: brought, checked, and read. It is done once, however often the head moves.
-func (p *modelsPublication) make(ctx context.Context, m matrix.Model) (madeModel, error) {
-	if ready, ok := p.made[m.Name]; ok {
-		return ready, nil
-	}
-	local, origin := p.files[m.Name], ""
-	if local == "" {
-		ref := hub.Ref{Repo: m.Repo, Path: m.File, Revision: cmp.Or(m.Revision, "main")}
-		got, err := p.source.Download(ctx, ref, hub.Want{Size: m.Size, SHA256: m.SHA256}, p.show(m, "downloading", "downloaded"))
-		if err != nil {
-			return madeModel{}, fmt.Errorf("bringing %s: %w", m.Name, err)
-		}
-		if got.Unasked != nil {
-			return madeModel{}, fmt.Errorf("bringing %s: %w", m.Name, got.Unasked)
-		}
-		ref.Revision = got.Commit
-		local, origin = got.Path, ref.String()
-	}
-	header, err := gguf.Read(local)
-	if err != nil {
-		return madeModel{}, &refusal{fmt.Errorf("describing %s: %w", m.Name, err), "only whole GGUF files of one part are published"}
-	}
-	if kind := header.Quantisation(); kind != "" && !strings.HasSuffix(strings.ToLower(m.Name), strings.ToLower(kind)) {
-		p.term.warnf("%s has the quantization %s according to its header", m.Name, kind)
-	}
-	sum, size, err := hfhub.Digest(ctx, local, p.show(m, "reading", "read"))
-	if err != nil {
-		return madeModel{}, err
-	}
-	if m.SHA256 != "" && (sum != m.SHA256 || size != m.Size) {
-		return madeModel{}, &refusal{fmt.Errorf("checking %s: %s has %d bytes and the sha256 %s, models.yaml says %d and %s", m.Name, local, size, sum, m.Size, m.SHA256),
-			"it is another file, or a damaged one: bring the right one, or change models.yaml"}
-	}
-	ready := madeModel{local: local, Model: hfhub.Model{
-		Name: m.Name, File: hfhub.FileName(m), Size: size, SHA256: sum,
-		Architecture: header.Architecture, Quantisation: header.Quantisation(), Parameters: header.Parameters, Context: header.Context,
-		VRAM: hub.Memory(header), Weights: m.Source, Licence: m.Licence, Origin: origin,
-	}}
-	p.made[m.Name] = ready
-	return ready, nil
-}
-
-// show shows a file by the name of its model.
-func (p *modelsPublication) show(m matrix.Model, doing, done string) func(measure.Progress) {
-	transfers := p.term.Transfers(doing, done)
-	return func(at measure.Progress) {
-		at.Name = m.Name
-		transfers.Report(at)
-	}
-}
-
 // plan says what would be done, without bringing anything.
-func (p *modelsPublication) plan(ctx context.Context) error {
+func (p *publishModelsCommand) plan(ctx context.Context) error {
 	head, err := p.client.Head(ctx, p.repo)
 	if err != nil {
 		return err
@@ -363,7 +262,7 @@ func (p *modelsPublication) plan(ctx context.Context) error {
 	return nil
 }
 
-func (p *modelsPublication) message() string {
+func (p *publishModelsCommand) message() string {
 	var list []string
 	for _, m := range p.models {
 		list = append(list, m.Name)
@@ -376,7 +275,7 @@ func (p *modelsPublication) message() string {
 }
 
 // refuse gives errors their exit codes.
-func (p *modelsPublication) refuse(err error) error {
+func (p *publishModelsCommand) refuse(err error) error {
 	switch {
 	case isAs[*matrix.LicenceError](err), isAs[*hub.MismatchError](err), isAs[*hfhub.CatalogueError](err):
 		return &refusal{err, hintFor(err)}
@@ -387,7 +286,7 @@ func (p *modelsPublication) refuse(err error) error {
 }
 
 // waiting tells of waits that a person would wonder about.
-func (p *modelsPublication) waiting(wait time.Duration, why error) {
+func (p *publishModelsCommand) waiting(wait time.Duration, why error) {
 	const long = 10 * time.Second
 	if wait >= long {
 		p.term.notef("waiting %s: %v", wait.Round(time.Second), why)
@@ -395,7 +294,7 @@ func (p *modelsPublication) waiting(wait time.Duration, why error) {
 }
 
 // advise says what models.yaml could know now.
-func (p *modelsPublication) advise() {
+func (p *publishModelsCommand) advise() {
 	for _, m := range p.models {
 		if ready, ok := p.made[m.Name]; ok && m.SHA256 == "" {
 			p.term.notef("models.yaml could say of %s: size: %d, sha256: %s, vram_mib: %d", m.Name, ready.Size, ready.SHA256, ready.VRAM)

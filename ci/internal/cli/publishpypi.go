@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -22,8 +23,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/wheel"
 )
 
-func publishPyPICommand(term *terminal) *cobra.Command {
-	p := pypiRelease{term: term}
+func newPublishPyPICommand(term *terminal) *cobra.Command {
+	p := publishPyPICommand{term: term}
 	cmd := &cobra.Command{
 		Use:   "pypi DIR",
 		Short: "Publish a release's Python package to a package index",
@@ -63,17 +64,17 @@ a token and with attestations.`,
 // indexPatience is how long an index may take to list what was uploaded. That of the Python Package Index is cached.
 const indexPatience = 5 * time.Minute
 
-// pypiRelease is one publish pypi command under way.
-type pypiRelease struct {
+// A publishPyPICommand is one publication of the Python package under way.
+type publishPyPICommand struct {
 	term                              *terminal
-	dir                               releaseDir
+	dir                               release.Dir
 	repository, config, index, python string
 	dryRun                            bool
 	signedBy                          trust
 	cache                             string
 }
 
-func (p *pypiRelease) run(ctx context.Context) error {
+func (p *publishPyPICommand) run(ctx context.Context) error {
 	folder, signer, err := openSigned(ctx, p.dir, &p.signedBy)
 	if err != nil {
 		return err
@@ -134,7 +135,7 @@ func (p *pypiRelease) run(ctx context.Context) error {
 }
 
 // wheels are the folder's, the one with the client first: whoever installs while the other is not there yet gets that.
-func (p *pypiRelease) wheels(ctx context.Context, folder *publisher.Folder) (wheels []publisher.File, version string, err error) {
+func (p *publishPyPICommand) wheels(ctx context.Context, folder *publisher.Folder) (wheels []publisher.File, version string, err error) {
 	var names []string
 	for _, file := range folder.Files {
 		if manifests.IsWheel(file.Name) {
@@ -144,12 +145,12 @@ func (p *pypiRelease) wheels(ctx context.Context, folder *publisher.Folder) (whe
 	if len(wheels) == 0 {
 		return nil, "", &usageError{fmt.Errorf("publishing %s: it has no Python package", p.dir), fmt.Sprintf("go run ./ci wheel %s, then sign it", p.dir)}
 	}
-	v := verification{dir: p.dir, release: &folder.Release}
-	if err := v.wheels(ctx, names); err != nil {
+	found, err := p.dir.CheckWheels(ctx, folder.Release.Release, folder.Release.SourceDateEpoch)
+	if err != nil {
 		return nil, "", err
 	}
-	if len(v.findings) > 0 {
-		return nil, "", &refusal{fmt.Errorf("publishing %s:\n%w", p.dir, v.joined()), fmt.Sprintf("go run ./ci wheel %s builds the wheels again", p.dir)}
+	if len(found) > 0 {
+		return nil, "", &refusal{fmt.Errorf("publishing %s:\n%w", p.dir, p.dir.Joined(found)), fmt.Sprintf("go run ./ci wheel %s builds the wheels again", p.dir)}
 	}
 	if version, _, err = wheel.Parse(names[0]); err != nil {
 		return nil, "", err
@@ -160,10 +161,10 @@ func (p *pypiRelease) wheels(ctx context.Context, folder *publisher.Folder) (whe
 
 // upload sends what is missing. After an error the index says whether the file arrived: an answer can be lost, and another
 // run can have sent it.
-func (p *pypiRelease) upload(ctx context.Context, twine pypi.Twine, index pypi.Index, plan pypi.Plan) error {
+func (p *publishPyPICommand) upload(ctx context.Context, twine pypi.Twine, index pypi.Index, plan pypi.Plan) error {
 	for _, file := range plan.Upload {
 		p.term.notef("upload    %s, %s", file.Name, measure.Bytes(file.Size))
-		failed := twine.Upload(ctx, p.repository, p.dir.path(file.Name))
+		failed := twine.Upload(ctx, p.repository, p.dir.Path(file.Name))
 		if failed == nil {
 			continue
 		}
@@ -185,7 +186,7 @@ func (p *pypiRelease) upload(ctx context.Context, twine pypi.Twine, index pypi.I
 }
 
 // install tries what is published as a user does, and holds the client in it to the one that was signed.
-func (p *pypiRelease) install(ctx context.Context, python pypi.Python, index, version string, wheels []publisher.File) error {
+func (p *publishPyPICommand) install(ctx context.Context, python pypi.Python, index, version string, wheels []publisher.File) error {
 	work, remove, err := openWork(p.cache)
 	if err != nil {
 		return err
@@ -202,7 +203,7 @@ func (p *pypiRelease) install(ctx context.Context, python pypi.Python, index, ve
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return nil // it got the wheel without the client
 	}
-	contents, err := p.dir.client(ctx, filepath.Join(work, "client"), version, 0)
+	contents, err := p.dir.WheelContents(ctx, filepath.Join(work, "client"), version, 0)
 	if err != nil {
 		return err
 	}
@@ -220,7 +221,7 @@ func (p *pypiRelease) install(ctx context.Context, python pypi.Python, index, ve
 	return nil
 }
 
-func (p *pypiRelease) say(index, version string, plan pypi.Plan) {
+func (p *publishPyPICommand) say(index, version string, plan pypi.Plan) {
 	p.term.printf("%s %s to %s", manifests.Distribution, version, index)
 	for _, part := range []struct {
 		what  string

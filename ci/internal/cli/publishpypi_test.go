@@ -19,6 +19,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/goreleaser"
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests/python/pythontest"
 	"github.com/waqasm86/llcuda-farm/publisher/wheel"
 )
@@ -47,7 +48,7 @@ func TestPublishPyPI(t *testing.T) {
 // for somebody may be at work in the one that the test runs in.
 type pypiMade struct{ dir, cache, checkout string }
 
-func (m pypiMade) dist() releaseDir { return releaseDir(filepath.Join(m.dir, "dist")) }
+func (m pypiMade) dist() release.Dir { return release.Dir(filepath.Join(m.dir, "dist")) }
 
 func (m pypiMade) ci(t *testing.T, args ...string) {
 	t.Helper()
@@ -100,12 +101,12 @@ func pypiReleaseOf(t *testing.T) pypiMade {
 
 // The same commit and the same client give the same bytes, in another folder, at another time, and under another umask.
 func testSameWheels(t *testing.T, m pypiMade) {
-	copied := releaseDir(filepath.Join(t.TempDir(), "with a blank and ü"))
+	copied := release.Dir(filepath.Join(t.TempDir(), "with a blank and ü"))
 	if err := os.CopyFS(string(copied), os.DirFS(string(m.dist()))); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range wheel.Names("3.0.0") {
-		if err := os.Remove(copied.path(name)); err != nil {
+		if err := os.Remove(copied.Path(name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -116,7 +117,7 @@ func testSameWheels(t *testing.T, m pypiMade) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, name := range wheel.Names("3.0.0") {
-		if !bytes.Equal(read(t, m.dist().path(name)), read(t, copied.path(name))) {
+		if !bytes.Equal(read(t, m.dist().Path(name)), read(t, copied.Path(name))) {
 			t.Errorf("%s is not the same", name)
 		}
 	}
@@ -127,7 +128,7 @@ func testWheelTools(t *testing.T, m pypiMade) {
 	tools := pythontest.Tools(t)
 	var paths []string
 	for _, name := range wheel.Names("3.0.0") {
-		paths = append(paths, m.dist().path(name))
+		paths = append(paths, m.dist().Path(name))
 	}
 	linux := paths[1]
 	for _, test := range []struct {
@@ -282,7 +283,7 @@ func testKilledPublish(t *testing.T, m pypiMade) {
 		cmd.Wait()
 		m.ci(t, args...)
 		for _, name := range names {
-			if !bytes.Equal(read(t, filepath.Join(packages, name)), read(t, m.dist().path(name))) {
+			if !bytes.Equal(read(t, filepath.Join(packages, name)), read(t, m.dist().Path(name))) {
 				t.Errorf("killed with %d files there: %s is not the one of the release", there, name)
 			}
 		}

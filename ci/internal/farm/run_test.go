@@ -405,37 +405,3 @@ func TestAssembleRefusesTheSameFileInBothHalves(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 }
-
-func TestDeviceKey(t *testing.T) {
-	base := func() (matrix.Target, Source, Recipe) {
-		return matrix.Target{SM: 75}, Source{Digest: "sha256:1", Epoch: time.Unix(1, 0)},
-			Recipe{BuilderImage: "sha256:2", CUDACMake: []string{"-DA=1"}, HostCMake: []string{"-DB=1"}, Engine: "v1"}
-	}
-	key := func(change func(*matrix.Target, *Source, *Recipe)) string {
-		target, src, recipe := base()
-		change(&target, &src, &recipe)
-		return Plan([]matrix.Target{target}, src, recipe)[0].Key
-	}
-	same := key(func(*matrix.Target, *Source, *Recipe) {})
-	for name, change := range map[string]func(*matrix.Target, *Source, *Recipe){
-		"host arguments": func(_ *matrix.Target, _ *Source, r *Recipe) { r.HostCMake = nil },
-		"engine":         func(_ *matrix.Target, _ *Source, r *Recipe) { r.Engine = "v2" },
-		"where from":     func(_ *matrix.Target, s *Source, _ *Recipe) { s.Given, s.Dir = "x", "y" },
-	} {
-		if key(change) != same {
-			t.Errorf("%s: changes the key, and must not", name)
-		}
-	}
-	for name, change := range map[string]func(*matrix.Target, *Source, *Recipe){
-		"SM":             func(t *matrix.Target, _ *Source, _ *Recipe) { t.SM = 86 },
-		"PTX":            func(t *matrix.Target, _ *Source, _ *Recipe) { t.PTX = true },
-		"source":         func(_ *matrix.Target, s *Source, _ *Recipe) { s.Digest = "sha256:3" },
-		"epoch":          func(_ *matrix.Target, s *Source, _ *Recipe) { s.Epoch = time.Unix(2, 0) },
-		"builder":        func(_ *matrix.Target, _ *Source, r *Recipe) { r.BuilderImage = "sha256:4" },
-		"CUDA arguments": func(_ *matrix.Target, _ *Source, r *Recipe) { r.CUDACMake = []string{"-DA=2"} },
-	} {
-		if key(change) == same {
-			t.Errorf("%s: does not change the key", name)
-		}
-	}
-}

@@ -29,17 +29,17 @@ const (
 //	packages/<digest>.tgz
 //	lock
 //
-// Everything in it appears by rename, so any number of processes may share one.
-// Nothing in it is believed: a tree is hashed again each time it is used, and a
-// commit's record holds the commit itself, whose id is its hash and which names
-// the git tree that the files must make. Only the build number cannot be checked
-// so, which is why the pin has its own.
+// Everything in it appears by rename, so any number of processes may share one. Nothing in it is
+// believed: a tree is hashed again each time it is used, and a commit's record holds the commit
+// itself, whose id is its hash and which names the git tree that the files must make. Only the
+// build number cannot be checked so, which is why the pin has its own.
 type treeCache struct {
 	dir  string
 	used *flock.Flock // shared by the processes at work here
 }
 
-// openTreeCache opens the cache, and removes what killed processes left unfinished if no other is at work there.
+// openTreeCache opens the cache, and removes what killed processes left unfinished if no other is
+// at work there.
 func openTreeCache(dir string) (*treeCache, error) {
 	fail := func(err error) (*treeCache, error) { return nil, fmt.Errorf("opening the source cache: %w", err) }
 	for _, name := range []string{"trees", "commits"} {
@@ -75,7 +75,8 @@ func (c *treeCache) path(digest string) string {
 	return filepath.Join(c.dir, "trees", strings.TrimPrefix(digest, digestPrefix))
 }
 
-// packagePath is where the package of a digest is downloaded to. The next run finds there what an interrupted one brought.
+// packagePath is where the package of a digest is downloaded to. The next run finds there what an
+// interrupted one brought.
 func (c *treeCache) packagePath(digest string) (string, error) {
 	dir := filepath.Join(c.dir, "packages")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -94,8 +95,8 @@ func (c *treeCache) stage() (dir string, remove func(), err error) {
 	return dir, func() { os.RemoveAll(dir) }, nil
 }
 
-// has gives the sums of a tree that is there and is what its name says. A tree
-// that somebody changed is removed.
+// has gives the sums of a tree that is there and is what its name says. A tree that somebody
+// changed is removed.
 func (c *treeCache) has(digest string) (treeSums, bool, error) {
 	dir := c.path(digest)
 	if _, err := os.Stat(dir); err != nil {
@@ -149,8 +150,8 @@ func (c *treeCache) commitPath(commit string) string {
 	return filepath.Join(c.dir, "commits", commit+".json")
 }
 
-// commit looks a commit up. A record that cannot be used counts as none, and so
-// does one whose files are not the commit's: the tree is then fetched again.
+// commit looks a commit up. A record that cannot be used counts as none, and so does one whose
+// files are not the commit's: the tree is then fetched again.
 func (c *treeCache) commit(commit string) (origin, bool, error) {
 	text, err := os.ReadFile(c.commitPath(commit))
 	if err != nil {
@@ -197,8 +198,8 @@ func isDigest(s string) bool {
 	return strings.HasPrefix(s, digestPrefix) && err == nil && len(raw) == sha256.Size
 }
 
-// normalise gives every file of a tree the modes and the time that do not depend
-// on where it came from, so that an engine sees equal trees as equal.
+// normalise gives every file of a tree the modes and the time that do not depend on where it came
+// from, so that an engine sees equal trees as equal.
 func normalise(dir string) error {
 	epoch := time.Unix(fallbackEpoch, 0)
 	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {

@@ -10,7 +10,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
-func engineCommand(term *terminal, backend Backend) *cobra.Command {
+func newEngineCommand(term *terminal, backend Backend) *cobra.Command {
 	engine := &cobra.Command{
 		Use:   "engine",
 		Short: "Start, stop and inspect the built-in engine of this machine",

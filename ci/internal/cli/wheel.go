@@ -16,14 +16,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/python"
-	"github.com/waqasm86/llcuda-farm/publisher/sbom"
 	"github.com/waqasm86/llcuda-farm/publisher/wheel"
 )
 
-func wheelCommand(term *terminal, backend Backend) *cobra.Command {
-	c := client{what: "the Python package"}
+func newWheelCommand(term *terminal, backend Backend) *cobra.Command {
+	c := clientCommand{what: "the Python package"}
 	cmd := &cobra.Command{
 		Use:   "wheel DIR",
 		Short: "Package the Python package into a release folder, with its client",
@@ -54,12 +54,12 @@ same bytes. What comes out is checked before it is kept; a wheel of more than
 }
 
 // wheels builds the Python package around the client that the folder holds.
-func (c *client) wheels(ctx context.Context) error {
-	release, err := c.dir.manifest()
+func (c *clientCommand) wheels(ctx context.Context) error {
+	described, err := c.dir.Manifest()
 	if err != nil {
 		return err
 	}
-	c.release = release.Release
+	c.release = described.Release
 	checkout, err := c.checkout(ctx)
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (c *client) wheels(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	contents, err := c.dir.client(ctx, filepath.Join(work, "client"), release.Release, release.SourceDateEpoch)
+	contents, err := c.dir.WheelContents(ctx, filepath.Join(work, "client"), described.Release, described.SourceDateEpoch)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (c *client) wheels(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	found, err := releaseDir(made).names()
+	found, err := release.Dir(made).Names()
 	if err != nil {
 		return err
 	}
@@ -127,48 +127,6 @@ func (c *client) wheels(ctx context.Context) error {
 	}
 	c.term.notef("next: go run ./ci manifest %s, or go run ./ci sign %s, which describes them, too", c.dir, c.dir)
 	return nil
-}
-
-// manifest reads the folder's manifest.json.
-func (d releaseDir) manifest() (manifests.Release, error) {
-	f, err := os.Open(d.path(manifests.ManifestName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return manifests.Release{}, &usageError{fmt.Errorf("%s does not say of which release it is: it has no %s", d, manifests.ManifestName), "go run ./ci manifest " + string(d) + " writes it"}
-	}
-	if err != nil {
-		return manifests.Release{}, err
-	}
-	defer f.Close()
-	release, err := manifests.Decode(f)
-	if err != nil {
-		return manifests.Release{}, &refusal{fmt.Errorf("reading %s: %w", f.Name(), err), "go run ./ci manifest " + string(d) + " writes it anew"}
-	}
-	return release, nil
-}
-
-// client unpacks the archive of the client that goes into the wheel, and makes its bill of materials as sign does.
-func (d releaseDir) client(ctx context.Context, to, release string, epoch int64) (wheel.Contents, error) {
-	name := wheel.Client()
-	if !exists(d.path(name)) {
-		return wheel.Contents{}, &usageError{fmt.Errorf("%s has no %s to put into the wheel", d, name), "go run ./ci client " + string(d) + " makes it"}
-	}
-	if err := os.MkdirAll(to, 0o755); err != nil {
-		return wheel.Contents{}, err
-	}
-	if _, err := farm.Unpack(ctx, d.path(name), to); err != nil {
-		return wheel.Contents{}, err
-	}
-	artifact, err := d.beside(name)
-	if err != nil {
-		return wheel.Contents{}, err
-	}
-	f, err := os.Open(d.path(name))
-	if err != nil {
-		return wheel.Contents{}, err
-	}
-	defer f.Close()
-	bill, err := sbom.Client(f, artifact, release, time.Unix(epoch, 0))
-	return wheel.Contents{Client: os.DirFS(to), Bill: bill}, err
 }
 
 // layProject makes the folder that hatchling sees: the package's sources, and what hatch_build.py takes in.
@@ -229,15 +187,15 @@ func layProject(clone, project string, contents wheel.Contents) error {
 }
 
 // otherWheels removes those of other versions: a release has one.
-func (c *client) otherWheels(mine []string) error {
-	names, err := c.dir.names()
+func (c *clientCommand) otherWheels(mine []string) error {
+	names, err := c.dir.Names()
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
 		if manifests.IsWheel(name) && !slices.Contains(mine, name) {
-			c.term.warnf("removed %s: it is of another version", c.dir.path(name))
-			if err := os.Remove(c.dir.path(name)); err != nil {
+			c.term.warnf("removed %s: it is of another version", c.dir.Path(name))
+			if err := os.Remove(c.dir.Path(name)); err != nil {
 				return err
 			}
 		}

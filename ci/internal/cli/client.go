@@ -18,13 +18,14 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/goreleaser"
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/publisher/installer"
 )
 
-func clientCommand(term *terminal, backend Backend) *cobra.Command {
-	c := client{what: "llcuda-fetch"}
+func newClientCommand(term *terminal, backend Backend) *cobra.Command {
+	c := clientCommand{what: "llcuda-fetch"}
 	cmd := &cobra.Command{
 		Use:   "client DIR",
 		Short: "Package llcuda-fetch into a release folder, with install.sh",
@@ -58,8 +59,8 @@ command runs.`,
 	return cmd
 }
 
-// client is one client command under way, or one wheel command: what it packages differs.
-type client struct {
+// A clientCommand is one client command under way, or one wheel command: what it packages differs.
+type clientCommand struct {
 	what     string // for messages
 	release  string
 	snapshot bool
@@ -68,12 +69,12 @@ type client struct {
 	cache    string
 	term     *terminal
 	backend  Backend
-	dir      releaseDir
+	dir      release.Dir
 
 	repositoryID, ownerID string
 }
 
-func (c *client) run(ctx context.Context) error {
+func (c *clientCommand) run(ctx context.Context) error {
 	if err := c.named(); err != nil {
 		return err
 	}
@@ -122,19 +123,19 @@ func (c *client) run(ctx context.Context) error {
 }
 
 // named finds the release's name.
-func (c *client) named() error {
-	if c.release == "" || exists(c.dir.path(manifests.ManifestName)) {
-		release, err := c.dir.manifest()
-		if isAs[*usageError](err) {
+func (c *clientCommand) named() error {
+	if c.release == "" || exists(c.dir.Path(manifests.ManifestName)) {
+		described, err := c.dir.Manifest()
+		if isAs[*release.MissingError](err) {
 			return &usageError{err, hintFor(err) + "; or give --release"}
 		}
 		if err != nil {
 			return err
 		}
-		if cmp.Or(c.release, release.Release) != release.Release {
-			return &usageError{fmt.Errorf("%s is of release %s, not %s", c.dir, release.Release, c.release), "leave --release out, or give another folder"}
+		if cmp.Or(c.release, described.Release) != described.Release {
+			return &usageError{fmt.Errorf("%s is of release %s, not %s", c.dir, described.Release, c.release), "leave --release out, or give another folder"}
 		}
-		c.release = release.Release
+		c.release = described.Release
 	}
 	if !releaseName.MatchString(c.release) {
 		return &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", c.release), "like --release v1.1.0-runtime"}
@@ -143,7 +144,7 @@ func (c *client) named() error {
 }
 
 // checkout is the commit to build from, which must be all there is.
-func (c *client) checkout(ctx context.Context) (goreleaser.Checkout, error) {
+func (c *clientCommand) checkout(ctx context.Context) (goreleaser.Checkout, error) {
 	checkout, err := goreleaser.Open(ctx, ".", string(c.dir))
 	if err != nil {
 		return checkout, &usageError{err, "run it in a git checkout of the repository"}
@@ -170,7 +171,7 @@ var numberForm = regexp.MustCompile(`^[1-9][0-9]{0,19}$`)
 
 // numbers are those of the repository that this workflow runs in, which the program then asks of every signature. Elsewhere
 // they are not known for certain, and the program does without: that is said.
-func (c *client) numbers() (repository, owner string, err error) {
+func (c *clientCommand) numbers() (repository, owner string, err error) {
 	if c.snapshot {
 		return "", "", nil
 	}
@@ -192,7 +193,7 @@ func (c *client) numbers() (repository, owner string, err error) {
 }
 
 // pack runs goreleaser and shows what it is at.
-func (c *client) pack(ctx context.Context, checkout goreleaser.Checkout, work string) (string, error) {
+func (c *clientCommand) pack(ctx context.Context, checkout goreleaser.Checkout, work string) (string, error) {
 	view := showProgress(c.term, time.Now, false)
 	defer view.close()
 	return checkout.Package(ctx, goreleaser.Options{
@@ -215,7 +216,7 @@ func (c *client) pack(ctx context.Context, checkout goreleaser.Checkout, work st
 }
 
 // build has an engine run one step for what is packaged: the probe, or the wheels.
-func (c *client) build(ctx context.Context, kind farm.StepKind, source farm.Source, dest string, view *progress) error {
+func (c *clientCommand) build(ctx context.Context, kind farm.StepKind, source farm.Source, dest string, view *progress) error {
 	session, err := c.backend.Open(ctx, engine.Options{
 		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cache, "builder"), Progress: view.event,
 	})
@@ -230,14 +231,14 @@ func (c *client) build(ctx context.Context, kind farm.StepKind, source farm.Sour
 }
 
 // put has a file in the folder. One that is there already with the same bytes is left alone.
-func (c *client) put(name string, data []byte) error {
+func (c *clientCommand) put(name string, data []byte) error {
 	how := "is as it was"
-	old, err := os.ReadFile(c.dir.path(name))
+	old, err := os.ReadFile(c.dir.Path(name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err != nil || !bytes.Equal(old, data) {
-		if err := writeFile(c.dir.path(name), data); err != nil {
+		if err := release.WriteFile(c.dir.Path(name), data); err != nil {
 			return err
 		}
 		how = measure.Bytes(int64(len(data)))

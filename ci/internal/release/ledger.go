@@ -1,4 +1,4 @@
-package cli
+package release
 
 import (
 	"crypto/sha256"
@@ -12,11 +12,11 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// A ledger knows archives that this very program wrote or read before, so that a build need not read them again: half a
+// A Ledger knows archives that this very program wrote or read before, so that a build need not read them again: half a
 // gigabyte of CUDA libraries, mostly. It goes by what make goes by, and more: an archive counts as the one that was
 // noted while its file is the same one, with the same size and times, the time of its last change included. Whether its
-// bytes are right is for verify to say, which knows no ledger. A nil ledger knows nothing.
-type ledger struct {
+// bytes are right is for verify to say, which knows no ledger. A nil Ledger knows nothing.
+type Ledger struct {
 	dir  string
 	tool string // the program's own digest: another one may write and read archives differently
 }
@@ -29,8 +29,8 @@ type ledgerEntry struct {
 	Artifact manifests.Artifact `json:"artifact"`
 }
 
-// openLedger opens the ledger of a cache folder.
-func openLedger(cache string) (*ledger, error) {
+// OpenLedger opens the ledger of a cache folder.
+func OpenLedger(cache string) (*Ledger, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding this program: %w", err)
@@ -39,12 +39,12 @@ func openLedger(cache string) (*ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading this program: %w", err)
 	}
-	l := &ledger{filepath.Join(cache, "known"), sum}
+	l := &Ledger{filepath.Join(cache, "known"), sum}
 	return l, os.MkdirAll(l.dir, 0o755)
 }
 
 // entry is the file that holds what is known of an archive.
-func (l *ledger) entry(archive string) (string, error) {
+func (l *Ledger) entry(archive string) (string, error) {
 	abs, err := filepath.Abs(archive)
 	if err != nil {
 		return "", err
@@ -53,8 +53,8 @@ func (l *ledger) entry(archive string) (string, error) {
 	return filepath.Join(l.dir, hex.EncodeToString(sum[:16])+".json"), nil
 }
 
-// known says what an archive is, and what it was made from, if that was noted of this very file.
-func (l *ledger) known(archive string) (artifact manifests.Artifact, key string, ok bool) {
+// Known says what an archive is, and what it was made from, if that was noted of this very file.
+func (l *Ledger) Known(archive string) (artifact manifests.Artifact, key string, ok bool) {
 	if l == nil {
 		return manifests.Artifact{}, "", false
 	}
@@ -73,13 +73,13 @@ func (l *ledger) known(archive string) (artifact manifests.Artifact, key string,
 	return e.Artifact, e.Key, true
 }
 
-// note writes down what an archive is. Without a key, the one that was noted before stays.
-func (l *ledger) note(archive, key string, artifact manifests.Artifact) error {
+// Note writes down what an archive is. Without a key, the one that was noted before stays.
+func (l *Ledger) Note(archive, key string, artifact manifests.Artifact) error {
 	if l == nil {
 		return nil
 	}
 	if key == "" {
-		_, key, _ = l.known(archive)
+		_, key, _ = l.Known(archive)
 	}
 	name, err := l.entry(archive)
 	if err != nil {
@@ -89,5 +89,5 @@ func (l *ledger) note(archive, key string, artifact manifests.Artifact) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(name, text)
+	return WriteFile(name, text)
 }

@@ -1,4 +1,4 @@
-package cli
+package release
 
 import (
 	"os"
@@ -37,7 +37,7 @@ func TestLedger(t *testing.T) {
 		"a link": func(file string) error { return os.Symlink(file, file) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, err := openLedger(t.TempDir())
+			l, err := OpenLedger(t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -45,10 +45,10 @@ func TestLedger(t *testing.T) {
 			if err := os.WriteFile(file, []byte("1234"), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, ok := l.known(file); ok {
+			if _, _, ok := l.Known(file); ok {
 				t.Error("known before it was noted")
 			}
-			if err := l.note(file, "made from x", artifact); err != nil {
+			if err := l.Note(file, "made from x", artifact); err != nil {
 				t.Fatal(err)
 			}
 			if name == "a link" {
@@ -60,7 +60,7 @@ func TestLedger(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			got, key, ok := l.known(file)
+			got, key, ok := l.Known(file)
 			if ok != (change == nil) {
 				t.Fatalf("known: %v", ok)
 			}
@@ -71,13 +71,13 @@ func TestLedger(t *testing.T) {
 				t.Errorf("key %q (-want +got):\n%s", key, diff)
 			}
 			// Reading it again does not forget what it was made from; another program knows nothing of it.
-			if err := l.note(file, "", artifact); err != nil {
+			if err := l.Note(file, "", artifact); err != nil {
 				t.Fatal(err)
 			}
-			if _, key, _ := l.known(file); key != "made from x" {
+			if _, key, _ := l.Known(file); key != "made from x" {
 				t.Errorf("then the key is %q", key)
 			}
-			if _, _, ok := (&ledger{l.dir, "another"}).known(file); ok {
+			if _, _, ok := (&Ledger{l.dir, "another"}).Known(file); ok {
 				t.Error("another program takes it for known")
 			}
 		})

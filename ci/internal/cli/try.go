@@ -11,7 +11,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/trial"
 )
 
-func tryCommand(term *terminal) *cobra.Command {
+func newTryCommand(term *terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "try BUNDLE",
 		Short: "Run a bundle's CPU variants on this machine and compare what they compute",

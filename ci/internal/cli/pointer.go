@@ -14,15 +14,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/publisher/cosign"
 	"github.com/waqasm86/llcuda-farm/publisher/pointer"
 )
 
-// A pointing is one run of pointer.
-type pointing struct {
-	public published
+// A pointerCommand is one run of pointer.
+type pointerCommand struct {
+	public publicFlags
 	as     signing
 	dir    string // a release's folder on this machine; empty for the public one
 	life   string
@@ -35,8 +36,8 @@ type pointing struct {
 	restore  string
 }
 
-func pointerCommand(term *terminal) *cobra.Command {
-	var p pointing
+func newPointerCommand(term *terminal) *cobra.Command {
+	var p pointerCommand
 	cmd := &cobra.Command{
 		Use:   "pointer [--release TAG]",
 		Short: "Tell clients which release is current, or renew the pointer that does",
@@ -77,7 +78,7 @@ A branch only gets a release whose workflow ran for a commit of the remote's bra
 	return cmd
 }
 
-func (p *pointing) run(ctx context.Context, term *terminal) error {
+func (p *pointerCommand) run(ctx context.Context, term *terminal) error {
 	life, err := p.check()
 	if err != nil {
 		return err
@@ -86,7 +87,7 @@ func (p *pointing) run(ctx context.Context, term *terminal) error {
 	if err != nil {
 		return err
 	}
-	if err := c.expects(""); err != nil {
+	if err := c.Expects(""); err != nil {
 		return &refusal{err, "clients accept a pointer that the workflow signed on the default branch: gh workflow run pointer.yml -f release=TAG; to sign as another signer, give --identity and --issuer, here and to every client"}
 	}
 	releases, err := p.releaseVerifier(c)
@@ -98,7 +99,7 @@ func (p *pointing) run(ctx context.Context, term *terminal) error {
 		return err
 	}
 	now, before, err := pointer.Publish(ctx, place, pointer.Options{
-		Release: p.public.tag, Life: life, Back: p.back, Number: p.number, Withdraw: p.withdraw, Restore: p.restore, Verifier: c.verifier,
+		Release: p.public.tag, Life: life, Back: p.back, Number: p.number, Withdraw: p.withdraw, Restore: p.restore, Verifier: c.Verifier,
 		Manifest: func(ctx context.Context, tag string) (string, error) {
 			at := p.public
 			at.tag = tag
@@ -106,19 +107,19 @@ func (p *pointing) run(ctx context.Context, term *terminal) error {
 			if p.dir != "" {
 				folder = p.dir
 			}
-			release, err := resolve(ctx, folder, tag, releases)
+			found, err := release.Resolve(ctx, folder, tag, releases)
 			if err != nil {
 				return "", err
 			}
-			if err := p.onDefaultBranch(ctx, place, tag, release.Signer.Commit); err != nil {
+			if err := p.onDefaultBranch(ctx, place, tag, found.Signer.Commit); err != nil {
 				return "", err
 			}
-			sum := sha256.Sum256(release.Documents.Manifest)
-			term.notef("release   %s at %s, signed by %s", tag, folder, release.Signer.By)
+			sum := sha256.Sum256(found.Documents.Manifest)
+			term.notef("release   %s at %s, signed by %s", tag, folder, found.Signer.By)
 			return hex.EncodeToString(sum[:]), nil
 		},
 		Sign: func(ctx context.Context, statement []byte) ([]byte, error) {
-			return c.made(ctx, term,
+			return c.Sign(ctx,
 				func(s *cosign.Signer) (cosign.Signature, error) { return s.SignStatement(ctx, statement) },
 				func([]byte) error { return nil }) // Publish verifies, and more
 		},
@@ -137,7 +138,7 @@ func (p *pointing) run(ctx context.Context, term *terminal) error {
 }
 
 // check reads the flags.
-func (p *pointing) check() (life time.Duration, err error) {
+func (p *pointerCommand) check() (life time.Duration, err error) {
 	at := p.public
 	if at.tag == "" {
 		at.tag = "v1" // any: it is the present pointer that says which
@@ -159,7 +160,7 @@ func (p *pointing) check() (life time.Duration, err error) {
 	return lifeOf(p.life)
 }
 
-func (p *pointing) checkWithdrawal() error {
+func (p *pointerCommand) checkWithdrawal() error {
 	const example = `like --withdraw v1.1.0-runtime --reason "wrong results on Pascal"`
 	for flag, tag := range map[string]string{"--withdraw": p.withdraw.Release, "--restore": p.restore} {
 		if tag != "" && !releaseName.MatchString(tag) {
@@ -190,15 +191,15 @@ func lifeOf(text string) (time.Duration, error) {
 }
 
 // releaseVerifier is that for the release itself, whose signer is another one unless it is a key.
-func (p *pointing) releaseVerifier(c *credential) (*sigverify.Verifier, error) {
-	if len(c.policy.PublicKey) > 0 {
-		return c.verifier, nil
+func (p *pointerCommand) releaseVerifier(c *release.Credential) (*sigverify.Verifier, error) {
+	if len(c.Policy.PublicKey) > 0 {
+		return c.Verifier, nil
 	}
 	return p.as.signedBy.verifier()
 }
 
 // place is where the pointer goes. Outside of a git repository, one for the time being serves to push from.
-func (p *pointing) place(ctx context.Context) (pointer.Place, func() error, error) {
+func (p *pointerCommand) place(ctx context.Context) (pointer.Place, func() error, error) {
 	done := func() error { return nil }
 	if p.out != "" {
 		return pointer.File(p.out), done, nil
@@ -234,7 +235,7 @@ func (e *strayError) Hint() string {
 
 // onDefaultBranch refuses a release that a workflow made from a commit that is not on the default branch of where the pointer
 // goes. A key tells no commit, and a file has no branches: there whoever holds the key answers for it.
-func (p *pointing) onDefaultBranch(ctx context.Context, place pointer.Place, tag, commit string) error {
+func (p *pointerCommand) onDefaultBranch(ctx context.Context, place pointer.Place, tag, commit string) error {
 	branch, ok := place.(pointer.Branch)
 	if !ok || commit == "" {
 		return nil

@@ -1,4 +1,4 @@
-package cli
+package release
 
 import (
 	"fmt"
@@ -43,25 +43,25 @@ func TestReadBack(t *testing.T) {
 		fmt.Fprint(w, body)
 	}))
 	defer server.Close()
-	public := published{repo: "o/r", server: server.URL, tag: "v1", patience: 2 * time.Second}
+	public := Public{Folder: server.URL + "/o/r/releases/download/v1/", Patience: 2 * time.Second}
 	for name, want := range map[string]string{
 		"right": "", "late": "", "other": "is not what was signed", "longer": "is not what was signed", "shorter": "is not what was signed", "never": "is the repository private",
 	} {
 		var last atomic.Int64
 		file := publisher.File{Name: name, Size: int64(len(data)), SHA256: fetchtest.SHA256([]byte(data))}
-		err := public.readBack(t.Context(), []publisher.File{file}, t.TempDir(), func(p publisher.Progress) { last.Store(p.Done) })
+		err := public.ReadBack(t.Context(), []publisher.File{file}, t.TempDir(), func(p publisher.Progress) { last.Store(p.Done) })
 		switch {
 		case want == "" && (err != nil || last.Load() != file.Size):
 			t.Errorf("%s: %v after %d bytes", name, err, last.Load())
-		case want != "" && (!isAs[*refusal](err) || !strings.Contains(hintFor(err), want)):
-			t.Errorf("%s: got %v, hint %q", name, err, hintFor(err))
+		case want != "" && (!isAs[*Refusal](err) || !strings.Contains(hintOf(err), want)):
+			t.Errorf("%s: got %v, hint %q", name, err, hintOf(err))
 		}
 	}
 	// Without patience, as for a release that is not known to be there, the first answer counts.
-	public.patience = 0
+	public.Patience = 0
 	asked.Store(0)
 	file := publisher.File{Name: "late", Size: int64(len(data)), SHA256: fetchtest.SHA256([]byte(data))}
-	if err := public.readBack(t.Context(), []publisher.File{file}, t.TempDir(), func(publisher.Progress) {}); err == nil || isAs[*refusal](err) || asked.Load() != 1 {
+	if err := public.ReadBack(t.Context(), []publisher.File{file}, t.TempDir(), func(publisher.Progress) {}); err == nil || isAs[*Refusal](err) || asked.Load() != 1 {
 		t.Errorf("without patience: %v after %d requests", err, asked.Load())
 	}
 }
