@@ -11,8 +11,8 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
-	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -130,11 +130,11 @@ func (r *releaseCommand) preflight(ctx context.Context, b *buildCommand, c *clie
 	}
 	switch {
 	case r.release == "":
-		return "", nil, &usageError{errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime"}
+		return "", nil, console.Usage(errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime")
 	case !releaseName.MatchString(r.release):
-		return "", nil, &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", r.release), "like --release v1.1.0-runtime"}
+		return "", nil, console.Usage(fmt.Errorf("--release %q: letters, digits and ._- only", r.release), "like --release v1.1.0-runtime")
 	case r.sign.key != "" && r.sign.signedBy.key == "":
-		return "", nil, &usageError{errors.New("--key needs --public-key beside it: what is public is verified with that"), "give the key that users will have"}
+		return "", nil, console.Usage(errors.New("--key needs --public-key beside it: what is public is verified with that"), "give the key that users will have")
 	}
 	r.github.dir, r.github.signedBy, r.github.verified = b.dir, r.sign.signedBy, true
 	if _, server, err = r.github.store(); err != nil {
