@@ -48,8 +48,9 @@ func opens(t *testing.T, dir release.Dir, do func()) map[string]int {
 	return counts
 }
 
-// What the packing of an archive said of it goes through to the manifest and to the signature: it is not read again for
-// that. Each is hashed once where SHA256SUMS is checked; a bill of materials needs the files of one archive of a bundle.
+// What the packing of an archive said of it goes through to the manifest and to the signature: it
+// is not read again for that. Each is hashed once where SHA256SUMS is checked; a bill of materials
+// needs the files of one archive of a bundle.
 func TestArchivesAreReadOnce(t *testing.T) {
 	b := buildRelease(t)
 	sign := func(known *release.Ledger) {
@@ -84,7 +85,8 @@ func TestArchivesAreReadOnce(t *testing.T) {
 	}
 }
 
-// A ledger spares reading, and no check: what is not the file that was noted is read, and verify reads everything.
+// A ledger spares reading, and no check: what is not the file that was noted is read, and verify
+// reads everything.
 func TestKnownArchivesAreChecked(t *testing.T) {
 	b := buildRelease(t)
 	bundle := b.dir.Path(manifests.BundleName(75) + "." + manifests.FormatTarGz)
@@ -140,7 +142,8 @@ func TestKnownArchivesAreChecked(t *testing.T) {
 		t.Errorf("the manifest after signing (-want +got):\n%s", diff)
 	}
 
-	// An archive of another release in the folder is read and refused, whatever the ledger knows of the others.
+	// An archive of another release in the folder is read and refused, whatever the ledger knows of
+	// the others.
 	other := buildRelease(t)
 	for _, format := range manifests.Formats() {
 		name := manifests.BundleName(75) + "." + format
