@@ -43,7 +43,8 @@ type Model struct {
 	// Weights is the repository of the weights that it was quantised from. Their licence applies.
 	Weights string `json:"weights"`
 	Licence string `json:"licence"`
-	// Origin is the file that it is a copy of, "owner/name:file@commit"; empty where whoever publishes made it.
+	// Origin is the file that it is a copy of, "owner/name:file@commit"; empty where whoever
+	// publishes made it.
 	Origin string `json:"origin,omitempty"`
 }
 
@@ -88,7 +89,8 @@ var (
 	originForm = regexp.MustCompile(`^[A-Za-z0-9._/:@ +-]*$`)
 )
 
-// check keeps out of the page what would be another page: whoever may write to the repository may write its catalogue.
+// check keeps out of the page what would be another page: whoever may write to the repository may
+// write its catalogue.
 func (m Model) check() error {
 	if !wordForm.MatchString(m.Name) {
 		return fmt.Errorf("%q is no model's name", m.Name)
@@ -227,13 +229,15 @@ func (c Catalogue) head(b *bytes.Buffer, page string, licences map[string]matrix
 	b.WriteString("---\n")
 }
 
-// plainForm are texts that YAML takes for nothing but texts without quotes; notTexts are those among them that it does not.
+// plainForm are texts that YAML takes for nothing but texts without quotes; notTexts are those
+// among them that it does not.
 var (
 	plainForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._/-]*$`)
 	notTexts  = []string{"y", "n", "yes", "no", "true", "false", "on", "off", "null"}
 )
 
-// scalar is a text in YAML. Go's escapes are among those of YAML's quotes: https://yaml.org/spec/1.2.2/#57-escaped-characters
+// scalar is a text in YAML. Go's escapes are among those of YAML's quotes:
+// https://yaml.org/spec/1.2.2/#57-escaped-characters
 func scalar(s string) string {
 	if plainForm.MatchString(s) && !slices.Contains(notTexts, strings.ToLower(s)) {
 		return s
