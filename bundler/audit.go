@@ -14,7 +14,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// Rules are what a bundle is measured by. The layout's own rules are the same for all bundles and stand in the code.
+// Rules are what a bundle is measured by. The layout's own rules are the same for all bundles and
+// stand in the code.
 type Rules struct {
 	Target  matrix.Target
 	Toolkit matrix.Toolkit
@@ -29,8 +30,8 @@ type Report struct {
 	Requires   manifests.Requires
 }
 
-// Audit checks a tree against every rule. Its error is an *AuditError where rules are broken; the report says what
-// was read in any case, and is nil only where the tree could not be read at all.
+// Audit checks a tree against every rule. Its error is an *AuditError where rules are broken; the
+// report says what was read in any case, and is nil only where the tree could not be read at all.
 func Audit(fsys fs.FS, rules Rules) (*Report, error) {
 	name := manifests.BundleName(rules.Target.SM)
 	t, err := readTree(fsys)
@@ -166,7 +167,8 @@ func (a *audit) neededLibraries() map[*node]bool {
 	return wanted
 }
 
-// versionLink checks a link that is not a backend's: libllama.so → libllama.so.0 → libllama.so.0.5.0.
+// versionLink checks a link that is not a backend's: libllama.so → libllama.so.0 →
+// libllama.so.0.5.0.
 func (a *audit) versionLink(n *node, wanted map[*node]bool) {
 	switch target := a.resolve(n.path); {
 	case path.IsAbs(n.link):
@@ -271,7 +273,8 @@ func (a *audit) form(n *node) {
 	}
 }
 
-// soname checks that the loader, which looks for the SONAME that a program was linked with, finds this very file.
+// soname checks that the loader, which looks for the SONAME that a program was linked with, finds
+// this very file.
 func (a *audit) soname(n *node) {
 	base := path.Base(n.path)
 	switch {
@@ -286,7 +289,8 @@ func (a *audit) soname(n *node) {
 	}
 }
 
-// openMPRuntime comes from the compiler's own package, linked without a RUNPATH, and needs nothing of the bundle.
+// openMPRuntime comes from the compiler's own package, linked without a RUNPATH, and needs nothing
+// of the bundle.
 const openMPRuntime = "libgomp.so.1"
 
 // runPath checks that libraries are looked for in the bundle and nowhere else.

@@ -18,14 +18,15 @@ const (
 	driver = "libcuda.so.1"
 )
 
-// runtimeLibraries are the libraries of the CUDA runtime asset, under the names that the loader looks for.
+// runtimeLibraries are the libraries of the CUDA runtime asset, under the names that the loader
+// looks for.
 func runtimeLibraries() []string {
 	return []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"}
 }
 
 func isRuntimeLibrary(soname string) bool { return slices.Contains(runtimeLibraries(), soname) }
 
-// isGlibc says whether a library is a part of glibc, whose symbols all carry GLIBC versions.
+// isGlibc reports whether a library is a part of glibc, whose symbols all carry GLIBC versions.
 func isGlibc(soname string) bool {
 	switch soname {
 	case libc, "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2":
@@ -34,18 +35,19 @@ func isGlibc(soname string) bool {
 	return false
 }
 
-// isSystem says whether every Linux that a bundle serves has the library.
+// isSystem reports whether every Linux that a bundle serves has the library.
 func isSystem(soname string) bool {
 	return isGlibc(soname) || soname == libcxx || soname == libgcc
 }
 
-// isAllowed says whether a library may be needed although it is not in the bundle.
+// isAllowed reports whether a library may be needed although it is not in the bundle.
 func isAllowed(soname string) bool {
 	return isSystem(soname) || soname == driver || isRuntimeLibrary(soname)
 }
 
-// givesUnversioned says whether a library outside the bundle can define a symbol for which the linker recorded no
-// version. The system's libraries version all of theirs; the CUDA ones are known by their prefixes.
+// givesUnversioned reports whether a library outside the bundle can define a symbol for which the
+// linker recorded no version. The system's libraries version all of theirs; the CUDA ones are known
+// by their prefixes.
 func givesUnversioned(soname, symbol string) bool {
 	switch soname {
 	case driver:
@@ -72,8 +74,8 @@ func (a *audit) linking(n *node) {
 	a.symbols(n)
 }
 
-// versions checks the symbol versions that a file needs: those of the system against the floors, those of the
-// bundle's own libraries against what these define.
+// versions checks the symbol versions that a file needs: those of the system against the floors,
+// those of the bundle's own libraries against what these define.
 func (a *audit) versions(n *node) {
 	for _, v := range n.elf.Versions {
 		if lib := a.library(v.Library); lib != nil {

@@ -159,8 +159,8 @@ func TestPack(t *testing.T) {
 	}
 }
 
-// The bytes may depend on nothing but the files: not on the folder, its modes and times, the day, or the threads. The
-// tree is large enough for many blocks of both compressors.
+// The bytes may depend on nothing but the files: not on the folder, its modes and times, the day,
+// or the threads. The tree is large enough for many blocks of both compressors.
 func TestPackIsReproducible(t *testing.T) {
 	dir := mixedTree(t, 24<<20)
 	first, _ := pack(t, dir, 75)
@@ -198,8 +198,8 @@ func TestPackIsReproducible(t *testing.T) {
 	}
 }
 
-// mixedTree is a bundle with a large file of the kind that compresses: runs of noise that come back changed, near and
-// far, as kernels do in device code.
+// mixedTree is a bundle with a large file of the kind that compresses: runs of noise that come back
+// changed, near and far, as kernels do in device code.
 func mixedTree(t testing.TB, size int) string {
 	t.Helper()
 	dir := newTree(t, "sm75.fatbin")
@@ -295,7 +295,8 @@ func TestPackAgain(t *testing.T) {
 	}
 }
 
-// Whoever holds the folder's lock removes what killed processes left, however new it is, and nothing else.
+// Whoever holds the folder's lock removes what killed processes left, however new it is, and
+// nothing else.
 func TestPackRemovesUnfinishedFiles(t *testing.T) {
 	dir := newTree(t, "sm75.fatbin")
 	out := t.TempDir()
@@ -417,7 +418,7 @@ func TestPackRefuses(t *testing.T) {
 	})
 }
 
-// bigTree has a licence that does not compress, so that packing takes a while and some room.
+// bigTree has a license that does not compress, so that packing takes a while and some room.
 func bigTree(t testing.TB, size int64) string {
 	t.Helper()
 	dir := newTree(t, "sm75.fatbin")

@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 
 	"ci":                         {"ci/internal/cli"},
 	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/release", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/wheel", "publisher/pypi", "publisher/installer", "ci/internal/goreleaser", "manifests/python", "manifests/fetch", "manifests/fetch/console", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/measure", "manifests/sigverify"},
-	"ci/internal/release":        {"ci/internal/farm", "ci/internal/filestamp", "bundler", "manifests", "manifests/fetch", "manifests/fetch/transfer", "manifests/retry", "manifests/sigverify", "matrix", "matrix/spec", "publisher", "publisher/cosign", "publisher/provenance", "publisher/sbom", "publisher/wheel"},
+	"ci/internal/release":        {"ci/internal/farm", "ci/internal/filestamp", "bundler", "manifests", "manifests/fetch", "manifests/fetch/transfer", "manifests/measure", "manifests/retry", "manifests/sigverify", "matrix", "matrix/spec", "publisher", "publisher/cosign", "publisher/provenance", "publisher/sbom", "publisher/wheel"},
 	"ci/internal/engine":         {"manifests/measure", "ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/engine/pypi", "ci/internal/farm", "docker/cuda12", "docker/wheel", "matrix"},
 	"ci/internal/engine/builtin": {"manifests/measure"},
 	"ci/internal/filestamp":      {},
@@ -53,26 +53,26 @@ var allowed = map[string][]string{
 	"publisher/provenance": {"manifests"},
 	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
 
-	"manifests/fetch":               {"manifests/measure", "manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
-	"manifests/fetch/detect":        {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},
-	"manifests/fetch/home":          {},
-	"manifests/fetch/hub":           {"manifests/fetch/transfer", "manifests/retry", "manifests/gguf", "matrix"},
-	"manifests/fetch/launch":        {"manifests/fetch/machine"},
-	"manifests/fetch/machine":       {},
-	"manifests/fetch/launch/atonce": {"manifests/fetch/launch", "manifests/fetch/home"},
-	"manifests/fetch/serve":         {},
-	"manifests/archive":             {"manifests"},
-	"manifests/fetch/store":         {"manifests/archive", "manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
-	"manifests/fetch/transfer":      {"manifests/measure", "manifests/retry"},
-	"manifests/fetch/console":       {"manifests/measure"},
-	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests/fetch/console", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "manifests/measure", "matrix"},
-	"manifests/retry":               {},
-	"manifests/gguf":                {},
-	"manifests/python":              {},
-	"manifests/gguf/tinygguf":       {},
-	"manifests/variants":            {},
-	"manifests/sigverify":           {"manifests"},
-	"manifests/cmd/llcuda-fetch":    {"manifests/fetch/fetchcli", "manifests/fetch/launch/atonce", "manifests/fetch", "manifests/sigverify", "manifests"},
+	"manifests/fetch":                  {"manifests/measure", "manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
+	"manifests/fetch/detect":           {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},
+	"manifests/fetch/home":             {},
+	"manifests/fetch/hub":              {"manifests/fetch/transfer", "manifests/retry", "manifests/gguf", "matrix"},
+	"manifests/fetch/launch":           {"manifests/fetch/machine"},
+	"manifests/fetch/machine":          {},
+	"manifests/fetch/launch/earlyexec": {"manifests/fetch/launch", "manifests/fetch/home"},
+	"manifests/fetch/serve":            {},
+	"manifests/archive":                {"manifests"},
+	"manifests/fetch/store":            {"manifests/archive", "manifests/fetch/home", "manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
+	"manifests/fetch/transfer":         {"manifests/measure", "manifests/retry"},
+	"manifests/fetch/console":          {"manifests/measure"},
+	"manifests/fetch/fetchcli":         {"manifests/fetch", "manifests/fetch/console", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "manifests/measure", "matrix"},
+	"manifests/retry":                  {},
+	"manifests/gguf":                   {},
+	"manifests/python":                 {},
+	"manifests/gguf/tinygguf":          {},
+	"manifests/variants":               {},
+	"manifests/sigverify":              {"manifests"},
+	"manifests/cmd/llcuda-fetch":       {"manifests/fetch/fetchcli", "manifests/fetch/launch/earlyexec", "manifests/fetch", "manifests/sigverify", "manifests"},
 }
 
 // inTests are the edges that tests have beyond those of their package.
@@ -139,7 +139,7 @@ var confinedInTests = map[string][]string{
 
 // standardOnly import nothing from outside the standard library and the module:
 // they are linked into the client, or are pure data.
-var standardOnly = []string{"matrix", "manifests", "manifests/measure", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/atonce", "manifests/fetch/machine"}
+var standardOnly = []string{"matrix", "manifests", "manifests/measure", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/earlyexec", "manifests/fetch/machine"}
 
 // goPackage is what is read of go list's answer.
 type goPackage struct {

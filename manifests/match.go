@@ -10,8 +10,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// A match is how a bundle serves a GPU; through is empty where it does not, and oldDriver says that a newer driver
-// would change that.
+// A match is how a bundle serves a GPU; through is empty where it does not, and oldDriver says that
+// a newer driver would change that.
 type match struct {
 	through, reason string
 	oldDriver       bool
@@ -84,14 +84,15 @@ func (p *picker) wayOfLibraries(c candidate) string {
 	return "llcuda-fetch detect shows what was found out about this machine"
 }
 
-// oldVariants are llama.cpp's CPU backends for processors without AVX2, and the flags of /proc/cpuinfo that each needs.
-// All others need AVX2. https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/CMakeLists.txt
+// oldVariants are llama.cpp's CPU backends for processors without AVX2, and the flags of
+// /proc/cpuinfo that each needs. All others need AVX2.
+// https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/CMakeLists.txt
 var oldVariants = map[string][]string{
 	"x64": {}, "sse42": {"sse4_2"}, "sandybridge": {"sse4_2", "avx"}, "ivybridge": {"sse4_2", "avx", "f16c"},
 	"piledriver": {"sse4_2", "avx", "f16c", "fma", "xop"},
 }
 
-// runsOn says whether a processor runs any of these CPU backends, as far as it is known.
+// runsOn reports whether a processor runs any of these CPU backends, as far as it is known.
 func runsOn(cpu CPU, variants []string) bool {
 	if len(cpu.Features) == 0 || len(variants) == 0 {
 		return true
@@ -105,7 +106,8 @@ func runsOn(cpu CPU, variants []string) bool {
 	})
 }
 
-// match says how a bundle serves one GPU. A driver's floor is a reason of its own: it can be updated, a GPU cannot.
+// match says how a bundle serves one GPU. A driver's floor is a reason of its own: it can be
+// updated, a GPU cannot.
 func (p *picker) match(c candidate, gpu GPU) match {
 	floors := c.Requires.DriverMin
 	driver := p.host.Driver.Version
@@ -113,7 +115,8 @@ func (p *picker) match(c candidate, gpu GPU) match {
 		return match{reason: fmt.Sprintf("driver %s is too old; it needs %s or later", driver, floor), oldDriver: true}
 	}
 	if gpu.SM == 0 {
-		// Drivers this old do not tell a compute capability, and would run nothing if it were known.
+		// Drivers this old do not tell a compute capability, and would run nothing if it were
+		// known.
 		if driver != "" && matrix.CompareVersions(driver, floors.Cubin) < 0 {
 			return tooOld(floors.Cubin)
 		}

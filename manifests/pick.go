@@ -26,7 +26,8 @@ const (
 	ThroughCPU   = "cpu"   // not at all: the bundle's CPU half
 )
 
-// A Decision is what Pick found: what to download for a host, and why. It is what `plan --json` prints.
+// A Decision is what Pick found: what to download for a host, and why. It is what `plan --json`
+// prints.
 type Decision struct {
 	// Bundle is the bundle's name, and Asset the archive of it to download.
 	Bundle string    `json:"bundle"`
@@ -36,18 +37,20 @@ type Decision struct {
 	Through string `json:"through"`
 	// GPUs are all GPUs of the host, and what the choice means for each.
 	GPUs []GPUVerdict `json:"gpus"`
-	// VisibleDevices are the UUIDs for CUDA_VISIBLE_DEVICES. It is empty where nothing has to be hidden.
+	// VisibleDevices are the UUIDs for CUDA_VISIBLE_DEVICES. It is empty where nothing has to be
+	// hidden.
 	VisibleDevices []string `json:"visible_devices"`
 	// Runtime is the CUDA runtime's archive to download; empty where the host has the libraries.
 	Runtime string `json:"runtime"`
-	// DownloadBytes is the size of the archives, DiskBytes what they and their contents take together.
+	// DownloadBytes is the size of the archives, DiskBytes what they and their contents take
+	// together.
 	DownloadBytes int64 `json:"download_bytes"`
 	DiskBytes     int64 `json:"disk_bytes"`
 	// Bundles are all bundles of the release, ascending by SM, and what speaks for or against each.
 	Bundles []BundleVerdict `json:"bundles"`
 }
 
-// A GPUVerdict says whether the chosen bundle serves a GPU.
+// A GPUVerdict reports whether the chosen bundle serves a GPU.
 type GPUVerdict struct {
 	GPU
 	Served bool `json:"served"`
@@ -55,7 +58,7 @@ type GPUVerdict struct {
 	Reason string `json:"reason"`
 }
 
-// A BundleVerdict says whether a bundle was chosen.
+// A BundleVerdict reports whether a bundle was chosen.
 type BundleVerdict struct {
 	Bundle string    `json:"bundle"`
 	SM     matrix.SM `json:"sm"`
@@ -93,15 +96,17 @@ func (e *NoBundleError) Error() string { return "picking a bundle: " + e.Reason 
 // Hint says what helps.
 func (e *NoBundleError) Hint() string { return e.Way }
 
-// Pick chooses the release's bundle for a host. It is pure: the same arguments give the same decision.
+// Pick chooses the release's bundle for a host. It is pure: the same arguments give the same
+// decision.
 //
-// A bundle serves a GPU by a cubin of the GPU's own SM, else by one of the same major and a lower minor, else by PTX
-// that is not newer than the GPU, if the driver is new enough to compile it. The bundle that serves the most memory
-// wins, then the one that serves the most GPUs, then the one that serves more memory by cubin, then the newest SM.
+// A bundle serves a GPU by a cubin of the GPU's own SM, else by one of the same major and a lower
+// minor, else by PTX that is not newer than the GPU, if the driver is new enough to compile it. The
+// bundle that serves the most memory wins, then the one that serves the most GPUs, then the one
+// that serves more memory by cubin, then the newest SM.
 //
-// Without a GPU that can be served the error is a *NoBundleError. Two options change that: AllowCPU makes it the smallest
-// bundle, and SM alone, where there is no GPU or no driver at all, the bundle of that SM: an image is built for another
-// machine's GPU.
+// Without a GPU that can be served the error is a *NoBundleError. Two options change that: AllowCPU
+// makes it the smallest bundle, and SM alone, where there is no GPU or no driver at all, the bundle
+// of that SM: an image is built for another machine's GPU.
 func Pick(r Release, host Host, opts PickOptions) (Decision, error) {
 	p := picker{release: r, host: host, opts: opts, candidates: []candidate{}}
 	for _, bundle := range r.Bundles() {
@@ -207,8 +212,8 @@ func (p *picker) choose(c candidate, onCPU, absent bool) {
 	}
 }
 
-// visible are the UUIDs of the GPUs served, where others have to be hidden. A GPU without a UUID cannot be named; then
-// nothing is hidden, as an incomplete list would hide good GPUs.
+// visible are the UUIDs of the GPUs served, where others have to be hidden. A GPU without a UUID
+// cannot be named; then nothing is hidden, as an incomplete list would hide good GPUs.
 func visible(gpus []GPUVerdict) []string {
 	list := []string{}
 	for _, gpu := range gpus {
@@ -222,7 +227,8 @@ func visible(gpus []GPUVerdict) []string {
 	return list
 }
 
-// runtime is the CUDA runtime that a bundle needs, if no one source on the host has all of its libraries.
+// runtime is the CUDA runtime that a bundle needs, if no one source on the host has all of its
+// libraries.
 func (p *picker) runtime(bundle Artifact) (Artifact, bool) {
 	runtime, ok := p.release.Runtime(bundle)
 	if !ok {

@@ -108,7 +108,8 @@ func (p *picker) lack() NoBundleError {
 	if none := p.host.NoGPU(); none != nil {
 		return *none
 	}
-	// Of the reasons, the one of the bundle that is nearest to the GPUs: where the driver alone is missing, that.
+	// Of the reasons, the one of the bundle that is nearest to the GPUs: where the driver alone is
+	// missing, that.
 	for _, c := range slices.Backward(allowed) {
 		if slices.ContainsFunc(c.serves, func(m match) bool { return m.oldDriver }) {
 			return NoBundleError{Lack: LackBundle, Reason: p.unserved(c), Way: "update NVIDIA's driver; CUDA itself is not needed; " + allowCPU}

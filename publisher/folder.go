@@ -116,8 +116,12 @@ type Inspection struct {
 	listed  map[string]string // the digests by name; nil where SHA256SUMS cannot be read
 }
 
-// Listed is the sha256 that SHA256SUMS has for a file; empty where it does not name it.
-func (i *Inspection) Listed(name string) string { return i.listed[name] }
+// Intact reports whether an asset is there with the bytes that are described, and SHA256SUMS names it.
+func (i *Inspection) Intact(a manifests.Artifact) bool {
+	return slices.ContainsFunc(i.Folder.Files, func(f File) bool {
+		return f.Name == a.Name && f.Size == a.Size && f.SHA256 == a.SHA256 && f.SHA256 == i.listed[a.Name]
+	})
+}
 
 // readLimit bounds how many files are hashed at once: each takes a core.
 const readLimit = 4

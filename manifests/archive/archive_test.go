@@ -46,8 +46,8 @@ func good() entries {
 	}
 }
 
-// read reads an archive into a folder of the test's own. It fails the test if anything is written that is not in the tar, or
-// outside of the folder.
+// read reads an archive into a folder of the test's own. It fails the test if anything is written
+// that is not in the tar, or outside of the folder.
 func read(t testing.TB, data []byte, o archive.Options, size int64) (*archive.Contents, string, error) {
 	t.Helper()
 	outside := t.TempDir()
@@ -121,7 +121,8 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// A forged archive for each rule. The forger may also have written the manifest: its digests are those of the forgery.
+// A forged archive for each rule. The forger may also have written the manifest: its digests are
+// those of the forgery.
 func TestForgedArchives(t *testing.T) {
 	add := func(more ...fetchtest.Entry) func(entries) entries {
 		return func(list entries) entries { return fetchtest.Arrange("top", append(list, more...)) }
@@ -226,7 +227,8 @@ func TestForgedArchives(t *testing.T) {
 	}
 }
 
-// Entries are counted whether or not they may be read, so what is found wrong with them is bounded, too.
+// Entries are counted whether or not they may be read, so what is found wrong with them is bounded,
+// too.
 func TestTooManyEntries(t *testing.T) {
 	list := append(good(), slices.Repeat(entries{file(top + "metadata.json")}, 2*archive.MaxEntries)...)
 	packed := fetchtest.Compress(t, fetchtest.Tar(t, list), manifests.FormatTarGz)
@@ -323,7 +325,8 @@ func TestForgedStreams(t *testing.T) {
 	}
 }
 
-// A bomb must cost neither memory nor disk, whether it is the file of an entry or what is passed over.
+// A bomb must cost neither memory nor disk, whether it is the file of an entry or what is passed
+// over.
 func TestBomb(t *testing.T) {
 	const size = 200 << 20
 	list := append(good(), fetchtest.Entry{Name: top + "zeros", Mode: 0o644, Body: make([]byte, size)})
@@ -339,7 +342,7 @@ func TestBomb(t *testing.T) {
 	}
 }
 
-// The error of the archive's own bytes is no finding, and neither is one of the disk.
+// The error of the archive's own bytes is not a finding, and neither is one of the disk.
 func TestErrors(t *testing.T) {
 	const format = manifests.FormatTarZst
 	packed := fetchtest.Compress(t, fetchtest.Tar(t, good()), format)
@@ -427,7 +430,8 @@ func TestCompareFiles(t *testing.T) {
 	}
 }
 
-// Whatever an archive says, nothing is written but in the folder, and no more bytes than the tar has.
+// Whatever an archive says, nothing is written but in the folder, and no more bytes than the tar
+// has.
 func FuzzRead(f *testing.F) {
 	const name = top + "a"
 	f.Add(name, "x", byte(tar.TypeReg), int64(0o644), []byte("00000000005"), "comment", "x", []byte("hello"), false)

@@ -37,7 +37,8 @@ func (v keyed) VerifyPointer(signed []byte) ([]byte, Signer, error) {
 	return statement.Payload, Signer{By: "a key", ID: "key"}, err
 }
 
-// newClient is a client of a machine with a T4 that trusts the key of a release, and has little patience.
+// newClient is a client of a machine with a T4 that trusts the key of a release, and has little
+// patience.
 func newClient(t *testing.T, r *fetchtest.Release, mirrors ...string) *Client {
 	t.Helper()
 	f, err := os.Open("../testdata/hosts/rtx-2080-ti.json")
@@ -74,8 +75,8 @@ func wantClass(t *testing.T, err error, want Class, text string) {
 	}
 }
 
-// A mirror that gives a few bytes a second is left for the next one before anything is installed, and waited for where there
-// is no other.
+// A mirror that gives a few bytes a second is left for the next one before anything is installed,
+// and waited for where there is no other.
 func TestSlowMirrors(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{})
 	slow := transfertest.New(t, r.Dir, transfertest.Fault{Rate: 2 << 10})
@@ -145,8 +146,8 @@ func (h hosts) RoundTrip(r *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(r)
 }
 
-// The farm's own addresses: the branch on GitHub's servers for raw files, the same on GitHub Pages where those refuse, and
-// the assets of exactly the release named. Nothing else is asked.
+// The farm's own addresses: the branch on GitHub's servers for raw files, the same on GitHub Pages
+// where those refuse, and the assets of exactly the release named. Nothing else is asked.
 func TestOwnReleases(t *testing.T) {
 	const raw, pages, assets = "raw.githubusercontent.com", "waqasm86.github.io", "github.com"
 	older, newer := twoReleases(t)
@@ -352,7 +353,7 @@ func TestOlder(t *testing.T) {
 		{"nightly", "v1.1.0-runtime", [2]int64{1, 2}, true},
 	} {
 		r := manifests.Release{Release: test.offered, SourceDateEpoch: test.epochs[0]}
-		if got := older(r, Install{Release: test.installed, SourceDateEpoch: test.epochs[1]}); got != test.want {
+		if got := isOlder(r, Install{Release: test.installed, SourceDateEpoch: test.epochs[1]}); got != test.want {
 			t.Errorf("%s offered, %s installed, %d: got %v", test.offered, test.installed, test.epochs, got)
 		}
 	}
@@ -375,7 +376,7 @@ func TestWithdrawn(t *testing.T) {
 		{"chosen by the user", Install{}, pointer(4, ""), false},
 		{"no pointer", Install{Pointer: 3, PointerBy: "a"}, nil, false},
 	} {
-		if got := withdrawn(test.installed, test.pointer); got != test.want {
+		if got := isWithdrawn(test.installed, test.pointer); got != test.want {
 			t.Errorf("%s: got %v", test.name, got)
 		}
 	}
@@ -439,7 +440,7 @@ func TestKept(t *testing.T) {
 	older, newer := twoReleases(t)
 	c := newClient(t, older, older.Dir)
 	c.Offline = true
-	_, err := c.kept("")
+	_, err := c.storedRelease("")
 	wantClass(t, err, NotOffline, "a release is not on this machine")
 	if _, err := c.Install(t.Context(), Options{}); err != nil {
 		t.Fatal(err)
@@ -489,7 +490,8 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// Patience is for all that it takes to find a release. A mirror that does not answer leaves some of it for the next one.
+// Patience is for all that it takes to find a release. A mirror that does not answer leaves some of
+// it for the next one.
 func TestPatience(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{})
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // it takes connections, and that is all

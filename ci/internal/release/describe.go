@@ -173,21 +173,6 @@ func (d Dir) describe(archives []manifests.Artifact) (Description, error) {
 	return Description{Release: release, Manifest: manifest, Sums: sums.Encode()}, nil
 }
 
-// HasArchives reports whether the folder has every bundle and every CUDA runtime of a manifest, by their bytes.
-func (d Dir) HasArchives(ctx context.Context, of manifests.Release) (bool, error) {
-	for _, archive := range slices.Concat(of.Of(manifests.KindBundle), of.Of(manifests.KindCUDART)) {
-		if ctx.Err() != nil {
-			return false, ctx.Err()
-		}
-		if sum, err := sumOf(d.Path(archive.Name)); errors.Is(err, fs.ErrNotExist) || err == nil && sum != archive.SHA256 {
-			return false, nil
-		} else if err != nil {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
 // asset is the manifest's entry of a file that is not an archive of the bundler's.
 func (d Dir) asset(name string) (manifests.Artifact, error) {
 	info, err := os.Stat(d.Path(name))

@@ -144,7 +144,7 @@ func (s *signing) preflight(ctx context.Context) error {
 			fmt.Sprintf("go run ./ci verify %s shows more; if the files are right, go run ./ci manifest %s describes them again", s.dir, s.dir)}
 	}
 	archives, err := s.dir.archives(ctx, names, s.Known)
-	if err == nil && slices.ContainsFunc(archives, func(a manifests.Artifact) bool { return found.Listed(a.Name) != a.SHA256 }) {
+	if err == nil && slices.ContainsFunc(archives, func(a manifests.Artifact) bool { return !found.Intact(a) }) {
 		archives, err = s.dir.archives(ctx, names, nil) // the ledger was wrong about one
 	}
 	if err != nil {

@@ -73,7 +73,8 @@ func gpu(index int, name string, sm, memory int) manifests.GPU {
 	return manifests.GPU{Index: index, UUID: "GPU-" + string(rune('a'+index)), Name: name, SM: matrix.SM(sm), MemoryMiB: memory}
 }
 
-// What nvidia-smi does on real machines: facts.md's list. Each answer is one that a driver was seen to give.
+// What nvidia-smi does on real machines: facts.md's list. Each answer is one that a driver was seen
+// to give.
 func TestNvidiaSMI(t *testing.T) {
 	tests := map[string]struct {
 		smi     string
@@ -242,7 +243,8 @@ func TestHangingChildrenEnd(t *testing.T) {
 	}
 }
 
-// A folder of LD_LIBRARY_PATH that never answers, as those of a dead server: all that the other sources tell is there.
+// A folder of LD_LIBRARY_PATH that never answers, as those of a dead server: all that the other
+// sources tell is there.
 func TestHangingFolders(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "dead"), 0o755); err != nil {
@@ -318,8 +320,8 @@ func TestDistribution(t *testing.T) {
 	}
 }
 
-// The C and C++ libraries that programs get: of LD_LIBRARY_PATH, of the system, and on NixOS of nix-ld, whose loader has its
-// own C library beside it.
+// The C and C++ libraries that programs get: of LD_LIBRARY_PATH, of the system, and on NixOS of
+// nix-ld, whose loader has its own C library beside it.
 func TestCLibraries(t *testing.T) {
 	const nix = "/run/current-system/sw/share/nix-ld/lib"
 	multiarch := "/usr/lib/" + triplets[runtime.GOARCH]
@@ -437,11 +439,13 @@ func TestCUDALibraries(t *testing.T) {
 		"none":        {put: func(string) {}, want: []string{}},
 		"environment": {put: func(dir string) { libraries(t, dir, "/opt/cuda") }, env: []string{"LD_LIBRARY_PATH", "relative::/missing:/opt/cuda"}, want: whole("environment", "/opt/cuda")},
 		"the client's own, by way of an installation": {put: func(dir string) {
-			libraries(t, dir, "/store/runtimes/r/lib")
-			if err := os.Symlink("store/runtimes/r/lib", dir+"/linked"); err != nil {
+			libraries(t, dir, "/other/runtimes/r/lib") // not that of Disk: any store's
+			err := os.Symlink("other/runtimes/r/lib", dir+"/linked")
+			if err := errors.Join(err, os.WriteFile(dir+"/other/llcuda-store", nil, 0o644)); err != nil {
 				t.Fatal(err)
 			}
-		}, env: []string{"LD_LIBRARY_PATH", "/store/runtimes/r/lib:/linked"}, want: []string{}},
+			libraries(t, dir, "/opt/cuda")
+		}, env: []string{"LD_LIBRARY_PATH", "/other/runtimes/r/lib:/linked:/opt/cuda"}, want: whole("environment", "/opt/cuda")},
 		"toolkit": {put: func(dir string) { libraries(t, dir, "/usr/local/cuda-12.4/lib64") }, want: whole("toolkit", "/usr/local/cuda-12.4/lib64")},
 		"another home": {put: func(dir string) { libraries(t, dir, "/opt/toolkit/targets/x86_64-linux/lib") },
 			env: []string{"CUDA_HOME", "/opt/toolkit"}, want: whole("toolkit", "/opt/toolkit/targets/x86_64-linux/lib")},

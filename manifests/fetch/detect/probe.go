@@ -21,7 +21,8 @@ import (
 // ProbeName is the probe's file, beside the client's.
 const ProbeName = "llcuda-probe"
 
-// probeLimits is how many limits the probe has: CUDA wakes one GPU after the other, and the largest machines have 16.
+// probeLimits is how many limits the probe has: CUDA wakes one GPU after the other, and the largest
+// machines have 16.
 const probeLimits = 3
 
 // An answer is what the probe printed; probe.c says what its fields are.

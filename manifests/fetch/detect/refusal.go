@@ -59,9 +59,9 @@ const (
 	wayDeviceFiles = "programs need to read and write /dev/nvidiactl, /dev/nvidia-uvm and the GPU's own /dev/nvidia0, which the container's --gpus all, its device cgroup or the group of the files decides"
 )
 
-// usable says whether a machine that CUDA could not be asked on has GPUs for programs, as far as anybody can tell:
-// nvidia-smi lists them, or, where it is not installed, the driver does and its device files are there, as in containers
-// with the compute capability alone.
+// usable reports whether a machine that CUDA could not be asked on has GPUs for programs, as far as
+// anybody can tell: nvidia-smi lists them, or, where it is not installed, the driver does and its
+// device files are there, as in containers with the compute capability alone.
 func (n *refusal) usable() bool {
 	library := n.host.CUDA.Library
 	if library == "" || isStub(library) {
@@ -70,11 +70,13 @@ func (n *refusal) usable() bool {
 	return len(n.smi.gpus) > 0 || !n.said.crashed && !n.smi.there && n.where == gpusFolder && len(n.seen) > 0 && n.exists("dev/nvidiactl")
 }
 
-// explain says why programs have no GPU, and what helps. Both are empty where nothing hints at a GPU.
+// explain says why programs have no GPU, and what helps. Both are empty where nothing hints at a
+// GPU.
 func (n *refusal) explain(ctx context.Context) (problem, way string) {
 	value, set := n.lookup(visibleVariable)
 	if set && n.said.asked && n.said.Loader == "" {
-		// The variable hid all of them, if CUDA has some without it. A GPU that is named twice is error 101.
+		// The variable hid all of them, if CUDA has some without it. A GPU that is named twice is
+		// error 101.
 		again := n.askCUDA(ctx, without(n.environ, visibleVariable))
 		if again.yes() {
 			return n.hidden(value, again.gpus())
@@ -120,7 +122,8 @@ func (n *refusal) ambiguous(value string) (problem, way string) {
 		fmt.Sprintf("name the GPU by its UUID, which nvidia-smi -L prints (%s=%s), or set %s=PCI_BUS_ID, for programs as well", visibleVariable, cmp.Or(n.seen[0].UUID, "GPU-…"), orderVariable)
 }
 
-// cause is what CUDA says, or, where it could not be asked, what the rest says; empty where nothing says anything.
+// cause is what CUDA says, or, where it could not be asked, what the rest says; empty where nothing
+// says anything.
 func (n *refusal) cause() (cause, way string) {
 	switch {
 	case n.said.late:
@@ -324,15 +327,16 @@ func (n *refusal) variableOf(library string) string {
 	return ""
 }
 
-// elsewhere says whether the loader would find a libcuda.so.1 without the user's LD_LIBRARY_PATH, which may well lead to the
-// driver's own: NVIDIA's images set it so.
+// elsewhere reports whether the loader would find a libcuda.so.1 without the user's
+// LD_LIBRARY_PATH, which may well lead to the driver's own: NVIDIA's images set it so.
 func (n *refusal) elsewhere() bool {
 	bare := *n
 	bare.environ = launch.Installation{}.Environ(without(n.Environ, "LD_LIBRARY_PATH"))
 	return bare.findDriverLibrary() != ""
 }
 
-// isStub and isCompat know NVIDIA's folders for libraries to link against, and for those of the package cuda-compat.
+// isStub and isCompat know NVIDIA's folders for libraries to link against, and for those of the
+// package cuda-compat.
 func isStub(library string) bool   { return hasFolder(library, "stubs") }
 func isCompat(library string) bool { return hasFolder(library, "compat") }
 

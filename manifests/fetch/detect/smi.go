@@ -17,8 +17,8 @@ import (
 
 const smiName = "nvidia-smi"
 
-// smiFolders are where nvidia-smi lies beside the folders of PATH: WSL, containers of the NVIDIA toolkit and of GKE,
-// Colab, NixOS.
+// smiFolders are where nvidia-smi lies beside the folders of PATH: WSL, containers of the NVIDIA
+// toolkit and of GKE, Colab, NixOS.
 var smiFolders = []string{"/usr/bin", "/usr/local/bin", "/usr/lib/wsl/lib", "/usr/local/nvidia/bin", "/opt/bin", "/run/current-system/sw/bin"}
 
 // An smiAnswer is what nvidia-smi told.
@@ -41,7 +41,8 @@ const (
 	fieldPCI    = "pci.device_id"
 )
 
-// refusedField is how nvidia-smi says that it is too old for a field; drivers of the 470 series do so for compute_cap.
+// refusedField is how nvidia-smi says that it is too old for a field; drivers of the 470 series do
+// so for compute_cap.
 var refusedField = regexp.MustCompile(`Field "([a-z_.]+)" is not a valid field`)
 
 // bannerCUDA is the CUDA version in the banner. Drivers from 610 on name it "CUDA UMD Version".
@@ -121,7 +122,8 @@ func (d Detector) findSMI() (string, bool) {
 	return "", false
 }
 
-// parseGPU reads one line of the table. A value that the driver does not give ("[N/A]", "[Not Supported]") is unknown.
+// parseGPU reads one line of the table. A value that the driver does not give ("[N/A]", "[Not
+// Supported]") is unknown.
 func parseGPU(fields []string, line string) (gpu manifests.GPU, driver string, ok bool) {
 	values := strings.Split(line, ", ")
 	at := slices.Index(fields, fieldName)

@@ -46,10 +46,10 @@ func adopt(t testing.TB, l *Locked, r *fetchtest.Release, name string) string {
 	if err := stage.Unpack(t.Context(), bytes.NewReader(r.Read(t, name))); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := stage.Adopt(names)
-	if err != nil {
+	if err := stage.Adopt(names); err != nil {
 		t.Fatal(err)
 	}
+	dir, _ := l.Folder(r.Asset(t, name))
 	return dir
 }
 
@@ -75,8 +75,8 @@ func TestAdopt(t *testing.T) {
 		l := open(t)
 		a := r.Asset(t, "llcuda-bins-sm75."+format)
 		dir := adopt(t, l, r, a.Name)
-		if got, there := l.Folder(a); got != dir || !there {
-			t.Errorf("it lies in %s, not in %s", dir, got)
+		if _, there := l.Folder(a); !there {
+			t.Errorf("it does not lie in %s", dir)
 		}
 		if findings, err := l.Verify(t.Context(), a, names); err != nil || len(findings) > 0 {
 			t.Errorf("%v %v", findings, err)
@@ -94,8 +94,8 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// Every way in which an archive of the right digest can be hostile. Each must be refused, and leave nothing outside
-// the staging folder, nor in it when the next process has taken the lock.
+// Every way in which an archive of the right digest can be hostile. Each must be refused, and leave
+// nothing outside the staging folder, nor in it when the next process has taken the lock.
 func TestHostileArchives(t *testing.T) {
 	const top = "llcuda-bins-sm75/"
 	add := func(entries ...fetchtest.Entry) func([]fetchtest.Entry) []fetchtest.Entry {
@@ -139,7 +139,7 @@ func TestHostileArchives(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err = stage.Unpack(t.Context(), bytes.NewReader(r.Read(t, zst75))); err == nil {
-				_, err = stage.Adopt(names)
+				err = stage.Adopt(names)
 			}
 			if written, most := diskUse(l.path(stagingDir)), r.Asset(t, zst75).Tar.Size; written > most {
 				t.Errorf("%d bytes were written, and the tar has %d", written, most)
@@ -164,7 +164,8 @@ func TestHostileArchives(t *testing.T) {
 	}
 }
 
-// Bytes that are not the archive that the manifest describes, whatever their digest; and unpacked again, the right ones.
+// Bytes that are not the archive that the manifest describes, whatever their digest; and unpacked
+// again, the right ones.
 func TestArchivesOfAnotherSize(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{})
 	good := r.Asset(t, zst75)
@@ -310,7 +311,7 @@ func TestLink(t *testing.T) {
 		t.Errorf("links nobody asked for: %v", findings)
 	}
 
-	// Unpacked anew, the bundle has the libraries that it had.
+	// Unpacked again, the bundle has the libraries that it had.
 	adopt(t, l, r, zst75)
 	if err := l.Sound(i); err != nil {
 		t.Error(err)
@@ -348,7 +349,7 @@ func TestLink(t *testing.T) {
 	if err := stage.Unpack(t.Context(), bytes.NewReader(r.Read(t, zst75))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stage.Adopt([]string{"libllama.so.0"}); err == nil {
+	if err := stage.Adopt([]string{"libllama.so.0"}); err == nil {
 		t.Error("a file of the bundle was replaced")
 	}
 }

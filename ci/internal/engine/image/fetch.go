@@ -58,12 +58,14 @@ func (e *GoneError) Hint() string {
 // checkedFile is where a cache keeps the stamps of the files whose digests were right.
 const checkedFile = "checked.json"
 
-// FilesDir is the folder of a cache that holds the fetched files, each under its SHA-256: what install.sh takes as its
-// second argument. It may hold files of other locks, and partial files, too.
+// FilesDir is the folder of a cache that holds the fetched files, each under its SHA-256: what
+// install.sh takes as its second argument. It may hold files of other locks, and partial files,
+// too.
 func FilesDir(cacheDir string) string { return filepath.Join(cacheDir, "files") }
 
-// Fetch brings every file of the lock into FilesDir(cacheDir). Files that are there already are replaced if they are
-// damaged; those that did not change since they were hashed are not hashed again. An interrupted download resumes.
+// Fetch brings every file of the lock into FilesDir(cacheDir). Files that are there already are
+// replaced if they are damaged; those that did not change since they were hashed are not hashed
+// again. An interrupted download resumes.
 func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOptions) error {
 	if len(opts.Mirrors) == 0 {
 		opts.Mirrors = []string{mirror.Debian}
