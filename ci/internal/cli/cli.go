@@ -47,7 +47,7 @@ func Main(args []string, backend Backend) int {
 	context.AfterFunc(ctx, stop) // gives the next signal its usual effect
 	term := newTerminal(os.Stdout, os.Stderr)
 	if err := endWithGoRun(); err != nil {
-		term.warnf("%v", err)
+		term.Warnf("%v", err)
 	}
 	return run(ctx, args, term, backend)
 }
