@@ -97,10 +97,10 @@ func (b *buildCommand) run(ctx context.Context) error {
 	if outcome.Host.Step == "" {
 		return err // nothing was begun
 	}
-	b.term.printf("%s", summary(outcome, time.Since(began)))
+	b.term.Printf("%s", summary(outcome, time.Since(began)))
 	writeFailures(b.term, outcome)
 	if err != nil {
-		b.term.notef("\n%s is written when all of it is built; go run ./ci manifest %s describes what is there", b.dir.Path(manifests.ManifestName), b.dir)
+		b.term.Notef("\n%s is written when all of it is built; go run ./ci manifest %s describes what is there", b.dir.Path(manifests.ManifestName), b.dir)
 		return buildError(ctx, outcome, err)
 	}
 	return describeDir(ctx, b.term, b.dir, b.known)
@@ -133,7 +133,7 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 		return farm.Outcome{}, err
 	}
 	for _, builder := range session.Builders {
-		b.term.notef("engine    %s", builder.Name())
+		b.term.Notef("engine    %s", builder.Name())
 	}
 	runtime, err := b.knownRuntime()
 	if err != nil {
@@ -164,7 +164,7 @@ func (b *buildCommand) alike() error {
 		if b.base == "" {
 			return console.Usage(other, "check out the commit that the release was made from; to try another base anyway, give --base IMAGE")
 		}
-		b.term.warnf("%v", other)
+		b.term.Warnf("%v", other)
 	}
 	return nil
 }
@@ -244,7 +244,7 @@ func (b *buildCommand) otherRuntimes(mine []manifests.Artifact) error {
 	for _, name := range names {
 		isMine := slices.ContainsFunc(mine, func(a manifests.Artifact) bool { return a.Name == name })
 		if manifests.KindOf(name) == manifests.KindCUDART && !isMine {
-			b.term.warnf("%s is of another CUDA runtime than %s, and a release has one: move it away", b.dir.Path(name), mine[0].Name)
+			b.term.Warnf("%s is of another CUDA runtime than %s, and a release has one: move it away", b.dir.Path(name), mine[0].Name)
 		}
 	}
 	return nil

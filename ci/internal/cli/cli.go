@@ -47,7 +47,7 @@ func Main(args []string, backend Backend) int {
 	context.AfterFunc(ctx, stop) // gives the next signal its usual effect
 	term := newTerminal(os.Stdout, os.Stderr)
 	if err := endWithGoRun(); err != nil {
-		term.warnf("%v", err)
+		term.Warnf("%v", err)
 	}
 	return run(ctx, args, term, backend)
 }
@@ -83,7 +83,7 @@ func exitCode(ctx context.Context, err error) int {
 	}
 }
 
-// isInterrupt says whether an error only tells that the user stopped the command.
+// isInterrupt reports whether an error only tells that the user stopped the command.
 func isInterrupt(err error) bool { return errors.Is(err, context.Canceled) }
 
 func isAs[T error](err error) bool {
@@ -102,7 +102,7 @@ func (e *refusal) Error() string { return e.err.Error() }
 func (e *refusal) Unwrap() error { return e.err }
 func (e *refusal) Hint() string  { return e.hint }
 
-// onlyAudits says whether all errors joined in err are audit findings.
+// onlyAudits reports whether all errors joined in err are audit findings.
 func onlyAudits(errs []error) bool {
 	for _, err := range errs {
 		if !isAs[*bundler.AuditError](err) {

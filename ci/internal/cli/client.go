@@ -119,7 +119,7 @@ func (c *clientCommand) run(ctx context.Context) error {
 	if err := c.put(manifests.InstallerName, script); err != nil {
 		return err
 	}
-	c.term.notef("next: go run ./ci wheel %s puts it into the Python package; go run ./ci manifest %s, or go run ./ci sign %s, describes it, too", c.dir, c.dir, c.dir)
+	c.term.Notef("next: go run ./ci wheel %s puts it into the Python package; go run ./ci manifest %s, or go run ./ci sign %s, describes it, too", c.dir, c.dir, c.dir)
 	return nil
 }
 
@@ -177,7 +177,7 @@ func (c *clientCommand) numbers() (repository, owner string, err error) {
 		return "", "", nil
 	}
 	if os.Getenv("GITHUB_ACTIONS") != "true" {
-		c.term.warnf("llcuda-fetch is packaged without the numbers of %s and its owner: it will trust a later owner of these names; the release workflow packages it with them", manifests.Repository)
+		c.term.Warnf("llcuda-fetch is packaged without the numbers of %s and its owner: it will trust a later owner of these names; the release workflow packages it with them", manifests.Repository)
 		return "", "", nil
 	}
 	if in := os.Getenv("GITHUB_REPOSITORY"); !strings.EqualFold(in, manifests.Repository) {
@@ -244,6 +244,6 @@ func (c *clientCommand) put(name string, data []byte) error {
 		}
 		how = measure.Bytes(int64(len(data)))
 	}
-	c.term.printf("%s: %s", filepath.Join(string(c.dir), name), how)
+	c.term.Printf("%s: %s", filepath.Join(string(c.dir), name), how)
 	return nil
 }

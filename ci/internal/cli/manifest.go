@@ -37,7 +37,7 @@ belong to one release and one llama.cpp.`,
 func describeDir(ctx context.Context, term *terminal, dir release.Dir, known *release.Ledger) error {
 	says, err := dir.Describe(ctx, known)
 	if says.SignatureRemoved {
-		term.warnf("removed %s: it signed other files than these", dir.Path(manifests.SignatureName))
+		term.Warnf("removed %s: it signed other files than these", dir.Path(manifests.SignatureName))
 	}
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func describeDir(ctx context.Context, term *terminal, dir release.Dir, known *re
 	if says.SignatureStays {
 		state = "the signature stays"
 	}
-	term.printf("%s: release %s, llama.cpp %s, %d assets; %s", dir.Path(manifests.ManifestName), says.Release.Release, says.Release.LlamaCPP.Version, len(says.Release.Assets), state)
+	term.Printf("%s: release %s, llama.cpp %s, %d assets; %s", dir.Path(manifests.ManifestName), says.Release.Release, says.Release.LlamaCPP.Version, len(says.Release.Assets), state)
 	return nil
 }
 

@@ -86,7 +86,7 @@ func (p *publishModelsCommand) make(ctx context.Context, m matrix.Model) (madeMo
 		return madeModel{}, &refusal{fmt.Errorf("describing %s: %w", m.Name, err), "only whole GGUF files of one part are published"}
 	}
 	if kind := header.Quantisation(); kind != "" && !strings.HasSuffix(strings.ToLower(m.Name), strings.ToLower(kind)) {
-		p.term.warnf("%s has the quantization %s according to its header", m.Name, kind)
+		p.term.Warnf("%s has the quantization %s according to its header", m.Name, kind)
 	}
 	sum, size, err := hfhub.Digest(ctx, local, p.show(m, "reading", "read"))
 	if err != nil {

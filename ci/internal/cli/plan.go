@@ -67,10 +67,10 @@ func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal
 		return farm.Source{}, err
 	}
 	src, err := farm.ResolveSource(ctx, s.llama, m.LlamaCPP, set, filepath.Join(s.cache, "sources"), func(text string) {
-		term.notef("source    %s", text)
+		term.Notef("source    %s", text)
 	})
 	for _, text := range src.Warnings {
-		term.warnf("%s", text)
+		term.Warnf("%s", text)
 	}
 	return src, err
 }
@@ -162,7 +162,7 @@ It needs no engine, and no network unless --llama names a source to look at.`,
 			case asJSON:
 				return printJSON(term, p, true)
 			}
-			term.printf("%s", p.table())
+			term.Printf("%s", p.table())
 			return nil
 		},
 	}
@@ -247,6 +247,6 @@ func printJSON(term *terminal, value any, indent bool) error {
 	if err != nil {
 		return err
 	}
-	term.printf("%s", text)
+	term.Printf("%s", text)
 	return nil
 }

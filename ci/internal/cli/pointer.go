@@ -116,7 +116,7 @@ func (p *pointerCommand) run(ctx context.Context, term *terminal) error {
 				return "", err
 			}
 			sum := sha256.Sum256(found.Documents.Manifest)
-			term.notef("release   %s at %s, signed by %s", tag, folder, found.Signer.By)
+			term.Notef("release   %s at %s, signed by %s", tag, folder, found.Signer.By)
 			return hex.EncodeToString(sum[:]), nil
 		},
 		Sign: func(ctx context.Context, statement []byte) ([]byte, error) {
@@ -129,12 +129,12 @@ func (p *pointerCommand) run(ctx context.Context, term *terminal) error {
 		return refusedPointer(err)
 	}
 	if before.Number > 0 {
-		term.notef("before    number %d, %s, until %s", before.Number, before.Release, before.Expires.Format(time.RFC3339))
+		term.Notef("before    number %d, %s, until %s", before.Number, before.Release, before.Expires.Format(time.RFC3339))
 	}
 	for _, w := range now.Withdrawn {
-		term.notef("withdrawn %s: %s", w.Release, w.Reason)
+		term.Notef("withdrawn %s: %s", w.Release, w.Reason)
 	}
-	term.printf("release pointer %d: %s, until %s", now.Number, now.Release, now.Expires.Format(time.RFC3339))
+	term.Printf("release pointer %d: %s, until %s", now.Number, now.Release, now.Expires.Format(time.RFC3339))
 	return nil
 }
 

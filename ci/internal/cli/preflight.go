@@ -73,9 +73,9 @@ func (b *buildCommand) preflight(ctx context.Context) error {
 	if err := b.resolveSource(ctx); err != nil {
 		return err
 	}
-	b.term.notef("source    llama.cpp %s, commit %s, %s", b.source.Version, orNone(b.source.Commit), b.source.Digest)
+	b.term.Notef("source    llama.cpp %s, commit %s, %s", b.source.Version, orNone(b.source.Commit), b.source.Digest)
 	for _, patch := range b.source.Patches {
-		b.term.notef("source    patched by %s", patch.Name)
+		b.term.Notef("source    patched by %s", patch.Name)
 	}
 	return b.sameRelease(ctx)
 }
@@ -116,7 +116,7 @@ func (b *buildCommand) exposed(ctx context.Context) error {
 		return console.Usage(fmt.Errorf("the engine %s is at a public address, and its connections are neither encrypted nor authenticated: anyone in between could change what is released", at),
 			"reach it through a tunnel (ssh -L, WireGuard, Tailscale) or in a private network, or leave it out: then the runner starts an engine of its own")
 	}
-	b.term.warnf("the engine %s is at a public address: its connections are neither encrypted nor authenticated; use a tunnel (ssh -L, WireGuard)", at)
+	b.term.Warnf("the engine %s is at a public address: its connections are neither encrypted nor authenticated; use a tunnel (ssh -L, WireGuard)", at)
 	return nil
 }
 
@@ -185,7 +185,7 @@ func (b *buildCommand) room() error {
 			return &spaceError{where[device], bytes, free[device]}
 		}
 	}
-	b.term.notef("disk      this build takes up to %s here", measure.Bytes(need[deviceOf(b.cache)]))
+	b.term.Notef("disk      this build takes up to %s here", measure.Bytes(need[deviceOf(b.cache)]))
 	return nil
 }
 
@@ -253,7 +253,7 @@ func (b *buildCommand) removeDamaged(ctx context.Context, names []string) ([]str
 		if manifests.KindOf(name) == manifests.KindCUDART {
 			_, err := b.dir.Artifacts(ctx, []string{name}, b.known)
 			if isAs[*bundler.AuditError](err) {
-				b.term.warnf("removing a damaged archive, which this build makes again: %v", err)
+				b.term.Warnf("removing a damaged archive, which this build makes again: %v", err)
 				if err := os.Remove(b.dir.Path(name)); err != nil {
 					return nil, err
 				}

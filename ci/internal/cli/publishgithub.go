@@ -99,7 +99,7 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 		return err
 	}
 	downloads := server + "/" + g.repo + "/releases/download/" + url.PathEscape(tag)
-	opts := publisher.Options{Draft: g.draft, Latest: publisher.Latest(g.latest), Replace: g.replace, Note: func(line string) { term.notef("%s", line) }}
+	opts := publisher.Options{Draft: g.draft, Latest: publisher.Latest(g.latest), Replace: g.replace, Note: func(line string) { term.Notef("%s", line) }}
 	opts.Notes = publisher.Notes(folder.Release, g.table, publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer})
 	if g.dryRun {
 		plan, err := publisher.MakePlan(ctx, store, folder, opts)
@@ -109,7 +109,7 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 		g.printPlan(term, folder, plan)
 		return nil
 	}
-	term.notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), measure.Bytes(folder.Size()), signer.By())
+	term.Notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), measure.Bytes(folder.Size()), signer.By())
 	opts.Progress = term.Transfers("uploading", "uploaded").Report
 	result, err := publisher.Publish(ctx, store, folder, opts)
 	if err != nil {
@@ -117,7 +117,7 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 	}
 	sent := fmt.Sprintf("%d files, %d of them sent now", len(folder.Files), len(result.Sent))
 	if result.Release.Draft {
-		term.printf("%s: a draft of %s, %s", result.Release.URL, tag, sent)
+		term.Printf("%s: a draft of %s, %s", result.Release.URL, tag, sent)
 		return nil
 	}
 	how := "published"
@@ -131,7 +131,7 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 		}
 		seen = "; all can be downloaded"
 	}
-	term.printf("%s: %s, %s%s", result.Release.URL, how, sent, seen)
+	term.Printf("%s: %s, %s%s", result.Release.URL, how, sent, seen)
 	return nil
 }
 
@@ -204,24 +204,24 @@ func (g *publishGitHubCommand) printPlan(term *terminal, folder *publisher.Folde
 	case plan.Release != nil:
 		where = "the public release " + plan.Release.URL
 	}
-	term.printf("%s to %s: %s", folder.Release.Release, g.repo, where)
+	term.Printf("%s to %s: %s", folder.Release.Release, g.repo, where)
 	for _, file := range plan.Keep {
-		term.printf("keep     %-50s %10s", file.Name, measure.Bytes(file.Size))
+		term.Printf("keep     %-50s %10s", file.Name, measure.Bytes(file.Size))
 	}
 	for _, asset := range plan.Unfinished {
-		term.printf("delete   %-50s %10s  begun and not whole", asset.Name, measure.Bytes(asset.Size))
+		term.Printf("delete   %-50s %10s  begun and not whole", asset.Name, measure.Bytes(asset.Size))
 	}
 	for _, asset := range plan.Replace {
-		term.printf("replace  %-50s %10s  has other contents", asset.Name, measure.Bytes(asset.Size))
+		term.Printf("replace  %-50s %10s  has other contents", asset.Name, measure.Bytes(asset.Size))
 	}
 	for _, file := range plan.Upload {
-		term.printf("upload   %-50s %10s", file.Name, measure.Bytes(file.Size))
+		term.Printf("upload   %-50s %10s", file.Name, measure.Bytes(file.Size))
 	}
 	switch {
 	case plan.Done():
-		term.printf("nothing to do")
+		term.Printf("nothing to do")
 	case plan.Promote && !g.draft:
-		term.printf("publish  latest: %s", g.latest)
+		term.Printf("publish  latest: %s", g.latest)
 	}
 }
 

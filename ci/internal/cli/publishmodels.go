@@ -91,13 +91,13 @@ func (p *publishModelsCommand) run(ctx context.Context) error {
 	p.advise()
 	missing := result.Missing()
 	if len(missing) == 0 {
-		p.term.printf("%s: nothing to do, commit %s has everything", result.URL, result.Commit)
+		p.term.Printf("%s: nothing to do, commit %s has everything", result.URL, result.Commit)
 		return nil
 	}
 	for _, change := range missing {
-		p.term.notef("published %s, %s, sha256:%s", change.Path, measure.Bytes(change.Size), change.SHA256)
+		p.term.Notef("published %s, %s, sha256:%s", change.Path, measure.Bytes(change.Size), change.SHA256)
 	}
-	p.term.printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), measure.Bytes(result.Sent))
+	p.term.Printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), measure.Bytes(result.Sent))
 	return nil
 }
 
@@ -230,7 +230,7 @@ func (p *publishModelsCommand) plan(ctx context.Context) error {
 		return p.refuse(err)
 	}
 	if head.Commit == "" {
-		p.term.printf("create    %s/%s", p.source.Endpoint, p.repo)
+		p.term.Printf("create    %s/%s", p.source.Endpoint, p.repo)
 	}
 	for _, m := range p.models {
 		size := "size not known yet"
@@ -245,19 +245,19 @@ func (p *publishModelsCommand) plan(ctx context.Context) error {
 			}
 			from, size = local, measure.Bytes(ready.Size)
 			if slices.ContainsFunc(old, func(o hfhub.Model) bool { return o.File == ready.File && o.SHA256 == ready.SHA256 }) {
-				p.term.printf("there     %s", hfhub.FileName(m))
+				p.term.Printf("there     %s", hfhub.FileName(m))
 				continue
 			}
 		}
 		if slices.ContainsFunc(old, func(o hfhub.Model) bool { return p.isThere(m, o) }) {
-			p.term.printf("there     %s", hfhub.FileName(m))
+			p.term.Printf("there     %s", hfhub.FileName(m))
 			continue
 		}
-		p.term.printf("publish   %s, %s, from %s, license %s", hfhub.FileName(m), size, from, m.Licence)
+		p.term.Printf("publish   %s, %s, from %s, license %s", hfhub.FileName(m), size, from, m.Licence)
 	}
 	for _, o := range old {
 		if !slices.ContainsFunc(p.models, func(m matrix.Model) bool { return m.Name == o.Name }) {
-			p.term.printf("keep      %s", o.File)
+			p.term.Printf("keep      %s", o.File)
 		}
 	}
 	return nil
@@ -290,7 +290,7 @@ func (p *publishModelsCommand) refuse(err error) error {
 func (p *publishModelsCommand) waiting(wait time.Duration, why error) {
 	const long = 10 * time.Second
 	if wait >= long {
-		p.term.notef("waiting %s: %v", wait.Round(time.Second), why)
+		p.term.Notef("waiting %s: %v", wait.Round(time.Second), why)
 	}
 }
 
@@ -298,7 +298,7 @@ func (p *publishModelsCommand) waiting(wait time.Duration, why error) {
 func (p *publishModelsCommand) advise() {
 	for _, m := range p.models {
 		if ready, ok := p.made[m.Name]; ok && m.SHA256 == "" {
-			p.term.notef("models.yaml could say of %s: size: %d, sha256: %s, vram_mib: %d", m.Name, ready.Size, ready.SHA256, ready.VRAM)
+			p.term.Notef("models.yaml could say of %s: size: %d, sha256: %s, vram_mib: %d", m.Name, ready.Size, ready.SHA256, ready.VRAM)
 		}
 	}
 }

@@ -117,7 +117,7 @@ func (p *publishPyPICommand) run(ctx context.Context) error {
 	if err := plan.Refused(index.URL); err != nil {
 		return err
 	}
-	p.term.notef("publish   %s %s to %s, signed by %s", manifests.Distribution, version, address, signer.By())
+	p.term.Notef("publish   %s %s to %s, signed by %s", manifests.Distribution, version, address, signer.By())
 	if err := p.upload(ctx, twine, index, plan); err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (p *publishPyPICommand) run(ctx context.Context) error {
 	if plan.Done() {
 		how = "already published, and the same"
 	}
-	p.term.printf("%s: %s %s: %s; it can be installed", index.URL, manifests.Distribution, version, how)
+	p.term.Printf("%s: %s %s: %s; it can be installed", index.URL, manifests.Distribution, version, how)
 	return nil
 }
 
@@ -164,7 +164,7 @@ func (p *publishPyPICommand) wheels(ctx context.Context, folder *publisher.Folde
 // run can have sent it.
 func (p *publishPyPICommand) upload(ctx context.Context, twine pypi.Twine, index pypi.Index, plan pypi.Plan) error {
 	for _, file := range plan.Upload {
-		p.term.notef("upload    %s, %s", file.Name, measure.Bytes(file.Size))
+		p.term.Notef("upload    %s, %s", file.Name, measure.Bytes(file.Size))
 		failed := twine.Upload(ctx, p.repository, p.dir.Path(file.Name))
 		if failed == nil {
 			continue
@@ -223,16 +223,16 @@ func (p *publishPyPICommand) install(ctx context.Context, python pypi.Python, in
 }
 
 func (p *publishPyPICommand) say(index, version string, plan pypi.Plan) {
-	p.term.printf("%s %s to %s", manifests.Distribution, version, index)
+	p.term.Printf("%s %s to %s", manifests.Distribution, version, index)
 	for _, part := range []struct {
 		what  string
 		files []publisher.File
 	}{{"keep", plan.Keep}, {"differs", plan.Differ}, {"upload", plan.Upload}} {
 		for _, file := range part.files {
-			p.term.printf("%-8s %-76s %10s", part.what, file.Name, measure.Bytes(file.Size))
+			p.term.Printf("%-8s %-76s %10s", part.what, file.Name, measure.Bytes(file.Size))
 		}
 	}
 	if plan.Done() {
-		p.term.printf("nothing to do")
+		p.term.Printf("nothing to do")
 	}
 }

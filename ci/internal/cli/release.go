@@ -76,7 +76,7 @@ func (r *releaseCommand) run(ctx context.Context) error {
 	}{
 		{"build", func() error {
 			if built {
-				r.term.notef("the bundles are in %s already", b.dir)
+				r.term.Notef("the bundles are in %s already", b.dir)
 				return nil
 			}
 			return b.run(ctx)
@@ -93,7 +93,7 @@ func (r *releaseCommand) run(ctx context.Context) error {
 		{"publish", func() error { return r.github.run(ctx, r.term) }},
 		{"verify", func() error {
 			if r.github.draft {
-				r.term.notef("a draft is not public: repeat the command without --draft")
+				r.term.Notef("a draft is not public: repeat the command without --draft")
 				return nil
 			}
 			public := publicFlags{repo: r.github.repo, server: server, tag: r.release, signedBy: r.sign.signedBy}
@@ -101,13 +101,13 @@ func (r *releaseCommand) run(ctx context.Context) error {
 		}},
 	}
 	for i, step := range steps {
-		r.term.notef("release   step %d of %d: %s", i+1, len(steps), step.name)
+		r.term.Notef("release   step %d of %d: %s", i+1, len(steps), step.name)
 		if err := step.do(); err != nil {
 			return &stepError{step.name, err}
 		}
 	}
 	if !r.github.draft {
-		r.term.notef("next: clients without --release install it once the pointer names it; the workflow pointer.yml does that after release.yml;\n      for a release made elsewhere: gh workflow run pointer.yml -f release=%s --repo %s", r.release, r.github.repo)
+		r.term.Notef("next: clients without --release install it once the pointer names it; the workflow pointer.yml does that after release.yml;\n      for a release made elsewhere: gh workflow run pointer.yml -f release=%s --repo %s", r.release, r.github.repo)
 	}
 	return nil
 }
@@ -187,7 +187,7 @@ func (r *releaseCommand) say(b *buildCommand, as *release.Credential, server str
 	if err != nil {
 		return err
 	}
-	r.term.printf("%s", p.table())
+	r.term.Printf("%s", p.table())
 	what := "compile what the engine has not compiled yet"
 	if built {
 		what = "nothing: the bundles are in " + string(b.dir)
@@ -200,11 +200,11 @@ func (r *releaseCommand) say(b *buildCommand, as *release.Credential, server str
 	if r.github.draft {
 		where = "a draft"
 	}
-	r.term.printf("\nbuild     %s", what)
-	r.term.printf("client    package llcuda-fetch into %s", b.dir)
-	r.term.printf("wheel     package the Python package into %s", b.dir)
-	r.term.printf("sign      as %s", who)
-	r.term.printf("publish   %s of %s on %s/%s", where, r.release, server, r.github.repo)
-	r.term.printf("verify    everything that is public then")
+	r.term.Printf("\nbuild     %s", what)
+	r.term.Printf("client    package llcuda-fetch into %s", b.dir)
+	r.term.Printf("wheel     package the Python package into %s", b.dir)
+	r.term.Printf("sign      as %s", who)
+	r.term.Printf("publish   %s of %s on %s/%s", where, r.release, server, r.github.repo)
+	r.term.Printf("verify    everything that is public then")
 	return nil
 }

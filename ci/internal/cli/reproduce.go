@@ -67,7 +67,7 @@ func (r *reproduceCommand) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reproducing %s: %w", public.Folder, err)
 	}
-	r.term.notef("release   %s, signed by %s", released.Release.Release, released.Signer.By)
+	r.term.Notef("release   %s, signed by %s", released.Release.Release, released.Signer.By)
 	kept := r.out != ""
 	if !kept {
 		r.out = filepath.Join(r.cache, "reproduced", strings.ReplaceAll(r.public.repo, "/", "-"), r.public.tag)
@@ -129,14 +129,14 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 	if outcome.Host.Step == "" {
 		return outcome, err // nothing was begun
 	}
-	r.term.printf("%s", summary(outcome, time.Since(began)))
+	r.term.Printf("%s", summary(outcome, time.Since(began)))
 	writeFailures(r.term, outcome)
 	if err != nil {
 		return outcome, buildError(ctx, outcome, err)
 	}
 	for _, result := range results(outcome) {
 		if result.Stats.Cached {
-			r.term.warnf("%s came from the engine's cache: that it compiles to the same is not shown here; go run ./ci engine prune, or another machine, shows it", result.Step)
+			r.term.Warnf("%s came from the engine's cache: that it compiles to the same is not shown here; go run ./ci engine prune, or another machine, shows it", result.Step)
 		}
 	}
 	return outcome, nil
@@ -157,10 +157,10 @@ func (r *reproduceCommand) compare(ctx context.Context, public release.Public, r
 			case err != nil:
 				return false, err
 			case found.Same:
-				r.term.printf("%s: the same: sha256 %s, %d bytes", mine.Name, mine.SHA256, mine.Size)
+				r.term.Printf("%s: the same: sha256 %s, %d bytes", mine.Name, mine.SHA256, mine.Size)
 				continue
 			case found.OtherRuntime:
-				r.term.printf("%s: differs: the release has another CUDA runtime", mine.Name)
+				r.term.Printf("%s: differs: the release has another CUDA runtime", mine.Name)
 			}
 			same = false
 			for _, f := range found.Findings {
@@ -168,7 +168,7 @@ func (r *reproduceCommand) compare(ctx context.Context, public release.Public, r
 				if f.Path != "" {
 					where += ": " + f.Path
 				}
-				r.term.printf("%s: %s: %s", where, f.Rule, f.Detail)
+				r.term.Printf("%s: %s: %s", where, f.Rule, f.Detail)
 			}
 		}
 	}

@@ -139,7 +139,7 @@ func (s *signing) tokens(ctx context.Context, term *terminal, services cosign.Se
 	text, fromEnv := os.LookupEnv("SIGSTORE_ID_TOKEN")
 	switch {
 	case s.signIn:
-		return once(cosign.Interactive(ctx, services, func(line string) { term.notef("sign in   %s", line) }))
+		return once(cosign.Interactive(ctx, services, func(line string) { term.Notef("sign in   %s", line) }))
 	case s.token == "-":
 		data, err := io.ReadAll(io.LimitReader(os.Stdin, maxToken))
 		if err != nil {
@@ -165,10 +165,10 @@ func (s *signing) tokens(ctx context.Context, term *terminal, services cosign.Se
 func logged(term *terminal) func(cosign.Signature) {
 	return func(signature cosign.Signature) {
 		for _, missed := range signature.Missed {
-			term.warnf("one log does not have the signature, another has: %v", missed)
+			term.Warnf("one log does not have the signature, another has: %v", missed)
 		}
 		if len(signature.Logs) > 0 {
-			term.notef("logged    %s", strings.Join(signature.Logs, ", "))
+			term.Notef("logged    %s", strings.Join(signature.Logs, ", "))
 		}
 	}
 }

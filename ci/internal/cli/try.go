@@ -43,7 +43,7 @@ func tryBundle(ctx context.Context, term *terminal, bundle string) error {
 			return err
 		}
 	}
-	report, err := trial.Run(ctx, bundle, func(r trial.Result) { term.printf("%s", r) })
+	report, err := trial.Run(ctx, bundle, func(r trial.Result) { term.Printf("%s", r) })
 	if err != nil {
 		return err
 	}

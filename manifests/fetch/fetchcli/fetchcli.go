@@ -104,7 +104,7 @@ func (a *app) execute(ctx context.Context, command func(context.Context) error) 
 	}
 }
 
-// wantsEvents says whether --events is among arguments that cannot all be read.
+// wantsEvents reports whether --events is among arguments that cannot all be read.
 func wantsEvents(args []string) bool {
 	if end := slices.Index(args, "--"); end >= 0 {
 		args = args[:end]
