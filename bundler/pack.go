@@ -19,6 +19,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/archive"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -39,7 +40,7 @@ type PackOptions struct {
 	Known func(name string) (manifests.Artifact, bool)
 	// Progress is told how many bytes of how many have been compressed, for all archives together.
 	// Its calls do not overlap.
-	Progress func(done, total int64)
+	Progress func(measure.Progress)
 }
 
 // Pack writes a bundle's two archives into outDir and returns them, tar.gz first. The metadata must
@@ -331,14 +332,14 @@ func readFileDigest(ctx context.Context, dir *os.Root, name, format string, want
 type progressCounter struct {
 	mu          sync.Mutex
 	done, total int64
-	report      func(done, total int64)
+	report      func(measure.Progress)
 }
 
 func (c *progressCounter) Write(p []byte) (int, error) {
 	if c.report != nil {
 		c.mu.Lock()
 		c.done += int64(len(p))
-		c.report(c.done, c.total)
+		c.report(measure.Progress{Done: c.done, Total: c.total})
 		c.mu.Unlock()
 	}
 	return len(p), nil

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 func TestPackCancelled(t *testing.T) {
@@ -22,8 +23,8 @@ func TestPackCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var calls atomic.Int32
-	_, err := bundler.Pack(ctx, fsys, meta, out, bundler.PackOptions{Progress: func(done, total int64) {
-		if calls.Add(1); done > total/4 {
+	_, err := bundler.Pack(ctx, fsys, meta, out, bundler.PackOptions{Progress: func(at measure.Progress) {
+		if calls.Add(1); at.Done > at.Total/4 {
 			cancel()
 		}
 	}})
@@ -41,11 +42,11 @@ func TestPackCancelled(t *testing.T) {
 func TestPackProgress(t *testing.T) {
 	fsys := open(t, newTree(t, "sm75.fatbin"))
 	var last, all int64
-	artifacts, err := bundler.Pack(context.Background(), fsys, describe(t, fsys, rules(75)), t.TempDir(), bundler.PackOptions{Progress: func(done, total int64) {
-		if done < last {
-			t.Errorf("progress went back from %d to %d", last, done)
+	artifacts, err := bundler.Pack(context.Background(), fsys, describe(t, fsys, rules(75)), t.TempDir(), bundler.PackOptions{Progress: func(at measure.Progress) {
+		if at.Done < last {
+			t.Errorf("progress went back from %d to %d", last, at.Done)
 		}
-		last, all = done, total
+		last, all = at.Done, at.Total
 	}})
 	if err != nil {
 		t.Fatal(err)

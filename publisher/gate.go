@@ -10,7 +10,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
-// A gate holds all requests back while the server asks for a pause: each further one would prolong it.
+// A gate holds all requests back while the server asks for a pause: each further one would prolong
+// it.
 type gate struct {
 	mu    sync.Mutex
 	until time.Time
@@ -53,8 +54,9 @@ func (p *publication) patience(what string) *patience {
 	return &patience{p: p, what: what, tries: policy.Begin()}
 }
 
-// wait waits after an error until it is time for the next try, or returns the error: it is not temporary, or the step has
-// had its tries. A pause that the server asks for does not count as a try.
+// wait waits after an error until it is time for the next try, or returns the error: it is not
+// temporary, or the step has had its tries. A pause that the server asks for does not count as a
+// try.
 func (s *patience) wait(ctx context.Context, err error) error {
 	temporary, ok := errors.AsType[*TemporaryError](err)
 	if ctx.Err() == nil && ok && temporary.After > 0 {
@@ -91,8 +93,8 @@ func (p *publication) retry(ctx context.Context, what string, do func() error) e
 	}
 }
 
-// poll waits before look number n, from 0, at something that changes by itself within a time. It looks ever less often,
-// because the server counts its requests.
+// poll waits before look number n, from 0, at something that changes by itself within a time. It
+// looks ever less often, because the server counts its requests.
 func (p *publication) poll(ctx context.Context, n int, within time.Duration) error {
 	const looks = 12 // at the least, within that time
 	return retry.Sleep(ctx, min(p.FirstWait/2<<min(n, 10), max(within/looks, p.FirstWait/2)))

@@ -145,7 +145,7 @@ func (p *publication) compare(r Release) (Plan, error) {
 	return plan, &RefusedError{Err: fmt.Errorf("%s is %s and differs:\n%w", r.Tag, what, errors.Join(wrong...)), Way: way}
 }
 
-// same says whether an asset is a file of ours.
+// same reports whether an asset is a file of ours.
 func (p *publication) same(file File, asset Asset) bool {
 	return asset.Whole && asset.Size == file.Size && asset.SHA256 == file.SHA256
 }

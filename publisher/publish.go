@@ -103,7 +103,7 @@ func (p *publication) note(format string, args ...any) {
 
 // Publish brings the folder to the other side: it makes or finds the draft, sends what is missing, reads everything
 // back, and promotes the draft when it is whole and the same. A release that is public and the same already is left as
-// it is. Run again after any error, or a kill at any moment, it goes on from there.
+// it is. Run again after any error, or a kill at any moment, it resumes.
 //
 // Errors: *RefusedError where a person has to do something, *TemporaryError where running it again is enough,
 // *ChangedError, the context's.

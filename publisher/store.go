@@ -76,10 +76,10 @@ type Draft struct {
 // mark ends the notes of drafts that this package made. Markdown does not show it.
 const mark = "<!-- made by llcuda-farm -->"
 
-// marked says whether a release was made by this package.
+// marked reports whether a release was made by this package.
 func marked(r Release) bool { return strings.Contains(r.Notes, mark) }
 
-// Latest says whether a release becomes the one that "latest" leads to.
+// Latest reports whether a release becomes the one that "latest" leads to.
 type Latest string
 
 // The values of Latest. Legacy leaves it to the other side, which goes by date and version.
@@ -93,7 +93,7 @@ const (
 type Content struct {
 	Name string
 	Size int64
-	// Open opens it from the first byte. It may be called more than once, where a connection is made anew.
+	// Open opens it from the first byte. It may be called more than once, where a connection is renewed.
 	Open func() (io.ReadCloser, error)
 	// Sent, if not nil, is told how many bytes went out.
 	Sent func(int64)

@@ -206,7 +206,7 @@ func (p *publication) arrived(ctx context.Context, file File, asset Asset) (err 
 	return &TemporaryError{Err: fmt.Errorf("%d bytes with sha256 %s arrived as %d with %q", file.Size, file.SHA256, asset.Size, asset.SHA256)}
 }
 
-// ours says whether a whole asset is the file that is to be there.
+// ours reports whether a whole asset is the file that is to be there.
 func (p *publication) ours(release Release, file File, asset Asset) error {
 	if p.same(file, asset) {
 		return nil

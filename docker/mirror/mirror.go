@@ -1,7 +1,8 @@
-// Package mirror has the addresses of the public servers that the farm downloads from, and the variables that name others.
+// Package mirror has the addresses of the public servers that the farm downloads from, and the
+// variables that name others.
 //
-// What resolves a lock calls it, and what fetches the files of one. Every file that comes from these addresses has its
-// digest in a lock or a pin, so a mirror needs no trust.
+// What resolves a lock calls it, and what fetches the files of one. Every file that comes from
+// these addresses has its digest in a lock or a pin, so a mirror needs no trust.
 package mirror
 
 import (
@@ -12,7 +13,8 @@ import (
 // The public servers.
 const (
 	Debian = "http://deb.debian.org/debian"
-	// DebianSnapshots has Debian's mirror as it was at a time, which is added to it: https://snapshot.debian.org
+	// DebianSnapshots has Debian's mirror as it was at a time, which is added to it:
+	// https://snapshot.debian.org
 	DebianSnapshots = "https://snapshot.debian.org/archive/debian/"
 	NPM             = "https://registry.npmjs.org"
 	PyPI            = "https://pypi.org/simple"

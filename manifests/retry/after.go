@@ -14,8 +14,8 @@ const maxSeconds = 1 << 20
 // https://www.ietf.org/archive/id/draft-ietf-httpapi-ratelimit-headers-09.html
 var usedUp = regexp.MustCompile(`;\s*r=0\s*;\s*t=([0-9]{1,9})\b`)
 
-// After is how long an answer asks to wait before the next request, and whether it asks at all. The headers are, the first
-// one that is there:
+// After is how long an answer asks to wait before the next request, and whether it asks at all. The
+// headers are, the first one that is there:
 //
 //	RateLimit              a limit of requests that is used up, as the Hugging Face Hub sends it
 //	Retry-After            seconds, or a date (RFC 9110, 10.2.3)
@@ -37,7 +37,8 @@ func After(h http.Header) (wait time.Duration, asked bool) {
 	return 0, false
 }
 
-// Until is the time left until a moment that a server named. Its own clock counts, where the answer has it in Date.
+// Until is the time left until a moment that a server named. Its own clock counts, where the answer
+// has it in Date.
 func Until(h http.Header, at time.Time) time.Duration {
 	now := time.Now()
 	if date, err := http.ParseTime(h.Get("Date")); err == nil {

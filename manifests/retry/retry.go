@@ -1,14 +1,15 @@
 // Package retry is how this module asks a server again.
 //
-// Every package that talks to a server calls it, the client's and the publisher's alike. In goes a function that makes one
-// try, or the answer of a server; out come the waits between tries, and an error when no try is left:
+// Every package that talks to a server calls it, the client's and the publisher's alike. In goes a
+// function that makes one try, or the answer of a server; out come the waits between tries, and an
+// error when no try is left:
 //
 //	try ──▶ *TemporaryError ──▶ Policy: tries left, wait ──▶ try
 //	             ▲
 //	             └── After: Retry-After, RateLimit, X-RateLimit-*
 //
-// An error that is not a *TemporaryError ends the tries at once. A Watchdog ends a try that hangs. The package sends
-// nothing, and neither logs nor prints.
+// An error that is not a *TemporaryError ends the tries at once. A Watchdog ends a try that hangs.
+// The package sends nothing, and neither logs nor prints.
 package retry
 
 import (
@@ -28,7 +29,8 @@ const (
 	maxAfter    = time.Minute
 )
 
-// A TemporaryError is one that may be gone the next time: a lost connection, an overloaded server, a rate limit.
+// A TemporaryError is one that may be gone the next time: a lost connection, an overloaded server,
+// a rate limit.
 type TemporaryError struct {
 	Err error
 	// After is how long the server asks to wait; 0 if it does not say.
@@ -49,12 +51,13 @@ func IsTemporary(err error) bool {
 	return temporary
 }
 
-// A Policy is how often a server is asked, and how long to wait between tries. The zero value is a good one.
+// A Policy is how often a server is asked, and how long to wait between tries. The zero value is a
+// good one.
 type Policy struct {
 	// Tries is how often in a row a server is asked: 5. Negative: as often as Within allows.
 	Tries int
-	// FirstWait is before the second try: 1 second. It doubles up to LongestWait, 30 seconds; half of each wait is random,
-	// so that clients that failed together do not return together.
+	// FirstWait is before the second try: 1 second. It doubles up to LongestWait, 30 seconds; half
+	// of each wait is random, so that clients that failed together do not return together.
 	FirstWait, LongestWait time.Duration
 	// MaxAfter caps what a server may ask to wait: 1 minute.
 	MaxAfter time.Duration
@@ -64,8 +67,8 @@ type Policy struct {
 	Waiting func(why error, wait time.Duration)
 }
 
-// Do calls try until it succeeds, until its error is not temporary, or until no try is left; then it returns the last
-// error. When the context ends during a wait, it returns the context's cause.
+// Do calls try until it succeeds, until its error is not temporary, or until no try is left; then
+// it returns the last error. When the context ends during a wait, it returns the context's cause.
 func (p Policy) Do(ctx context.Context, try func() error) error {
 	for sequence := p.Begin(); ; {
 		err := try()
@@ -108,9 +111,9 @@ func (s *Sequence) Reset() {
 	s.waits.Reset()
 }
 
-// Wait counts a try that failed and waits until the time for the next one: for as long as the server asks, or longer from
-// try to try. It returns the try's own error if that is not temporary or no try is left, and the context's cause if that
-// ends first.
+// Wait counts a try that failed and waits until the time for the next one: for as long as the
+// server asks, or longer from try to try. It returns the try's own error if that is not temporary
+// or no try is left, and the context's cause if that ends first.
 func (s *Sequence) Wait(ctx context.Context, err error) error {
 	temporary, ok := errors.AsType[*TemporaryError](err)
 	if s.failed++; !ok || s.failed == s.policy.Tries {

@@ -12,7 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// What each policy waits, in a time that passes by itself: the waits, as far as they are not random, and the last error.
+// What each policy waits, in a time that passes by itself: the waits, as far as they are not
+// random, and the last error.
 func TestDo(t *testing.T) {
 	busy, final := errors.New("busy"), errors.New("no")
 	always := func(err error) func(int) error { return func(int) error { return err } }

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// A Watchdog ends a context when nothing has moved for a while. Its methods may be called by several goroutines at once.
+// A Watchdog ends a context when nothing has moved for a while. Its methods may be called by
+// several goroutines at once.
 type Watchdog struct {
 	mu       sync.Mutex
 	timer    *time.Timer
@@ -15,8 +16,8 @@ type Watchdog struct {
 	cancel   context.CancelCauseFunc
 }
 
-// Watch begins to watch. When nothing moves for as long as patience allows, the context that it returns ends with the
-// cause stalled. The caller calls End.
+// Watch begins to watch. When nothing moves for as long as patience allows, the context that it
+// returns ends with the cause stalled. The caller calls End.
 func Watch(ctx context.Context, patience time.Duration, stalled error) (context.Context, *Watchdog) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	return ctx, &Watchdog{timer: time.AfterFunc(patience, func() { cancel(stalled) }), patience: patience, cancel: cancel}

@@ -21,11 +21,13 @@ import (
 const (
 	// tries is how often a request is sent.
 	tries = 4
-	// firstPause is the time before the second, half of it random; each one after that is twice as long.
+	// firstPause is the time before the second, half of it random; each one after that is twice as
+	// long.
 	firstPause = 500 * time.Millisecond
 	// longestPause bounds what a service may ask for by Retry-After.
 	longestPause = 20 * time.Second
-	// answerTime bounds one request. A log of the second generation answers when the entry is in a tree, seconds later.
+	// answerTime bounds one request. A log of the second generation answers when the entry is in a
+	// tree, seconds later.
 	answerTime = 40 * time.Second
 	// maxAnswer bounds an answer, in bytes.
 	maxAnswer = 4 << 20
@@ -35,7 +37,8 @@ const (
 	noTimeout = -1
 )
 
-// A ServiceError is a service that did not do its part: Status and Said are its answer, or Err is why there is none.
+// A ServiceError is a service that did not do its part: Status and Said are its answer, or Err is
+// why there is none.
 type ServiceError struct {
 	Service, URL string
 	Status       int
@@ -65,8 +68,9 @@ func bare(err error) error {
 	return err
 }
 
-// A patience is a transport that asks again where that may help: no answer, too many requests, and the server's own
-// troubles. Every other refusal becomes a *ServiceError at once, but for 409, which logs mean as an answer.
+// A patience is a transport that asks again where that may help: no answer, too many requests, and
+// the server's own troubles. Every other refusal becomes a *ServiceError at once, but for 409,
+// which logs mean as an answer.
 type patience struct {
 	ctx     context.Context // sigstore-go's requests to Fulcio and timestamp authorities carry none
 	service string

@@ -68,15 +68,15 @@ func ServerURLOf(api string) (string, error) {
 
 const enterprisePath = "/api/v3"
 
-// isCloud says whether a server is one of GitHub's own, whose API has a host of its own.
+// isCloud reports whether a server is one of GitHub's own, whose API has a host of its own.
 func isCloud(host string) bool { return host == "github.com" || strings.HasSuffix(host, ".ghe.com") }
 
-// sameHost says whether two addresses have the same scheme, host and port.
+// sameHost reports whether two addresses have the same scheme, host and port.
 func sameHost(a, b *url.URL) bool {
 	return a.Scheme == b.Scheme && strings.EqualFold(a.Host, b.Host)
 }
 
-// uploadsBeside says whether an address that the API named for uploads belongs to it: the same host, or
+// uploadsBeside reports whether an address that the API named for uploads belongs to it: the same host, or
 // uploads.X beside api.X. The token goes to no other.
 func uploadsBeside(api, upload *url.URL) bool {
 	if sameHost(api, upload) {

@@ -100,8 +100,8 @@ func (s *Store) explainAnswer(answer *github.ErrorResponse) error {
 	return refused("GitHub does not take this, and would not the next time: what it says above is all that it tells")
 }
 
-// workflowChanges is the other reason for "Resource not accessible by integration". A draft that has such a commit as its
-// target keeps it.
+// workflowChanges is the other reason for "Resource not accessible by integration". A draft that
+// has such a commit as its target keeps it.
 const workflowChanges = "GitHub also refuses where the release's commit has other files in .github/workflows than the default branch: " +
 	"push the tag first (git push origin TAG), and delete a draft that was made before, if there is one"
 
@@ -115,7 +115,8 @@ func exists(answer *github.ErrorResponse) bool {
 	return len(answer.Errors) > 0
 }
 
-// limit reports whether an answer asks for a pause, and how long. go-github knows this of 403, and not of 429.
+// limit reports whether an answer asks for a pause, and how long. go-github knows this of 403, and
+// not of 429.
 func limit(answer *github.ErrorResponse) (after time.Duration, limited bool) {
 	after, asked := retry.After(answer.Response.Header)
 	after = max(after, time.Second)

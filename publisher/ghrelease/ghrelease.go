@@ -46,7 +46,7 @@ type Options struct {
 	// Commit is the commit that the release's tag has, or is to have: 40 hex digits. If empty, a new tag is put on the
 	// repository's default branch, and one that exists is taken as it is.
 	Commit string
-	// HTTP is the client for everything. nil: one with Go's defaults, which honours the proxy variables and SSL_CERT_FILE.
+	// HTTP is the client for everything. nil: one with Go's defaults, which honors the proxy variables and SSL_CERT_FILE.
 	HTTP *http.Client
 	// Stall is how long a connection may move no byte, and how long an answer may take: 1 minute.
 	Stall time.Duration

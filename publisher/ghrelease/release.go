@@ -102,7 +102,7 @@ func (s *Store) noRepository(err error) error {
 	return &publisher.RefusedError{Err: fmt.Errorf("there is no repository %s/%s: %w", s.owner, s.repo, missing.err), Way: way}
 }
 
-// checkTag holds a tag that exists to the commit that it is to be at, and says whether it exists. It is not looked for
+// checkTag checks that a tag that exists is at the commit that it is to be at, and reports whether it exists. It is not looked for
 // where no commit is wanted.
 func (s *Store) checkTag(ctx context.Context, tag string) (exists bool, err error) {
 	if s.commit == "" {

@@ -189,7 +189,7 @@ func (b blob) whole() ([]byte, error) {
 	return data, nil
 }
 
-// is tells whether an entry of the Hub's is this file.
+// is reports whether an entry of the Hub's is this file.
 func (b blob) is(ctx context.Context, e entry) (bool, error) {
 	switch {
 	case e.LFS != nil:

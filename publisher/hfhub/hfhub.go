@@ -6,7 +6,7 @@
 //
 // Whatever stops it on the way, the same call again ends in the same state: bytes that the Hub has are never sent again,
 // files that the head has are not committed again, and a commit whose answer was lost is looked for before it is
-// repeated. A head that moved meanwhile is read again and everything that depends on it is built anew, so two publishers
+// repeated. A head that moved meanwhile is read again and everything that depends on it is built again, so two publishers
 // at once lose nothing of each other's.
 //
 // What is resumed is whole files: the Hub's answer for an upload in parts names no parts that it has, so a process that
@@ -39,7 +39,7 @@ type Client struct {
 	Endpoint string
 	// Tokens gives the token that publishes. Required, but for reading what is public.
 	Tokens TokenSource
-	// HTTP sends requests; nil: Go's defaults, which honour the proxy variables and SSL_CERT_FILE. Its timeout,
+	// HTTP sends requests; nil: Go's defaults, which honor the proxy variables and SSL_CERT_FILE. Its timeout,
 	// redirects and cookies are the client's own matter.
 	HTTP *http.Client
 	// Tries is how often a request is made that a later try may mend: 5 where 0.

@@ -108,7 +108,8 @@ func (c *Client) upload(ctx context.Context, repo string, blobs []blob, report f
 	return all.Load(), err
 }
 
-// bring has one file in the storage: it asks for new addresses as long as the ones it has are worth nothing.
+// bring has one file in the storage: it asks for new addresses as long as the ones it has are worth
+// nothing.
 func (c *Client) bring(ctx context.Context, repo string, b blob, o object, report func(publisher.Progress)) (int64, error) {
 	m := newMeter(b.Path, b.size, report)
 	for tries := c.policy().Begin(); ; {
@@ -139,7 +140,8 @@ func (c *Client) bring(ctx context.Context, repo string, b blob, o object, repor
 	}
 }
 
-// temporary is an error after which the Hub is asked about the file again, whatever kind of error it is.
+// temporary is an error after which the Hub is asked about the file again, whatever kind of error
+// it is.
 func temporary(err error) error {
 	if retry.IsTemporary(err) {
 		return err
@@ -147,8 +149,8 @@ func temporary(err error) error {
 	return &retry.TemporaryError{Err: err}
 }
 
-// An anewError is an upload whose addresses are no longer valid, or whose fate is not known: the Hub is asked about the
-// file again, and the file is sent from its start, unless it is there.
+// An anewError is an upload whose addresses are no longer valid, or whose fate is not known: the
+// Hub is asked about the file again, and the file is sent from its start, unless it is there.
 type anewError struct{ err error }
 
 func (e *anewError) Error() string { return e.err.Error() }
@@ -231,8 +233,9 @@ func (c *Client) putParts(ctx context.Context, b blob, file content, upload *act
 		m.add(-got.Load())
 		return err
 	}
-	// Whether a lost answer means that the parts were joined, only the Hub knows: a new batch tells. So does one after
-	// an answer that calls them wrong: a file that changes while it is sent ends here.
+	// Whether a lost answer means that the parts were joined, only the Hub knows: a new batch
+	// tells. So does one after an answer that calls them wrong: a file that changes while it is
+	// sent ends here.
 	err = c.do(ctx, call{method: http.MethodPost, path: upload.Href, accept: lfsType, body: map[string]any{"oid": b.SHA256, "parts": parts}, once: true, slow: true}, nil)
 	if err != nil && (retry.IsTemporary(err) || isStatus(err, http.StatusForbidden) || isStatus(err, http.StatusNotFound)) {
 		m.add(-b.size)
@@ -303,7 +306,8 @@ func (c *Client) putOnce(ctx context.Context, p piece, address string, extra map
 	return response.Header, nil
 }
 
-// A watched body counts what the connection takes of it, and keeps the watchdog asleep as long as it does.
+// A watched body counts what the connection takes of it, and keeps the watchdog asleep as long as
+// it does.
 type watched struct {
 	r     io.Reader
 	meter *meter

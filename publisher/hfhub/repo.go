@@ -20,7 +20,7 @@ const branch = "main"
 // The Hub's own rule for names, with an owner: src/huggingface_hub/utils/_validators.py.
 var repoForm = regexp.MustCompile(`^[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?$`)
 
-// CheckRepo tells whether a name is one that a repository can have.
+// CheckRepo reports whether a name is one that a repository can have.
 func CheckRepo(repo string) error {
 	if !repoForm.MatchString(repo) || strings.Contains(repo, "--") || strings.Contains(repo, "..") || strings.HasSuffix(repo, ".git") {
 		return fmt.Errorf("%q is no repository of the Hub: it is owner/name", repo)

@@ -86,8 +86,8 @@ func (c *Client) policy() retry.Policy {
 	return policy
 }
 
-// ask makes one request, once more with another token where the Hub does not know this one, and once for each redirect
-// of the Hub to itself.
+// ask makes one request, once more with another token where the Hub does not know this one, and
+// once for each redirect of the Hub to itself.
 func (c *Client) ask(ctx context.Context, r call, address string, body []byte) ([]byte, error) {
 	renewed := false
 	for range maxRedirects {
@@ -186,7 +186,8 @@ func (c *Client) send(ctx context.Context, request *http.Request) (*http.Respons
 	return response, nil
 }
 
-// unanswered is why there was no answer, without what is secret in an address. The request may have been carried out.
+// unanswered is why there was no answer, without what is secret in an address. The request may have
+// been carried out.
 func unanswered(ctx context.Context, name string, err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
@@ -244,7 +245,8 @@ func naming(method, address string) string {
 	return strings.TrimSpace(method + " " + u.Scheme + "://" + u.Host + u.EscapedPath())
 }
 
-// isOwn reports whether an address is the Hub's own: of the same scheme, host and port. Only there the token goes.
+// isOwn reports whether an address is the Hub's own: of the same scheme, host and port. Only there
+// the token goes.
 func (c *Client) isOwn(address string) bool {
 	own, err := url.Parse(c.endpoint())
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -88,29 +89,22 @@ func (x Index) download(ctx context.Context, file File, size int64) (string, err
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// Await waits until the index lists all files, downloads each, and holds it to its digest. Indexes take a moment to have
+// Await waits until the index lists all files, downloads each, and checks its digest. Indexes take a moment to have
 // what was uploaded: patience is how long that may be.
 func (x Index) Await(ctx context.Context, project string, files []publisher.File, patience time.Duration) error {
-	end := time.Now().Add(patience)
-	for wait := patience / 256; ; wait *= 2 {
+	policy := retry.Policy{Tries: -1, FirstWait: patience / 256, LongestWait: patience, Within: max(patience, 1)}
+	err := policy.Do(ctx, func() error {
 		plan, err := x.MakePlan(ctx, project, files)
 		if err == nil {
 			err = plan.Refused(x.URL)
 		}
-		if err != nil {
-			return err
+		if err == nil && !plan.Done() {
+			err = &publisher.TemporaryError{Err: fmt.Errorf("reading what was published: %s does not list %s", x.URL, plan.Upload[0].Name)}
 		}
-		if plan.Done() {
-			break
-		}
-		if time.Now().Add(wait).After(end) {
-			return &publisher.TemporaryError{Err: fmt.Errorf("reading what was published: %s does not list %s", x.URL, plan.Upload[0].Name)}
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	there, err := x.Files(ctx, project)
 	if err != nil {

@@ -70,7 +70,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitDone
 	case ctx.Err() != nil:
 		return exitInterrupted
-	case isAs[*usageError](err), isAs[*console.UsageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
+	case isAs[*console.UsageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
 		return exitUsage
 	case isAs[*engine.UnavailableError](err), isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err), errors.Is(err, farm.ErrEngineLost):
 		return exitEngine
@@ -90,16 +90,6 @@ func isAs[T error](err error) bool {
 	var target T
 	return errors.As(err, &target)
 }
-
-// usageError is a command that was given wrongly.
-type usageError struct {
-	err  error
-	hint string
-}
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-func (e *usageError) Hint() string  { return e.hint }
 
 // refusal is a release or a tree that breaks the rules: everything it says was
 // found by reading the files.
@@ -134,7 +124,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return &usageError{errors.New("no command"), "go run ./ci --help lists them"}
+			return console.Usage(errors.New("no command"), "go run ./ci --help lists them")
 		},
 	}
 	root.SetOut(term.Out)

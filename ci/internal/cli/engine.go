@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
@@ -20,7 +21,7 @@ root, on machines without Docker, Podman or nerdctl.`,
   go run ./ci engine status --json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return &usageError{errors.New("engine: up, down, status or prune is missing"), "go run ./ci engine --help"}
+			return console.Usage(errors.New("engine: up, down, status or prune is missing"), "go run ./ci engine --help")
 		},
 	}
 	var choice builtin.Options

@@ -11,6 +11,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 func newManifestCommand(term *terminal) *cobra.Command {
@@ -54,7 +55,7 @@ func existingDir(name string) (release.Dir, error) {
 	info, err := os.Stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir():
-		return "", &usageError{fmt.Errorf("%s is not a folder", name), "give the folder that build wrote to"}
+		return "", console.Usage(fmt.Errorf("%s is not a folder", name), "give the folder that build wrote to")
 	case err != nil:
 		return "", err
 	}

@@ -171,7 +171,7 @@ func TestExitCode(t *testing.T) {
 		hint string
 	}{
 		{"done", context.Background(), nil, 0, ""},
-		{"usage", context.Background(), fmt.Errorf("x: %w", &usageError{errors.New("y"), "do z"}), 2, "do z"},
+		{"usage", context.Background(), fmt.Errorf("x: %w", console.Usage(errors.New("y"), "do z")), 2, "do z"},
 		{"source", context.Background(), &farm.SourceError{Hint: "give another"}, 2, "give another"},
 		{"selection", context.Background(), &matrix.SelectionError{}, 2, ""},
 		{"engine", context.Background(), fmt.Errorf("x: %w", &engine.UnavailableError{Err: errors.New("y"), Hint: "start it"}), 4, "start it"},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -137,25 +138,25 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 // store is the repository's releases, and the address of the server that has it.
 func (g *publishGitHubCommand) store() (store *ghrelease.Store, server string, err error) {
 	if !repoForm.MatchString(g.repo) {
-		return nil, "", &usageError{fmt.Errorf("--repo %q is not owner/name", g.repo), "like --repo " + manifests.Repository}
+		return nil, "", console.Usage(fmt.Errorf("--repo %q is not owner/name", g.repo), "like --repo "+manifests.Repository)
 	}
 	switch publisher.Latest(g.latest) {
 	case publisher.LatestTrue, publisher.LatestFalse, publisher.LatestLegacy:
 	default:
-		return nil, "", &usageError{fmt.Errorf("--latest %q", g.latest), "true, false or legacy"}
+		return nil, "", console.Usage(fmt.Errorf("--latest %q", g.latest), "true, false or legacy")
 	}
 	token := cmp.Or(os.Getenv("GITHUB_TOKEN"), os.Getenv("GH_TOKEN"))
 	if token == "" {
-		return nil, "", &usageError{errors.New("there is no token: GITHUB_TOKEN is not set"), "export GITHUB_TOKEN with a token that may write the contents of " + g.repo}
+		return nil, "", console.Usage(errors.New("there is no token: GITHUB_TOKEN is not set"), "export GITHUB_TOKEN with a token that may write the contents of "+g.repo)
 	}
 	api := cmp.Or(g.api, os.Getenv("GITHUB_API_URL"))
 	if api == "" && os.Getenv("GITHUB_SERVER_URL") != "" {
 		if api, err = ghrelease.APIURLOf(os.Getenv("GITHUB_SERVER_URL")); err != nil {
-			return nil, "", &usageError{err, "GITHUB_SERVER_URL is like https://github.com"}
+			return nil, "", console.Usage(err, "GITHUB_SERVER_URL is like https://github.com")
 		}
 	}
 	if server, err = ghrelease.ServerURLOf(api); err != nil {
-		return nil, "", &usageError{err, "--api-url is like https://HOST/api/v3"}
+		return nil, "", console.Usage(err, "--api-url is like https://HOST/api/v3")
 	}
 	commit := g.commit
 	if commit == "" && os.Getenv("GITHUB_ACTIONS") == "true" && strings.EqualFold(os.Getenv("GITHUB_REPOSITORY"), g.repo) {
@@ -163,7 +164,7 @@ func (g *publishGitHubCommand) store() (store *ghrelease.Store, server string, e
 	}
 	store, err = ghrelease.New(g.repo, ghrelease.Options{APIURL: api, Token: token, Commit: commit})
 	if err != nil {
-		return nil, "", &usageError{err, "go run ./ci publish github --help"}
+		return nil, "", console.Usage(err, "go run ./ci publish github --help")
 	}
 	return store, server, nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/pypi"
@@ -88,7 +89,7 @@ func (p *publishPyPICommand) run(ctx context.Context) error {
 	}
 	python, err := pypi.FindPython(p.python)
 	if err != nil {
-		return &usageError{err, "install Python 3.10 or newer, with venv; or name one with --python"}
+		return console.Usage(err, "install Python 3.10 or newer, with venv; or name one with --python")
 	}
 	twine, err := python.Prepare(ctx, p.cache)
 	if err != nil {
@@ -97,12 +98,12 @@ func (p *publishPyPICommand) run(ctx context.Context) error {
 	twine.Config = p.config
 	address, err := twine.Repository(ctx, p.repository)
 	if err != nil {
-		return &usageError{err, "pypi, testpypi, or a section of .pypirc with its address: repository = https://…"}
+		return console.Usage(err, "pypi, testpypi, or a section of .pypirc with its address: repository = https://…")
 	}
 	index := pypi.Index{URL: p.index}
 	if index.URL == "" {
 		if index.URL, err = pypi.IndexOf(address); err != nil {
-			return &usageError{err, "correct it in .pypirc"}
+			return console.Usage(err, "correct it in .pypirc")
 		}
 	}
 	plan, err := index.MakePlan(ctx, manifests.Distribution, wheels)
@@ -143,7 +144,7 @@ func (p *publishPyPICommand) wheels(ctx context.Context, folder *publisher.Folde
 		}
 	}
 	if len(wheels) == 0 {
-		return nil, "", &usageError{fmt.Errorf("publishing %s: it has no Python package", p.dir), fmt.Sprintf("go run ./ci wheel %s, then sign it", p.dir)}
+		return nil, "", console.Usage(fmt.Errorf("publishing %s: it has no Python package", p.dir), fmt.Sprintf("go run ./ci wheel %s, then sign it", p.dir))
 	}
 	found, err := p.dir.CheckWheels(ctx, folder.Release.Release, folder.Release.SourceDateEpoch)
 	if err != nil {

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
+	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
 func newReleaseCommand(term *terminal, backend Backend) *cobra.Command {
@@ -127,11 +130,11 @@ func (r *releaseCommand) preflight(ctx context.Context, b *buildCommand, c *clie
 	}
 	switch {
 	case r.release == "":
-		return "", nil, &usageError{errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime"}
+		return "", nil, console.Usage(errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime")
 	case !releaseName.MatchString(r.release):
-		return "", nil, &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", r.release), "like --release v1.1.0-runtime"}
+		return "", nil, console.Usage(fmt.Errorf("--release %q: letters, digits and ._- only", r.release), "like --release v1.1.0-runtime")
 	case r.sign.key != "" && r.sign.signedBy.key == "":
-		return "", nil, &usageError{errors.New("--key needs --public-key beside it: what is public is verified with that"), "give the key that users will have"}
+		return "", nil, console.Usage(errors.New("--key needs --public-key beside it: what is public is verified with that"), "give the key that users will have")
 	}
 	r.github.dir, r.github.signedBy, r.github.verified = b.dir, r.sign.signedBy, true
 	if _, server, err = r.github.store(); err != nil {
@@ -150,21 +153,24 @@ func (r *releaseCommand) preflight(ctx context.Context, b *buildCommand, c *clie
 	return server, as, b.openLedger()
 }
 
-// already reports whether the folder holds the bundles of this release, source and selection, as its manifest has them.
+// already reports whether the folder holds the bundles of this release, source and selection, as
+// its manifest has them.
 func (b *buildCommand) already(ctx context.Context) (bool, error) {
-	has, err := b.dir.Manifest()
-	if isAs[*release.MissingError](err) || isAs[*release.Refusal](err) {
-		return false, nil // build says what is wrong with the folder
+	found, err := publisher.InspectFolder(ctx, string(b.dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	mine := b.identity()
+	has, mine := found.Folder.Release, b.identity()
 	if has.Release != mine.Release || has.LlamaCPP != mine.LlamaCPP || has.SourceDateEpoch != mine.Build.SourceDateEpoch {
-		return false, nil
+		return false, nil // build says what is wrong with the folder
 	}
-	if intact, err := b.dir.HasArchives(ctx, has); err != nil || !intact {
-		return false, err
+	for _, a := range has.Assets {
+		if manifests.IsArchive(a.Name) && !found.Intact(a) {
+			return false, nil
+		}
 	}
 	for _, bundle := range has.Bundles() {
 		meta, err := bundler.ReadMetadata(ctx, b.dir.Path(bundle.Name))

@@ -14,6 +14,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 func newReproduceCommand(term *terminal, backend Backend) *cobra.Command {
@@ -100,7 +101,7 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 		switch commit := released.LlamaCPP.Commit; {
 		case commit == b.matrix.LlamaCPP.Commit: // the pin, which has more than one place to come from
 		case strings.HasPrefix(commit, "sha256:"):
-			return farm.Outcome{}, &usageError{fmt.Errorf("the release was built from a tree without a commit, %s", commit), "give the tree with --llama"}
+			return farm.Outcome{}, console.Usage(fmt.Errorf("the release was built from a tree without a commit, %s", commit), "give the tree with --llama")
 		default:
 			b.llama = b.matrix.LlamaCPP.Repository + "@" + commit
 		}
@@ -109,8 +110,8 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 		return farm.Outcome{}, err
 	}
 	if got := b.identity().LlamaCPP; got != released.LlamaCPP {
-		return farm.Outcome{}, &usageError{fmt.Errorf("the source is llama.cpp %s, commit %s, build %d; the release is of %s, commit %s, build %d",
-			got.Version, got.Commit, got.Build, released.LlamaCPP.Version, released.LlamaCPP.Commit, released.LlamaCPP.Build), "give the release's source with --llama"}
+		return farm.Outcome{}, console.Usage(fmt.Errorf("the source is llama.cpp %s, commit %s, build %d; the release is of %s, commit %s, build %d",
+			got.Version, got.Commit, got.Build, released.LlamaCPP.Version, released.LlamaCPP.Commit, released.LlamaCPP.Build), "give the release's source with --llama")
 	}
 	b.source.Epoch = time.Unix(released.SourceDateEpoch, 0)
 	like, err := public.BuiltBy(ctx, released, b.targets, r.released(), r.term.Transfers("downloading", "downloaded").Report)

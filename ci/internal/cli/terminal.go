@@ -24,15 +24,12 @@ func (t *terminal) warnf(format string, args ...any)  { t.Warnf(format, args...)
 // hintFor is the way out of an error: its own where it has one.
 func hintFor(err error) string {
 	var hinted interface{ Hint() string }
-	var usage *usageError
 	var source *farm.SourceError
 	var unavailable *engine.UnavailableError
 	var refused *refusal
 	switch {
 	case errors.As(err, &hinted):
 		return hinted.Hint()
-	case errors.As(err, &usage):
-		return usage.hint
 	case errors.As(err, &source):
 		return source.Hint
 	case errors.As(err, &unavailable):

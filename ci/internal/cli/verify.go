@@ -14,6 +14,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
@@ -40,7 +41,7 @@ public can download, without a token, and verifies the signature first.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 0) == (public.tag == "") {
-				return &usageError{errors.New("give either a folder or --release"), "go run ./ci verify dist, or go run ./ci verify --release v1.1.0-runtime"}
+				return console.Usage(errors.New("give either a folder or --release"), "go run ./ci verify dist, or go run ./ci verify --release v1.1.0-runtime")
 			}
 			m, err := spec.Default()
 			if err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/pypi"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/docker/wheel"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 //go:embed stages
@@ -216,8 +217,8 @@ func (r *stepRun) packages(ctx context.Context, lockFile string) (npm.Packages, 
 	var packages npm.Packages
 	err = r.fetch(stage, func() (cached bool, err error) {
 		opts := npm.OptionsFromEnv(os.Getenv)
-		opts.Progress = func(done, total int) {
-			r.events(farm.Event{Stage: stage, State: farm.StateProgress, Done: done, Total: total})
+		opts.Progress = func(at measure.Progress) {
+			r.events(farm.Event{Stage: stage, State: farm.StateProgress, Done: int(at.Done), Total: int(at.Total)})
 		}
 		packages, err = npm.Fetch(ctx, lock, r.builder.cacheDir, opts)
 		return packages.Downloaded == 0, err

@@ -47,7 +47,8 @@ func (s repository) commit(revision string) (commit string, ok bool) {
 	return commit, err == nil && isCommit(commit)
 }
 
-// find looks for a file without the Hub. found says that there is one; unfit, why it is not the one wanted.
+// find looks for a file without the Hub. found says that there is one; unfit, why it is not the one
+// wanted.
 func (s repository) find(ref Ref, want Want) (result Result, found bool, unfit error) {
 	commit, ok := s.commit(ref.Revision)
 	if !ok {
@@ -61,8 +62,8 @@ func (s repository) find(ref Ref, want Want) (result Result, found bool, unfit e
 	return Result{Path: path, Commit: commit, Size: info.Size(), Cached: true}, true, fits(path, want)
 }
 
-// fits tells whether a file of the cache is the one wanted. A blob's name is the digest that whoever
-// put it there had checked; only where the name says nothing of a SHA-256 is the file read.
+// fits reports whether a file of the cache is the one wanted. A blob's name is the digest that was
+// checked when it was put there; only where the name says nothing of a SHA-256 is the file read.
 func fits(path string, want Want) error {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -94,8 +95,8 @@ func fits(path string, want Want) error {
 	return nil
 }
 
-// Verify reads a file that Download returned and compares its bytes with the digest that its blob is named by,
-// and with what is wanted of it. It gives a *MismatchError if they differ.
+// Verify reads a file that Download returned and compares its bytes with the digest that its blob
+// is named by, and with what is wanted of it. It gives a *MismatchError if they differ.
 func Verify(path string, want Want) error {
 	if err := fits(path, want); err != nil {
 		return err
@@ -135,7 +136,8 @@ func digest(path string, h hash.Hash) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// gitBlob gives the id that git has for a file: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+// gitBlob gives the id that git has for a file:
+// https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
 func gitBlob(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -204,7 +206,7 @@ func (s repository) rememberMissing(ref Ref, commit string) {
 	}
 }
 
-// link makes the snapshot's file. downloaded says that nobody else can be using the blob yet.
+// link makes the snapshot's file. downloaded says that no other program can be using the blob yet.
 func (s repository) link(etag, pointer string, noLinks, downloaded bool) error {
 	blob := s.blob(etag)
 	beside := pointer + "." + randomHex() + ".tmp"
@@ -219,8 +221,8 @@ func (s repository) link(etag, pointer string, noLinks, downloaded bool) error {
 			}
 			err = errors.Join(err, os.Remove(beside))
 		}
-		// File systems without links say it with many errors (FAT with EPERM, SMB with EOPNOTSUPP, FUSE with any), and
-		// huggingface_hub takes each for that, too.
+		// File systems without links say it with many errors (FAT with EPERM, SMB with EOPNOTSUPP,
+		// FUSE with any), and huggingface_hub takes each for that, too.
 		return withReason(s.place(blob, pointer, beside, downloaded), err)
 	}
 	return s.place(blob, pointer, beside, downloaded)
@@ -263,8 +265,9 @@ func copyFile(from, to string) error {
 // files: those are thrown away, ours are gone on from, which the lock makes safe.
 const ownPartial = "6c6c6375"
 
-// openPartial makes the partial file, or finds it to be writable. Where it is another user's, who shares the cache and not
-// the right to write, this user has one of his own. Made here, it has the mode that the umask gives, as huggingface_hub's.
+// openPartial makes the partial file, or finds it to be writable. Where it is another user's, who
+// shares the cache and not the right to write, this user has one of his own. Made here, it has the
+// mode that the umask gives, as huggingface_hub's.
 func (s repository) openPartial(partial string) (string, error) {
 	f, err := os.OpenFile(partial, os.O_CREATE|os.O_RDWR, 0o666)
 	if shared := "." + ownPartial + ".incomplete"; errors.Is(err, fs.ErrPermission) && strings.HasSuffix(partial, shared) {
@@ -281,11 +284,11 @@ func (s repository) openPartial(partial string) (string, error) {
 
 const lockPoll = 200 * time.Millisecond
 
-// lock takes the lock of a blob and names the partial file. It waits for whoever has it.
+// lock takes the lock of a blob and names the partial file. It waits for the process that has it.
 //
-// The lock is flock(2), as in Python's filelock, which removes lock files when it lets them go: a lock on
-// a file that is no longer there is worth nothing and is taken again. On file systems without flock there is no lock, and
-// the partial file gets a name of its own.
+// The lock is flock(2), as in Python's filelock, which removes lock files when it lets them go: a
+// lock on a file that is no longer there keeps nobody out, and is taken again. On file systems
+// without flock there is no lock, and the partial file gets a name of its own.
 func (s repository) lock(ctx context.Context, etag string, waiting func(string)) (partial string, unlock func(), err error) {
 	path := filepath.Join(s.locks, etag+".lock")
 	for {

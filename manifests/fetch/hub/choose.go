@@ -41,7 +41,7 @@ func isGGUF(file string) bool { return strings.EqualFold(path.Ext(file), ".gguf"
 // https://github.com/ggml-org/llama.cpp/blob/master/common/download.cpp
 var besides = []string{"mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-"}
 
-// isModel says whether a file is a model, or the first part of one, by its name.
+// isModel reports whether a file is a model, or the first part of one, by its name.
 func isModel(file string) bool {
 	name := strings.ToLower(path.Base(file))
 	return isGGUF(file) && Parts(file)[0] == file && !slices.ContainsFunc(besides, func(word string) bool { return strings.Contains(name, word) })

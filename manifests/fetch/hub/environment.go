@@ -16,7 +16,7 @@ import (
 // huggingface_hub would have, from the same variables: HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME,
 // HF_ENDPOINT, HF_TOKEN, HUGGING_FACE_HUB_TOKEN, HF_TOKEN_PATH, HF_HUB_DISABLE_IMPLICIT_TOKEN, HF_HUB_OFFLINE,
 // TRANSFORMERS_OFFLINE, HF_HUB_DISABLE_SYMLINKS. getenv is os.Getenv. What is wrong with the endpoint or the token matters
-// only to what asks the Hub: see the client's EndpointProblem and TokenProblem. A token file that is not there is no problem.
+// only to what asks the Hub: see the client's EndpointProblem and TokenProblem. A token file that is not there is not a problem.
 //
 // Source: https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/constants.py
 func FromEnvironment(getenv func(string) string) (*Client, error) {

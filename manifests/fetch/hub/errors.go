@@ -34,8 +34,7 @@ func (e *NetworkError) Unwrap() error { return e.Err }
 
 // Hint says what helps.
 func (e *NetworkError) Hint() string {
-	var limit *RateLimitError
-	if errors.As(e.Err, &limit) {
+	if limit, ok := errors.AsType[*RateLimitError](e.Err); ok {
 		return limit.Hint()
 	}
 	return "check the network, HTTPS_PROXY and SSL_CERT_FILE; HF_ENDPOINT names another Hub"

@@ -25,8 +25,8 @@ type Kind int
 const (
 	// Weights is a model, all parts of it.
 	Weights Kind = iota
-	// WithProjector is a model and, where its repository has one, its projector, which turns images and sound into what the
-	// model reads.
+	// WithProjector is a model and, where its repository has one, its projector, which turns images
+	// and sound into what the model reads.
 	WithProjector
 	// Projector is a projector alone.
 	Projector
@@ -48,9 +48,9 @@ func (m Model) All() []File {
 	return append(slices.Clip(m.Files), *m.Projector)
 }
 
-// Find says which files a name stands for; want is what the manifest says of the file that it names. It gives a
-// *ChoiceError or a *FileError, with the files that there are, where it is none, and else what Download gives. A file that
-// is named needs no listing, which some Hubs do not have.
+// Find says which files a name stands for; want is what the manifest says of the file that it
+// names. It gives a *ChoiceError or a *FileError, with the files that there are, where it is none,
+// and else what Download gives. A file that is named needs no listing, which some Hubs do not have.
 func (c *Client) Find(ctx context.Context, n Name, want Want, kind Kind) (Model, error) {
 	if err := n.check(); err != nil {
 		return Model{}, err
@@ -71,8 +71,8 @@ func (c *Client) Find(ctx context.Context, n Name, want Want, kind Kind) (Model,
 		m.Files = append(m.Files, f)
 	}
 	first, err := c.locate(ctx, m.Files[0], "")
-	var missing *FileError
-	if errors.As(err, &missing) || c.Offline && err != nil {
+	missing, isMissing := errors.AsType[*FileError](err)
+	if isMissing || c.Offline && err != nil {
 		there, listErr := c.list(ctx, n, true)
 		if listErr != nil {
 			return Model{}, err
@@ -81,11 +81,9 @@ func (c *Client) Find(ctx context.Context, n Name, want Want, kind Kind) (Model,
 			n.Path = found
 			return there.choose(n, kind)
 		}
-		var offline *OfflineError
-		switch {
-		case missing != nil:
+		if isMissing {
 			missing.Files = models(there.files)
-		case errors.As(err, &offline):
+		} else if offline, ok := errors.AsType[*OfflineError](err); ok {
 			offline.Files = models(there.files)
 		}
 	}
@@ -100,8 +98,7 @@ func (c *Client) Find(ctx context.Context, n Name, want Want, kind Kind) (Model,
 	listing.Offline = c.Offline || first.cached.Unasked != nil
 	there, err := listing.list(ctx, n, false)
 	if err != nil {
-		var network *NetworkError
-		if errors.As(err, &network) && c.Warn != nil {
+		if _, network := errors.AsType[*NetworkError](err); network && c.Warn != nil {
 			c.Warn(fmt.Errorf("looking for a projector of %s: %w", n, err))
 		}
 		return m, ctx.Err()
@@ -110,8 +107,8 @@ func (c *Client) Find(ctx context.Context, n Name, want Want, kind Kind) (Model,
 	return m, nil
 }
 
-// Choose says which files a name stands for among those of a listing that the caller has. ok is false where it stands for
-// none, or for a model of which a part is missing.
+// Choose says which files a name stands for among those of a listing that the caller has. ok is
+// false where it stands for none, or for a model of which a part is missing.
 func Choose(files []string, n Name, kind Kind) (Model, bool) {
 	m, err := listing{files: files}.choose(n, kind)
 	return m, err == nil
@@ -170,8 +167,8 @@ func (l listing) projector(n Name, model string) *File {
 	return nil
 }
 
-// list lists a repository: from the cache where the client is offline, or where the Hub does not answer and the cache has
-// something.
+// list lists a repository: from the cache where the client is offline, or where the Hub does not
+// answer and the cache has something.
 func (c *Client) list(ctx context.Context, n Name, once bool) (listing, error) {
 	cached, err := c.listCached(n)
 	if c.Offline {
@@ -225,8 +222,8 @@ const (
 	listLimit = fullList * maxPages
 )
 
-// listHub asks the Hub: for a revision's commit and its files, and, where the answer may not have all of them or there is
-// no such answer, for its tree, page by page.
+// listHub asks the Hub: for a revision's commit and its files, and, where the answer may not have
+// all of them or there is no such answer, for its tree, page by page.
 func (c *Client) listHub(ctx context.Context, n Name, once bool) (listing, error) {
 	there := listing{where: c.endpoint() + "/" + n.Repo + "/tree/" + url.PathEscape(n.Revision)}
 	api := c.endpoint() + "/api/models/" + n.Repo
@@ -237,8 +234,7 @@ func (c *Client) listHub(ctx context.Context, n Name, once bool) (listing, error
 		} `json:"siblings"`
 	}
 	_, err := c.get(ctx, n, api+"/revision/"+url.PathEscape(n.Revision), once, &info)
-	var nowhere *RepositoryError
-	if err != nil && !errors.As(err, &nowhere) {
+	if _, nowhere := errors.AsType[*RepositoryError](err); err != nil && !nowhere {
 		return there, err
 	}
 	for _, file := range info.Siblings {
@@ -273,8 +269,8 @@ func (c *Client) listHub(ctx context.Context, n Name, once bool) (listing, error
 // nextPage is how the Hub links to the next page, RFC 8288.
 var nextPage = regexp.MustCompile(`<([^>]+)>\s*;[^,]*rel="?next"?`)
 
-// get reads an answer of the Hub's API, and gives the address of its next page, if it has one. An address that leads to
-// another host is refused: the token goes with it.
+// get reads an answer of the Hub's API, and gives the address of its next page, if it has one. An
+// address that leads to another host is refused: the token goes with it.
 func (c *Client) get(ctx context.Context, n Name, address string, once bool, into any) (next string, err error) {
 	err = c.ask(ctx, once, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)

@@ -1,26 +1,26 @@
-// Package hub brings single files of Hugging Face repositories to this machine,
-// into the cache that huggingface_hub uses, in its layout and with its locks, so
-// that neither downloads what the other has.
+// Package hub brings single files of Hugging Face repositories to this machine, into the cache that
+// huggingface_hub uses, in its layout and with its locks, so that neither downloads what the other
+// has.
 //
-// The client calls it for models. In go a file's name (Ref) and what the
-// manifest says of it (Want); out comes the path under which llama.cpp, or
-// Python's huggingface_hub, finds it (Result):
+// The client calls it for models. In go a file's name (Ref) and what the manifest says of it
+// (Want); out comes the path under which llama.cpp, or Python's huggingface_hub, finds it (Result):
 //
 //	HEAD resolve  →  compare with Want  →  lock  →  blobs/<etag>.6c6c6375.incomplete
 //	→  whole and of the right digest  →  blobs/<etag>  ←  snapshots/<commit>/<path>
 //
-// A model may be several files: Find says which, from a name as users write it (Name): all parts of a
-// split model, and the projector of one that sees. All of them are asked for before the first byte comes.
+// A model may be several files: Find says which, from a name as users write it (Name): all parts of
+// a split model, and the projector of one that sees. All of them are asked for before the first
+// byte comes.
 //
-// A file in the cache is returned with no network where the revision is a commit
-// or the client is offline. Otherwise the Hub is asked once; where it does not
-// answer, the cache does, and Result.Unasked says why.
+// A file in the cache is returned with no network where the revision is a commit or the client is
+// offline. Otherwise the Hub is asked once; where it does not answer, the cache does, and
+// Result.Unasked says why.
 //
 // The package also says how many of a model's layers a machine's GPUs hold (Layers).
 //
-// It never sends the token to another host than the Hub's, where redirects are
-// followed without it, never deletes what others put into the cache, never writes
-// outside it, and never prints. Windows is not supported.
+// It never sends the token to another host than the Hub's, where redirects are followed without it,
+// never deletes what others put into the cache, never writes outside it, and never prints. Windows
+// is not supported.
 //
 // The layout and its rules are huggingface_hub's, src/huggingface_hub/file_download.py:
 // https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/file_download.py
@@ -54,24 +54,29 @@ type Client struct {
 	Endpoint string
 	// Token goes to the Endpoint and nowhere else. Public files need none.
 	Token string
-	// EndpointProblem is why the Endpoint cannot be asked, and TokenProblem why there is no Token although one was
-	// configured. The first is an error of whatever asks the Hub; without a token public files come all the same.
+	// EndpointProblem is why the Endpoint cannot be asked, and TokenProblem why there is no Token
+	// although one was configured. The first is an error of whatever asks the Hub; without a token
+	// public files come all the same.
 	EndpointProblem, TokenProblem error
 	// Offline keeps the client from using the network.
 	Offline bool
 	// NoLinks makes the snapshots hold files, for file systems without symbolic links.
 	// Where a link cannot be made, that happens by itself.
 	NoLinks bool
-	// HTTP asks the Hub about files; nil: http.DefaultClient. Its timeout, redirects and cookies are the client's own matter.
+	// HTTP asks the Hub about files; nil: http.DefaultClient. Its timeout, redirects and cookies
+	// are the client's own matter.
 	HTTP *http.Client
 	// Transfer downloads; nil: its zero value.
 	Transfer *transfer.Client
-	// RetryWait is the time before the Hub is asked a second time; it doubles from try to try. A second where 0.
+	// RetryWait is the time before the Hub is asked a second time; it doubles from try to try. A
+	// second where 0.
 	RetryWait time.Duration
-	// Waiting, if not nil, hears the path of the lock when another process is downloading the same file.
+	// Waiting, if not nil, hears the path of the lock when another process is downloading the same
+	// file.
 	Waiting func(lock string)
-	// Step, if not nil, is told a sentence when the Hub makes the client wait. Warn, if not nil, is told of a TokenProblem,
-	// each time that the Hub is asked without the token, and of a listing that did not say whether there is a projector.
+	// Step, if not nil, is told a sentence when the Hub makes the client wait. Warn, if not nil, is
+	// told of a TokenProblem, each time that the Hub is asked without the token, and of a listing
+	// that did not report whether there is a projector.
 	Step func(string)
 	Warn func(error)
 }
@@ -101,15 +106,15 @@ type Result struct {
 type File struct {
 	Ref  Ref
 	Want Want
-	// Known, if not nil, is what somebody who has the file says of it, and URLs where it is: an exported folder, or a
-	// mirror. Then the Hub is not asked, and the token not sent.
+	// Known, if not nil, is what is known of the file from one who has it, and URLs where it is: an
+	// exported folder, or a mirror. Then the Hub is not asked, and the token not sent.
 	Known *Known
 	URLs  []string
 
 	asked *located // what Find learned, if it had to ask
 }
 
-// A Known is what somebody who has a file of the Hub's says of it.
+// A Known is what is known of a file of the Hub's from one who has it.
 type Known struct {
 	Commit string // the commit of the repository
 	Size   int64  // bytes
@@ -118,9 +123,9 @@ type Known struct {
 
 // Download brings a file into the cache. progress, if not nil, hears of the bytes as they come.
 //
-// Errors: *OfflineError, *NetworkError, *GatedError, *RepositoryError, *RevisionError, *FileError, *TokenError,
-// *RedirectError, *RefusedError, *MismatchError (which is never tried again), *CacheError, those of transfer.Client.Fetch,
-// and the file system's.
+// Errors: *OfflineError, *NetworkError, *GatedError, *RepositoryError, *RevisionError, *FileError,
+// *TokenError, *RedirectError, *RefusedError, *MismatchError (which is never tried again),
+// *CacheError, those of transfer.Client.Fetch, and the file system's.
 func (c *Client) Download(ctx context.Context, ref Ref, want Want, progress func(transfer.Progress)) (Result, error) {
 	results, err := c.DownloadAll(ctx, ref.String(), []File{{Ref: ref, Want: want}}, progress)
 	if err != nil {
@@ -129,9 +134,9 @@ func (c *Client) Download(ctx context.Context, ref Ref, want Want, progress func
 	return results[0], nil
 }
 
-// DownloadAll brings the files of one model into the cache, from one commit of their repository. Each is asked for, and the
-// room for all of them is looked for, before the first byte comes. progress hears of them as of one download with that name.
-// Its errors are Download's.
+// DownloadAll brings the files of one model into the cache, from one commit of their repository.
+// Each is asked for, and the room for all of them is looked for, before the first byte comes.
+// progress hears of them as of one download with that name. Its errors are Download's.
 func (c *Client) DownloadAll(ctx context.Context, name string, files []File, progress func(transfer.Progress)) ([]Result, error) {
 	located, err := c.locateAll(ctx, files)
 	if err != nil {
@@ -160,7 +165,8 @@ func (c *Client) locateAll(ctx context.Context, files []File) ([]located, error)
 		case list[i].remote != nil && f.Known == nil:
 			commit = list[i].remote.commit // a branch may move between two questions
 		case list[i].cached.Unasked != nil:
-			// The Hub was asked often enough. The files of one model are of one commit, so the cache answers for all.
+			// The Hub was asked often enough. The files of one model are of one commit, so the
+			// cache answers for all.
 			asking.Offline, unasked = true, list[i].cached.Unasked
 		}
 	}
@@ -172,7 +178,8 @@ func (c *Client) locateAll(ctx context.Context, files []File) ([]located, error)
 	return list, nil
 }
 
-// locate looks for a file in the cache, or asks the Hub about it: at a commit, if one is given, instead of its revision.
+// locate looks for a file in the cache, or asks the Hub about it: at a commit, if one is given,
+// instead of its revision.
 func (c *Client) locate(ctx context.Context, f File, commit string) (located, error) {
 	if f.asked != nil {
 		return *f.asked, nil
@@ -205,8 +212,7 @@ func (c *Client) locate(ctx context.Context, f File, commit string) (located, er
 	}
 	file, err := c.resolve(ctx, ref, cmp.Or(commit, ref.Revision), there && unfit == nil)
 	if err != nil {
-		var missing *FileError
-		if errors.As(err, &missing) {
+		if missing, ok := errors.AsType[*FileError](err); ok {
 			store.rememberMissing(ref, missing.commit)
 		}
 		if ctx.Err() != nil || !there || unfit != nil || !cacheAnswersFor(err) {
@@ -253,11 +259,9 @@ func (c *Client) placeAll(ctx context.Context, name string, files []located, pro
 // cacheError says of an error of the file system's that this user may not write there.
 func (c *Client) cacheError(err error) error {
 	var path string
-	var one *fs.PathError
-	var two *os.LinkError
-	if errors.As(err, &one) {
+	if one, ok := errors.AsType[*fs.PathError](err); ok {
 		path = one.Path
-	} else if errors.As(err, &two) {
+	} else if two, ok := errors.AsType[*os.LinkError](err); ok {
 		path = two.New
 	}
 	if strings.HasPrefix(path, c.Cache) && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)) {
@@ -266,12 +270,12 @@ func (c *Client) cacheError(err error) error {
 	return err
 }
 
-// cacheAnswersFor tells whether a file in the cache will do although the Hub gave an error.
-// It will not where the Hub knows the repository and says that the file is not in it.
+// cacheAnswersFor reports whether a file in the cache will do although the Hub gave an error. It
+// will not where the Hub knows the repository and says that the file is not in it.
 func cacheAnswersFor(err error) bool {
-	var revision *RevisionError
-	var file *FileError
-	return !errors.As(err, &revision) && !errors.As(err, &file)
+	_, noRevision := errors.AsType[*RevisionError](err)
+	_, noFile := errors.AsType[*FileError](err)
+	return !noRevision && !noFile
 }
 
 // place has the file in the cache and returns it.
@@ -342,8 +346,8 @@ func (c *Client) fetch(ctx context.Context, ref Ref, want Want, file remote, par
 		blob.URLs, blob.Header = file.urls, nil
 	}
 	if err := client.Fetch(ctx, blob, partial, nil, progress); err != nil {
-		var status *transfer.StatusError
-		if errors.As(err, &status) && status.Code == http.StatusTooManyRequests && file.urls == nil {
+		status, ok := errors.AsType[*transfer.StatusError](err)
+		if ok && status.Code == http.StatusTooManyRequests && file.urls == nil {
 			err = &NetworkError{Endpoint: c.endpoint(), Err: errors.Join(&RateLimitError{Said: status.Status, Token: c.Token != ""}, err)}
 		}
 		return fmt.Errorf("downloading %s: %w", ref, err)

@@ -18,10 +18,10 @@ import (
 
 const (
 	askTimeout   = 10 * time.Second // huggingface_hub's HF_HUB_ETAG_TIMEOUT
-	maxWait      = time.Minute      // the longest Retry-After that is honoured
+	maxWait      = time.Minute      // the longest Retry-After that is honored
 	maxRedirects = 10               // a renamed repository is one
-	// maxLimit is the longest wait for the next window of the Hub's limit of requests, which is of five minutes:
-	// https://huggingface.co/docs/hub/rate-limits
+	// maxLimit is the longest wait for the next window of the Hub's limit of requests, which is of
+	// five minutes: https://huggingface.co/docs/hub/rate-limits
 	maxLimit = 5*time.Minute + 10*time.Second
 )
 
@@ -63,7 +63,8 @@ func (c *Client) authorization() http.Header {
 	return header
 }
 
-// ask asks the Hub until it answers: once if the cache can answer for it, else until all tries are made.
+// ask asks the Hub until it answers: once if the cache can answer for it, else until all tries are
+// made.
 func (c *Client) ask(ctx context.Context, once bool, try func(context.Context) error) error {
 	if c.EndpointProblem != nil {
 		return c.EndpointProblem
@@ -112,7 +113,8 @@ func (c *Client) resolve(ctx context.Context, ref Ref, revision string, once boo
 	err = c.ask(ctx, once, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
-		// The first answer that names a commit has what is needed; a content network's has it no more.
+		// The first answer that names a commit has what is needed; a content network's has it no
+		// more.
 		answer, err := c.do(ctx, http.MethodHead, resolveURL(c.endpoint(), ref, revision), func(h http.Header) bool { return h.Get("X-Repo-Commit") != "" })
 		if err != nil {
 			return err
@@ -145,8 +147,9 @@ func (a answer) explain(err error) error {
 	return &RedirectError{From: a.home, To: a.from, Err: err}
 }
 
-// do makes one request, and one more for each redirect: with the token until one leads to another scheme, host or port, and
-// without it from then on. A redirect to another address is the last answer where last says so. The caller closes the body.
+// do makes one request, and one more for each redirect: with the token until one leads to another
+// scheme, host or port, and without it from then on. A redirect to another address is the last
+// answer where last says so. The caller closes the body.
 func (c *Client) do(ctx context.Context, method, address string, last func(http.Header) bool) (answer, error) {
 	client := http.Client{}
 	if c.HTTP != nil {

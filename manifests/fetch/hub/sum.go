@@ -57,7 +57,7 @@ func (c *Client) has(f located) int64 {
 	return 0
 }
 
-// fits says whether the disk has room for all that is still to come.
+// fits reports whether the disk has room for all that is still to come.
 func (s *sum) fits(folder string) error {
 	var need int64
 	for _, n := range s.parts {

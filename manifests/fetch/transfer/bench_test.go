@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// BenchmarkFetch gives Fetch's time as a ratio to http.Get, SHA-256 and io.Copy over the same bytes in the same run.
+// BenchmarkFetch gives Fetch's time as a ratio to http.Get, SHA-256 and io.Copy over the same bytes
+// in the same run.
 func BenchmarkFetch(b *testing.B) {
 	const length = 64 << 20
 	dir := b.TempDir()

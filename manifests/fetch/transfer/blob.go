@@ -20,13 +20,14 @@ type Blob struct {
 	Name string // for messages
 	Size int64  // bytes; negative if it is not known
 	Max  int64  // where Size is not known: a longer file is refused, because it would fill the disk; 0 is no limit
-	// SHA256 or SHA512 is the digest of the bytes, in lower-case hex. Both are empty only where nobody knows it, and then
-	// nothing is resumed from an earlier run.
+	// SHA256 or SHA512 is the digest of the bytes, in lower-case hex. Both are empty only where it
+	// is not known, and then nothing is resumed from an earlier run.
 	SHA256, SHA512 string
 	URLs           []string    // mirrors, in order of trial: http, https, file
 	Header         http.Header // sent to the URLs' own hosts, never after a redirect to another scheme, host or port
-	// Transient is a blob whose file is thrown away once it is whole, because the follower made of it what is wanted. It
-	// is not written to disk for its own sake: that would take as long as what was made of it.
+	// Transient is a blob whose file is thrown away once it is whole, because the follower made of
+	// it what is wanted. It is not written to disk for its own sake: that would take as long as
+	// what was made of it.
 	Transient bool
 }
 

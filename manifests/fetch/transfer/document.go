@@ -12,8 +12,9 @@ import (
 	"strings"
 )
 
-// Get returns a small document, at most limit bytes, from the first URL that gives it, and that URL. A document that
-// is longer, or comes more slowly than SlowRate or after the context's deadline, counts as not given. Errors: *NetworkError, or the context's.
+// Get returns a small document, at most limit bytes, from the first URL that gives it, and that
+// URL. A document that is longer, or comes more slowly than SlowRate or after the context's
+// deadline, counts as not given. Errors: *NetworkError, or the context's.
 func (c *Client) Get(ctx context.Context, urls []string, limit int64) ([]byte, string, error) {
 	c = c.withDefaults()
 	client := guardRedirects(c.HTTP, nil)
@@ -65,7 +66,7 @@ func (c *Client) getFrom(ctx context.Context, client *http.Client, address, show
 			return nil, ended()
 		}
 		before = err
-		// That nobody knows the name is an answer, and waiting does not change it.
+		// That the name does not exist is an answer, and waiting does not change it.
 		if unknown, ok := errors.AsType[*net.DNSError](err); ok && unknown.IsNotFound {
 			return nil, err
 		}

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A DigestError says that all bytes came and are not the ones wanted. It is a security error: the partial file is
-// gone, and the mirror is not asked again.
+// A DigestError is a file whose bytes all came and are not the ones wanted. It is a security error:
+// the partial file is gone, and the mirror is not asked again.
 type DigestError struct {
 	Name   string // the blob's
 	Mirror string // the address that gave the bytes, or the last of them
@@ -23,7 +23,7 @@ func (e *DigestError) Error() string {
 	return fmt.Sprintf("%s from %s has %s %s, not %s", e.Name, e.Mirror, cmp.Or(e.Algorithm, "sha256"), e.Got, e.Want)
 }
 
-// A NetworkError says that no mirror gave the bytes. Err joins the last error of each.
+// A NetworkError is a blob that no mirror gave. Err joins the last error of each.
 type NetworkError struct {
 	Name string
 	Err  error
@@ -44,7 +44,7 @@ func (e *NetworkError) IsMissing() bool {
 	})
 }
 
-// A SpaceError says that the file system is full, or would be.
+// A SpaceError is a file system that is full, or would be.
 type SpaceError struct {
 	Path       string
 	Need, Free int64 // bytes; Need is what was still to come, negative if that is not known
@@ -68,7 +68,7 @@ type StatusError struct {
 
 func (e *StatusError) Error() string { return e.URL + ": " + e.Status }
 
-// A SizeError says that a server has another file under an address than was asked for: one of another size.
+// A SizeError is a file of another size than was asked for.
 type SizeError struct {
 	URL       string // without its password
 	Want, Got int64  // bytes; Got is negative where it is more than was wanted
@@ -81,14 +81,14 @@ func (e *SizeError) Error() string {
 	return fmt.Sprintf("%s: has %d bytes, not %d", e.URL, e.Got, e.Want)
 }
 
-// A RangeError says that a server gave other bytes than it was asked for. Its bytes are not used.
+// A RangeError is an answer with other bytes than were asked for. They are not used.
 type RangeError struct{ URL, Asked, Got string }
 
 func (e *RangeError) Error() string {
 	return fmt.Sprintf("%s: asked for %s, the server answered with %q", e.URL, e.Asked, e.Got)
 }
 
-// A SlowError says that a mirror was given up because it gave less than Client.SlowRate.
+// A SlowError is a mirror that was given up because it gave less than Client.SlowRate.
 type SlowError struct {
 	URL    string // without its password
 	Rate   int64  // bytes a second
@@ -99,7 +99,7 @@ func (e *SlowError) Error() string {
 	return fmt.Sprintf("%s: too slow, %d bytes a second over the last %s", e.URL, e.Rate, e.Window)
 }
 
-// A localError is of this machine or of the caller: no mirror mends it.
+// A localError is of this machine or of the caller: no other mirror helps.
 type localError struct{ err error }
 
 func (e *localError) Error() string { return e.err.Error() }
@@ -108,5 +108,5 @@ func (e *localError) Unwrap() error { return e.err }
 // errChanged says that what the file holds is not the beginning of what the server has now.
 var errChanged = errors.New("the file on the server is another one than before")
 
-// errLags ends requests that are made anew because one of them is far slower than the others were.
+// errLags ends requests that are repeated because one of them is far slower than the others were.
 var errLags = errors.New("one range is far slower than the others")

@@ -23,7 +23,8 @@ type meter struct {
 // windowParts is how often in a window the rate is looked at.
 const windowParts = 6
 
-// newMeter starts a meter. slow is called at the end of each window that had too few bytes, with their number a second.
+// newMeter starts a meter. slow is called at the end of each window that had too few bytes, with
+// their number a second.
 func (c *Client) newMeter(slow func(m *meter, rate int64)) *meter {
 	m := &meter{stop: make(chan struct{})}
 	if c.SlowRate > 0 {

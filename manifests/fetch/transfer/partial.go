@@ -19,13 +19,15 @@ import (
 const (
 	// partialSuffix is added to the name of a file that Save is bringing.
 	partialSuffix = ".partial"
-	// partialKept is how long a partial file stays that nobody goes on with: long enough to come back after a weekend.
+	// partialKept is how long a partial file stays that no run resumes: long enough to come back
+	// after a weekend.
 	partialKept = 7 * 24 * time.Hour
 )
 
-// Save has the blob at dest and returns its size. A file that is there and is not the blob is replaced; one that is the
-// blob is left as it is, so processes that save the same blob share one download. Until the blob is whole, its bytes are in
-// a partial file beside dest, where the next call goes on after an interruption.
+// Save has the blob at dest and returns its size. A file that is there and is not the blob is
+// replaced; one that is the blob is left as it is, so processes that save the same blob share one
+// download. Until the blob is whole, its bytes are in a partial file beside dest, where the next
+// call resumes after an interruption.
 //
 // progress and errors are those of Fetch.
 func (c *Client) Save(ctx context.Context, b Blob, dest string, progress func(Progress)) (int64, error) {
@@ -55,8 +57,8 @@ func (c *Client) Save(ctx context.Context, b Blob, dest string, progress func(Pr
 	return info.Size(), os.Rename(partial.Name(), dest)
 }
 
-// RemoveStale removes the partial files in a folder that nobody went on with for a week. What cannot be removed does no
-// harm there, and the next run tries again.
+// RemoveStale removes the partial files in a folder that no run resumed for a week. What cannot be
+// removed does no harm there, and the next run tries again.
 func RemoveStale(dir string) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
@@ -82,7 +84,8 @@ func openPartial(ctx context.Context, path string) (f *os.File, unlock func(), e
 		case ctx.Err() != nil:
 			lock.Close()
 			return nil, nil, context.Cause(ctx)
-		// Some network file systems have no such locks: flock(2) names ENOLCK, Lustre gives ENOSYS, others EOPNOTSUPP.
+		// Some network file systems have no such locks: flock(2) names ENOLCK, Lustre gives ENOSYS,
+		// others EOPNOTSUPP.
 		case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP):
 			lock.Close()
 			f, err := os.OpenFile(path, flags, mode)
@@ -96,7 +99,8 @@ func openPartial(ctx context.Context, path string) (f *os.File, unlock func(), e
 			lock.Close()
 			return nil, nil, err
 		}
-		// The process that had the lock may have renamed or removed its file meanwhile: this one is then another.
+		// The process that had the lock may have renamed or removed its file meanwhile: this one is
+		// then another.
 		locked, lockedErr := lock.Stat()
 		opened, openedErr := f.Stat()
 		if err = cmp.Or(lockedErr, openedErr); err == nil && os.SameFile(locked, opened) {
@@ -135,7 +139,9 @@ func (t *transfer) readPrefix(ctx context.Context) error {
 			return err
 		}
 	}
-	t.from = size
+	if t.from = size; size == 0 {
+		return context.Cause(ctx)
+	}
 	buf := make([]byte, copyBuffer)
 	for r := io.NewSectionReader(t.file, 0, size); ; {
 		n, err := r.Read(buf)

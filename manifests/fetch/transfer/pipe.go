@@ -5,8 +5,9 @@ import (
 	"sync"
 )
 
-// A pipe is io.Pipe with room for bytes between its ends. Without that each read waits for a write and each write for a
-// read, and where other programs want the processor, too, every such meeting costs a turn of theirs.
+// A pipe is io.Pipe with room for bytes between its ends. Without that each read waits for a write
+// and each write for a read, and where other programs want the processor, too, every such meeting
+// costs a turn of theirs.
 type pipe struct {
 	mu      sync.Mutex
 	changed sync.Cond
@@ -14,7 +15,7 @@ type pipe struct {
 	start   int    // of what is to be read
 	filled  int
 	ended   error // what the reader sees after the last byte; nil while there may be more
-	refused error // what the writer sees: nobody reads any more
+	refused error // what the writer sees when the reader has stopped
 	broken  bool  // ended counts at once, before the bytes that are left
 }
 
@@ -66,8 +67,8 @@ func (p *pipe) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// end is the writer's: nil lets the reader have what is left and then io.EOF, anything else fails it at once. The first
-// one counts.
+// end is the writer's: nil lets the reader have what is left and then io.EOF, anything else fails
+// it at once. The first one counts.
 func (p *pipe) end(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -82,7 +82,8 @@ func (t *transfer) attempt(ctx context.Context, address, shown string, etag *str
 	return t.fetchRanges(ctx, address, shown, *etag, response.Body, last+1)
 }
 
-// rangeHeader is the value of Range for the bytes from..to, both included; a negative to is the end.
+// rangeHeader is the value of Range for the bytes from..to, both included; a negative to is the
+// end.
 func rangeHeader(from, to int64) string {
 	if to < 0 {
 		return fmt.Sprintf("bytes=%d-", from)
@@ -90,7 +91,8 @@ func rangeHeader(from, to int64) string {
 	return fmt.Sprintf("bytes=%d-%d", from, to)
 }
 
-// checkRange checks a 206 against what was asked for, and returns the last byte and the file's size, -1 for "*".
+// checkRange checks a 206 against what was asked for, and returns the last byte and the file's
+// size, -1 for "*".
 func checkRange(r *http.Response, shown string, from, to, size int64) (last, total int64, err error) {
 	text := r.Header.Get("Content-Range")
 	refused := &RangeError{URL: shown, Asked: rangeHeader(from, to), Got: text}
@@ -126,6 +128,9 @@ func strongETag(h http.Header) string {
 
 // skip goes over the bytes that are there already in a body that begins at byte 0.
 func (t *transfer) skip(r io.Reader) error {
+	if t.have == 0 {
+		return nil
+	}
 	buf, there := make([]byte, copyBuffer), make([]byte, copyBuffer)
 	for at := int64(0); at < t.have; {
 		n, err := r.Read(buf[:min(copyBuffer, t.have-at)])
@@ -134,7 +139,7 @@ func (t *transfer) skip(r io.Reader) error {
 				return &localError{err}
 			}
 			if !bytes.Equal(buf[:n], there[:n]) {
-				if t.alone || t.changed { // once a call: a server that changes all the time is no mirror
+				if t.alone || t.changed { // once a call: a server that changes all the time is not a mirror
 					return errors.New("the server gives other bytes than before")
 				}
 				t.changed = true
@@ -180,8 +185,8 @@ type piece struct {
 	err   error
 }
 
-// fetchRanges fetches the rest in ranges, Streams at a time, the first of them from a body that is open already, and
-// writes them in order.
+// fetchRanges fetches the rest in ranges, Streams at a time, the first of them from a body that is
+// open already, and writes them in order.
 func (t *transfer) fetchRanges(ctx context.Context, address, shown, etag string, first io.ReadCloser, end int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	next := end

@@ -14,8 +14,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
-// request asks for the bytes from..to, both included; a negative to is the end. The body fails when nothing comes for
-// StallTimeout; the caller closes it. Its bytes are counted by the meter.
+// request asks for the bytes from..to, both included; a negative to is the end. The body fails when
+// nothing comes for StallTimeout; the caller closes it. Its bytes are counted by the meter.
 func (c *Client) request(ctx context.Context, client *http.Client, m *meter, address, shown string, header http.Header, from, to int64, etag string) (*http.Response, error) {
 	ctx, watch := retry.Watch(ctx, c.StallTimeout, fmt.Errorf("nothing arrived for %s", c.StallTimeout))
 	m.open.Add(1)

@@ -15,7 +15,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
 )
 
-// What is in the folder before, what the mirrors do, and what comes of it: the file, or an error and what is left.
+// What is in the folder before, what the mirrors do, and what comes of it: the file, or an error
+// and what is left.
 func TestSave(t *testing.T) {
 	dir, data, sum := sample(t)
 	long := sha512.Sum512(data)

@@ -1,29 +1,33 @@
 // Package transfer brings bytes of a known digest from mirrors to a file.
 //
-// The fetch package and its hub call it. In go a Blob (name, size, SHA-256, mirrors) and the path of a partial file;
-// when Fetch returns nil the file is whole, has the digest and is on disk, and the caller renames it.
+// The client calls it for releases and models, and the farm for the builder's packages. In go a
+// Blob (name, size, digest, mirrors) and the path of a partial file; when Fetch returns nil the
+// file is whole, has the digest and is on disk, and the caller renames it. Save is Fetch to a
+// file's own name.
 //
 //	mirror ──▶ ranges, in order ──▶ partial file, SHA-256, follower, progress
 //
-// The partial file is at every moment a prefix of the blob: ranges that are fetched side by side wait in memory, at
-// most Streams × RangeSize bytes, and are written in order. So nothing but the file's length is kept for the next
-// run, and a process killed at any moment leaves a file to go on from. After a power failure the prefix may be
-// damaged; then the digest does not hold, and the blob is fetched anew from its first byte.
+// The partial file is at every moment a prefix of the blob: ranges that are fetched side by side
+// wait in memory, at most Streams × RangeSize bytes, and are written in order. So nothing but the
+// file's length is kept for the next run, and a process killed at any moment leaves a file to go on
+// from. After a power failure the prefix may be damaged; then the digest is wrong, and the blob is
+// fetched again from its first byte.
 //
-// Mirrors are tried in turn and go on at the same byte. One that gives too few bytes for a while is left for the next, and
-// taken up again, the fastest first, if none of the others has the blob; where there is but one, it is never given up.
+// Mirrors are tried in turn, each from the byte where the one before it ended. One that gives too
+// few bytes for a while is left for the next, and taken up again, the fastest first, if none of the
+// others has the blob; where there is but one, it is never given up.
 //
-// When the digest does not hold and more than one source gave
-// the bytes, nobody knows which one lied: each mirror is then tried by itself from byte 0. A mirror that gave all
-// the bytes of a wrong digest is not asked again.
+// When the digest does not hold and more than one source gave the bytes, it is not known which one
+// lied: each mirror is then tried by itself from byte 0. A mirror that gave all the bytes of a
+// wrong digest is not asked again.
 //
-// The partial file is locked with flock(2) while Fetch runs; a second process waits for it. Whoever renames the
-// file afterwards must keep other writers away by a lock of his own, which is the only one where the file system has no
-// flock.
+// The partial file is locked with flock(2) while Fetch runs; a second process waits for it. A
+// caller that renames the file afterward must keep other writers away by a lock of its own, which
+// is the only one where the file system has no flock. Save renames it itself, under the lock.
 //
-// Content-Encoding is never applied, Blob.Header never follows a redirect to another scheme, host or port, and https
-// never becomes http. Proxies and certificates are the HTTP client's: Go's own honours the proxy variables and
-// SSL_CERT_FILE. The package never renames, unpacks, logs or prints.
+// Content-Encoding is never applied, Blob.Header never follows a redirect to another scheme, host
+// or port, and https never becomes http. Proxies and certificates are the HTTP client's: Go's own
+// honors the proxy variables and SSL_CERT_FILE. The package never unpacks, logs or prints.
 package transfer
 
 import (
@@ -43,10 +47,11 @@ import (
 
 // A Client brings blobs. The zero value will do; it may be used by several goroutines at once.
 type Client struct {
-	HTTP *http.Client // nil: one with Go's defaults, which honours the proxy variables and SSL_CERT_FILE
+	HTTP *http.Client // nil: one with Go's defaults, which honors the proxy variables and SSL_CERT_FILE
 	// Streams is how many ranges of one blob are fetched at once: 4. 1 is a single stream.
 	Streams int
-	// RangeSize is a range's length in bytes: 4 MiB. Memory is Streams × RangeSize, and 4 MiB where somebody follows.
+	// RangeSize is a range's length in bytes: 4 MiB. Memory is Streams × RangeSize, and 4 MiB more
+	// where there is a follower.
 	RangeSize int64
 	// Tries is how often in a row a mirror may bring nothing before the next one is asked: 5.
 	Tries int
@@ -56,8 +61,8 @@ type Client struct {
 	MaxRetryAfter time.Duration
 	// StallTimeout is how long a connection may bring no byte: 30 seconds.
 	StallTimeout time.Duration
-	// SlowRate is how many bytes a second a mirror must give over each SlowWindow, or the next one is asked: 16 KiB. A
-	// negative one has none given up.
+	// SlowRate is how many bytes a second a mirror must give over each SlowWindow, or the next one
+	// is asked: 16 KiB. A negative one has none given up.
 	SlowRate int64
 	// SlowWindow is how long a mirror may be slower than SlowRate: 1 minute.
 	SlowWindow time.Duration
@@ -68,13 +73,13 @@ const (
 	followBuffer  = 4 << 20   // bytes by which a follower may be behind
 	lockPoll      = 100 * time.Millisecond
 	progressEvery = 100 * time.Millisecond
-	// lagFactor is how many times slower than SlowRate a single range must be to be asked for anew, with those that
-	// came after it: on a slow line, what is thrown away so took long to come.
+	// lagFactor is how many times slower than SlowRate a single range must be to be asked for
+	// again, with those that came after it: on a slow line, what is thrown away took long to come.
 	lagFactor = 16
 )
 
-// defaultHTTP is Go's own client, with as many idle connections as there are streams: with two, the others would be
-// made anew for every range.
+// defaultHTTP is Go's own client, with as many idle connections as there are streams: with two, the
+// others would be opened again for every range.
 var defaultHTTP = func() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 16
@@ -104,16 +109,20 @@ func (c *Client) Patient() *Client {
 	return &p
 }
 
-// Fetch brings the blob's bytes into the file partial, going on from what it holds already. When it returns nil the
-// file is whole, has the digest, and is fsynced, unless it is a transient one; the caller renames it.
+// Fetch brings the blob's bytes into the file partial, resuming after what it holds already. When
+// it returns nil the file is whole, has the digest, and is fsynced, unless it is a transient one;
+// the caller renames it.
 //
-// follow, if not nil, reads the same bytes in order while they come, from byte 0, what was there already included. It
-// sees io.EOF only after the digest held. Its error ends the transfer. When the bytes turn out wrong its reader fails
-// and it is called anew from byte 0, its error of that time dropped. A slow follower slows the transfer down.
+// follow, if not nil, reads the same bytes in order while they come, from byte 0, what was there
+// already included. It sees io.EOF only after the digest held. Its error ends the transfer. When
+// the bytes turn out wrong its reader fails and it is called again from byte 0; the error that it
+// returned is dropped. A slow follower slows the transfer down.
 //
-// progress, if not nil, is called at most ten times a second, and once at the end, never by two goroutines at once.
+// progress, if not nil, is called at most ten times a second, and once at the end, never by two
+// goroutines at once.
 //
-// Errors: *DigestError, *NetworkError, *SpaceError, follow's, the context's, or one of the file system.
+// Errors: *DigestError, *NetworkError, *SpaceError, follow's, the context's, or one of the file
+// system.
 func (c *Client) Fetch(ctx context.Context, b Blob, partial string, follow func(io.Reader) error, progress func(Progress)) error {
 	f, unlock, err := openPartial(ctx, partial)
 	if err != nil {
@@ -302,8 +311,8 @@ func (t *transfer) slowMirrors() []string {
 	return list
 }
 
-// fetchFrom fetches from one mirror until the blob is whole or the mirror is given up: with a *SlowError because it is slow,
-// unless it is patient.
+// fetchFrom fetches from one mirror until the blob is whole or the mirror is given up: with a
+// *SlowError because it is slow, unless it is patient.
 func (t *transfer) fetchFrom(ctx context.Context, address, shown string, patient bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

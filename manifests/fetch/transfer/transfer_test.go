@@ -49,7 +49,8 @@ func is[T error](err error) bool {
 
 type mirrors = []transfertest.Fault
 
-// Every fault of a server, and what comes of it: the file, or an error and what is left; and how many bytes were sent for it.
+// Every fault of a server, and what comes of it: the file, or an error and what is left; and how
+// many bytes were sent for it.
 func TestFetch(t *testing.T) {
 	network, digest := is[*NetworkError], is[*DigestError]
 	for name, test := range map[string]struct {
@@ -223,7 +224,8 @@ func TestGet(t *testing.T) {
 	}
 }
 
-// A name that nobody knows, and a proxy that wants a password, are answers: waiting changes neither.
+// A name that nobody knows, and a proxy that wants a password, are answers: waiting changes
+// neither.
 func TestGetEndsAtOnce(t *testing.T) {
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) }))
 	defer proxy.Close()

@@ -24,12 +24,12 @@ import (
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 )
 
-// baseRecipe is part of the key of a made base: a change of what MakeBase does
-// with the same packages needs a new number.
+// baseRecipe is part of the key of a made base: a change of what MakeBase does with the same
+// packages needs a new number.
 const baseRecipe = 1
 
-// baseEpoch is the time of everything in a made base that is not older: the
-// day of Debian 12.15, whose packages the lock names.
+// baseEpoch is the time of everything in a made base that is not older: the day of Debian 12.15,
+// whose packages the lock names.
 var baseEpoch = time.Date(2026, time.July, 11, 0, 0, 0, 0, time.UTC)
 
 // MadeBase is a base image made here.
@@ -51,10 +51,10 @@ func (e *ToolError) Error() string {
 
 func (e *ToolError) Unwrap() error { return e.Err }
 
-// MakeBase makes a Debian base image from the lock's base packages, which
-// Fetch has brought into cacheDir. It needs root and a Debian or Ubuntu host,
-// installs mmdebstrap where that is missing, and changes nothing else. The same
-// lock gives the same bytes; an image made before is returned as it is.
+// MakeBase makes a Debian base image from the lock's base packages, which Fetch has brought into
+// cacheDir. It needs root and a Debian or Ubuntu host, installs mmdebstrap where that is missing,
+// and changes nothing else. The same lock gives the same bytes; an image made before is returned as
+// it is.
 func MakeBase(ctx context.Context, lock cuda12.Lock, cacheDir string) (MadeBase, error) {
 	debs := lock.Of(cuda12.Base)
 	if len(debs) == 0 {
@@ -141,8 +141,8 @@ func needBootstrap(ctx context.Context) error {
 	return runTool(ctx, install...)
 }
 
-// bootstrap has mmdebstrap make work/root.tar from a repository of the debs
-// alone: no network, no other version.
+// bootstrap has mmdebstrap make work/root.tar from a repository of the debs alone: no network, no
+// other version.
 func bootstrap(ctx context.Context, debs cuda12.Lock, cacheDir, work string) error {
 	repository := filepath.Join(work, "debs")
 	if err := os.Mkdir(repository, 0o755); err != nil {
@@ -172,7 +172,8 @@ func bootstrap(ctx context.Context, debs cuda12.Lock, cacheDir, work string) err
 		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
 		`--aptopt=APT::Sandbox::User "root"`, // the cache may be readable for root alone
 		`--aptopt=Acquire::Languages "none"`,
-		// As in Debian's slim images. Copyright files stay: the licences of what bundles contain are read from them.
+		// As in Debian's slim images. Copyright files stay: the licences of what bundles contain
+		// are read from them.
 		"--dpkgopt=path-exclude=/usr/share/man/*",
 		"--dpkgopt=path-exclude=/usr/share/info/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*",
@@ -193,8 +194,8 @@ func runTool(ctx context.Context, arguments ...string) error {
 	return runCommand(ctx, command)
 }
 
-// runCommand runs a program in mount and process namespaces of its own: killed
-// in whatever way, it leaves no mount and no process behind.
+// runCommand runs a program in mount and process namespaces of its own: killed in whatever way, it
+// leaves no mount and no process behind.
 func runCommand(ctx context.Context, command *exec.Cmd) error {
 	const excerpt = 4 << 10 // of the program's output, for the error
 	runtime.LockOSThread()  // Pdeathsig goes by the thread that starts the program
@@ -217,8 +218,8 @@ func runCommand(ctx context.Context, command *exec.Cmd) error {
 	return nil
 }
 
-// forgotten are the paths a made base does not have: what is of this host or
-// of this run, and device files, which every container brings itself.
+// forgotten are the paths a made base does not have: what is of this host or of this run, and
+// device files, which every container brings itself.
 func forgotten(name string) bool {
 	for _, exact := range []string{
 		"etc/resolv.conf", "etc/hostname", "etc/machine-id", "etc/apt/sources.list",
@@ -237,8 +238,8 @@ func forgotten(name string) bool {
 	return strings.HasPrefix(name, "var/lib/dpkg/") && strings.HasSuffix(name, "-old")
 }
 
-// normalise writes the tar file from as the tar file to with one header format,
-// numeric owners and no time later than baseEpoch.
+// normalise writes the tar file from as the tar file to with one header format, numeric owners and
+// no time later than baseEpoch.
 func normalise(from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 	"github.com/waqasm86/llcuda-farm/docker/mirror"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 // fetchConcurrency is polite to a public mirror: so many connections, each with a file of its own.
@@ -31,7 +32,7 @@ type FetchOptions struct {
 	// Transfer downloads. The zero value will do.
 	Transfer transfer.Client
 	// Progress hears of bytes that are there, of all bytes of the lock. Calls do not overlap.
-	Progress func(done, total int64)
+	Progress func(measure.Progress)
 }
 
 // MirrorsFromEnv takes the mirrors from LLCUDA_DEBIAN_MIRROR and npm_config_registry.
@@ -57,12 +58,14 @@ func (e *GoneError) Hint() string {
 // checkedFile is where a cache keeps the stamps of the files whose digests were right.
 const checkedFile = "checked.json"
 
-// FilesDir is the folder of a cache that holds the fetched files, each under its SHA-256: what install.sh takes as its
-// second argument. It may hold files of other locks, and partial files, too.
+// FilesDir is the folder of a cache that holds the fetched files, each under its SHA-256: what
+// install.sh takes as its second argument. It may hold files of other locks, and partial files,
+// too.
 func FilesDir(cacheDir string) string { return filepath.Join(cacheDir, "files") }
 
-// Fetch brings every file of the lock into FilesDir(cacheDir). Files that are there already are replaced if they are
-// damaged; those that did not change since they were hashed are not hashed again. An interrupted download resumes.
+// Fetch brings every file of the lock into FilesDir(cacheDir). Files that are there already are
+// replaced if they are damaged; those that did not change since they were hashed are not hashed
+// again. An interrupted download resumes.
 func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOptions) error {
 	if len(opts.Mirrors) == 0 {
 		opts.Mirrors = []string{mirror.Debian}
@@ -96,7 +99,7 @@ func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOpt
 type meter struct {
 	mu          sync.Mutex
 	done, total int64
-	report      func(done, total int64)
+	report      func(measure.Progress)
 }
 
 func (m *meter) add(n int64) {
@@ -104,7 +107,7 @@ func (m *meter) add(n int64) {
 	defer m.mu.Unlock()
 	m.done += n
 	if m.report != nil {
-		m.report(m.done, m.total)
+		m.report(measure.Progress{Done: m.done, Total: m.total})
 	}
 }
 

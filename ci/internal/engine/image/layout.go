@@ -16,16 +16,16 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// An OCI image layout in a tar file (the image specification's "OCI layout"):
-// these two files, and every blob under its digest.
+// An OCI image layout in a tar file (the image specification's "OCI layout"): these two files, and
+// every blob under its digest.
 const (
 	layoutFile    = "oci-layout"
 	layoutVersion = `{"imageLayoutVersion":"1.0.0"}`
 	indexFile     = "index.json"
 )
 
-// fileLayer is an uncompressed layer in a file. The base stays uncompressed: it
-// travels within one machine, and its digest then depends on no compressor.
+// fileLayer is an uncompressed layer in a file. The base stays uncompressed: it travels within one
+// machine, and its digest then depends on no compressor.
 type fileLayer struct {
 	path   string
 	digest v1.Hash
@@ -73,8 +73,8 @@ func baseImage(layer v1.Layer) (v1.Image, error) {
 	return mutate.ConfigFile(image, config)
 }
 
-// writeLayout writes the image whose only layer is the tar file layer to dest,
-// and returns the image's digest.
+// writeLayout writes the image whose only layer is the tar file layer to dest, and returns the
+// image's digest.
 func writeLayout(layer, dest string) (string, error) {
 	content, err := newFileLayer(layer)
 	if err != nil {

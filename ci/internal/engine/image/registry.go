@@ -13,24 +13,26 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// ErrNoRegistry says that no registry answered: there is no network, no such host, or something in between that is not a
-// registry. Without a registry the base can still be made (MakeBase).
+// ErrNoRegistry says that no registry answered: there is no network, no such host, or something in
+// between that is not a registry. Without a registry the base can still be made (MakeBase).
 var ErrNoRegistry = errors.New("no registry answers")
 
 // Resolved is a base image of a registry.
 type Resolved struct {
 	Reference string // NAME:TAG@sha256:…, ready to be pulled
 	Digest    string // sha256:…
-	// TagDigest is what the tag names now. A pinned image goes by its pin; that the tag has moved on is worth a note.
+	// TagDigest is what the tag names now. A pinned image goes by its pin; that the tag has moved
+	// on is worth a note.
 	TagDigest string
 }
 
 // Moved reports whether the tag names another image than the one resolved.
 func (r Resolved) Moved() bool { return r.TagDigest != "" && r.TagDigest != r.Digest }
 
-// ResolveBase asks the registry for the digest of a base image. The reference is NAME:TAG, resolved to what the tag names
-// now, or pinned as NAME:TAG@sha256:…, which must still be there. Credentials are those that Docker keeps; most public
-// images need none. A nil client means http.DefaultTransport.
+// ResolveBase asks the registry for the digest of a base image. The reference is NAME:TAG, resolved
+// to what the tag names now, or pinned as NAME:TAG@sha256:…, which must still be there. Credentials
+// are those that Docker keeps; most public images need none. A nil client means
+// http.DefaultTransport.
 func ResolveBase(ctx context.Context, ref string, client http.RoundTripper) (Resolved, error) {
 	if client == nil {
 		client = http.DefaultTransport
@@ -70,8 +72,8 @@ func ResolveBase(ctx context.Context, ref string, client http.RoundTripper) (Res
 	return resolved, nil
 }
 
-// pingRegistry tells "no registry there" from every later failure: a registry answers its version check with 200 or asks
-// for a login.
+// pingRegistry tells "no registry there" from every later failure: a registry answers its version
+// check with 200 or asks for a login.
 func pingRegistry(ctx context.Context, registry name.Registry, client http.RoundTripper) error {
 	_, err := transport.Ping(ctx, registry, client)
 	if err == nil {

@@ -1,19 +1,22 @@
-// Package npm brings what a package-lock.json names to this machine, so that `npm ci --offline` can install it where there
-// is no network.
+// Package npm brings what a package-lock.json names to this machine, so that `npm ci --offline` can
+// install it where there is no network.
 //
-// The engine's host step calls it before the web UI's stage. In go the bytes of the lock file and a cache folder; out comes
-// a folder to mount in the stage, which holds the lock file and an npm cache with every tarball that npm will ask for:
+// The engine's host step calls it before the web UI's stage. In go the bytes of the lock file and a
+// cache folder; out comes a folder to mount in the stage, which holds the lock file and an npm
+// cache with every tarball that npm will ask for:
 //
 //	package-lock.json
 //	_cacache/content-v2/sha512/<2>/<2>/<124 hex digits>
 //
-// npm looks a tarball up in its cache by the lock's integrity before it thinks of a registry, so the lock stays as it is;
-// only what npm would have to ask a registry for (`resolved`, which some configurations leave out) is filled in.
+// npm looks a tarball up in its cache by the lock's integrity before it thinks of a registry, so
+// the lock stays as it is; only what npm would have to ask a registry for (`resolved`, which some
+// configurations leave out) is filled in.
 //
-// Downloads are transfer's: they resume after an interruption, and honor the proxy variables and SSL_CERT_FILE. A tarball
-// gets its name in the cache when its bytes have the lock's SHA-512, and is hashed again each time. Tarballs are kept
-// forever, the folder of a lock for 30 days after its last use. The package runs neither npm nor a package's script, never
-// trusts a name or a size, and never prints.
+// Downloads are transfer's: they resume after an interruption, and honor the proxy variables and
+// SSL_CERT_FILE. A tarball gets its name in the cache when its bytes have the lock's SHA-512, and
+// is hashed again each time. Tarballs are kept forever, the folder of a lock for 30 days after its
+// last use. The package runs neither npm nor a package's script, never trusts a name or a size, and
+// never prints.
 package npm
 
 import (
@@ -36,13 +39,14 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/filestamp"
 	"github.com/waqasm86/llcuda-farm/docker/mirror"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 const (
 	concurrency = 15 // connections that npm itself opens to one registry
 
-	// keepLocks is how long a lock's folder is kept after its last use. It holds links to the tarballs, or copies of them
-	// where there are no links.
+	// keepLocks is how long a lock's folder is kept after its last use. It holds links to the
+	// tarballs, or copies of them where there are no links.
 	keepLocks = 30 * 24 * time.Hour
 
 	// contentDir is where npm's cache keeps tarballs by digest; every npm since version 5 does.
@@ -56,7 +60,7 @@ type Options struct {
 	// Transfer downloads. The zero value will do.
 	Transfer transfer.Client
 	// Progress hears of tarballs that are there, of all that are needed. Calls do not overlap.
-	Progress func(done, total int)
+	Progress func(measure.Progress)
 }
 
 // OptionsFromEnv takes the registry from npm's own variable.
@@ -72,7 +76,8 @@ type Packages struct {
 	Downloaded int    // tarballs that were not in the cache
 }
 
-// An UnreachableError is a registry that did not answer, or not with a tarball, however often it was asked.
+// An UnreachableError is a registry that did not answer, or not with a tarball, however often it
+// was asked.
 type UnreachableError struct {
 	Registry       string
 	Missing, Total int    // tarballs
@@ -111,8 +116,8 @@ func Check(lockfile []byte) error {
 	return err
 }
 
-// Fetch brings every tarball that npm needs on linux, x64, glibc to install the lock into cacheDir, and lays out the folder
-// for this lock there. A second run needs no network.
+// Fetch brings every tarball that npm needs on linux, x64, glibc to install the lock into cacheDir,
+// and lays out the folder for this lock there. A second run needs no network.
 func Fetch(ctx context.Context, lockfile []byte, cacheDir string, opts Options) (Packages, error) {
 	if opts.Registry != "" {
 		if u, err := url.Parse(opts.Registry); err != nil || !fetchable(u) {
@@ -158,7 +163,8 @@ func Fetch(ctx context.Context, lockfile []byte, cacheDir string, opts Options) 
 	return packages, nil
 }
 
-// hashAll returns the sizes of the tarballs that are in the store, and -1 for one that is not there or is damaged.
+// hashAll returns the sizes of the tarballs that are in the store, and -1 for one that is not there
+// or is damaged.
 func hashAll(ctx context.Context, tarballs []tarball, store string) ([]int64, error) {
 	checked := filestamp.OpenRecord(filepath.Join(filepath.Dir(store), "checked.json"))
 	sizes := make([]int64, len(tarballs))
@@ -192,7 +198,7 @@ func downloadAll(ctx context.Context, tarballs []tarball, missing []int, sizes [
 		defer mu.Unlock()
 		left -= arrived
 		if opts.Progress != nil {
-			opts.Progress(len(tarballs)-left, len(tarballs))
+			opts.Progress(measure.Progress{Done: int64(len(tarballs) - left), Total: int64(len(tarballs))})
 		}
 	}
 	report(0)
@@ -215,8 +221,8 @@ func downloadAll(ctx context.Context, tarballs []tarball, missing []int, sizes [
 	return err
 }
 
-// layOut fills the folder for one lock. Its name is the lock's digest, so a folder that an interrupted run left is
-// completed, and two runs at once do each other no harm.
+// layOut fills the folder for one lock. Its name is the lock's digest, so a folder that an
+// interrupted run left is completed, and two runs at once do each other no harm.
 func layOut(dir string, lockfile []byte, tarballs []tarball, store string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -241,8 +247,8 @@ func layOut(dir string, lockfile []byte, tarballs []tarball, store string) error
 	})
 }
 
-// removeUnused removes the folders of locks that were not used for long, beside the one in use. What cannot be removed does
-// no harm there, and the next run tries again.
+// removeUnused removes the folders of locks that were not used for long, beside the one in use.
+// What cannot be removed does no harm there, and the next run tries again.
 func removeUnused(used string) {
 	locks := filepath.Dir(used)
 	folders, err := os.ReadDir(locks)
@@ -287,8 +293,9 @@ func place(source, dest, tempDir string) error {
 	})
 }
 
-// writeNew writes a file that has its name once it is whole and on disk. Until then it is in tempDir, of the same file
-// system, under a name that transfer.RemoveStale removes if this run is killed.
+// writeNew writes a file that has its name once it is whole and on disk. Until then it is in
+// tempDir, of the same file system, under a name that transfer.RemoveStale removes if this run is
+// killed.
 func writeNew(dest, tempDir string, write func(io.Writer) error) error {
 	temp, err := os.CreateTemp(tempDir, "*.partial")
 	if err != nil {

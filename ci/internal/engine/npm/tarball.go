@@ -17,7 +17,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
-// maxTarball ends a download that would fill the disk. The largest packages of the public registry have a few hundred MB.
+// maxTarball ends a download that would fill the disk. The largest packages of the public registry
+// have a few hundred MB.
 const maxTarball = 1 << 30
 
 // file is the tarball's place in the store.
@@ -50,7 +51,8 @@ func (t tarball) sizeIn(store string, checked *filestamp.Record) (int64, error) 
 	return info.Size(), nil
 }
 
-// address is where the tarball is asked for. As with npm, a registry that is set stands for the public one and for no other.
+// address is where the tarball is asked for. As with npm, a registry that is set stands for the
+// public one and for no other.
 func (t tarball) address(registry string) string {
 	path, public := strings.CutPrefix(t.url, mirror.NPM+"/")
 	if registry == "" || !public {

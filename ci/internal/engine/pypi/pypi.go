@@ -1,12 +1,15 @@
-// Package pypi brings what a lock of Python packages names to this machine, so that a stage without a network can use it.
+// Package pypi brings what a lock of Python packages names to this machine, so that a stage without
+// a network can use it.
 //
-// The engine's step for the Python package calls it. In go the text of the lock, in the form of pip's requirements with
-// hashes, and a cache folder; out come the names of the wheels in that folder, each under its SHA-256. Only wheels for any
-// platform count: nothing of theirs runs on this machine.
+// The engine's step for the Python package calls it. In go the text of the lock, in the form of
+// pip's requirements with hashes, and a cache folder; out come the names of the wheels in that
+// folder, each under its SHA-256. Only wheels for any platform count: nothing of theirs runs on
+// this machine.
 //
-// Downloads are transfer's: they resume after an interruption, and honor the proxy variables and SSL_CERT_FILE. A wheel
-// gets its name when its bytes have one of the lock's digests, and is hashed again each time: a second run needs no
-// network. The package does not run pip, never trusts a name or a size, and never prints.
+// Downloads are transfer's: they resume after an interruption, and honor the proxy variables and
+// SSL_CERT_FILE. A wheel gets its name when its bytes have one of the lock's digests, and is hashed
+// again each time: a second run needs no network. The package does not run pip, never trusts a name
+// or a size, and never prints.
 package pypi
 
 import (
