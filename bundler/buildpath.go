@@ -100,9 +100,9 @@ func pathAt(buf []byte) string {
 	return string(buf[:end])
 }
 
-// contents reads every file, and device code as it is when decompressed: for paths of the builder,
-// and for libraries whose licenses the bundle must have.
-func (a *audit) contents() error {
+// checkContents reads every file, and device code as it is when decompressed: for paths of the
+// builder, and for libraries whose licenses the bundle must have.
+func (a *audit) checkContents() error {
 	texts, err := fs.ReadFile(a.fsys, noticeName)
 	if err != nil {
 		texts = nil // presence said so
@@ -121,7 +121,7 @@ func (a *audit) contents() error {
 			return fmt.Errorf("reading %s: %w", n.path, err)
 		}
 		if texts != nil {
-			a.notices(n, s.marks, texts)
+			a.checkNotices(n, s.marks, texts)
 		}
 		for _, prefix := range a.rules.BuildPaths {
 			if leak := s.found[prefix]; leak != nil {

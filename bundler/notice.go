@@ -19,8 +19,8 @@ var compiledIn = []notice{
 	{"libcu++", "N4cuda3std", "Apache-2.0 with LLVM exception"},
 }
 
-// notices compares the libraries found in a file with the license texts of the bundle.
-func (a *audit) notices(n *node, marks map[string]bool, texts []byte) {
+// checkNotices compares the libraries found in a file with the license texts of the bundle.
+func (a *audit) checkNotices(n *node, marks map[string]bool, texts []byte) {
 	for _, library := range compiledIn {
 		if marks[library.mark] && !bytes.Contains(texts, []byte(library.text)) {
 			a.add(RuleNotice, n.path, "it holds code of %s, and %s lacks its licence, with the line %q; add what the toolkit's package says", library.library, noticeName, library.text)

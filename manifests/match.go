@@ -27,8 +27,8 @@ type candidate struct {
 	count   int
 }
 
-// against is why a bundle cannot run on the host at all, whatever its GPUs.
-func (p *picker) against(c candidate) string {
+// reasonAgainst is why a bundle cannot run on the host at all, whatever its GPUs.
+func (p *picker) reasonAgainst(c candidate) string {
 	h, need := p.host, c.Requires
 	switch {
 	case p.opts.SM != 0 && c.SM != p.opts.SM:
@@ -133,7 +133,7 @@ func (p *picker) match(c candidate, gpu GPU) match {
 		through, floor = ThroughPTX, floors.PTX
 		reason = fmt.Sprintf("its driver compiles the bundle's PTX of compute capability %s, once, at the first start", ptx.Capability())
 	} else {
-		return match{reason: notServed(c, gpu)}
+		return match{reason: reasonNotServed(c, gpu)}
 	}
 	switch {
 	case driver == "":
@@ -155,8 +155,8 @@ func nearest(code []matrix.SM, runs func(matrix.SM) bool) (matrix.SM, bool) {
 	return best, best != 0
 }
 
-// notServed says why no code of a bundle runs on a GPU.
-func notServed(c candidate, gpu GPU) string {
+// reasonNotServed says why no code of a bundle runs on a GPU.
+func reasonNotServed(c candidate, gpu GPU) string {
 	if c.SM > gpu.SM {
 		return fmt.Sprintf("its code is for compute capability %s, and this GPU's is %s, which is older", c.SM.Capability(), gpu.SM.Capability())
 	}

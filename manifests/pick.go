@@ -132,7 +132,7 @@ func (p *picker) pick() (Decision, error) {
 	best := -1
 	for i := range p.candidates {
 		c := &p.candidates[i]
-		c.against = p.against(*c)
+		c.against = p.reasonAgainst(*c)
 		for _, gpu := range p.host.GPUs {
 			m := p.match(*c, gpu)
 			c.serves = append(c.serves, m)
@@ -145,7 +145,7 @@ func (p *picker) pick() (Decision, error) {
 				c.cubin += gpu.MemoryMiB
 			}
 		}
-		if c.against == "" && c.count > 0 && (best < 0 || better(*c, p.candidates[best])) {
+		if c.against == "" && c.count > 0 && (best < 0 || isBetter(*c, p.candidates[best])) {
 			best = i
 		}
 	}
@@ -166,7 +166,7 @@ func (p *picker) pick() (Decision, error) {
 	}
 	p.explain(best, onCPU, absent)
 	if best < 0 {
-		none := p.lack()
+		none := p.explainLack()
 		none.Decision = p.decision
 		return p.decision, &none
 	}
@@ -178,7 +178,7 @@ func (p *picker) pick() (Decision, error) {
 	return p.decision, nil
 }
 
-func better(a, b candidate) bool {
+func isBetter(a, b candidate) bool {
 	return cmp.Or(cmp.Compare(a.memory, b.memory), cmp.Compare(a.count, b.count), cmp.Compare(a.cubin, b.cubin), cmp.Compare(a.SM, b.SM)) > 0
 }
 
@@ -203,18 +203,18 @@ func (p *picker) choose(c candidate, onCPU, absent bool) {
 	case absent:
 		d.Through = ThroughCubin
 	default:
-		d.VisibleDevices = visible(d.GPUs)
+		d.VisibleDevices = visibleDevices(d.GPUs)
 	}
-	if runtime, ok := p.runtime(c.Artifact); ok {
+	if runtime, ok := p.neededRuntime(c.Artifact); ok {
 		d.Runtime = runtime.Name
 		d.DownloadBytes += runtime.Size
 		d.DiskBytes += runtime.Size + runtime.Tar.Size
 	}
 }
 
-// visible are the UUIDs of the GPUs served, where others have to be hidden. A GPU without a UUID
-// cannot be named; then nothing is hidden, as an incomplete list would hide good GPUs.
-func visible(gpus []GPUVerdict) []string {
+// visibleDevices are the UUIDs of the GPUs served, where others have to be hidden. A GPU without a
+// UUID cannot be named; then nothing is hidden, as an incomplete list would hide good GPUs.
+func visibleDevices(gpus []GPUVerdict) []string {
 	list := []string{}
 	for _, gpu := range gpus {
 		if gpu.Served {
@@ -227,9 +227,9 @@ func visible(gpus []GPUVerdict) []string {
 	return list
 }
 
-// runtime is the CUDA runtime that a bundle needs, if no one source on the host has all of its
-// libraries.
-func (p *picker) runtime(bundle Artifact) (Artifact, bool) {
+// neededRuntime is the CUDA runtime that a bundle needs, if no one source on the host has all of
+// its libraries.
+func (p *picker) neededRuntime(bundle Artifact) (Artifact, bool) {
 	runtime, ok := p.release.Runtime(bundle)
 	if !ok {
 		return Artifact{}, false

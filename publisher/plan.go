@@ -16,9 +16,11 @@ type Plan struct {
 	Keep []File
 	// Upload are those that are not.
 	Upload []File
-	// Unfinished are assets that were begun and are not whole. They are deleted, unless they turn out to be on their way.
+	// Unfinished are assets that were begun and are not whole. They are deleted, unless they turn
+	// out to be on their way.
 	Unfinished []Asset
-	// Replace are assets of a draft that are whole and differ from ours. Without Options.Replace there are none.
+	// Replace are assets of a draft that are whole and differ from ours. Without Options.Replace
+	// there are none.
 	Replace []Asset
 	// Promote says that the release is not public yet.
 	Promote bool
@@ -47,9 +49,9 @@ func MakePlan(ctx context.Context, store Store, folder *Folder, opts Options) (P
 	return p.compare(whole)
 }
 
-// choose says which of a tag's releases is the one to go on with, and which drafts beside it are empty twins of it:
-// what was left by a run that was killed or lost an answer, or by another one at the same time. It is nil where
-// there is none.
+// choose says which of a tag's releases is the one to go on with, and which drafts beside it are
+// empty twins of it: what was left by a run that was killed or lost an answer, or by another one at
+// the same time. It is nil where there is none.
 func choose(found []Release) (chosen *Release, twins []Release, err error) {
 	var drafts []Release
 	for i, r := range found {
@@ -62,7 +64,7 @@ func choose(found []Release) (chosen *Release, twins []Release, err error) {
 	slices.SortFunc(drafts, func(a, b Release) int { return int(a.ID - b.ID) })
 	var full, empty []Release
 	for _, r := range drafts {
-		if len(r.Assets) == 0 && marked(r) {
+		if len(r.Assets) == 0 && hasMark(r) {
 			empty = append(empty, r)
 		} else {
 			full = append(full, r)
@@ -88,7 +90,8 @@ func choose(found []Release) (chosen *Release, twins []Release, err error) {
 	return nil, nil, nil
 }
 
-// compare holds what the other side has to the folder. It refuses what is in the way and may not be touched.
+// compare holds what the other side has to the folder. It refuses what is in the way and may not be
+// touched.
 func (p *publication) compare(r Release) (Plan, error) {
 	plan := Plan{Release: &r, Promote: r.Draft && !p.Draft}
 	var differ, foreign []string
@@ -100,7 +103,7 @@ func (p *publication) compare(r Release) (Plan, error) {
 			plan.Unfinished = append(plan.Unfinished, asset)
 		case i < 0:
 			foreign = append(foreign, asset.Name)
-		case p.same(p.folder.Files[i], asset):
+		case p.isSame(p.folder.Files[i], asset):
 			there[asset.Name] = true
 		case r.Draft && p.Replace:
 			plan.Replace = append(plan.Replace, asset)
@@ -145,7 +148,7 @@ func (p *publication) compare(r Release) (Plan, error) {
 	return plan, &RefusedError{Err: fmt.Errorf("%s is %s and differs:\n%w", r.Tag, what, errors.Join(wrong...)), Way: way}
 }
 
-// same reports whether an asset is a file of ours.
-func (p *publication) same(file File, asset Asset) bool {
+// isSame reports whether an asset is a file of ours.
+func (p *publication) isSame(file File, asset Asset) bool {
 	return asset.Whole && asset.Size == file.Size && asset.SHA256 == file.SHA256
 }

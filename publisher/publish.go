@@ -23,7 +23,8 @@ type Options struct {
 	Draft bool
 	// Latest is LatestTrue if empty.
 	Latest Latest
-	// Replace puts our files in the place of a draft's that differ. What is published is never replaced.
+	// Replace puts our files in the place of a draft's that differ. What is published is never
+	// replaced.
 	Replace bool
 
 	// Limit is how many files are sent at once: 3.
@@ -32,19 +33,21 @@ type Options struct {
 	Tries int
 	// FirstWait is before the second try, half of it random; it doubles up to 30 seconds: 1 second.
 	FirstWait time.Duration
-	// MaxPause bounds how long, in all, one step waits where the other side asks for it: 15 minutes.
+	// MaxPause bounds how long, in all, one step waits where the other side asks for it: 15
+	// minutes.
 	MaxPause time.Duration
-	// Settle is how long a new draft may take to be listed: 1 minute. After a sixth of it one whose answer was lost is
-	// taken for not made; if it is listed later, it is discarded.
+	// Settle is how long a new draft may take to be listed: 1 minute. After a sixth of it one whose
+	// answer was lost is taken for not made; if it is listed later, it is discarded.
 	Settle time.Duration
-	// Grace is how long an asset that is not whole is taken for one that is on its way, sent by another run; and how
-	// long a name may be taken by an asset that is not listed: 2 minutes.
+	// Grace is how long an asset that is not whole is taken for one that is on its way, sent by
+	// another run; and how long a name may be taken by an asset that is not listed: 2 minutes.
 	Grace time.Duration
 
-	// Progress, if not nil, is told how far each file is. It is called by several goroutines at once.
+	// Progress, if not nil, is told how far each file is. It is called by several goroutines at
+	// once.
 	Progress func(Progress)
-	// Note, if not nil, is told why something takes longer, in a line for people. It is called by several goroutines
-	// at once.
+	// Note, if not nil, is told why something takes longer, in a line for people. It is called by
+	// several goroutines at once.
 	Note func(string)
 }
 
@@ -70,7 +73,8 @@ type publication struct {
 	folder *Folder
 	draft  Draft
 	gate   gate
-	// made counts the drafts that this run made or may have made; until unsure, one of them may be listed that was not yet.
+	// made counts the drafts that this run made or may have made; until unsure, one of them may be
+	// listed that was not yet.
 	made   int
 	unsure time.Time
 
@@ -101,12 +105,13 @@ func (p *publication) note(format string, args ...any) {
 	}
 }
 
-// Publish brings the folder to the other side: it makes or finds the draft, sends what is missing, reads everything
-// back, and promotes the draft when it is whole and the same. A release that is public and the same already is left as
-// it is. Run again after any error, or a kill at any moment, it resumes.
+// Publish brings the folder to the other side: it makes or finds the draft, sends what is missing,
+// reads everything back, and promotes the draft when it is whole and the same. A release that is
+// public and the same already is left as it is. Run again after any error, or a kill at any moment,
+// it resumes.
 //
-// Errors: *RefusedError where a person has to do something, *TemporaryError where running it again is enough,
-// *ChangedError, the context's.
+// Errors: *RefusedError where a person has to do something, *TemporaryError where running it again
+// is enough, *ChangedError, the context's.
 func Publish(ctx context.Context, store Store, folder *Folder, opts Options) (Result, error) {
 	p := newPublication(store, folder, opts)
 	for round := 1; ; round++ {
@@ -158,7 +163,8 @@ func (p *publication) run(ctx context.Context) (release Release, promoted bool, 
 	return release, true, errors.Join(err, p.sweep(ctx))
 }
 
-// sweep discards a draft that this run may have made without knowing it, and that was not listed when it looked.
+// sweep discards a draft that this run may have made without knowing it, and that was not listed
+// when it looked.
 func (p *publication) sweep(ctx context.Context) error {
 	for time.Now().Before(p.unsure) {
 		p.note("making sure that no second draft of %s is left", p.draft.Tag)
@@ -210,7 +216,7 @@ func (p *publication) open(ctx context.Context) (int64, error) {
 		p.made++
 		made, err := p.store.Create(ctx, p.draft)
 		if err == nil {
-			err = p.listed(ctx, func(r Release) bool { return r.ID == made.ID }, made.ID)
+			err = p.awaitListed(ctx, func(r Release) bool { return r.ID == made.ID }, made.ID)
 			if err != nil {
 				return 0, err
 			}
@@ -223,16 +229,17 @@ func (p *publication) open(ctx context.Context) (int64, error) {
 			return 0, err
 		}
 		p.unsure = time.Now().Add(p.Settle)
-		// The draft may have been made, and only the answer lost. Lists lag, so one look is not enough.
-		if err := p.listed(ctx, func(Release) bool { return true }, 0); err != nil && !retry.IsTemporary(err) {
+		// The draft may have been made, and only the answer lost. Lists lag, so one look is not
+		// enough.
+		if err := p.awaitListed(ctx, func(Release) bool { return true }, 0); err != nil && !retry.IsTemporary(err) {
 			return 0, err
 		}
 	}
 }
 
-// listed waits until a draft that was made is listed, for only then are those listed that were made before it. A draft
-// that was made for sure is waited for longer than one that may have been.
-func (p *publication) listed(ctx context.Context, is func(Release) bool, id int64) error {
+// awaitListed waits until a draft that was made is listed, for only then are those listed that were
+// made before it. A draft that was made for sure is waited for longer than one that may have been.
+func (p *publication) awaitListed(ctx context.Context, is func(Release) bool, id int64) error {
 	settle := p.Settle
 	if id == 0 {
 		settle /= 6
@@ -270,7 +277,7 @@ func (p *publication) discard(ctx context.Context, twins []Release) error {
 		if err != nil {
 			return err
 		}
-		if !now.Draft || len(now.Assets) > 0 || !marked(now) {
+		if !now.Draft || len(now.Assets) > 0 || !hasMark(now) {
 			return ErrExists
 		}
 		p.note("discarding %s: an empty second draft of %s", now.URL, now.Tag)
@@ -343,7 +350,7 @@ func (p *publication) digestOf(ctx context.Context, asset Asset) (string, error)
 // promote makes the draft public.
 func (p *publication) promote(ctx context.Context, release Release) error {
 	draft := p.draft
-	if !marked(release) { // a person wrote its title and notes
+	if !hasMark(release) { // a person wrote its title and notes
 		draft.Title, draft.Notes = "", ""
 	}
 	for step := p.patience("publishing " + draft.Tag); ; {

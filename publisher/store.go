@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// A Store is a place that has releases, and files in them. Every method is one try: it returns an error as soon as
-// something is wrong, and whoever calls it decides what to do next. Errors are *RefusedError, *TemporaryError, ErrGone
-// where the release or asset given is not there, ErrExists as said below, or an error of this machine's.
+// A Store is a place that has releases, and files in them. Every method is one try: it returns an
+// error as soon as something is wrong, and whoever calls it decides what to do next. Errors are
+// *RefusedError, *TemporaryError, ErrGone where the release or asset given is not there, ErrExists
+// as said below, or an error of this machine's.
 type Store interface {
 	Releases
 	Assets
@@ -17,12 +18,14 @@ type Store interface {
 
 // Releases is what a Store does with whole releases.
 type Releases interface {
-	// Find lists the releases and drafts of a tag, with what the list says of their assets. The list may lag behind
-	// Create, but in order: where a draft is listed, all that were made before it are.
+	// Find lists the releases and drafts of a tag, with what the list says of their assets. The
+	// list may lag behind Create, but in order: where a draft is listed, all that were made before
+	// it are.
 	Find(ctx context.Context, tag string) ([]Release, error)
 	// Create makes a draft. ErrExists: the tag has a published release.
 	Create(ctx context.Context, draft Draft) (Release, error)
-	// Promote makes a draft public; on a public release it changes nothing. ErrExists: the tag has another one.
+	// Promote makes a draft public; on a public release it changes nothing. ErrExists: the tag has
+	// another one.
 	Promote(ctx context.Context, release Release, draft Draft, latest Latest) (Release, error)
 	// Discard removes a draft.
 	Discard(ctx context.Context, release Release) error
@@ -76,8 +79,8 @@ type Draft struct {
 // mark ends the notes of drafts that this package made. Markdown does not show it.
 const mark = "<!-- made by llcuda-farm -->"
 
-// marked reports whether a release was made by this package.
-func marked(r Release) bool { return strings.Contains(r.Notes, mark) }
+// hasMark reports whether a release was made by this package.
+func hasMark(r Release) bool { return strings.Contains(r.Notes, mark) }
 
 // Latest reports whether a release becomes the one that "latest" leads to.
 type Latest string
@@ -93,7 +96,8 @@ const (
 type Content struct {
 	Name string
 	Size int64
-	// Open opens it from the first byte. It may be called more than once, where a connection is renewed.
+	// Open opens it from the first byte. It may be called more than once, where a connection is
+	// renewed.
 	Open func() (io.ReadCloser, error)
 	// Sent, if not nil, is told how many bytes went out.
 	Sent func(int64)

@@ -13,7 +13,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
-// fill sends what a release lacks until a read shows that nothing is missing, and gives that last look at it.
+// fill sends what a release lacks until a read shows that nothing is missing, and gives that last
+// look at it.
 func (p *publication) fill(ctx context.Context, id int64) (Plan, error) {
 	for round := 1; ; round++ {
 		release, err := p.read(ctx, id)
@@ -41,10 +42,12 @@ func (p *publication) fill(ctx context.Context, id int64) (Plan, error) {
 	}
 }
 
-// last says that a file may become public only after all others: it tells that they are there.
-func last(f File) bool { return f.Name == manifests.SignatureName || f.Name == manifests.SumsName }
+// isLast reports whether a file may become public only after all others: it tells that they are
+// there.
+func isLast(f File) bool { return f.Name == manifests.SignatureName || f.Name == manifests.SumsName }
 
-// send sends the plan's files, several at once; the signature and then SHA256SUMS when all others are there.
+// send sends the plan's files, several at once; the signature and then SHA256SUMS when all others
+// are there.
 func (p *publication) send(ctx context.Context, plan Plan) error {
 	release := *plan.Release
 	unfinished := func(name string) *Asset {
@@ -59,7 +62,7 @@ func (p *publication) send(ctx context.Context, plan Plan) error {
 	var files, waiting []File
 	for _, file := range plan.Upload {
 		switch {
-		case last(file):
+		case isLast(file):
 		case unfinished(file.Name) != nil:
 			waiting = append(waiting, file)
 		default:
@@ -84,7 +87,7 @@ func (p *publication) send(ctx context.Context, plan Plan) error {
 		return err
 	}
 	for _, file := range p.folder.Files {
-		if last(file) && slices.Contains(plan.Upload, file) {
+		if isLast(file) && slices.Contains(plan.Upload, file) {
 			if err := p.put(ctx, release, file, unfinished(file.Name)); err != nil {
 				return err
 			}
@@ -93,10 +96,12 @@ func (p *publication) send(ctx context.Context, plan Plan) error {
 	return nil
 }
 
-// blockedTries is how many tries in a row, at the least, find a name taken by nothing that is listed before that counts.
+// blockedTries is how many tries in a row, at the least, find a name taken by nothing that is
+// listed before that counts.
 const blockedTries = 4
 
-// put sends one file until the release has it. there is an asset of its name that is not whole, if there is one.
+// put sends one file until the release has it. there is an asset of its name that is not whole, if
+// there is one.
 func (p *publication) put(ctx context.Context, release Release, file File, there *Asset) error {
 	step := p.patience("uploading " + file.Name)
 	listing := retry.Policy{Tries: -1, FirstWait: p.FirstWait}.Begin()
@@ -111,7 +116,7 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 				return err
 			}
 			if whole != nil {
-				return p.ours(release, file, *whole)
+				return p.checkOurs(release, file, *whole)
 			}
 		}
 		if err := p.gate.wait(ctx); err != nil {
@@ -120,7 +125,7 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 		begun := time.Now()
 		asset, failed := p.store.Upload(ctx, release, p.content(file))
 		if failed == nil {
-			failed = p.arrived(ctx, file, asset)
+			failed = p.checkArrival(ctx, file, asset)
 		}
 		if failed == nil {
 			p.mu.Lock()
@@ -134,7 +139,7 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 		var err error
 		there, err = p.look(ctx, release, file.Name)
 		switch permanent := !retry.IsTemporary(failed) && !errors.Is(failed, ErrExists); {
-		case permanent && err == nil && there != nil && p.same(file, *there):
+		case permanent && err == nil && there != nil && p.isSame(file, *there):
 			return nil // another run sent it, and perhaps even published the release, so that it takes nothing any more
 		case permanent:
 			return fmt.Errorf("uploading %s: %w", file.Name, failed)
@@ -146,7 +151,7 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 		}
 		switch {
 		case there != nil && there.Whole: // only the answer was lost, or another run sent it
-			return p.ours(release, file, *there)
+			return p.checkOurs(release, file, *there)
 		case there != nil && errors.Is(failed, ErrExists):
 			continue
 		case there != nil:
@@ -158,9 +163,10 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 				there = nil
 			}
 		case errors.Is(failed, ErrExists):
-			// The name is taken by something that is not listed: the other side lags, or lost an upload half-way and
-			// forgets it after a while. It has no number by which it could be deleted.
-			// Between two runs it may also be that one of the other run's was deleted before it could be seen.
+			// The name is taken by something that is not listed: the other side lags, or lost an
+			// upload half-way and forgets it after a while. It has no number by which it could be
+			// deleted. Between two runs it may also be that one of the other run's was deleted
+			// before it could be seen.
 			if blocked = append(blocked, begun); len(blocked) > blockedTries && begun.Sub(blocked[0]) > p.Grace {
 				return &RefusedError{
 					Err: fmt.Errorf("uploading %s: the name is taken, and no asset of that name is listed", file.Name),
@@ -188,14 +194,15 @@ func (p *publication) content(file File) Content {
 	return content
 }
 
-// arrived holds the answer to an upload to what was sent. An asset of other bytes is deleted: this run made it.
-func (p *publication) arrived(ctx context.Context, file File, asset Asset) (err error) {
+// checkArrival compares the answer to an upload with what was sent. An asset of other bytes is
+// deleted: this run made it.
+func (p *publication) checkArrival(ctx context.Context, file File, asset Asset) (err error) {
 	if asset.Whole && asset.SHA256 == "" {
 		if asset.SHA256, err = p.digestOf(ctx, asset); err != nil {
 			return err
 		}
 	}
-	if p.same(file, asset) {
+	if p.isSame(file, asset) {
 		return nil
 	}
 	if asset.ID != 0 {
@@ -206,9 +213,9 @@ func (p *publication) arrived(ctx context.Context, file File, asset Asset) (err 
 	return &TemporaryError{Err: fmt.Errorf("%d bytes with sha256 %s arrived as %d with %q", file.Size, file.SHA256, asset.Size, asset.SHA256)}
 }
 
-// ours reports whether a whole asset is the file that is to be there.
-func (p *publication) ours(release Release, file File, asset Asset) error {
-	if p.same(file, asset) {
+// checkOurs refuses a whole asset that is not the file that is to be there.
+func (p *publication) checkOurs(release Release, file File, asset Asset) error {
+	if p.isSame(file, asset) {
 		return nil
 	}
 	return &RefusedError{
@@ -231,8 +238,8 @@ func (p *publication) look(ctx context.Context, release Release, name string) (*
 	return nil, nil
 }
 
-// outwait waits for an asset that another run may be sending. It ends when the asset is whole, or gone; when it can no
-// longer be on its way it is deleted.
+// outwait waits for an asset that another run may be sending. It ends when the asset is whole, or
+// gone; when it can no longer be on its way it is deleted.
 func (p *publication) outwait(ctx context.Context, release Release, asset Asset) (whole *Asset, err error) {
 	first := time.Now()
 	for look := 0; ; look++ {

@@ -144,7 +144,7 @@ func (c *Client) doctorSystem(host manifests.Host, add addCheck) {
 // doctorStore is for the folder that everything is installed in.
 func (c *Client) doctorStore(host manifests.Host, add addCheck) {
 	home := c.Store.Home
-	if err := writable(home); err != nil {
+	if err := checkWritable(home); err != nil {
 		problem := &store.HomeError{Doing: "writing to the store", Home: home, Err: err}
 		add("store", StatusFail, problem.Hint(), "%v", problem)
 	} else if isNoexec(home) {
@@ -162,9 +162,9 @@ func (c *Client) doctorStore(host manifests.Host, add addCheck) {
 	}
 }
 
-// writable says why the store cannot be written to, or made, without writing to it.
-func writable(home string) error {
-	folder := existing(home)
+// checkWritable says why the store cannot be written to, or made, without writing to it.
+func checkWritable(home string) error {
+	folder := nearestExisting(home)
 	if info, err := os.Stat(folder); err == nil && !info.IsDir() {
 		return &fs.PathError{Op: "access", Path: folder, Err: unix.ENOTDIR}
 	}
@@ -189,11 +189,11 @@ func writable(home string) error {
 
 func isNoexec(home string) bool {
 	var at unix.Statfs_t
-	return unix.Statfs(existing(home), &at) == nil && at.Flags&unix.ST_NOEXEC != 0
+	return unix.Statfs(nearestExisting(home), &at) == nil && at.Flags&unix.ST_NOEXEC != 0
 }
 
-// existing is a folder, or the nearest one above it that is there.
-func existing(folder string) string {
+// nearestExisting is a folder, or the nearest one above it that is there.
+func nearestExisting(folder string) string {
 	for {
 		if _, err := os.Lstat(folder); err == nil || folder == path.Dir(folder) {
 			return folder

@@ -94,7 +94,7 @@ func Read(path string, more ...string) (*Header, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the header of %s: %w", path, err)
 		}
-		if problem := d.misplaced(i, len(paths)); problem != "" {
+		if problem := d.checkPlace(i, len(paths)); problem != "" {
 			return nil, &SplitError{path, problem}
 		}
 		if i == 0 {
@@ -133,9 +133,9 @@ func readPart(path string) (*decoder, error) {
 	return decode(f, info.Size())
 }
 
-// misplaced says why a file is not part i of so many, if it is not. A part counts from 0, and
+// checkPlace says why a file is not part i of so many, if it is not. A part counts from 0, and
 // llama.cpp's own tool leaves the keys out where there is one part only.
-func (d *decoder) misplaced(i, parts int) string {
+func (d *decoder) checkPlace(i, parts int) string {
 	count := max(d.numbers["split.count"], 1)
 	no := d.numbers["split.no"]
 	switch {
@@ -157,7 +157,7 @@ func Decode(r io.Reader, size int64) (*Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	if problem := d.misplaced(0, 1); problem != "" {
+	if problem := d.checkPlace(0, 1); problem != "" {
 		return nil, errors.New(problem)
 	}
 	m, err := d.model()

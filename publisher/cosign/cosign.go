@@ -1,17 +1,21 @@
-// Package cosign signs the files of a release, the way that `cosign verify-blob` and package sigverify verify them.
+// Package cosign signs the files of a release, the way that `cosign verify-blob` and package
+// sigverify verify them.
 //
-// ci's commands call it. In go the bytes of a file or an in-toto statement; out comes a Sigstore bundle over them:
+// ci's commands call it. In go the bytes of a file or an in-toto statement; out comes a Sigstore
+// bundle over them:
 //
 //	token + Services ──Keyless──▶ Signer ──SignFile, SignStatement──▶ Signature
 //	private key      ──WithKey──▶ Signer
 //
-// A keyless signature is made with a key that lives for that one signature: Fulcio certifies it for the identity that
-// an OIDC token proves, a timestamp authority says when, and the transparency logs keep it for everybody to see. The
-// token is that of a GitHub workflow (Ambient), one that the user has (ParseToken), or one that he signs in for
-// (Interactive). With a key of the user's own no service is asked.
+// A keyless signature is made with a key that lives for that one signature: Fulcio certifies it for
+// the identity that an OIDC token proves, a timestamp authority says when, and the transparency
+// logs keep it for everybody to see. The token is that of a GitHub workflow (Ambient), one that the
+// user has (ParseToken), or one that he signs in for (Interactive). With a key of the user's own no
+// service is asked.
 //
-// The package verifies nothing, and decides nothing about whose signature counts: who signs verifies his own result with
-// sigverify, as the client will, before anybody sees it. It writes no files and keeps no secrets.
+// The package verifies nothing, and decides nothing about whose signature counts: who signs
+// verifies his own result with sigverify, as the client will, before anybody sees it. It writes no
+// files and keeps no secrets.
 package cosign
 
 import (
@@ -35,7 +39,8 @@ type Signature struct {
 	Missed []error
 }
 
-// statementType is the payload type of an in-toto statement: https://github.com/in-toto/attestation.
+// statementType is the payload type of an in-toto statement:
+// https://github.com/in-toto/attestation.
 const statementType = "application/vnd.in-toto+json"
 
 // signTries bounds how often a signature is made again because a log has an equal one already.
@@ -53,8 +58,8 @@ func Keyless(token Token, services Services) *Signer {
 	return &Signer{token: token, services: services}
 }
 
-// WithKey signs with a private key in PEM: PKCS#8, EC or RSA, or the form that `cosign generate-key-pair` writes. The
-// passphrase is for those that are encrypted.
+// WithKey signs with a private key in PEM: PKCS#8, EC or RSA, or the form that `cosign
+// generate-key-pair` writes. The passphrase is for those that are encrypted.
 func WithKey(pem, passphrase []byte) (*Signer, error) {
 	key, err := readKey(pem, passphrase)
 	if err != nil {
@@ -63,7 +68,8 @@ func WithKey(pem, passphrase []byte) (*Signer, error) {
 	return &Signer{key: key}, nil
 }
 
-// PublicKey is the public half, in PEM, of the key that the signer was given; nothing for a keyless signer.
+// PublicKey is the public half, in PEM, of the key that the signer was given; nothing for a keyless
+// signer.
 func (s *Signer) PublicKey() ([]byte, error) {
 	if s.key == nil {
 		return nil, nil
@@ -84,18 +90,18 @@ func (s *Signer) SignStatement(ctx context.Context, statement []byte) (Signature
 
 func (s *Signer) sign(ctx context.Context, content sign.Content) (signature Signature, err error) {
 	for range signTries {
-		signature, err = s.once(ctx, content)
+		signature, err = s.signOnce(ctx, content)
 		if !errors.Is(err, errDuplicate) {
 			break
 		}
 	}
 	if err != nil {
-		return Signature{}, fmt.Errorf("signing: %w", bare(err))
+		return Signature{}, fmt.Errorf("signing: %w", withoutAddress(err))
 	}
 	return signature, nil
 }
 
-func (s *Signer) once(ctx context.Context, content sign.Content) (Signature, error) {
+func (s *Signer) signOnce(ctx context.Context, content sign.Content) (Signature, error) {
 	if s.key != nil {
 		return makeBundle(content, s.key, sign.BundleOptions{Context: ctx}, nil)
 	}

@@ -60,8 +60,9 @@ func (e *ServiceError) Hint() string {
 	return "nothing was signed; the same command tries again, and --signing-config names other services"
 }
 
-// bare is an error without what http.Client puts around it: a *ServiceError has said it already.
-func bare(err error) error {
+// withoutAddress is an error without what http.Client puts around it: a *ServiceError has said it
+// already.
+func withoutAddress(err error) error {
 	if around, ok := err.(*url.Error); ok {
 		return around.Err
 	}

@@ -21,11 +21,13 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// errDuplicate is a log that has the very same signature: a lost answer was followed by a second request. Another
-// signature over the same is as good, and easier had than the proof that the log sent with the first answer.
+// errDuplicate is a log that has the very same signature: a lost answer was followed by a second
+// request. Another signature over the same is as good, and easier had than the proof that the log
+// sent with the first answer.
 var errDuplicate = errors.New("the log has this signature already")
 
-// firstGeneration is the client for a log of Rekor v1. It is Rekor's own, on a transport that gives up in time.
+// firstGeneration is the client for a log of Rekor v1. It is Rekor's own, on a transport that gives
+// up in time.
 func firstGeneration(base string, client *http.Client) sign.RekorClient {
 	host, path, scheme := base, rekor.DefaultBasePath, "https"
 	if u, err := url.Parse(base); err == nil {
@@ -64,7 +66,7 @@ func (c *tiles) Add(ctx context.Context, entry any) (*protorekor.TransparencyLog
 	request.Header.Set("Content-Type", "application/json")
 	response, err := c.client.Do(request)
 	if err != nil {
-		return nil, bare(err)
+		return nil, withoutAddress(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusConflict {

@@ -13,8 +13,9 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/sign"
 )
 
-// publicConfig names the services of the public Sigstore. They are those of sigverify's trusted root, both generations
-// of the log among them: a client whose root is older than the newer log finds the other. A test compares the two.
+// publicConfig names the services of the public Sigstore. They are those of sigverify's trusted
+// root, both generations of the log among them: a client whose root is older than the newer log
+// finds the other. A test compares the two.
 //
 //go:embed signing_config.json
 var publicConfig []byte
@@ -27,8 +28,8 @@ type Services struct {
 	timestamps []root.Service
 }
 
-// ReadServices chooses from a Sigstore signing config, in JSON, what is in service now; from that of the public
-// Sigstore where config is empty. Of the logs it takes one of each generation.
+// ReadServices chooses from a Sigstore signing config, in JSON, what is in service now; from that
+// of the public Sigstore where config is empty. Of the logs it takes one of each generation.
 func ReadServices(config []byte, now time.Time) (Services, error) {
 	if len(config) == 0 {
 		config = publicConfig
@@ -103,8 +104,8 @@ type transparencyLog struct {
 	sign.Transparency
 }
 
-// anyLog brings a signature into every log that takes it. One that does not answer, or that was closed since the signing
-// config was written, keeps nobody from signing: who verifies needs one.
+// anyLog brings a signature into every log that takes it. One that does not answer, or that was
+// closed since the signing config was written, keeps nobody from signing: who verifies needs one.
 type anyLog struct {
 	logs   []transparencyLog
 	took   []string
@@ -121,7 +122,7 @@ func (a *anyLog) GetTransparencyLogEntry(ctx context.Context, verifier []byte, b
 		case errors.Is(err, errDuplicate), ctx.Err() != nil:
 			return err
 		default:
-			a.missed = append(a.missed, bare(err))
+			a.missed = append(a.missed, withoutAddress(err))
 		}
 	}
 	if len(a.took) == 0 {

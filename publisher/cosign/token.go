@@ -19,8 +19,8 @@ import (
 // audience is whom a token for Sigstore must be for.
 const audience = "sigstore"
 
-// A Token is an OIDC token: who proves to be whom. Only Fulcio verifies it; what is read here is for messages, and to
-// find out early that it would be refused.
+// A Token is an OIDC token: who proves to be whom. Only Fulcio verifies it; what is read here is
+// for messages, and to find out early that it would be refused.
 type Token struct {
 	raw    string
 	claims claims
@@ -71,7 +71,8 @@ func (t Token) check() error {
 	return nil
 }
 
-// Identity is what a certificate for the token will name: the issuer and the subject, as sigverify compares them.
+// Identity is what a certificate for the token will name: the issuer and the subject, as sigverify
+// compares them.
 func (t Token) Identity() (issuer, identity string) {
 	issuer, identity = t.claims.Issuer, t.claims.Subject
 	switch {
@@ -90,8 +91,8 @@ func (t Token) Identity() (issuer, identity string) {
 	return issuer, identity
 }
 
-// A Runner is where a GitHub workflow asks for its tokens: the two variables that a job with the permission
-// `id-token: write` has.
+// A Runner is where a GitHub workflow asks for its tokens: the two variables that a job with the
+// permission `id-token: write` has.
 type Runner struct {
 	RequestURL   string // ACTIONS_ID_TOKEN_REQUEST_URL
 	RequestToken string // ACTIONS_ID_TOKEN_REQUEST_TOKEN
@@ -135,8 +136,8 @@ func Ambient(ctx context.Context, runner Runner) (Token, error) {
 	return ParseToken(answer.Value)
 }
 
-// Interactive signs a person in with the services' own issuer: by a code to enter on any device, which show tells the
-// person in one line.
+// Interactive signs a person in with the services' own issuer: by a code to enter on any device,
+// which show tells the person in one line.
 func Interactive(ctx context.Context, services Services, show func(string)) (Token, error) {
 	if services.issuer == "" {
 		return Token{}, errors.New("signing in: the signing config names no issuer of tokens")

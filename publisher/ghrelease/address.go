@@ -35,7 +35,8 @@ func isLoopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// APIURLOf is the API of a GitHub server, and ServerURLOf the server of an API, without a slash at the end:
+// APIURLOf is the API of a GitHub server, and ServerURLOf the server of an API, without a slash at
+// the end:
 //
 //	https://github.com       https://api.github.com
 //	https://SUB.ghe.com      https://api.SUB.ghe.com
@@ -76,8 +77,8 @@ func sameHost(a, b *url.URL) bool {
 	return a.Scheme == b.Scheme && strings.EqualFold(a.Host, b.Host)
 }
 
-// uploadsBeside reports whether an address that the API named for uploads belongs to it: the same host, or
-// uploads.X beside api.X. The token goes to no other.
+// uploadsBeside reports whether an address that the API named for uploads belongs to it: the same
+// host, or uploads.X beside api.X. The token goes to no other.
 func uploadsBeside(api, upload *url.URL) bool {
 	if sameHost(api, upload) {
 		return true
@@ -93,7 +94,8 @@ func (e *redirectError) Error() string {
 	return "redirected to " + e.to + ", where the token is not sent"
 }
 
-// stayOn follows redirects within the API's host, as for a repository that was renamed, and no other.
+// stayOn follows redirects within the API's host, as for a repository that was renamed, and no
+// other.
 func stayOn(api *url.URL) func(*http.Request, []*http.Request) error {
 	return func(request *http.Request, via []*http.Request) error {
 		switch {

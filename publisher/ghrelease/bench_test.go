@@ -17,9 +17,10 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/ghtest"
 )
 
-// BenchmarkPublish publishes a release of four large files, and sends the same bytes by one plain POST after the other,
-// as curl would: to the same server, in the same run. Of the first everything counts: reading and hashing the folder,
-// finding and making the draft, the comparison, publishing. x-of-plain is its time by that of plain.
+// BenchmarkPublish publishes a release of four large files, and sends the same bytes by one plain
+// POST after the other, as curl would: to the same server, in the same run. Of the first everything
+// counts: reading and hashing the folder, finding and making the draft, the comparison, publishing.
+// x-of-plain is its time by that of plain.
 func BenchmarkPublish(b *testing.B) {
 	release := fetchtest.New(b, fetchtest.Options{Padding: 64 << 20})
 	var size int64

@@ -46,14 +46,14 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	}
 	if primary, ok := errors.AsType[*github.RateLimitError](err); ok {
 		after := retry.Until(primary.Response.Header, primary.Rate.Reset.Time) + time.Second // which is part of the old window
-		return &publisher.TemporaryError{Err: brief(primary.Response, primary.Message), After: after}
+		return &publisher.TemporaryError{Err: summary(primary.Response, primary.Message), After: after}
 	}
 	if secondary, ok := errors.AsType[*github.AbuseRateLimitError](err); ok {
 		after := secondaryWait
 		if secondary.RetryAfter != nil {
 			after = *secondary.RetryAfter
 		}
-		return &publisher.TemporaryError{Err: brief(secondary.Response, secondary.Message), After: max(after, time.Second)}
+		return &publisher.TemporaryError{Err: summary(secondary.Response, secondary.Message), After: max(after, time.Second)}
 	}
 	if answer, ok := errors.AsType[*github.ErrorResponse](err); ok {
 		return s.explainAnswer(answer)
@@ -75,7 +75,7 @@ func isLocal(err error) bool {
 // explainAnswer sorts the answers that say no.
 func (s *Store) explainAnswer(answer *github.ErrorResponse) error {
 	status := answer.Response.StatusCode
-	err := brief(answer.Response, message(answer))
+	err := summary(answer.Response, message(answer))
 	refused := func(way string) error { return &publisher.RefusedError{Err: err, Way: way} }
 	if after, limited := limit(answer); limited {
 		return &publisher.TemporaryError{Err: err, After: after}
@@ -145,8 +145,8 @@ func message(answer *github.ErrorResponse) string {
 	return strings.Join(said, "; ")
 }
 
-// brief is an answer in one line: GitHub's words and the request, without its query.
-func brief(response *http.Response, said string) error {
+// summary is an answer in one line: GitHub's words and the request, without its query.
+func summary(response *http.Response, said string) error {
 	if said == "" {
 		said = http.StatusText(response.StatusCode)
 	}

@@ -1,16 +1,18 @@
-// Package ghrelease is a publisher.Store on GitHub Releases, on github.com and on GitHub Enterprise.
+// Package ghrelease is a publisher.Store on GitHub Releases, on github.com and on GitHub
+// Enterprise.
 //
-// ci's commands make one with New and give it to publisher.Publish. In goes a repository, a token and what the
-// publisher asks for; out come GitHub's answers in the publisher's terms, and its errors sorted by what helps against
-// them: trying again (*publisher.TemporaryError), a person (*publisher.RefusedError), or reading the release again
-// (publisher.ErrExists, publisher.ErrGone).
+// ci's commands make one with New and give it to publisher.Publish. In goes a repository, a token
+// and what the publisher asks for; out come GitHub's answers in the publisher's terms, and its
+// errors sorted by what helps against them: trying again (*publisher.TemporaryError), a person
+// (*publisher.RefusedError), or reading the release again (publisher.ErrExists, publisher.ErrGone).
 //
-// Requests are made and errors read by go-github, but its types for releases lack the digest of an asset and whether a
-// release is immutable, and its uploads cannot be repeated on a new connection: so the package has its own for both.
+// Requests are made and errors read by go-github, but its types for releases lack the digest of an
+// asset and whether a release is immutable, and its uploads cannot be repeated on a new connection:
+// so the package has its own for both.
 //
-// The token goes to the API's host and to the upload host that belongs to it, and nowhere else: a redirect that leads
-// away is an error, and downloads follow one without the token. The package never tries anything twice, never logs and
-// never prints.
+// The token goes to the API's host and to the upload host that belongs to it, and nowhere else: a
+// redirect that leads away is an error, and downloads follow one without the token. The package
+// never tries anything twice, never logs and never prints.
 package ghrelease
 
 import (
@@ -30,7 +32,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// What GitHub allows: https://docs.github.com/en/repositories/releasing-projects-on-github/about-releases
+// What GitHub allows:
+// https://docs.github.com/en/repositories/releasing-projects-on-github/about-releases
 const (
 	// MaxSize is the size that an asset must stay below, in bytes.
 	MaxSize = 2 << 30
@@ -38,15 +41,18 @@ const (
 	MaxAssets = 1000
 )
 
-// Options are how to reach GitHub. The zero value is github.com without a token: it reads what is public.
+// Options are how to reach GitHub. The zero value is github.com without a token: it reads what is
+// public.
 type Options struct {
-	// APIURL is "https://api.github.com" if empty; "https://HOST/api/v3" on a GitHub Enterprise Server.
+	// APIURL is "https://api.github.com" if empty; "https://HOST/api/v3" on a GitHub Enterprise
+	// Server.
 	APIURL string
 	Token  string
-	// Commit is the commit that the release's tag has, or is to have: 40 hex digits. If empty, a new tag is put on the
-	// repository's default branch, and one that exists is taken as it is.
+	// Commit is the commit that the release's tag has, or is to have: 40 hex digits. If empty, a
+	// new tag is put on the repository's default branch, and one that exists is taken as it is.
 	Commit string
-	// HTTP is the client for everything. nil: one with Go's defaults, which honors the proxy variables and SSL_CERT_FILE.
+	// HTTP is the client for everything. nil: one with Go's defaults, which honors the proxy
+	// variables and SSL_CERT_FILE.
 	HTTP *http.Client
 	// Stall is how long a connection may move no byte, and how long an answer may take: 1 minute.
 	Stall time.Duration
@@ -66,7 +72,8 @@ type Store struct {
 
 var _ publisher.Store = (*Store)(nil)
 
-// New makes a Store for a repository, "owner/name". Its errors are of the arguments: nothing is sent yet.
+// New makes a Store for a repository, "owner/name". Its errors are of the arguments: nothing is
+// sent yet.
 func New(repository string, o Options) (*Store, error) {
 	owner, repo, ok := strings.Cut(repository, "/")
 	if !ok || !isName(owner) || !isName(repo) {
@@ -97,7 +104,8 @@ func isName(s string) bool {
 	})
 }
 
-// newTransport is Go's own transport with buffers for large files: with its 4 KiB an upload is a system call for each.
+// newTransport is Go's own transport with buffers for large files: with its 4 KiB an upload is a
+// system call for each.
 func newTransport() *http.Transport {
 	const buffer = 256 << 10
 	transport := http.DefaultTransport.(*http.Transport).Clone()
@@ -138,12 +146,13 @@ func (s *Store) call(ctx context.Context, method, path string, body, dst any) (*
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.stall, errStalled)
 	defer cancel()
-	response, err := s.client.Do(ctx, s.authorized(request), dst)
+	response, err := s.client.Do(ctx, s.authorize(request), dst)
 	return response, s.explain(ctx, err)
 }
 
-// authorized gives a request the token. Go's client forwards it on redirects within the host only, which stayOn sees to.
-func (s *Store) authorized(request *http.Request) *http.Request {
+// authorize gives a request the token. Go's client forwards it on redirects within the host only,
+// which stayOn sees to.
+func (s *Store) authorize(request *http.Request) *http.Request {
 	if s.token != "" {
 		request.Header.Set("Authorization", "Bearer "+s.token)
 	}
@@ -175,7 +184,7 @@ func (s *Store) Download(ctx context.Context, asset publisher.Asset) (io.ReadClo
 	watched, watch := retry.Watch(ctx, s.stall, errStalled)
 	first := *s.http
 	first.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	response, err := first.Do(s.authorized(request).WithContext(watched))
+	response, err := first.Do(s.authorize(request).WithContext(watched))
 	if err == nil && response.StatusCode == http.StatusFound {
 		response.Body.Close()
 		var to *url.URL
@@ -193,13 +202,14 @@ func (s *Store) Download(ctx context.Context, asset publisher.Asset) (io.ReadClo
 	if err != nil {
 		err = s.explain(watched, err)
 		watch.End()
-		return nil, found(err)
+		return nil, missingAsGone(err)
 	}
 	return &watchedBody{body: response.Body, watch: watch, closed: watch.End}, nil
 }
 
-// found is an error of a request for something by its number, where "not found" is not a matter of rights.
-func found(err error) error {
+// missingAsGone is the error of a request for something by its number, where "not found" is not a
+// matter of rights.
+func missingAsGone(err error) error {
 	if missing, ok := errors.AsType[*missingError](err); ok {
 		return fmt.Errorf("%w: %w", publisher.ErrGone, missing.err)
 	}

@@ -236,7 +236,8 @@ func TestDraftThenPublish(t *testing.T) {
 	}
 }
 
-// A fault and what comes of it. Each run begins with nothing, and the next one without faults always completes it.
+// A fault and what comes of it. Each run begins with nothing, and the next one without faults
+// always completes it.
 func TestFaults(t *testing.T) {
 	const bundle = "llcuda-bins-sm75.tar.gz"
 	header := func(pairs ...string) http.Header {
@@ -258,7 +259,8 @@ func TestFaults(t *testing.T) {
 		name   string
 		server ghtest.Options
 		faults []ghtest.Fault
-		// fails says that the first run fails; refused that it does so with a *RefusedError whose text has this.
+		// fails says that the first run fails; refused that it does so with a *RefusedError whose
+		// text has this.
 		fails   bool
 		refused string
 	}{

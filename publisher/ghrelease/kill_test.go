@@ -48,8 +48,8 @@ func publishOnce(ctx context.Context) error {
 	return err
 }
 
-// A run that is killed at any moment leaves at most one draft with anything in it, in which nothing whole is wrong, and
-// the next plain run completes it.
+// A run that is killed at any moment leaves at most one draft with anything in it, in which nothing
+// whole is wrong, and the next plain run completes it.
 func TestKilledAtAnyMoment(t *testing.T) {
 	const kills = 200
 	dir := fetchtest.New(t, fetchtest.Options{Padding: 60_000}).Dir

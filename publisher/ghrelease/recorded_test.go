@@ -15,8 +15,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/publishertest"
 )
 
-// recorded answers as GitHub did, request by request. What is read by its number here was read by its tag there; an
-// upload had a label there, and has none here.
+// recorded answers as GitHub did, request by request. What is read by its number here was read by
+// its tag there; an upload had a label there, and has none here.
 type recorded struct {
 	t     *testing.T
 	mu    sync.Mutex
@@ -56,7 +56,8 @@ func (r *recorded) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	}
 }
 
-// The store reads GitHub's own answers: those of today are held to the description, these were given.
+// The store reads GitHub's own answers: those of today are held to the description, these were
+// given.
 func TestRecorded(t *testing.T) {
 	for _, scenario := range []string{"release-assets", "release-assets-conflict"} {
 		t.Run(scenario, func(t *testing.T) {

@@ -31,16 +31,19 @@ type asset struct {
 	Name  string `json:"name"`
 	Size  int64  `json:"size"`
 	State string `json:"state"`
-	// Digest is "sha256:…", and null on servers that do not know it and for assets that are not whole.
+	// Digest is "sha256:…", and null on servers that do not know it and for assets that are not
+	// whole.
 	Digest    string    `json:"digest"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
-// uploaded is the state of an asset that is whole. "starter" is one that is not, though the schema has no such state.
+// uploaded is the state of an asset that is whole. "starter" is one that is not, though the schema
+// has no such state.
 const uploaded = "uploaded"
 
 func (r release) public(now time.Time) publisher.Release {
-	// The template of https://docs.github.com/en/rest/using-the-rest-api/getting-started-with-the-rest-api#hypermedia
+	// The template of
+	// https://docs.github.com/en/rest/using-the-rest-api/getting-started-with-the-rest-api#hypermedia
 	upload, _, _ := strings.Cut(r.UploadURL, "{")
 	out := publisher.Release{ID: r.ID, Tag: r.TagName, Draft: r.Draft, Immutable: r.Immutable, Notes: r.Body, URL: r.HTMLURL, UploadURL: upload}
 	for _, a := range r.Assets {
@@ -68,7 +71,8 @@ func clock(header http.Header) time.Time {
 	return time.Now()
 }
 
-// Find implements publisher.Store. It also refuses a tag that is at another commit than Options.Commit.
+// Find implements publisher.Store. It also refuses a tag that is at another commit than
+// Options.Commit.
 func (s *Store) Find(ctx context.Context, tag string) ([]publisher.Release, error) {
 	// By tag GitHub gives published releases only: drafts are found by listing all.
 	list, err := pages[release](ctx, s, s.path("/releases"))
@@ -102,8 +106,8 @@ func (s *Store) noRepository(err error) error {
 	return &publisher.RefusedError{Err: fmt.Errorf("there is no repository %s/%s: %w", s.owner, s.repo, missing.err), Way: way}
 }
 
-// checkTag checks that a tag that exists is at the commit that it is to be at, and reports whether it exists. It is not looked for
-// where no commit is wanted.
+// checkTag checks that a tag that exists is at the commit that it is to be at, and reports whether
+// it exists. It is not looked for where no commit is wanted.
 func (s *Store) checkTag(ctx context.Context, tag string) (exists bool, err error) {
 	if s.commit == "" {
 		return false, nil
@@ -136,9 +140,9 @@ func (s *Store) checkTag(ctx context.Context, tag string) (exists bool, err erro
 	return true, nil
 }
 
-// commitFor is the commit to send with a release: only where its tag is still to be made there. GitHub has no use for it
-// where the tag exists, and refuses a workflow's token that names a commit whose workflow files are not those of the default
-// branch: https://github.com/cli/cli/issues/9514
+// commitFor is the commit to send with a release: only where its tag is still to be made there.
+// GitHub has no use for it where the tag exists, and refuses a workflow's token that names a commit
+// whose workflow files are not those of the default branch: https://github.com/cli/cli/issues/9514
 func (s *Store) commitFor(ctx context.Context, tag string) (string, error) {
 	exists, err := s.checkTag(ctx, tag)
 	if err != nil || exists {
@@ -183,7 +187,7 @@ func (s *Store) Promote(ctx context.Context, r publisher.Release, draft publishe
 	response, err := s.call(ctx, http.MethodPatch, s.path("/releases/%d", r.ID),
 		changes{TagName: r.Tag, Commit: commit, Name: draft.Title, Body: draft.Notes, Draft: false, Latest: string(latest)}, &made)
 	if err != nil {
-		return publisher.Release{}, found(err)
+		return publisher.Release{}, missingAsGone(err)
 	}
 	return made.public(clock(response.Header)), nil
 }
@@ -191,7 +195,7 @@ func (s *Store) Promote(ctx context.Context, r publisher.Release, draft publishe
 // Discard implements publisher.Store.
 func (s *Store) Discard(ctx context.Context, r publisher.Release) error {
 	_, err := s.call(ctx, http.MethodDelete, s.path("/releases/%d", r.ID), nil, nil)
-	return found(err)
+	return missingAsGone(err)
 }
 
 // Read implements publisher.Store.
@@ -199,11 +203,11 @@ func (s *Store) Read(ctx context.Context, id int64) (publisher.Release, error) {
 	var r release
 	response, err := s.call(ctx, http.MethodGet, s.path("/releases/%d", id), nil, &r)
 	if err != nil {
-		return publisher.Release{}, found(err)
+		return publisher.Release{}, missingAsGone(err)
 	}
 	list, err := pages[asset](ctx, s, s.path("/releases/%d/assets", id))
 	if err != nil {
-		return publisher.Release{}, found(err)
+		return publisher.Release{}, missingAsGone(err)
 	}
 	// An asset that broke off is sometimes in one of the two only. The list is the newer.
 	for _, a := range r.Assets {
@@ -218,5 +222,5 @@ func (s *Store) Read(ctx context.Context, id int64) (publisher.Release, error) {
 // Delete implements publisher.Store.
 func (s *Store) Delete(ctx context.Context, a publisher.Asset) error {
 	_, err := s.call(ctx, http.MethodDelete, s.path("/releases/assets/%d", a.ID), nil, nil)
-	return found(err)
+	return missingAsGone(err)
 }

@@ -340,7 +340,8 @@ func TestTokenStays(t *testing.T) {
 	}
 }
 
-// A body that has begun can be sent again from its first byte, where the server sends the upload elsewhere on its host.
+// A body that has begun can be sent again from its first byte, where the server sends the upload
+// elsewhere on its host.
 func TestUploadIsSentAgain(t *testing.T) {
 	data := strings.Repeat("0123456789", 100_000)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -418,7 +419,8 @@ func TestInterrupted(t *testing.T) {
 	wantPublished(t, server, ghtest.Repository, folder)
 }
 
-// A token that may not change workflows, and a release whose target is a commit that has others. The way out is named.
+// A token that may not change workflows, and a release whose target is a commit that has others.
+// The way out is named.
 func TestTargetWithOtherWorkflows(t *testing.T) {
 	commit := strings.Repeat("1", 40)
 	dir := fetchtest.New(t, fetchtest.Options{}).Dir

@@ -40,9 +40,9 @@ func (s *Store) Upload(ctx context.Context, r publisher.Release, content publish
 	}
 	request.GetBody = open // for connections that turn out to be closed, and for redirects
 	var made asset
-	response, err := s.client.Do(ctx, s.authorized(request), &made)
+	response, err := s.client.Do(ctx, s.authorize(request), &made)
 	if err := s.explain(ctx, err); err != nil {
-		return publisher.Asset{}, found(err)
+		return publisher.Asset{}, missingAsGone(err)
 	}
 	return made.public(clock(response.Header)), nil
 }

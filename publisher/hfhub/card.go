@@ -98,13 +98,15 @@ func (c Catalogue) head(b *bytes.Buffer, page string, licences map[string]matrix
 	b.WriteString("---\n")
 }
 
-// plainForm are texts that YAML takes for nothing but texts without quotes; notTexts are those among them that it does not.
+// plainForm are texts that YAML takes for nothing but texts without quotes; notTexts are those
+// among them that it does not.
 var (
 	plainForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._/-]*$`)
 	notTexts  = []string{"y", "n", "yes", "no", "true", "false", "on", "off", "null"}
 )
 
-// scalar is a text in YAML. Go's escapes are among those of YAML's quotes: https://yaml.org/spec/1.2.2/#57-escaped-characters
+// scalar is a text in YAML. Go's escapes are among those of YAML's quotes:
+// https://yaml.org/spec/1.2.2/#57-escaped-characters
 func scalar(s string) string {
 	if plainForm.MatchString(s) && !slices.Contains(notTexts, strings.ToLower(s)) {
 		return s

@@ -63,8 +63,9 @@ func isCode(err error, code string) bool {
 	return ok && answer.Code == code
 }
 
-// refused makes what the Hub will say again an error with a way out, for whoever publishes to repo.
-func refused(err error, repo string) error {
+// explain makes what the Hub will say again an error with a way out, for the person who publishes
+// to repo.
+func explain(err error, repo string) error {
 	answer, ok := errors.AsType[*APIError](err)
 	if _, already := errors.AsType[*publisher.RefusedError](err); !ok || already {
 		return err

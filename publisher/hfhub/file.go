@@ -44,7 +44,8 @@ func (f File) check() error {
 	return nil
 }
 
-// read looks at a file, and computes its digest where that is not known. known are digests from before.
+// read looks at a file, and computes its digest where that is not known. known are digests from
+// before.
 func read(ctx context.Context, f File, known map[string]blob) (blob, error) {
 	if err := f.check(); err != nil {
 		return blob{}, err
@@ -86,7 +87,8 @@ func read(ctx context.Context, f File, known map[string]blob) (blob, error) {
 	return b, nil
 }
 
-// Digest reads a file on this machine: its sha256 in lower-case hex, and its size. report, if not nil, hears how far it is.
+// Digest reads a file on this machine: its sha256 in lower-case hex, and its size. report, if not
+// nil, hears how far it is.
 func Digest(ctx context.Context, local string, report func(publisher.Progress)) (sum string, size int64, err error) {
 	file, err := os.Open(local)
 	if err != nil {

@@ -1,22 +1,27 @@
 // Package hfhub publishes files to a model repository of the Hugging Face Hub.
 //
-// ci's publish command calls it. In goes what the repository shall hold (File); out comes one commit that has all of it:
+// ci's publish command calls it. In goes what the repository shall hold (File); out comes one
+// commit that has all of it:
 //
 //	head ──▶ build files ──▶ compare ──▶ preupload ──▶ LFS batch, PUT, verify ──▶ commit on that head ──▶ read back
 //
-// Whatever stops it on the way, the same call again ends in the same state: bytes that the Hub has are never sent again,
-// files that the head has are not committed again, and a commit whose answer was lost is looked for before it is
-// repeated. A head that moved meanwhile is read again and everything that depends on it is built again, so two publishers
-// at once lose nothing of each other's.
+// Whatever stops it on the way, the same call again ends in the same state: bytes that the Hub has
+// are never sent again, files that the head has are not committed again, and a commit whose answer
+// was lost is looked for before it is repeated. A head that moved meanwhile is read again and
+// everything that depends on it is built again, so two publishers at once lose nothing of each
+// other's.
 //
-// What is resumed is whole files: the Hub's answer for an upload in parts names no parts that it has, so a process that
-// dies in the middle of a file sends that file from its start. Within one process only the part that failed is sent again.
+// What is resumed is whole files: the Hub's answer for an upload in parts names no parts that it
+// has, so a process that dies in the middle of a file sends that file from its start. Within one
+// process only the part that failed is sent again.
 //
-// Memory does not grow with the files. The token goes to the Hub's own address and nowhere else: not to the storage, not
-// along a redirect to another scheme, host or port. The package deletes nothing, and never prints.
+// Memory does not grow with the files. The token goes to the Hub's own address and nowhere else:
+// not to the storage, not along a redirect to another scheme, host or port. The package deletes
+// nothing, and never prints.
 //
 // The protocol is huggingface_hub's, without Xet, which is optional:
-// https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/_commit_api.py and lfs.py
+// https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/_commit_api.py and
+// lfs.py
 package hfhub
 
 import (
@@ -39,15 +44,16 @@ type Client struct {
 	Endpoint string
 	// Tokens gives the token that publishes. Required, but for reading what is public.
 	Tokens TokenSource
-	// HTTP sends requests; nil: Go's defaults, which honor the proxy variables and SSL_CERT_FILE. Its timeout,
-	// redirects and cookies are the client's own matter.
+	// HTTP sends requests; nil: Go's defaults, which honor the proxy variables and SSL_CERT_FILE.
+	// Its timeout, redirects and cookies are the client's own matter.
 	HTTP *http.Client
 	// Tries is how often a request is made that a later try may mend: 5 where 0.
 	Tries int
-	// FirstWait is before the second try; it doubles up to eight times that, and half of it is random. A second where 0.
+	// FirstWait is before the second try; it doubles up to eight times that, and half of it is
+	// random. A second where 0.
 	FirstWait time.Duration
-	// Stall is how long an upload may move no byte, and how long an answer may take: a minute where 0. Commits, and the
-	// joining of parts, on which the Hub works, may take five times that.
+	// Stall is how long an upload may move no byte, and how long an answer may take: a minute where
+	// 0. Commits, and the joining of parts, on which the Hub works, may take five times that.
 	Stall time.Duration
 
 	// Waiting, if not nil, hears how long the client waits before it tries again, and why.
@@ -84,7 +90,8 @@ type File struct {
 	// Local is a file on this machine. Content is taken where it is empty.
 	Local   string
 	Content []byte
-	// SHA256 is Local's digest in lower-case hex, where the caller has just read it (see Digest); else it is computed.
+	// SHA256 is Local's digest in lower-case hex, where the caller has just read it (see Digest);
+	// else it is computed.
 	SHA256 string
 }
 

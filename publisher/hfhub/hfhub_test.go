@@ -91,7 +91,8 @@ func listed(t testing.TB, files []File) map[string]hftest.Listed {
 	return want
 }
 
-// mustHold asserts the final state: these files, whole, nothing else, in so many commits after the Hub's first.
+// mustHold asserts the final state: these files, whole, nothing else, in so many commits after the
+// Hub's first.
 func mustHold(t testing.TB, hub *hftest.Hub, files []File, commits int) {
 	t.Helper()
 	got, count := hub.Files(repo)
@@ -242,9 +243,9 @@ func TestOfficialClientReads(t *testing.T) {
 	}
 }
 
-// Whatever goes wrong at whatever stage: the publication ends well by itself, or stops, and the same call again ends
-// well. Every case asserts the final state: each file once and whole, in one commit, and no large file sent again that
-// had arrived.
+// Whatever goes wrong at whatever stage: the publication ends well by itself, or stops, and the
+// same call again ends well. Every case asserts the final state: each file once and whole, in one
+// commit, and no large file sent again that had arrived.
 func TestFaults(t *testing.T) {
 	limit := map[string]string{"RateLimit": `"api";r=0;t=0`, "Retry-After": "7200"}
 	var cases []struct {
@@ -570,8 +571,8 @@ func TestTrustedPublisher(t *testing.T) {
 	}
 }
 
-// The Hub's own redirects, of repositories that were renamed, are followed with the token; those that lead elsewhere are
-// not followed, and the token stays here.
+// The Hub's own redirects, of repositories that were renamed, are followed with the token; those
+// that lead elsewhere are not followed, and the token stays here.
 func TestTokenStaysHome(t *testing.T) {
 	for name, elsewhere := range map[string]bool{"another port": true, "the Hub itself": false} {
 		t.Run(name, func(t *testing.T) {

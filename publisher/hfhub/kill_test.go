@@ -16,7 +16,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )
 
-// jobVariable makes the test's program a publisher that does one job and ends, so that it can be killed.
+// jobVariable makes the test's program a publisher that does one job and ends, so that it can be
+// killed.
 const jobVariable = "HFHUB_TEST_JOB"
 
 type job struct {
@@ -63,8 +64,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A publisher that is killed at any moment leaves the old head or the new one, never half of one; a plain run after it
-// ends with every file once and whole, in one commit.
+// A publisher that is killed at any moment leaves the old head or the new one, never half of one; a
+// plain run after it ends with every file once and whole, in one commit.
 func TestKill(t *testing.T) {
 	rounds := 200
 	if testing.Short() {

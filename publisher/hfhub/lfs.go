@@ -122,7 +122,7 @@ func (c *Client) bring(ctx context.Context, repo string, b blob, o object, repor
 		if !ok {
 			return m.sent(), err
 		}
-		if tries.Wait(ctx, temporary(anew.err)) != nil {
+		if tries.Wait(ctx, makeTemporary(anew.err)) != nil {
 			if ctx.Err() != nil {
 				return m.sent(), ctx.Err()
 			}
@@ -140,9 +140,9 @@ func (c *Client) bring(ctx context.Context, repo string, b blob, o object, repor
 	}
 }
 
-// temporary is an error after which the Hub is asked about the file again, whatever kind of error
-// it is.
-func temporary(err error) error {
+// makeTemporary makes an error one after which the Hub is asked again, whatever kind of error it
+// is.
+func makeTemporary(err error) error {
 	if retry.IsTemporary(err) {
 		return err
 	}
@@ -270,7 +270,7 @@ func (c *Client) put(ctx context.Context, p piece, address string, extra map[str
 }
 
 func (c *Client) putOnce(ctx context.Context, p piece, address string, extra map[string]string) (http.Header, error) {
-	name := naming(http.MethodPut, address)
+	name := requestName(http.MethodPut, address)
 	ctx, watchdog := retry.Watch(ctx, c.stall(), &StalledError{Request: name})
 	defer watchdog.End()
 	body := &watched{r: io.NewSectionReader(p.file, p.offset, p.size), meter: p.meter, alive: watchdog.Moved}
@@ -298,7 +298,7 @@ func (c *Client) putOnce(ctx context.Context, p piece, address string, extra map
 	switch {
 	case err != nil:
 		body.undo()
-		return nil, unanswered(ctx, name, err)
+		return nil, noAnswer(ctx, name, err)
 	case response.StatusCode/100 != 2:
 		body.undo()
 		return nil, refusal(name, response, said)

@@ -17,7 +17,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// A sink is a Hub that keeps nothing: what the real server is too small for. It has one repository and takes one file.
+// A sink is a Hub that keeps nothing: what the real server is too small for. It has one repository
+// and takes one file.
 func sink(t testing.TB, partSize int64) *httptest.Server {
 	const first, second = "1111111111111111111111111111111111111111", "2222222222222222222222222222222222222222"
 	var oid atomic.Value
@@ -70,7 +71,8 @@ func sink(t testing.TB, partSize int64) *httptest.Server {
 	return server
 }
 
-// publishSparse publishes a file of zeros that takes no disk and tells the most memory that was in use.
+// publishSparse publishes a file of zeros that takes no disk and tells the most memory that was in
+// use.
 func publishSparse(t testing.TB, size int64) (peak uint64) {
 	local := filepath.Join(t.TempDir(), "model.gguf")
 	if err := os.WriteFile(local, nil, 0o644); err != nil {
@@ -104,7 +106,8 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// BenchmarkPublish is a whole publication: reading for the digest, and sending. 50 GB is the largest that the Hub takes.
+// BenchmarkPublish is a whole publication: reading for the digest, and sending. 50 GB is the
+// largest that the Hub takes.
 func BenchmarkPublish(b *testing.B) {
 	for _, gigabytes := range []int64{1, 50} {
 		b.Run(fmt.Sprintf("%dGB", gigabytes), func(b *testing.B) {

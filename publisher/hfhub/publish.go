@@ -13,17 +13,19 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// A BuildFunc says what a repository shall hold, given what it holds. It is called again when the head has moved.
+// A BuildFunc says what a repository shall hold, given what it holds. It is called again when the
+// head has moved.
 type BuildFunc func(ctx context.Context, head *Head) ([]File, error)
 
 // Publish makes the repository hold the files, and reads back that it does.
 //
-// Errors: *publisher.RefusedError where the Hub will not let it happen, *ChangedError, *APIError, and those of the file
-// system and the network. After every one of them the same call goes on from there.
+// Errors: *publisher.RefusedError where the Hub will not let it happen, *ChangedError, *APIError,
+// and those of the file system and the network. After every one of them the same call goes on from
+// there.
 func (c *Client) Publish(ctx context.Context, repo string, build BuildFunc, opts Options) (Result, error) {
 	result, err := c.publish(ctx, repo, build, opts)
 	if err != nil {
-		return Result{}, fmt.Errorf("publishing to %s: %w", repo, refused(err, repo))
+		return Result{}, fmt.Errorf("publishing to %s: %w", repo, explain(err, repo))
 	}
 	return result, nil
 }
@@ -67,12 +69,13 @@ func (c *Client) publish(ctx context.Context, repo string, build BuildFunc, opts
 		sent, err := c.commitAll(ctx, d, opts)
 		result.Sent += sent
 		if errors.Is(err, errStale) { // others are at it, or what was read is of a moment ago
-			err = moved.Wait(ctx, temporary(err))
+			err = moved.Wait(ctx, makeTemporary(err))
 		}
 		if err != nil {
 			return Result{}, err
 		}
-		// Whatever the answers said, what can be read is what counts: the next round reads it and finds nothing missing.
+		// Whatever the answers said, what can be read is what counts: the next round reads it and
+		// finds nothing missing.
 	}
 	return Result{}, &publisher.RefusedError{Err: errStale, Way: "wait until they are done, and publish again"}
 }
@@ -236,9 +239,9 @@ func commitBody(d *draft, large []blob, message string) ([]byte, error) {
 	return body.Bytes(), nil
 }
 
-// commit is the point of no return. It is never repeated before it is known what became of it: where the head has moved,
-// by this commit or another one, the caller reads it again; where it has not, the same commit on the same parent
-// cannot land twice.
+// commit is the point of no return. It is never repeated before it is known what became of it:
+// where the head has moved, by this commit or another one, the caller reads it again; where it has
+// not, the same commit on the same parent cannot land twice.
 func (c *Client) commit(ctx context.Context, d *draft, body []byte) error {
 	for tries := c.policy().Begin(); ; {
 		err := c.do(ctx, call{method: http.MethodPost, path: "/api/models/" + d.Repo + "/commit/" + branch, body: body, contentType: "application/x-ndjson", once: true, slow: true}, nil)

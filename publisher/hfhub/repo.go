@@ -28,7 +28,8 @@ func CheckRepo(repo string) error {
 	return nil
 }
 
-// A Head is what the repository holds now. It does not change: whoever builds files from it builds from one commit.
+// A Head is what the repository holds now. It does not change: whoever builds files from it builds
+// from one commit.
 type Head struct {
 	Repo string
 	// Commit is empty where the repository does not exist.
@@ -43,10 +44,11 @@ func (c *Client) Head(ctx context.Context, repo string) (*Head, error) {
 		return nil, err
 	}
 	head, err := c.head(ctx, repo)
-	return head, refused(err, repo)
+	return head, explain(err, repo)
 }
 
-// head reads what a repository's branch stands for. One that is not there, or not to be seen, has no commit.
+// head reads what a repository's branch stands for. One that is not there, or not to be seen, has
+// no commit.
 func (c *Client) head(ctx context.Context, repo string) (*Head, error) {
 	var info struct{ SHA string }
 	err := c.do(ctx, call{method: http.MethodGet, path: "/api/models/" + repo + "/revision/" + branch}, &info)
@@ -89,7 +91,8 @@ func escapePath(path string) string {
 	return strings.Join(parts, "/")
 }
 
-// Digests are the sha256 of those of some files that the head has in LFS storage, where large ones are.
+// Digests are the sha256 of those of some files that the head has in LFS storage, where large ones
+// are.
 func (h *Head) Digests(ctx context.Context, paths []string) (map[string]string, error) {
 	there, err := h.entries(ctx, paths)
 	if err != nil {
@@ -142,7 +145,9 @@ func (c *Client) create(ctx context.Context, repo string, private bool) error {
 	err := c.retry(ctx, c.tries(), func() error {
 		err := c.do(ctx, call{method: http.MethodPost, path: "/api/repos/create", body: body, once: true}, nil)
 		if answer, ok := errors.AsType[*APIError](err); ok && answer.Status == http.StatusConflict {
-			// Two conflicts have one status: this one passes. https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/hf_api.py, create_repo
+			// Two conflicts have one status: this one passes.
+			// https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/hf_api.py,
+			// create_repo
 			if strings.Contains(answer.Message, "conflicting operation") {
 				return &retry.TemporaryError{Err: err}
 			}

@@ -60,7 +60,7 @@ func (c *Client) do(ctx context.Context, r call, value any) error {
 			return nil
 		}
 		if err := json.Unmarshal(answer, value); err != nil {
-			return fmt.Errorf("%s: reading the answer: %w", naming(r.method, address), err)
+			return fmt.Errorf("%s: reading the answer: %w", requestName(r.method, address), err)
 		}
 		return nil
 	})
@@ -104,10 +104,10 @@ func (c *Client) ask(ctx context.Context, r call, address string, body []byte) (
 		case redirected:
 			to, err := redirect.from.Parse(redirect.location)
 			if err != nil {
-				return nil, fmt.Errorf("%s: it redirects to no address", naming(r.method, address))
+				return nil, fmt.Errorf("%s: it redirects to no address", requestName(r.method, address))
 			}
 			if address = to.String(); own && !c.isOwn(address) {
-				return nil, fmt.Errorf("%s: it redirects to %s://%s, which is not the Hub", naming(r.method, redirect.from.String()), to.Scheme, to.Host)
+				return nil, fmt.Errorf("%s: it redirects to %s://%s, which is not the Hub", requestName(r.method, redirect.from.String()), to.Scheme, to.Host)
 			}
 		case isStatus(err, http.StatusUnauthorized) && token != "" && !renewed:
 			renewed = true
@@ -121,7 +121,7 @@ func (c *Client) ask(ctx context.Context, r call, address string, body []byte) (
 			return answer, err
 		}
 	}
-	return nil, fmt.Errorf("%s: it redirects without end", naming(r.method, address))
+	return nil, fmt.Errorf("%s: it redirects without end", requestName(r.method, address))
 }
 
 type redirectError struct {
@@ -136,7 +136,7 @@ func (c *Client) askOnce(ctx context.Context, r call, address string, body []byt
 	if r.slow {
 		timeout *= 5
 	}
-	name := naming(r.method, address)
+	name := requestName(r.method, address)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, &StalledError{Request: name})
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, r.method, address, bytes.NewReader(body))
@@ -163,7 +163,7 @@ func (c *Client) askOnce(ctx context.Context, r call, address string, body []byt
 	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		return nil, unanswered(ctx, name, err)
+		return nil, noAnswer(ctx, name, err)
 	case response.StatusCode/100 != 2:
 		return nil, refusal(name, response, answer)
 	case len(answer) > maxAnswer:
@@ -181,14 +181,14 @@ func (c *Client) send(ctx context.Context, request *http.Request) (*http.Respons
 	request.Header.Set("User-Agent", "llcuda-farm")
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, unanswered(ctx, naming(request.Method, request.URL.String()), err)
+		return nil, noAnswer(ctx, requestName(request.Method, request.URL.String()), err)
 	}
 	return response, nil
 }
 
-// unanswered is why there was no answer, without what is secret in an address. The request may have
+// noAnswer is why there was no answer, without what is secret in an address. The request may have
 // been carried out.
-func unanswered(ctx context.Context, name string, err error) error {
+func noAnswer(ctx context.Context, name string, err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
@@ -236,8 +236,8 @@ func refusal(name string, response *http.Response, body []byte) error {
 
 var xmlMessage = regexp.MustCompile(`<Message>([^<]*)</Message>`)
 
-// naming names a request to a person: what an address is signed with is left out.
-func naming(method, address string) string {
+// requestName names a request to a person: what an address is signed with is left out.
+func requestName(method, address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
 		return method

@@ -12,8 +12,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// A TokenSource gives the token to publish with. rejected is the one that the Hub has just refused to know, empty at first:
-// a source that cannot make another one fails then.
+// A TokenSource gives the token to publish with. rejected is the one that the Hub has just refused
+// to know, empty at first: a source that cannot make another one fails then.
 type TokenSource func(ctx context.Context, rejected string) (string, error)
 
 // errNoOther is a token that nothing can replace.
@@ -32,17 +32,19 @@ func StaticToken(token string) TokenSource {
 // audience is what the Hub wants id tokens to be made out to, whatever its address.
 const audience = "https://huggingface.co"
 
-// TrustedPublisher exchanges an id token of this job for a token that writes to repo and is good for an hour, and does it
-// again when that hour is over: https://huggingface.co/docs/hub/trusted-publishers. No secret is stored anywhere.
+// TrustedPublisher exchanges an id token of this job for a token that writes to repo and is good
+// for an hour, and does it again when that hour is over:
+// https://huggingface.co/docs/hub/trusted-publishers. No secret is stored anywhere.
 //
-// The id token is that of HF_OIDC_ID_TOKEN, or GitHub Actions is asked for one, for which the job needs the permission
-// id-token: write. ok is false where neither is at hand.
+// The id token is that of HF_OIDC_ID_TOKEN, or GitHub Actions is asked for one, for which the job
+// needs the permission id-token: write. ok is false where neither is at hand.
 func (c *Client) TrustedPublisher(getenv func(string) string, repo string) (source TokenSource, ok bool) {
 	given, address, key := getenv("HF_OIDC_ID_TOKEN"), getenv("ACTIONS_ID_TOKEN_REQUEST_URL"), getenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
 	if given == "" && (address == "" || key == "") {
 		return nil, false
 	}
-	// A client without a token of its own: the exchange needs none, and GitHub's own key goes to GitHub.
+	// A client without a token of its own: the exchange needs none, and GitHub's own key goes to
+	// GitHub.
 	plain := &Client{Endpoint: c.Endpoint, HTTP: c.HTTP, Tries: c.Tries, FirstWait: c.FirstWait, Stall: c.Stall, Tokens: StaticToken("")}
 	return func(ctx context.Context, rejected string) (string, error) {
 		id := given
@@ -60,7 +62,8 @@ func (c *Client) TrustedPublisher(getenv func(string) string, repo string) (sour
 	}, true
 }
 
-// actionsToken asks the runner for an id token: https://docs.github.com/en/actions/reference/security/oidc
+// actionsToken asks the runner for an id token:
+// https://docs.github.com/en/actions/reference/security/oidc
 func (c *Client) actionsToken(ctx context.Context, address, key string) (string, error) {
 	u, err := url.Parse(address)
 	if err != nil {

@@ -265,7 +265,7 @@ func (b *buildCommand) removeDamaged(ctx context.Context, names []string) ([]str
 	return left, nil
 }
 
-// replaces says whether this build writes the archive of that name.
+// replaces reports whether this build writes the archive of that name.
 func (b *buildCommand) replaces(name string) bool {
 	return manifests.KindOf(name) == manifests.KindBundle && slices.ContainsFunc(b.targets, func(t matrix.Target) bool {
 		return manifests.Stem(name) == manifests.BundleName(t.SM)

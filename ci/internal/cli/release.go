@@ -153,7 +153,8 @@ func (r *releaseCommand) preflight(ctx context.Context, b *buildCommand, c *clie
 	return server, as, b.openLedger()
 }
 
-// already reports whether the folder holds the bundles of this release, source and selection, as its manifest has them.
+// already reports whether the folder holds the bundles of this release, source and selection, as
+// its manifest has them.
 func (b *buildCommand) already(ctx context.Context) (bool, error) {
 	found, err := publisher.InspectFolder(ctx, string(b.dir))
 	if errors.Is(err, fs.ErrNotExist) {

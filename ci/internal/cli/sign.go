@@ -77,7 +77,8 @@ func signDir(ctx context.Context, term *terminal, dir release.Dir, opts release.
 	return nil
 }
 
-// builtBy is the run of the workflow that signs: it is the one that built, or that collected what its jobs built.
+// builtBy is the run of the workflow that signs: it is the one that built, or that collected what
+// its jobs built.
 func builtBy(identity string) provenance.Run {
 	if !strings.Contains(identity, "/.github/workflows/") {
 		return provenance.Run{}

@@ -42,7 +42,8 @@ const (
 
 const waysToSign = "run it in a workflow with the permission id-token: write, or give --sign-in, --oidc-token FILE or --key FILE"
 
-// A policyFor makes the policy of one kind of signature from what the user trusts: sigverify.Release is one.
+// A policyFor makes the policy of one kind of signature from what the user trusts:
+// sigverify.Release is one.
 type policyFor func(issuer, identity string, trustedRoot, publicKey []byte) sigverify.Policy
 
 // open reads the key, or gets a token and reads which services to use.
@@ -129,7 +130,8 @@ func (s *signing) openKey(policy policyFor) (*release.Credential, error) {
 	return c, nil
 }
 
-// tokens is where tokens come from. A runner gives one whenever it is asked; a person is asked once.
+// tokens is where tokens come from. A runner gives one whenever it is asked; a person is asked
+// once.
 func (s *signing) tokens(ctx context.Context, term *terminal, services cosign.Services) (func(context.Context) (cosign.Token, error), error) {
 	once := func(token cosign.Token, err error) (func(context.Context) (cosign.Token, error), error) {
 		return func(context.Context) (cosign.Token, error) { return token, err }, err

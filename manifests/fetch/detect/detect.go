@@ -74,7 +74,7 @@ func (d Detector) Detect(ctx context.Context) (Report, error) {
 	var r Report
 	h := &r.Host
 	h.OS, h.Arch = runtime.GOOS, runtime.GOARCH
-	h.Kernel = d.text("proc/sys/kernel/osrelease")
+	h.Kernel = d.readText("proc/sys/kernel/osrelease")
 	h.Platform = d.Platform()
 	h.Distribution = d.distribution()
 	h.CPU = d.cpu()
@@ -170,8 +170,8 @@ func (d Detector) path(elements ...string) string {
 	return filepath.Join(append([]string{d.Root}, elements...)...)
 }
 
-// text is a small file of /proc or /sys, without the newline at its end, or nothing.
-func (d Detector) text(path string) string {
+// readText is a small file of /proc or /sys, without the newline at its end, or nothing.
+func (d Detector) readText(path string) string {
 	data, err := os.ReadFile(d.path(path))
 	if err != nil {
 		return ""

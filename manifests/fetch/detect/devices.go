@@ -53,7 +53,7 @@ func describe(name string, err error) []string {
 // own: stubs to link against, and libraries of NVIDIA's package cuda-compat.
 func (d Detector) Shadows() []string {
 	d = d.withDefaults()
-	return slices.DeleteFunc(in(d.environmentFolders(), driverLibrary), func(file string) bool {
+	return slices.DeleteFunc(joinEach(d.environmentFolders(), driverLibrary), func(file string) bool {
 		return !d.exists(file) || !isStub(file) && !isCompat(file)
 	})
 }

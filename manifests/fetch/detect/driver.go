@@ -23,10 +23,10 @@ var versionLine = regexp.MustCompile(`Module\b.*?\s([0-9]{2,}\.[0-9]+(?:\.[0-9]+
 
 // driverVersion asks the kernel which driver is loaded.
 func (d Detector) driverVersion() (version string, source Source) {
-	if version := d.text("sys/module/nvidia/version"); matrix.IsVersion(version) {
+	if version := d.readText("sys/module/nvidia/version"); matrix.IsVersion(version) {
 		return version, Source{Name: "/sys/module/nvidia/version", Gave: "driver " + version}
 	}
-	if match := versionLine.FindStringSubmatch(d.text("proc/driver/nvidia/version") + "\n"); match != nil {
+	if match := versionLine.FindStringSubmatch(d.readText("proc/driver/nvidia/version") + "\n"); match != nil {
 		return match[1], Source{Name: "/proc/driver/nvidia/version", Gave: "driver " + match[1]}
 	}
 	return "", Source{}
@@ -130,7 +130,7 @@ func (d Detector) pciDevices() []pciDevice {
 
 func (d Detector) pciDevice(address string) (pciDevice, bool) {
 	number := func(name string) uint64 {
-		n, _ := strconv.ParseUint(d.text(filepath.Join(pciFolder, address, name)), 0, 32)
+		n, _ := strconv.ParseUint(d.readText(filepath.Join(pciFolder, address, name)), 0, 32)
 		return n
 	}
 	if number("vendor") != vendorNVIDIA || number("class")>>16 != classDisplay {

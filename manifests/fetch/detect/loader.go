@@ -53,7 +53,7 @@ type cVersions struct {
 func (d Detector) cLibraries(folders []string) cVersions {
 	c := cVersions{source: Source{Name: cLibrariesName}}
 	newest := func(soname, prefix string) (version, file string) {
-		for i, file := range slices.Concat(in(folders, soname), d.loaderFiles(soname)) {
+		for i, file := range slices.Concat(joinEach(folders, soname), d.loaderFiles(soname)) {
 			if version := d.newestVersion(file, prefix); version != "" {
 				if i >= len(folders) {
 					file = ""
@@ -83,8 +83,8 @@ func (d Detector) cLibraries(folders []string) cVersions {
 	return c
 }
 
-// in are the paths of a file in each of some folders.
-func in(folders []string, name string) []string {
+// joinEach are the paths of a file in each of some folders.
+func joinEach(folders []string, name string) []string {
 	var files []string
 	for _, folder := range folders {
 		files = append(files, filepath.Join(folder, name))
@@ -94,7 +94,7 @@ func in(folders []string, name string) []string {
 
 // loaderFiles is where the dynamic loader finds a library without LD_LIBRARY_PATH, in its order.
 func (d Detector) loaderFiles(soname string) []string {
-	return slices.Concat(d.loaderCache()[soname], in(systemFolders(), soname), in(d.nixFolders(), soname))
+	return slices.Concat(d.loaderCache()[soname], joinEach(systemFolders(), soname), joinEach(d.nixFolders(), soname))
 }
 
 // nixFolders are where the loader of nix-ld looks, which NixOS has for programs that were built

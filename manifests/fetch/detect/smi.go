@@ -61,7 +61,7 @@ func (d Detector) nvidiaSMI(ctx context.Context) smiAnswer {
 	var out string
 	for {
 		var err error
-		out, err = child(ctx, d.Limit, d.Environ, program, "--query-gpu="+strings.Join(fields, ","), "--format=csv,noheader")
+		out, err = runChild(ctx, d.Limit, d.Environ, program, "--query-gpu="+strings.Join(fields, ","), "--format=csv,noheader")
 		refused := refusedField.FindStringSubmatch(out)
 		if refused == nil || !slices.Contains(fields, refused[1]) {
 			if err != nil {
@@ -97,7 +97,7 @@ func (d Detector) nvidiaSMI(ctx context.Context) smiAnswer {
 	if len(answer.gpus) == 0 {
 		return answer
 	}
-	banner, _ := child(ctx, d.Limit, d.Environ, program) // the version is for people, and the banner tells nothing else
+	banner, _ := runChild(ctx, d.Limit, d.Environ, program) // the version is for people, and the banner tells nothing else
 	if match := bannerCUDA.FindStringSubmatch(banner); match != nil {
 		answer.driver.CUDA = match[1]
 	}

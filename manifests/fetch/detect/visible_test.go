@@ -60,7 +60,7 @@ func TestVisible(t *testing.T) {
 		{split, "MIG-GPU-b/1/0", "", nil, false},
 		{split, "0", pci, []string{"GPU-a"}, false},
 	} {
-		left, ambiguous := visible(test.gpus, test.value, test.order)
+		left, ambiguous := visibleGPUs(test.gpus, test.value, test.order)
 		var got []string
 		for i, gpu := range left {
 			got = append(got, gpu.UUID)

@@ -15,7 +15,7 @@ type OfflineError struct {
 }
 
 func (e *OfflineError) Error() string {
-	return fmt.Sprintf("%s is not in %s, and the network is switched off%s", e.Ref, e.Cache, there(e.Files))
+	return fmt.Sprintf("%s is not in %s, and the network is switched off%s", e.Ref, e.Cache, fileList(e.Files))
 }
 
 // Hint says what helps.
@@ -170,7 +170,7 @@ func (e *FileError) Error() string {
 	if parts := Parts(e.Ref.Path); len(parts) > 1 {
 		text += fmt.Sprintf(", one of the %d parts of a model", len(parts))
 	}
-	return text + there(e.Files)
+	return text + fileList(e.Files)
 }
 
 // Hint says what helps.
@@ -192,7 +192,7 @@ func (e *ChoiceError) Error() string {
 	if e.Name.Folder != "" {
 		text += " in " + e.Name.Folder
 	}
-	return text + " at revision " + e.Name.Revision + there(e.Files)
+	return text + " at revision " + e.Name.Revision + fileList(e.Files)
 }
 
 // Hint says what helps.
@@ -206,7 +206,7 @@ func (e *ChoiceError) Hint() string {
 // maxListed keeps a message readable. Few repositories have more models, and the hint leads to all of them.
 const maxListed = 60
 
-func there(files []string) string {
+func fileList(files []string) string {
 	switch {
 	case len(files) == 0:
 		return ""

@@ -218,9 +218,9 @@ func runCommand(ctx context.Context, command *exec.Cmd) error {
 	return nil
 }
 
-// forgotten are the paths a made base does not have: what is of this host or of this run, and
-// device files, which every container brings itself.
-func forgotten(name string) bool {
+// isLeftOut reports whether a path is one that a made base does not have: what is of this host or
+// of this run, and device files, which every container brings itself.
+func isLeftOut(name string) bool {
 	for _, exact := range []string{
 		"etc/resolv.conf", "etc/hostname", "etc/machine-id", "etc/apt/sources.list",
 		"etc/apt/apt.conf.d/99mmdebstrap", "var/lib/dbus/machine-id", "var/cache/ldconfig/aux-cache",
@@ -261,7 +261,7 @@ func normalise(from, to string) error {
 			return fmt.Errorf("reading the root file system: %w", err)
 		}
 		name := strings.TrimPrefix(h.Name, "./")
-		if name == "" || forgotten(name) || h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
+		if name == "" || isLeftOut(name) || h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
 			continue
 		}
 		clean := &tar.Header{

@@ -19,8 +19,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 )
 
-// baseCache is the cache that builds use, with the base packages fetched: the
-// test needs the real ones, and the next build will want them.
+// baseCache is the cache that builds use, with the base packages fetched: the test needs the real
+// ones, and the next build will want them.
 func baseCache(t *testing.T) (string, cuda12.Lock) {
 	t.Helper()
 	if testing.Short() {
@@ -122,7 +122,7 @@ func TestMakeBase(t *testing.T) {
 		t.Error("the base has no etc/debian_version")
 	}
 	for name, content := range root {
-		if forgotten(name) {
+		if isLeftOut(name) {
 			t.Errorf("%s is in the base", name)
 		}
 		if strings.Contains(content, cache) {

@@ -231,7 +231,8 @@ func TestFetchFaults(t *testing.T) {
 	}
 }
 
-// What the mirror does not give comes from Debian's archive, where it is checked against the lock as well. npm has none.
+// What the mirror does not give comes from Debian's archive, where it is checked against the lock
+// as well. npm has none.
 func TestFetchFromArchive(t *testing.T) {
 	const content = "the very content"
 	for name, test := range map[string]struct {
@@ -363,7 +364,8 @@ func TestFetchFromNextMirror(t *testing.T) {
 	}
 }
 
-// BenchmarkFetchAgain is a run that finds everything there: as many files as the builder image has, of a tenth of its size.
+// BenchmarkFetchAgain is a run that finds everything there: as many files as the builder image has,
+// of a tenth of its size.
 func BenchmarkFetchAgain(b *testing.B) {
 	const count = 1440
 	cache, content := b.TempDir(), make([]byte, 100<<10)

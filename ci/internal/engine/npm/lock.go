@@ -119,7 +119,7 @@ func (e entry) tarball() (tarball, error) {
 		t.url = fmt.Sprintf("%s/%s/-/%s-%s.tgz", mirror.NPM, e.Name, path.Base(e.Name), e.Version)
 	}
 	source, err := url.Parse(t.url)
-	if err != nil || !fetchable(source) {
+	if err != nil || !isFetchable(source) {
 		return t, fmt.Errorf("its source is %s: only tarballs from a registry can be built from", t.url)
 	}
 	if e.Integrity == "" {
@@ -141,8 +141,8 @@ func (e entry) tarball() (tarball, error) {
 	return t, fmt.Errorf("its integrity %q has no SHA-512", e.Integrity)
 }
 
-// fetchable reports whether an address is one that downloads know.
-func fetchable(u *url.URL) bool {
+// isFetchable reports whether an address is one that downloads know.
+func isFetchable(u *url.URL) bool {
 	return u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
 }
 

@@ -120,7 +120,7 @@ func Check(lockfile []byte) error {
 // and lays out the folder for this lock there. A second run needs no network.
 func Fetch(ctx context.Context, lockfile []byte, cacheDir string, opts Options) (Packages, error) {
 	if opts.Registry != "" {
-		if u, err := url.Parse(opts.Registry); err != nil || !fetchable(u) {
+		if u, err := url.Parse(opts.Registry); err != nil || !isFetchable(u) {
 			return Packages{}, fmt.Errorf("fetching npm packages: the registry %q is not an http or https address", opts.Registry)
 		}
 	}

@@ -290,7 +290,7 @@ func TestFetchKeepsPassword(t *testing.T) {
 	r := newRegistry(t)
 	p := pack(t, "plain", "1.0.0")
 	var user, password string
-	for _, code := range []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusBadGateway} {
+	for _, code := range []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusBadGateway, http.StatusOK} {
 		r.answers[p.path] = []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
 			user, password, _ = r.BasicAuth()
 			w.WriteHeader(code)

@@ -109,7 +109,7 @@ func Fetch(ctx context.Context, lock []byte, cacheDir string, opts Options) (Pac
 	transfer.RemoveStale(packages.Dir)
 	opts.Index.URL = cmp.Or(opts.Index.URL, mirror.PyPI)
 	for _, r := range requirements {
-		name, err := r.cached(packages.Dir)
+		name, err := r.findCached(packages.Dir)
 		if err == nil && name == "" {
 			packages.Downloaded++
 			name, err = r.fetch(ctx, packages.Dir, opts)
@@ -122,20 +122,20 @@ func Fetch(ctx context.Context, lock []byte, cacheDir string, opts Options) (Pac
 	return packages, nil
 }
 
-func fileOf(sum string) string { return sum + ".whl" }
+func fileName(sum string) string { return sum + ".whl" }
 
 func (r requirement) blob(sum string) transfer.Blob {
 	return transfer.Blob{Name: r.name + " " + r.version, Size: -1, Max: maxWheel, SHA256: sum}
 }
 
-// cached is the name of the wheel in the folder; empty where it is not there.
-func (r requirement) cached(dir string) (string, error) {
+// findCached returns the name of the wheel in the folder; empty where it is not there.
+func (r requirement) findCached(dir string) (string, error) {
 	for _, sum := range r.sums {
-		switch size, err := r.blob(sum).SizeOf(filepath.Join(dir, fileOf(sum))); {
+		switch size, err := r.blob(sum).SizeOf(filepath.Join(dir, fileName(sum))); {
 		case err != nil:
 			return "", fmt.Errorf("checking the Python package %s: %w", r.name, err)
 		case size >= 0:
-			return fileOf(sum), nil
+			return fileName(sum), nil
 		}
 	}
 	return "", nil
@@ -169,8 +169,8 @@ func (r requirement) fetch(ctx context.Context, dir string, opts Options) (strin
 	blob := r.blob(sum)
 	blob.URLs = []string{files[at].URL}
 	client := transfer.Client{HTTP: opts.Index.Client, FirstWait: opts.Index.FirstWait}
-	if _, err := client.Save(ctx, blob, filepath.Join(dir, fileOf(sum)), nil); err != nil {
+	if _, err := client.Save(ctx, blob, filepath.Join(dir, fileName(sum)), nil); err != nil {
 		return fail(err)
 	}
-	return fileOf(sum), nil
+	return fileName(sum), nil
 }
