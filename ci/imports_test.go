@@ -99,7 +99,7 @@ var inTests = map[string][]string{
 	"ci/internal/release":        {"manifests/fetch/fetchtest"},
 	"ci/internal/cli":            {"manifests/fetch/console/consoletest", "manifests/killtest", "manifests/python/pythontest", "manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
 	"publisher":                  {"manifests/fetch/fetchtest"},
-	"publisher/ghrelease":        {"manifests/killtest", "publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
+	"publisher/ghrelease":        {"manifests/killtest", "publisher/ghtest", "manifests/fetch/fetchtest", "matrix"},
 }
 
 // testOnly are packages that nothing but tests imports.
@@ -116,7 +116,6 @@ var testOnly = map[string][]string{
 	"publisher/hftest":                      {"publisher/prepared"},
 	"publisher/cosigntest":                  {"manifests", "publisher/prepared"},
 	"publisher/ghtest":                      {"publisher/prepared"},
-	"publisher/publishertest":               {"publisher"},
 }
 
 // confined are modules that one package alone may import: what they do is behind
