@@ -159,6 +159,9 @@ _CPU_HINT = (
     "without a GPU: llcuda.setup(allow_cpu=True), load_model(..., gpu_layers=0) or LLCUDA_ALLOW_CPU=1 use the processor"
 )
 
+NO_GPU = 4
+"""The exit code of a client that found no GPU."""
+
 _GPU_HINTS = {
     "colab": ("on Colab: Runtime → Change runtime type → T4 GPU, and run the cells again",),
     "kaggle": ("on Kaggle: Settings → Accelerator → GPU T4 x2, and run the cells again",),
@@ -177,9 +180,14 @@ def error_of(event: Event) -> LlcudaError:
         kind = ModelNotFoundError
     listed = [str(hint) for hint in hints] if isinstance(hints, list) else [str(hints)]
     if kind is NoGPUError:
-        service = home.notebook(os.environ)
-        listed = [*_GPU_HINTS.get(service, ()), *listed, _CPU_HINT]
+        return no_gpu(message, listed)
     return kind(message, hints=listed, code=code if isinstance(code, int) else None)
+
+
+def no_gpu(message: str, hints: Sequence[str]) -> NoGPUError:
+    """That there is no GPU, with where a notebook service has one, and how to do without."""
+    service = home.notebook(os.environ)
+    return NoGPUError(message, hints=[*_GPU_HINTS.get(service, ()), *hints, _CPU_HINT], code=NO_GPU)
 
 
 def _unexplained(code: int, raw: str) -> SetupError:
