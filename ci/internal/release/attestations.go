@@ -7,8 +7,6 @@ import (
 	"os"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
@@ -81,28 +79,17 @@ func (v *verification) addRefused(name string, err error) {
 	v.add(name, ruleSignature, "%v", err)
 }
 
-// readMetadata reads the metadata of each bundle that is there, by the bundle's name. What cannot
-// be read is left out.
+// readMetadata reads the metadata of each bundle, by the bundle's name. What cannot be read is left
+// out.
 func (v *verification) readMetadata(ctx context.Context) (map[string]manifests.Metadata, error) {
-	bundles := v.folder.Release.Bundles()
-	read := make([]*manifests.Metadata, len(bundles))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(readLimit())
-	for i, bundle := range bundles {
-		group.Go(func() error {
-			if meta, err := bundler.ReadMetadata(ctx, v.dir.Path(bundle.Name)); err == nil {
-				read[i] = &meta
-			}
-			return ctx.Err()
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
 	found := map[string]manifests.Metadata{}
-	for i, bundle := range bundles {
-		if read[i] != nil {
-			found[bundle.Stem()] = *read[i]
+	for _, bundle := range v.folder.Release.Bundles() {
+		meta, err := bundler.ReadMetadata(ctx, v.dir.Path(bundle.Name))
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err == nil {
+			found[bundle.Stem()] = meta
 		}
 	}
 	return found, nil
