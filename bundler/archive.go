@@ -27,9 +27,9 @@ func (a *packed) add(rule, path, format string, args ...any) {
 	a.Findings = append(a.Findings, Finding{Rule: rule, Path: path, Detail: fmt.Sprintf(format, args...)})
 }
 
-// ReadArtifact reads an archive of either format and says what it is: the manifest's entry for it, made from the
-// file, the tar inside and the metadata inside that. Every file is compared with the metadata's list; an *AuditError
-// names what does not agree.
+// ReadArtifact reads an archive of either format and says what it is: the manifest's entry for it,
+// made from the file, the tar inside and the metadata inside that. Every file is compared with the
+// metadata's list; an *AuditError names what does not agree.
 func ReadArtifact(ctx context.Context, name string) (manifests.Artifact, error) {
 	a, err := readArchive(ctx, name, nil)
 	if err != nil {
@@ -42,8 +42,9 @@ func ReadArtifact(ctx context.Context, name string) (manifests.Artifact, error) 
 	return artifact, nil
 }
 
-// Unpack unpacks a bundle's archive into root, its top folder becoming root itself, and returns its metadata. Like
-// ReadArtifact it compares every file with the metadata's list; an *AuditError names what does not agree.
+// Unpack unpacks a bundle's archive into root, its top folder becoming root itself, and returns its
+// metadata. Like ReadArtifact it compares every file with the metadata's list; an *AuditError names
+// what does not agree.
 func Unpack(ctx context.Context, name string, root *os.Root) (manifests.Metadata, error) {
 	a, err := readArchive(ctx, name, root)
 	if err != nil {
@@ -59,10 +60,10 @@ func Unpack(ctx context.Context, name string, root *os.Root) (manifests.Metadata
 	return *meta, nil
 }
 
-// VerifyArchive unpacks an archive into a temporary folder and makes everything that is said of it again: its digests,
-// the layout, metadata.json from the files, the audit under the rules of its SM, and the manifest's entry, which it
-// compares with want. It returns a bundle's metadata where that can be read, and all that does not agree; its error means that
-// it could not look.
+// VerifyArchive unpacks an archive into a temporary folder and makes everything that is said of it
+// again: its digests, the layout, metadata.json from the files, the audit under the rules of its
+// SM, and the manifest's entry, which it compares with want. It returns a bundle's metadata where
+// that can be read, and all that does not agree; its error means that it could not look.
 func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, rulesFor func(matrix.SM) (Rules, error)) (*manifests.Metadata, []Finding, error) {
 	dir, err := os.MkdirTemp("", "llcuda-verify-")
 	if err != nil {
@@ -131,8 +132,9 @@ func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata
 	return nil
 }
 
-// describe makes the manifest's entry of an archive, and compares the files with the metadata's list. What does not agree
-// goes to a.Findings. meta is nil for the CUDA runtime, and where there is none that can be read.
+// describe makes the manifest's entry of an archive, and compares the files with the metadata's
+// list. What does not agree goes to a.Findings. meta is nil for the CUDA runtime, and where there
+// is none that can be read.
 func (a *packed) describe() (artifact manifests.Artifact, meta *manifests.Metadata) {
 	artifact = manifests.Artifact{Name: a.name, Kind: a.kind, URL: a.name, Format: a.format, Size: a.file.Size, SHA256: a.file.SHA256, Tar: &a.Tar}
 	base := strings.TrimSuffix(a.name, "."+a.format)
@@ -167,9 +169,9 @@ func kindOfArchive(name string) (kind manifests.Kind, top, format string, err er
 	return a.Kind, a.Top(), a.Format, nil
 }
 
-// readArchive reads an archive to its end and unpacks it into root, where that is not nil. An archive that cannot be read
-// at all is a finding, too: only this machine's own failures are errors. root gets no metadata.json: it describes the tree,
-// and is not part of it.
+// readArchive reads an archive to its end and unpacks it into root, where that is not nil. An
+// archive that cannot be read at all is a finding, too: only this machine's own failures are
+// errors. root gets no metadata.json: it describes the tree, and is not part of it.
 func readArchive(ctx context.Context, name string, root *os.Root) (*packed, error) {
 	a := &packed{name: filepath.Base(name)}
 	var err error

@@ -14,7 +14,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// Rules are what a bundle is measured by. The layout's own rules are the same for all bundles and stand in the code.
+// Rules are what a bundle is measured by. The layout's own rules are the same for all bundles and
+// stand in the code.
 type Rules struct {
 	Target  matrix.Target
 	Toolkit matrix.Toolkit
@@ -29,8 +30,8 @@ type Report struct {
 	Requires   manifests.Requires
 }
 
-// Audit checks a tree against every rule. Its error is an *AuditError where rules are broken; the report says what
-// was read in any case, and is nil only where the tree could not be read at all.
+// Audit checks a tree against every rule. Its error is an *AuditError where rules are broken; the
+// report says what was read in any case, and is nil only where the tree could not be read at all.
 func Audit(fsys fs.FS, rules Rules) (*Report, error) {
 	name := manifests.BundleName(rules.Target.SM)
 	t, err := readTree(fsys)
@@ -38,21 +39,21 @@ func Audit(fsys fs.FS, rules Rules) (*Report, error) {
 		return nil, fmt.Errorf("auditing %s: %w", name, err)
 	}
 	a := &audit{tree: t, rules: rules}
-	a.presence()
-	a.places()
-	a.modes()
+	a.checkPresence()
+	a.checkPlaces()
+	a.checkModes()
 	for _, n := range t.nodes {
 		if n.err != nil {
 			a.add(RuleELF, n.path, "%v: the file is damaged or of a kind this program does not know; build it again", n.err)
 		}
 		if n.elf != nil {
-			a.form(n)
-			a.runPath(n)
-			a.linking(n)
-			a.deviceCode(n)
+			a.checkForm(n)
+			a.checkRunPath(n)
+			a.checkLinking(n)
+			a.checkDeviceCode(n)
 		}
 	}
-	if err := a.contents(); err != nil {
+	if err := a.checkContents(); err != nil {
 		return nil, fmt.Errorf("auditing %s: %w", name, err)
 	}
 	report := t.report(rules.Toolkit)
@@ -76,8 +77,8 @@ func (a *audit) add(rule, path, format string, args ...any) {
 	a.findings = append(a.findings, Finding{Rule: rule, Path: path, Detail: fmt.Sprintf(format, args...)})
 }
 
-// presence looks for everything that a bundle must have.
-func (a *audit) presence() {
+// checkPresence looks for everything that a bundle must have.
+func (a *audit) checkPresence() {
 	for _, name := range programs() {
 		p := path.Join(programDir, name)
 		if n := a.at[p]; n == nil {
@@ -106,8 +107,8 @@ func (a *audit) presence() {
 	}
 }
 
-// places asks of everything in the tree why it is there.
-func (a *audit) places() {
+// checkPlaces asks of everything in the tree why it is there.
+func (a *audit) checkPlaces() {
 	wanted := a.neededLibraries()
 	for _, n := range a.nodes {
 		dir, base := path.Split(n.path)
@@ -134,7 +135,7 @@ func (a *audit) places() {
 			a.add(RuleUnexpected, n.path, "a bundle has no such file; remove it")
 		}
 	}
-	a.backendLinks()
+	a.checkBackendLinks()
 }
 
 func (a *audit) libraryPlace(n *node, wanted map[*node]bool) {
@@ -166,7 +167,8 @@ func (a *audit) neededLibraries() map[*node]bool {
 	return wanted
 }
 
-// versionLink checks a link that is not a backend's: libllama.so → libllama.so.0 → libllama.so.0.5.0.
+// versionLink checks a link that is not a backend's: libllama.so → libllama.so.0 →
+// libllama.so.0.5.0.
 func (a *audit) versionLink(n *node, wanted map[*node]bool) {
 	switch target := a.resolve(n.path); {
 	case path.IsAbs(n.link):
@@ -187,8 +189,8 @@ func escapes(n *node) bool {
 	return joined == ".." || strings.HasPrefix(joined, "../")
 }
 
-// backendLinks wants a link beside the programs for each backend, and no other.
-func (a *audit) backendLinks() {
+// checkBackendLinks wants a link beside the programs for each backend, and no other.
+func (a *audit) checkBackendLinks() {
 	for _, n := range a.nodes {
 		base := path.Base(n.path)
 		switch {
@@ -207,8 +209,8 @@ func (a *audit) backendLinks() {
 	}
 }
 
-// modes refuses what an archive must not carry onto a user's machine.
-func (a *audit) modes() {
+// checkModes refuses what an archive must not carry onto a user's machine.
+func (a *audit) checkModes() {
 	for _, n := range a.nodes {
 		mode := n.info.Mode()
 		switch {
@@ -246,8 +248,8 @@ func kindOf(n *node) string {
 // loader is the one interpreter whose path is the same on every x86-64 Linux with glibc.
 const loader = "/lib64/ld-linux-x86-64.so.2"
 
-// form checks that an ELF file is of the kind that its place asks for.
-func (a *audit) form(n *node) {
+// checkForm checks that an ELF file is of the kind that its place asks for.
+func (a *audit) checkForm(n *node) {
 	e := n.elf
 	if e.Machine != elf.EM_X86_64 || e.Class != elf.ELFCLASS64 {
 		a.add(RuleELF, n.path, "the file is for %v, %v; a bundle is for x86-64", e.Machine, e.Class)
@@ -261,7 +263,7 @@ func (a *audit) form(n *node) {
 		if e.Type != elf.ET_DYN || e.Interpreter != "" {
 			a.add(RuleELF, n.path, "want a shared library, found %v with interpreter %q", e.Type, e.Interpreter)
 		}
-		a.soname(n)
+		a.checkSoname(n)
 	}
 	if len(e.Symbols) > 0 {
 		a.add(RuleStripped, n.path, "it holds %s; strip it", strings.Join(e.Symbols, ", "))
@@ -271,8 +273,9 @@ func (a *audit) form(n *node) {
 	}
 }
 
-// soname checks that the loader, which looks for the SONAME that a program was linked with, finds this very file.
-func (a *audit) soname(n *node) {
+// checkSoname checks that the loader, which looks for the SONAME that a program was linked with,
+// finds this very file.
+func (a *audit) checkSoname(n *node) {
 	base := path.Base(n.path)
 	switch {
 	case n.isBackend():
@@ -286,11 +289,12 @@ func (a *audit) soname(n *node) {
 	}
 }
 
-// openMPRuntime comes from the compiler's own package, linked without a RUNPATH, and needs nothing of the bundle.
+// openMPRuntime comes from the compiler's own package, linked without a RUNPATH, and needs nothing
+// of the bundle.
 const openMPRuntime = "libgomp.so.1"
 
-// runPath checks that libraries are looked for in the bundle and nowhere else.
-func (a *audit) runPath(n *node) {
+// checkRunPath checks that libraries are looked for in the bundle and nowhere else.
+func (a *audit) checkRunPath(n *node) {
 	want := "$ORIGIN"
 	switch {
 	case path.Dir(n.path) == programDir:
@@ -308,8 +312,8 @@ func (a *audit) runPath(n *node) {
 	}
 }
 
-// deviceCode checks that every fatbin holds the target's code and no other.
-func (a *audit) deviceCode(n *node) {
+// checkDeviceCode checks that every fatbin holds the target's code and no other.
+func (a *audit) checkDeviceCode(n *node) {
 	sm, ptx := a.rules.Target.SM, a.rules.Target.PTX
 	foreign := make(map[string]int)
 	why := make(map[string]string)

@@ -27,8 +27,9 @@ func benchTree(b *testing.B) (dir string, r bundler.Rules) {
 	return mixedTree(b, size), rules(75)
 }
 
-// baseline compresses the tar with one thread of an ordinary compressor, and says how long that takes and what comes
-// out. It is measured beside every benchmark, so that the ratios hold on any machine.
+// baseline compresses the tar with one thread of an ordinary compressor, and says how long that
+// takes and what comes out. It is measured beside every benchmark, so that the ratios hold on any
+// machine.
 func baseline(b *testing.B, tarFile string, newWriter func(io.Writer) (io.WriteCloser, error)) (wall time.Duration, size int64) {
 	b.Helper()
 	f, err := os.Open(tarFile)

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// A pathScan looks for absolute paths below some folders in any bytes: string tables, notes, device code. On the way it
-// looks for marks, none longer than maxLeakPath.
+// A pathScan looks for absolute paths below some folders in any bytes: string tables, notes, device
+// code. On the way it looks for marks, none longer than maxLeakPath.
 type pathScan struct {
 	prefixes []string
 	found    map[string]*pathLeak
@@ -79,7 +79,8 @@ func (s *pathScan) match(buf []byte, start, limit int, prefix string) {
 	}
 }
 
-// beginsPath says whether an absolute path begins at an offset, as opposed to the middle of "ggml/src/x.c".
+// beginsPath reports whether an absolute path begins at an offset, as opposed to the middle of
+// "ggml/src/x.c".
 func beginsPath(buf []byte, at int) bool {
 	if at == 0 || !isPathByte(buf[at-1]) {
 		return true
@@ -99,9 +100,9 @@ func pathAt(buf []byte) string {
 	return string(buf[:end])
 }
 
-// contents reads every file, and device code as it is when decompressed: for paths of the builder, and for libraries whose
-// licenses the bundle must have.
-func (a *audit) contents() error {
+// checkContents reads every file, and device code as it is when decompressed: for paths of the
+// builder, and for libraries whose licenses the bundle must have.
+func (a *audit) checkContents() error {
 	texts, err := fs.ReadFile(a.fsys, noticeName)
 	if err != nil {
 		texts = nil // presence said so
@@ -120,7 +121,7 @@ func (a *audit) contents() error {
 			return fmt.Errorf("reading %s: %w", n.path, err)
 		}
 		if texts != nil {
-			a.notices(n, s.marks, texts)
+			a.checkNotices(n, s.marks, texts)
 		}
 		for _, prefix := range a.rules.BuildPaths {
 			if leak := s.found[prefix]; leak != nil {

@@ -1,16 +1,18 @@
-// Package bundler turns a built tree into the archives of a release, and takes them apart again to check them.
+// Package bundler turns a built tree into the archives of a release, and takes them apart again to
+// check them.
 //
-// The farm calls it once a tree is complete: Audit reads every file and refuses what breaks a rule of the bundle,
-// Describe derives metadata.json from the files, Pack writes NAME.tar.gz and NAME.tar.zst from one tar stream, hashed
-// while it is written. PackRuntime does the same for CUDA's own libraries. ReadArtifact and VerifyArchive go the other
-// way, from an archive to what the manifest says of it.
+// The farm calls it once a tree is complete: Audit reads every file and refuses what breaks a rule
+// of the bundle, Describe derives metadata.json from the files, Pack writes NAME.tar.gz and
+// NAME.tar.zst from one tar stream, hashed while it is written. PackRuntime does the same for
+// CUDA's own libraries. ReadArtifact and VerifyArchive go the other way, from an archive to what
+// the manifest says of it.
 //
-// A tree is an fs.FS that implements fs.ReadLinkFS and whose root holds binaries/, lib/ and the licences; os.Root.FS
-// and os.DirFS give one. ELF files and the device code in them are read by this package itself, so that neither CUDA
-// nor binutils is needed where it runs.
+// A tree is an fs.FS that implements fs.ReadLinkFS and whose root holds binaries/, lib/ and the
+// licenses; os.Root.FS and os.DirFS give one. ELF files and the device code in them are read by
+// this package itself, so that neither CUDA nor binutils is needed where it runs.
 //
-// The package never builds, never repairs a tree (a finding says what to change in the build instead), never uses the
-// network, and takes nothing on trust that it can read from the files.
+// The package never builds, never repairs a tree (a finding says what to change in the build
+// instead), never uses the network, and takes nothing on trust that it can read from the files.
 package bundler
 
 import (
@@ -20,7 +22,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/archive"
 )
 
-// A Finding is one thing in a bundle that breaks a rule. Its path is relative to the bundle's top folder.
+// A Finding is one thing in a bundle that breaks a rule. Its path is relative to the bundle's top
+// folder.
 type Finding = archive.Finding
 
 // The rules. Their names are part of the output: people search for them.
@@ -46,7 +49,8 @@ const (
 	RuleRuntime     = "runtime"  // the CUDA runtime asset does not hold what it must
 )
 
-// An AuditError is a refusal to pack or to accept a bundle. It holds everything that was found, not the first thing.
+// An AuditError is a refusal to pack or to accept a bundle. It holds everything that was found, not
+// the first thing.
 type AuditError struct {
 	Name     string
 	Findings []Finding

@@ -20,8 +20,8 @@ import (
 // RuleDiffers is what two archives of one thing have different.
 const RuleDiffers = "differs"
 
-// ReadMetadata reads the metadata.json inside a bundle's archive, of either format. Whether the archive is what its
-// metadata says is ReadArtifact's to tell.
+// ReadMetadata reads the metadata.json inside a bundle's archive, of either format. Whether the
+// archive is what its metadata says is ReadArtifact's to tell.
 func ReadMetadata(ctx context.Context, name string) (manifests.Metadata, error) {
 	a, err := readArchive(ctx, name, nil)
 	if err != nil {
@@ -34,9 +34,10 @@ func ReadMetadata(ctx context.Context, name string) (manifests.Metadata, error) 
 	return meta, nil
 }
 
-// CompareArchives says in what two builds of one archive differ: nothing, if the files are the same bytes; else which
-// files, in ELF files which sections, and in the metadata which fields, which is as near to the reason as bytes lead.
-// The archives need not be well-formed; what cannot be read is a finding, too.
+// CompareArchives says in what two builds of one archive differ: nothing, if the files are the same
+// bytes; else which files, in ELF files which sections, and in the metadata which fields, which is
+// as near to the reason as bytes lead. The archives need not be well-formed; what cannot be read is
+// a finding, too.
 func CompareArchives(ctx context.Context, released, rebuilt string) ([]Finding, error) {
 	fail := func(err error) ([]Finding, error) {
 		return nil, fmt.Errorf("comparing %s with %s: %w", released, rebuilt, err)
@@ -85,8 +86,8 @@ func CompareArchives(ctx context.Context, released, rebuilt string) ([]Finding, 
 	return findings, nil
 }
 
-// compareTrees names the files that are not the same in both. metadata.json lists the others' digests, so it differs
-// with them and is left to its fields.
+// compareTrees names the files that are not the same in both. metadata.json lists the others'
+// digests, so it differs with them and is left to its fields.
 func compareTrees(released, rebuilt []manifests.File, trees [2]fs.FS) ([]Finding, error) {
 	var findings []Finding
 	differ := func(path, format string, args ...any) {

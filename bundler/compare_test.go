@@ -18,7 +18,8 @@ import (
 
 const compared = "llcuda-bins-sm75.tar.zst"
 
-// Two builds of one tree are one archive; every difference is named, down to the section of an ELF file.
+// Two builds of one tree are one archive; every difference is named, down to the section of an ELF
+// file.
 func TestCompareArchives(t *testing.T) {
 	dir := newTree(t, "sm75.fatbin")
 	released, _ := pack(t, dir, 75)

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// gzipBlock is what one thread compresses at a time. It decides bytes, so it is fixed; each block knows the 32 kB before
-	// it, which keeps the loss against one thread far below 1 %.
+	// gzipBlock is what one thread compresses at a time. It decides bytes, so it is fixed; each
+	// block knows the 32 kB before it, which keeps the loss against one thread far below 1 %.
 	gzipBlock = 1 << 20
 )
 

@@ -17,7 +17,8 @@ const (
 	sectionWrappers  = ".nvFatBinSegment"
 )
 
-// maxWrappers bounds what is read of .nvFatBinSegment; llama.cpp has 143 records, libcublasLt a few thousand.
+// maxWrappers bounds what is read of .nvFatBinSegment; llama.cpp has 143 records, libcublasLt a few
+// thousand.
 const maxWrappers = 1 << 20
 
 // An ELF is what the audit needs to know of a program or library.
@@ -36,7 +37,8 @@ type ELF struct {
 	Defines []string
 	// Exports maps each dynamic symbol that the file defines to its versions ("" for none).
 	Exports map[string][]string
-	// Imports are the dynamic symbols that another file must define. Weak ones are left out: they may be absent.
+	// Imports are the dynamic symbols that another file must define. Weak ones are left out: they
+	// may be absent.
 	Imports []Import
 	// ExecStack says that the kernel would make the stack executable.
 	ExecStack bool
@@ -52,7 +54,8 @@ type SymbolVersion struct{ Library, Name string }
 // An Import is an undefined symbol. Library and Version are empty where the linker recorded none.
 type Import struct{ Name, Version, Library string }
 
-// DeviceCode is an entry of a fatbin and the section that it stands in. Its Offset counts from the file's start.
+// DeviceCode is an entry of a fatbin and the section that it stands in. Its Offset counts from the
+// file's start.
 type DeviceCode struct {
 	Section string
 	FatbinEntry
@@ -230,8 +233,8 @@ func (e *ELF) readWrappers(f *elf.File) error {
 	return nil
 }
 
-// relativeRelocations reads, for a range of addresses, the values that the loader stores there: the addends of
-// R_X86_64_RELATIVE. The file itself may hold zeros in these places.
+// relativeRelocations reads, for a range of addresses, the values that the loader stores there: the
+// addends of R_X86_64_RELATIVE. The file itself may hold zeros in these places.
 func relativeRelocations(f *elf.File, from, size uint64) (map[uint64]uint64, error) {
 	const record = 24
 	values := make(map[uint64]uint64)

@@ -13,8 +13,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// A fatbin is what nvcc embeds in an object file: containers laid end to end, each with the device code of one
-// translation unit for one or more SMs. NVIDIA does not document it. A container is
+// A fatbin is what nvcc embeds in an object file: containers laid end to end, each with the device
+// code of one translation unit for one or more SMs. NVIDIA does not document it. A container is
 //
 //	0  u32  magic 0xBA55ED50
 //	4  u16  version 1
@@ -78,7 +78,8 @@ func (k CodeKind) String() string {
 type FatbinEntry struct {
 	Kind CodeKind
 	SM   matrix.SM
-	// Variant is "a" or "f" for code that runs on one chip or family only (sm_90a, sm_100f), as far as it can be told.
+	// Variant is "a" or "f" for code that runs on one chip or family only (sm_90a, sm_100f), as far
+	// as it can be told.
 	Variant string
 	// Container counts the containers of the section from 0.
 	Container int
@@ -113,9 +114,10 @@ func fatbinErrorf(offset int64, format string, args ...any) error {
 	return &FatbinError{Offset: offset, Reason: fmt.Sprintf(format, args...)}
 }
 
-// ReadFatbin reads the entries of a .nv_fatbin section (or of a .fatbin file) of the given size. It reads the SM of
-// each entry twice, from the entry's header and from the code inside, and refuses a fatbin in which the two differ.
-// Anything that is not understood is an error too: device code that cannot be read cannot be vouched for.
+// ReadFatbin reads the entries of a .nv_fatbin section (or of a .fatbin file) of the given size. It
+// reads the SM of each entry twice, from the entry's header and from the code inside, and refuses a
+// fatbin in which the two differ. Anything that is not understood is an error too: device code that
+// cannot be read cannot be vouched for.
 func ReadFatbin(r io.ReaderAt, size int64) ([]FatbinEntry, error) {
 	var entries []FatbinEntry
 	containers := 0
@@ -135,7 +137,8 @@ func ReadFatbin(r io.ReaderAt, size int64) ([]FatbinEntry, error) {
 	return entries, err
 }
 
-// walkContainers calls visit for each container: where it begins, and where its entries begin and end.
+// walkContainers calls visit for each container: where it begins, and where its entries begin and
+// end.
 func walkContainers(r io.ReaderAt, size int64, visit func(at, start, end int64) error) error {
 	var head [containerHeader]byte
 	for at := int64(0); at < size; {
@@ -176,7 +179,8 @@ func walkContainers(r io.ReaderAt, size int64, visit func(at, start, end int64) 
 	return nil
 }
 
-// readEntry reads the entry at an offset of a container that ends at end, and says where the next one starts.
+// readEntry reads the entry at an offset of a container that ends at end, and says where the next
+// one starts.
 func readEntry(r io.ReaderAt, at, end int64) (entry FatbinEntry, next int64, err error) {
 	var head [entryHeader]byte
 	if end-at < entryHeader {
@@ -227,7 +231,8 @@ func readEntry(r io.ReaderAt, at, end int64) (entry FatbinEntry, next int64, err
 	return entry, at + header + int64(padded), nil
 }
 
-// checkSM compares the SM that the entry's header names with the one in the code, and learns the variant from there.
+// checkSM compares the SM that the entry's header names with the one in the code, and learns the
+// variant from there.
 func checkSM(r io.ReaderAt, entry *FatbinEntry) error {
 	if entry.Kind != PTX && entry.Kind != Cubin {
 		return nil // the audit refuses it by its kind
@@ -267,7 +272,8 @@ func (e FatbinEntry) prefix(r io.ReaderAt) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(payload, devicePrefix))
 }
 
-// Open gives the decompressed payload. Reading it to the end proves that it decompresses to the size it claims.
+// Open gives the decompressed payload. Reading it to the end proves that it decompresses to the
+// size it claims.
 func (e FatbinEntry) Open(r io.ReaderAt) (io.ReadCloser, error) {
 	stored := io.NewSectionReader(r, e.Offset, e.Size)
 	switch e.Compression {
@@ -301,7 +307,8 @@ func ptxTarget(text []byte) (sm matrix.SM, variant string, err error) {
 	return sm, variant, err
 }
 
-// cubinSM reads the SM out of the ELF header of a cubin. oneChip can be told only for the older ABI.
+// cubinSM reads the SM out of the ELF header of a cubin. oneChip can be told only for the older
+// ABI.
 func cubinSM(head []byte) (sm matrix.SM, oneChip bool, err error) {
 	const (
 		elf64Header   = 64
@@ -322,9 +329,10 @@ func cubinSM(head []byte) (sm matrix.SM, oneChip bool, err error) {
 	return matrix.SM(flags & 0xff), flags&cubinOneChip != 0, nil
 }
 
-// checkWrappers reads .nvFatBinSegment, which lies at an address and has one record for each container that the program
-// hands to the CUDA runtime. relocated are the values that the loader stores in it, starts the addresses at which
-// containers begin: a record that points elsewhere means that the containers found are not the ones that will be loaded.
+// checkWrappers reads .nvFatBinSegment, which lies at an address and has one record for each
+// container that the program hands to the CUDA runtime. relocated are the values that the loader
+// stores in it, starts the addresses at which containers begin: a record that points elsewhere
+// means that the containers found are not the ones that will be loaded.
 func checkWrappers(segment []byte, address uint64, relocated map[uint64]uint64, starts map[uint64]bool) error {
 	const pointer = 8 // offset in a record
 	if len(segment)%wrapperSize != 0 {

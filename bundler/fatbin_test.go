@@ -172,7 +172,8 @@ func TestFatbinPayload(t *testing.T) {
 	}
 }
 
-// A payload that ends early or late must be noticed, or a scan of it would have looked at something else.
+// A payload that ends early or late must be noticed, or a scan of it would have looked at something
+// else.
 func TestFatbinPayloadLength(t *testing.T) {
 	for _, delta := range []int{-1, +1} {
 		for name, data := range map[string][]byte{"lz4": fatbin(t, "sm50-lz4.fatbin"), "zstd": zstdFatbin(t)} {
@@ -246,8 +247,8 @@ func FuzzReadELF(f *testing.F) {
 	})
 }
 
-// TestReadFatbinAgainstCuobjdump reads what NVIDIA's own tool reads. LLCUDA_BUILDER_ROOT is an unpacked root file
-// system with the CUDA toolkit, like that of the farm's builder image.
+// TestReadFatbinAgainstCuobjdump reads what NVIDIA's own tool reads. LLCUDA_BUILDER_ROOT is an
+// unpacked root file system with the CUDA toolkit, like that of the farm's builder image.
 func TestReadFatbinAgainstCuobjdump(t *testing.T) {
 	root := os.Getenv("LLCUDA_BUILDER_ROOT")
 	if root == "" {
@@ -312,8 +313,8 @@ func entriesOf(t *testing.T, name string) []bundler.FatbinEntry {
 	return entries
 }
 
-// cuobjdump counts what the tool lists: "75 cubin", "89 ptx". It runs with its root's own loader and libraries, so that
-// neither a chroot nor the same glibc is needed.
+// cuobjdump counts what the tool lists: "75 cubin", "89 ptx". It runs with its root's own loader
+// and libraries, so that neither a chroot nor the same glibc is needed.
 func cuobjdump(t *testing.T, root, name string) map[string]int {
 	t.Helper()
 	lib := filepath.Join(root, "usr/lib/x86_64-linux-gnu")

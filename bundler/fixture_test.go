@@ -18,8 +18,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// The tests' bundles are real ELF files with real device code: gcc compiles a library or program out of a line of C, and
-// the fatbins in testdata, which nvcc made, are put into their sections by the assembler.
+// The tests' bundles are real ELF files with real device code: gcc compiles a library or program
+// out of a line of C, and the fatbins in testdata, which nvcc made, are put into their sections by
+// the assembler.
 
 const epoch = 1700000000
 

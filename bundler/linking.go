@@ -18,14 +18,15 @@ const (
 	driver = "libcuda.so.1"
 )
 
-// runtimeLibraries are the libraries of the CUDA runtime asset, under the names that the loader looks for.
+// runtimeLibraries are the libraries of the CUDA runtime asset, under the names that the loader
+// looks for.
 func runtimeLibraries() []string {
 	return []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"}
 }
 
 func isRuntimeLibrary(soname string) bool { return slices.Contains(runtimeLibraries(), soname) }
 
-// isGlibc says whether a library is a part of glibc, whose symbols all carry GLIBC versions.
+// isGlibc reports whether a library is a part of glibc, whose symbols all carry GLIBC versions.
 func isGlibc(soname string) bool {
 	switch soname {
 	case libc, "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2":
@@ -34,18 +35,19 @@ func isGlibc(soname string) bool {
 	return false
 }
 
-// isSystem says whether every Linux that a bundle serves has the library.
+// isSystem reports whether every Linux that a bundle serves has the library.
 func isSystem(soname string) bool {
 	return isGlibc(soname) || soname == libcxx || soname == libgcc
 }
 
-// isAllowed says whether a library may be needed although it is not in the bundle.
+// isAllowed reports whether a library may be needed although it is not in the bundle.
 func isAllowed(soname string) bool {
 	return isSystem(soname) || soname == driver || isRuntimeLibrary(soname)
 }
 
-// givesUnversioned says whether a library outside the bundle can define a symbol for which the linker recorded no
-// version. The system's libraries version all of theirs; the CUDA ones are known by their prefixes.
+// givesUnversioned reports whether a library outside the bundle can define a symbol for which the
+// linker recorded no version. The system's libraries version all of theirs; the CUDA ones are known
+// by their prefixes.
 func givesUnversioned(soname, symbol string) bool {
 	switch soname {
 	case driver:
@@ -61,20 +63,21 @@ func givesUnversioned(soname, symbol string) bool {
 	return false
 }
 
-// linking checks that every library and symbol that a file needs will be there when it is loaded.
-func (a *audit) linking(n *node) {
+// checkLinking checks that every library and symbol that a file needs will be there when it is
+// loaded.
+func (a *audit) checkLinking(n *node) {
 	for _, needed := range n.elf.Needed {
 		if a.library(needed) == nil && !isAllowed(needed) {
 			a.add(RuleLibrary, n.path, "it needs %s, which is neither in lib under exactly that name, nor in the CUDA runtime asset, nor on every system; bundle it or build without it", needed)
 		}
 	}
-	a.versions(n)
-	a.symbols(n)
+	a.checkVersions(n)
+	a.checkSymbols(n)
 }
 
-// versions checks the symbol versions that a file needs: those of the system against the floors, those of the
-// bundle's own libraries against what these define.
-func (a *audit) versions(n *node) {
+// checkVersions checks the symbol versions that a file needs: those of the system against the
+// floors, those of the bundle's own libraries against what these define.
+func (a *audit) checkVersions(n *node) {
 	for _, v := range n.elf.Versions {
 		if lib := a.library(v.Library); lib != nil {
 			if lib.elf != nil && !slices.Contains(lib.elf.Defines, v.Name) {
@@ -85,17 +88,17 @@ func (a *audit) versions(n *node) {
 		if isRuntimeLibrary(v.Library) && v.Name == v.Library || !isAllowed(v.Library) { // the latter is already a finding
 			continue
 		}
-		floor, known := a.floor(v)
+		floor, known := a.floorOf(v)
 		if !known {
 			a.add(RuleFloor, n.path, "it needs version %s of %s, which no rule knows", v.Name, v.Library)
-		} else if _, version := v.measured(); matrix.CompareVersions(version, floor) > 0 {
+		} else if _, version := v.splitVersion(); matrix.CompareVersions(version, floor) > 0 {
 			a.add(RuleFloor, n.path, "it needs %s of %s%s, above the floor %s; build on an older base", v.Name, v.Library, n.elf.usersOf(v), floor)
 		}
 	}
 }
 
-// measured splits a symbol version: GLIBC_2.34 is "GLIBC" and "2.34".
-func (v SymbolVersion) measured() (family, version string) {
+// splitVersion splits a symbol version: GLIBC_2.34 is "GLIBC" and "2.34".
+func (v SymbolVersion) splitVersion() (family, version string) {
 	// What a file linked with -z pack-relative-relocs needs; glibc has it since 2.36.
 	if v.Name == "GLIBC_ABI_DT_RELR" {
 		return "GLIBC", "2.36"
@@ -107,9 +110,9 @@ func (v SymbolVersion) measured() (family, version string) {
 	return v.Name[:i], v.Name[i+1:]
 }
 
-// floor is the newest version of a family that a bundle may need.
-func (a *audit) floor(v SymbolVersion) (floor string, known bool) {
-	family, version := v.measured()
+// floorOf is the newest version of a family that a bundle may need.
+func (a *audit) floorOf(v SymbolVersion) (floor string, known bool) {
+	family, version := v.splitVersion()
 	if !matrix.IsVersion(version) {
 		// Marks for 128-bit floats and transactional memory, in libstdc++ since GCC 4.7.
 		return version, v.Name == "CXXABI_FLOAT128"
@@ -170,13 +173,13 @@ func (e *ELF) usersOf(v SymbolVersion) string {
 	return " (for " + list + ")"
 }
 
-// symbols checks that what a file imports is exported by a library that is loaded with it.
-func (a *audit) symbols(n *node) {
+// checkSymbols checks that what a file imports is exported by a library that is loaded with it.
+func (a *audit) checkSymbols(n *node) {
 	const shown = 5
 	loaded := a.closure(n)
 	var missing []string
 	for _, i := range n.elf.Imports {
-		if !a.provided(i, loaded) {
+		if !a.isProvided(i, loaded) {
 			missing = append(missing, i.String())
 		}
 	}
@@ -198,7 +201,7 @@ func (i Import) String() string {
 	return i.Name + "@" + i.Version
 }
 
-func (a *audit) provided(i Import, loaded []*node) bool {
+func (a *audit) isProvided(i Import, loaded []*node) bool {
 	if i.Library != "" {
 		lib := a.library(i.Library)
 		if lib == nil {
@@ -244,7 +247,7 @@ func (t *tree) report(toolkit matrix.Toolkit) *Report {
 			}
 		}
 		for _, v := range n.elf.Versions {
-			switch family, version := v.measured(); {
+			switch family, version := v.splitVersion(); {
 			case !matrix.IsVersion(version):
 			case family == "GLIBC":
 				raise(&r.Requires.Glibc, version)

@@ -9,9 +9,10 @@ import (
 // lz4Window is how far back an LZ4 match reaches: its offset has 16 bits.
 const lz4Window = 64 << 10
 
-// An lz4Reader decompresses one LZ4 block (https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md), which is what
-// fatbins up to CUDA 12 hold, without a frame around it. It keeps two windows of output and no more, so that reading the
-// first bytes of a large payload stays cheap.
+// An lz4Reader decompresses one LZ4 block
+// (https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md), which is what fatbins up to CUDA
+// 12 hold, without a frame around it. It keeps two windows of output and no more, so that reading
+// the first bytes of a large payload stays cheap.
 type lz4Reader struct {
 	src  *bufio.Reader
 	left int64  // bytes still to produce

@@ -13,7 +13,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/archive"
 )
 
-// An Identity is what the files of a bundle cannot tell: which release they are for, and how they were made.
+// An Identity is what the files of a bundle cannot tell: which release they are for, and how they
+// were made.
 type Identity struct {
 	Release  string
 	LlamaCPP manifests.LlamaCPP
@@ -97,8 +98,8 @@ func hashFile(fsys fs.FS, name string) (sum string, size int64, err error) {
 	return hex.EncodeToString(h.Sum(nil)), size, err
 }
 
-// checkMetadata compares what metadata says of a tree's names, code and needs with what the files say. Contents are
-// compared while they are written to the tar.
+// checkMetadata compares what metadata says of a tree's names, code and needs with what the files
+// say. Contents are compared while they are written to the tar.
 func checkMetadata(t *tree, meta manifests.Metadata) []Finding {
 	var findings []Finding
 	disagree := func(path, format string, args ...any) {

@@ -19,33 +19,37 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/archive"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // PackOptions are the settings of Pack and PackRuntime. The zero value is useful.
 type PackOptions struct {
-	// Epoch is the time of every file in a bundle. If it is zero, the metadata's own SOURCE_DATE_EPOCH is taken; if
-	// it is not, it must be the same. The CUDA runtime has a fixed time and ignores it.
+	// Epoch is the time of every file in a bundle. If it is zero, the metadata's own
+	// SOURCE_DATE_EPOCH is taken; if it is not, it must be the same. The CUDA runtime has a fixed
+	// time and ignores it.
 	Epoch time.Time
 	// Concurrency bounds the compressors' threads; 0 means one a core. It changes no byte.
 	Concurrency int
-	// Cache is a folder that keeps the CUDA runtime's archives from one run to the next, if it is not empty. They take
-	// minutes to compress and are the same until the toolkit changes. Pack ignores it: no two bundles are the same.
+	// Cache is a folder that keeps the CUDA runtime's archives from one run to the next, if it is
+	// not empty. They take minutes to compress and are the same until the toolkit changes. Pack
+	// ignores it: no two bundles are the same.
 	Cache string
-	// Known tells of archives in outDir that need not be read to be found the same, if it is not nil.
+	// Known tells of archives in outDir that need not be read to be found the same, if it is not
+	// nil.
 	Known func(name string) (manifests.Artifact, bool)
-	// Progress is told how many bytes of how many have been compressed, for all archives together. Its calls do not
-	// overlap.
-	Progress func(done, total int64)
+	// Progress is told how many bytes of how many have been compressed, for all archives together.
+	// Its calls do not overlap.
+	Progress func(measure.Progress)
 }
 
-// Pack writes a bundle's two archives into outDir and returns them, tar.gz first. The metadata must be what Describe
-// made of this very tree: Pack reads the device code and the needs again, and hashes every file again, and an
-// *AuditError names whatever disagrees; then nothing is written.
+// Pack writes a bundle's two archives into outDir and returns them, tar.gz first. The metadata must
+// be what Describe made of this very tree: Pack reads the device code and the needs again, and
+// hashes every file again, and an *AuditError names whatever disagrees; then nothing is written.
 //
-// An archive that already holds this very tar is left alone, so that a second run is quick. One that holds another is
-// replaced by rename, as is fit for a workspace: readers see the old archive or the new one, and a failure leaves the
-// old ones.
+// An archive that already holds this very tar is left alone, so that a second run is quick. One
+// that holds another is replaced by rename, as is fit for a workspace: readers see the old archive
+// or the new one, and a failure leaves the old ones.
 func Pack(ctx context.Context, fsys fs.FS, meta manifests.Metadata, outDir string, opts PackOptions) ([]manifests.Artifact, error) {
 	t, err := readTree(fsys)
 	if err != nil {
@@ -88,8 +92,8 @@ func toolkitOf(meta manifests.Metadata) matrix.Toolkit {
 // A producer fills the file of one archive and says what is in it now.
 type producer func(ctx context.Context, p *pendingFile, format string, tarDigest manifests.Digest, threads int, progress *progressCounter) (manifests.Digest, error)
 
-// writeArchives makes outDir hold a tar as base.tar.gz and base.tar.zst, and says what these files are. Those that are
-// not there already come from produce.
+// writeArchives makes outDir hold a tar as base.tar.gz and base.tar.zst, and says what these files
+// are. Those that are not there already come from produce.
 func writeArchives(ctx context.Context, base string, tarDigest manifests.Digest, outDir string, opts PackOptions, produce producer) ([]manifests.Digest, error) {
 	if err := os.MkdirAll(outDir, 0o755); err != nil {
 		return nil, err
@@ -167,8 +171,8 @@ func writeArchives(ctx context.Context, base string, tarDigest manifests.Digest,
 	return written, syncDir(dir)
 }
 
-// compress writes the tar into one archive. The tar's digest was taken before; a tree that gives another now has
-// changed in between.
+// compress writes the tar into one archive. The tar's digest was taken before; a tree that gives
+// another now has changed in between.
 func (l layout) compress(ctx context.Context, p *pendingFile, format string, want manifests.Digest, threads int, progress *progressCounter) (manifests.Digest, error) {
 	file := archive.NewDigester(p.file)
 	compressor, err := newCompressor(file, format, threads)
@@ -189,7 +193,8 @@ func (l layout) compress(ctx context.Context, p *pendingFile, format string, wan
 	return file.Digest(), p.finish()
 }
 
-// copyFrom produces archives by copying those of the same name in a folder, which were found to be as described.
+// copyFrom produces archives by copying those of the same name in a folder, which were found to be
+// as described.
 func copyFrom(folder string, described []manifests.Digest) producer {
 	return func(ctx context.Context, p *pendingFile, _ string, _ manifests.Digest, _ int, _ *progressCounter) (manifests.Digest, error) {
 		src, err := os.Open(filepath.Join(folder, p.name))
@@ -211,7 +216,8 @@ func copyFrom(folder string, described []manifests.Digest) producer {
 // A SpaceError is a disk that is too small for an archive.
 type SpaceError struct {
 	Path string
-	// Needed is how much room makes sure of success: that of all archives, were they not compressed.
+	// Needed is how much room makes sure of success: that of all archives, were they not
+	// compressed.
 	Needed int64
 	Err    error
 }
@@ -248,8 +254,8 @@ type pendingFile struct {
 
 const partialSuffix = ".partial"
 
-// createPending opens a new file beside name, and removes what killed processes left for the same name: the caller
-// holds the folder's lock, so no process is writing it.
+// createPending opens a new file beside name, and removes what killed processes left for the same
+// name: the caller holds the folder's lock, so no process is writing it.
 func createPending(dir *os.Root, name string) (*pendingFile, error) {
 	prefix := "." + name + "."
 	entries, err := fs.ReadDir(dir.FS(), ".")
@@ -299,8 +305,8 @@ func syncDir(dir *os.Root) error {
 	return f.Sync()
 }
 
-// readFileDigest says what an archive is if it holds the tar that is wanted, and nil if it is absent, damaged or holds
-// another.
+// readFileDigest says what an archive is if it holds the tar that is wanted, and nil if it is
+// absent, damaged or holds another.
 func readFileDigest(ctx context.Context, dir *os.Root, name, format string, want manifests.Digest) (*manifests.Digest, error) {
 	f, err := dir.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -326,14 +332,14 @@ func readFileDigest(ctx context.Context, dir *os.Root, name, format string, want
 type progressCounter struct {
 	mu          sync.Mutex
 	done, total int64
-	report      func(done, total int64)
+	report      func(measure.Progress)
 }
 
 func (c *progressCounter) Write(p []byte) (int, error) {
 	if c.report != nil {
 		c.mu.Lock()
 		c.done += int64(len(p))
-		c.report(c.done, c.total)
+		c.report(measure.Progress{Done: c.done, Total: c.total})
 		c.mu.Unlock()
 	}
 	return len(p), nil

@@ -3,81 +3,24 @@ package bundler_test
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
-
-// unpackTar is the tar in an archive.
-func unpackTar(t testing.TB, name string) []byte {
-	t.Helper()
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var r io.Reader
-	if strings.HasSuffix(name, ".gz") {
-		r, err = gzip.NewReader(f)
-	} else {
-		var d *zstd.Decoder
-		if d, err = zstd.NewReader(f); err == nil {
-			defer d.Close()
-		}
-		r = d
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	data, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
-func sha256Of(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}
-
-func names(t testing.TB, dir string) []string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []string
-	for _, e := range entries {
-		list = append(list, e.Name())
-	}
-	return list
-}
 
 func TestPack(t *testing.T) {
 	dir := newTree(t, "sm75.fatbin")
@@ -158,8 +101,8 @@ func TestPack(t *testing.T) {
 	}
 }
 
-// The bytes may depend on nothing but the files: not on the folder, its modes and times, the day, or the threads. The
-// tree is large enough for many blocks of both compressors.
+// The bytes may depend on nothing but the files: not on the folder, its modes and times, the day,
+// or the threads. The tree is large enough for many blocks of both compressors.
 func TestPackIsReproducible(t *testing.T) {
 	dir := mixedTree(t, 24<<20)
 	first, _ := pack(t, dir, 75)
@@ -195,30 +138,6 @@ func TestPackIsReproducible(t *testing.T) {
 			}
 		}
 	}
-}
-
-// mixedTree is a bundle with a large file of the kind that compresses: runs of noise that come back changed, near and
-// far, as kernels do in device code.
-func mixedTree(t testing.TB, size int) string {
-	t.Helper()
-	dir := newTree(t, "sm75.fatbin")
-	rng := rand.New(rand.NewPCG(1, 2))
-	data := make([]byte, 0, size+1<<12)
-	for len(data) < size {
-		if len(data) > 1<<12 && rng.IntN(4) > 0 {
-			n := 16 + rng.IntN(1<<11)
-			from := len(data) - n - rng.IntN(min(len(data)-n, 16<<20))
-			data = append(data, data[from:from+n]...)
-			continue
-		}
-		for range 1 + rng.IntN(64) {
-			data = append(data, byte(rng.ExpFloat64()*16))
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "THIRD_PARTY_LICENSES.txt"), data[:size], 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 func TestPackAgain(t *testing.T) {
@@ -294,7 +213,8 @@ func TestPackAgain(t *testing.T) {
 	}
 }
 
-// Whoever holds the folder's lock removes what killed processes left, however new it is, and nothing else.
+// Whoever holds the folder's lock removes what killed processes left, however new it is, and
+// nothing else.
 func TestPackRemovesUnfinishedFiles(t *testing.T) {
 	dir := newTree(t, "sm75.fatbin")
 	out := t.TempDir()
@@ -414,236 +334,4 @@ func TestPackRefuses(t *testing.T) {
 			t.Errorf("error: %v", err)
 		}
 	})
-}
-
-// bigTree has a licence that does not compress, so that packing takes a while and some room.
-func bigTree(t testing.TB, size int64) string {
-	t.Helper()
-	dir := newTree(t, "sm75.fatbin")
-	random, err := os.Open("/dev/urandom")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer random.Close()
-	f, err := os.Create(filepath.Join(dir, "THIRD_PARTY_LICENSES.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := io.CopyN(f, random, size); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func TestPackCancelled(t *testing.T) {
-	fsys := open(t, bigTree(t, 8<<20))
-	meta := describe(t, fsys, rules(75))
-	out := filepath.Join(t.TempDir(), "dist")
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var calls atomic.Int32
-	_, err := bundler.Pack(ctx, fsys, meta, out, bundler.PackOptions{Progress: func(done, total int64) {
-		if calls.Add(1); done > total/4 {
-			cancel()
-		}
-	}})
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("error: %v", err)
-	}
-	if calls.Load() == 0 {
-		t.Error("it was cancelled before it began")
-	}
-	if n := names(t, out); n != nil {
-		t.Errorf("it left %v", n)
-	}
-}
-
-func TestPackProgress(t *testing.T) {
-	fsys := open(t, newTree(t, "sm75.fatbin"))
-	var last, all int64
-	artifacts, err := bundler.Pack(context.Background(), fsys, describe(t, fsys, rules(75)), t.TempDir(), bundler.PackOptions{Progress: func(done, total int64) {
-		if done < last {
-			t.Errorf("progress went back from %d to %d", last, done)
-		}
-		last, all = done, total
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := 2 * artifacts[0].Tar.Size; last != want || all != want {
-		t.Errorf("progress ended at %d of %d, want %d", last, all, want)
-	}
-}
-
-// TestPackDiskFull packs onto a file system that is too small, a tmpfs of this process's own.
-func TestPackDiskFull(t *testing.T) {
-	out := t.TempDir()
-	if err := syscall.Mount("tmpfs", out, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("this needs root and a kernel that lets it mount: %v", err)
-	}
-	defer syscall.Unmount(out, syscall.MNT_DETACH)
-	kept := filepath.Join(out, "llcuda-bins-sm75.tar.gz")
-	if err := os.WriteFile(kept, []byte("an older archive"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	fsys := open(t, bigTree(t, 4<<20))
-	_, err := bundler.Pack(context.Background(), fsys, describe(t, fsys, rules(75)), out, bundler.PackOptions{})
-	var full *bundler.SpaceError
-	if !errors.As(err, &full) || !errors.Is(err, syscall.ENOSPC) {
-		t.Fatalf("error: %v", err)
-	}
-	if full.Needed < 4<<20 || !strings.HasPrefix(full.Path, out) || !strings.Contains(err.Error(), "no space left") {
-		t.Errorf("error says too little: %v", err)
-	}
-	if diff := cmp.Diff([]string{"llcuda-bins-sm75.tar.gz"}, names(t, out)); diff != "" {
-		t.Errorf("partial files stayed: %s", diff)
-	}
-	if data, err := os.ReadFile(kept); err != nil || string(data) != "an older archive" {
-		t.Errorf("the older archive is gone: %q, %v", data, err)
-	}
-}
-
-// runtimeTree is the CUDA runtime's tree, of stand-ins.
-func runtimeTree(t testing.TB) string {
-	t.Helper()
-	b := newToolbox(t)
-	dir := filepath.Join(t.TempDir(), "runtime")
-	if err := os.MkdirAll(filepath.Join(dir, "lib"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"libcudart.so.12", "libcublas.so.12", "libcublasLt.so.12"} {
-		if err := os.Rename(b.stub(name, name, "f"), filepath.Join(dir, "lib", name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "LICENSE"), []byte("License Agreement for NVIDIA CUDA Toolkit\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func packRuntime(t testing.TB, dir string) (string, []manifests.Artifact) {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "dist")
-	artifacts, err := bundler.PackRuntime(context.Background(), open(t, dir), rules(75).Toolkit, out, bundler.PackOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out, artifacts
-}
-
-func TestPackRuntime(t *testing.T) {
-	dir := runtimeTree(t)
-	out, artifacts := packRuntime(t, dir)
-	base := "llcuda-cudart-cu12-" + artifacts[0].Tar.SHA256[:12]
-	if diff := cmp.Diff([]string{base + ".tar.gz", base + ".tar.zst"}, names(t, out)); diff != "" {
-		t.Error(diff)
-	}
-	var held []string
-	for _, f := range artifacts[1].Libraries {
-		held = append(held, f.Path)
-	}
-	if diff := cmp.Diff([]string{"LICENSE", "lib/libcublas.so.12", "lib/libcublasLt.so.12", "lib/libcudart.so.12", "metadata.json"}, held); diff != "" {
-		t.Error(diff)
-	}
-	_, bundle := pack(t, newTree(t, "sm75.fatbin"), 75)
-	if _, err := manifests.New("v1.1.0-runtime", append(bundle, artifacts...), nil); err != nil {
-		t.Errorf("a release cannot be made of the artifacts: %v", err)
-	}
-
-	// The next release has the same files with other times.
-	for _, name := range held[:4] {
-		if err := os.Chtimes(filepath.Join(dir, name), time.Now(), time.Unix(1, 0)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	_, again := packRuntime(t, dir)
-	if diff := cmp.Diff(artifacts, again); diff != "" {
-		t.Errorf("the runtime's bytes changed: %s", diff)
-	}
-}
-
-// With a cache, the runtime is compressed once for all folders, and a damaged cache is noticed.
-func TestPackRuntimeCache(t *testing.T) {
-	dir, cache := runtimeTree(t), filepath.Join(t.TempDir(), "cache")
-	_, want := packRuntime(t, dir)
-	packInto := func(out string) {
-		t.Helper()
-		got, err := bundler.PackRuntime(context.Background(), open(t, dir), rules(75).Toolkit, out, bundler.PackOptions{Cache: cache})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Error(diff)
-		}
-		for _, a := range want {
-			data, err := os.ReadFile(filepath.Join(out, a.Name))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if sha256Of(data) != a.SHA256 {
-				t.Errorf("%s has other bytes than without a cache", a.Name)
-			}
-		}
-	}
-	packInto(t.TempDir())
-	before, err := os.Stat(filepath.Join(cache, want[1].Name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	packInto(t.TempDir())
-	if after, err := os.Stat(filepath.Join(cache, want[1].Name)); err != nil || !os.SameFile(before, after) {
-		t.Errorf("the cache was written again: %v", err)
-	}
-	if err := os.WriteFile(filepath.Join(cache, want[0].Name), []byte("damaged"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	packInto(t.TempDir())
-}
-
-func TestPackRuntimeRefuses(t *testing.T) {
-	for name, test := range map[string]struct {
-		change func(t *testing.T, b *toolbox, lib string) error
-		want   []string
-	}{
-		"missing library": {func(_ *testing.T, _ *toolbox, lib string) error {
-			return os.Remove(filepath.Join(lib, "libcublas.so.12"))
-		}, []string{"lib/libcublas.so.12: runtime"}},
-		"link": {func(_ *testing.T, _ *toolbox, lib string) error {
-			return errors.Join(os.Rename(filepath.Join(lib, "libcudart.so.12"), filepath.Join(lib, "libcudart.so.12.4.127")), os.Symlink("libcudart.so.12.4.127", filepath.Join(lib, "libcudart.so.12")))
-		}, []string{"lib/libcudart.so.12.4.127: runtime", "lib/libcudart.so.12: runtime"}},
-		"another major version": {func(_ *testing.T, b *toolbox, lib string) error {
-			return os.Rename(b.stub("libcudart.so.13", "", "f"), filepath.Join(lib, "libcudart.so.12"))
-		}, []string{"lib/libcudart.so.12: runtime"}},
-		"no library": {func(_ *testing.T, _ *toolbox, lib string) error {
-			return os.WriteFile(filepath.Join(lib, "libcudart.so.12"), []byte("GROUP ( libcudart.so.12.4 )"), 0o644)
-		}, []string{"lib/libcudart.so.12: runtime"}},
-		"no licence": {func(_ *testing.T, _ *toolbox, lib string) error { return os.Remove(filepath.Join(lib, "../LICENSE")) }, []string{"LICENSE: runtime"}},
-		"another licence": {func(_ *testing.T, _ *toolbox, lib string) error {
-			return os.WriteFile(filepath.Join(lib, "../LICENSE"), []byte("MIT"), 0o644)
-		}, []string{"LICENSE: runtime"}},
-		"the driver": {func(_ *testing.T, b *toolbox, lib string) error {
-			return os.Rename(b.stub("libcuda.so.1", "", "f"), filepath.Join(lib, "libcuda.so.1"))
-		}, []string{"lib/libcuda.so.1: runtime"}},
-		"needs what is not there": {func(_ *testing.T, b *toolbox, lib string) error {
-			b.library(filepath.Join(lib, "libcudart.so.12"), module{source: "void g(void); void f(void) { g(); }", soname: "libcudart.so.12", needs: []string{b.stub("libodd.so.1", "", "g")}})
-			return nil
-		}, []string{"lib/libcudart.so.12: runtime"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := runtimeTree(t)
-			if err := test.change(t, newToolbox(t), filepath.Join(dir, "lib")); err != nil {
-				t.Fatal(err)
-			}
-			out := filepath.Join(t.TempDir(), "dist")
-			_, err := bundler.PackRuntime(context.Background(), open(t, dir), rules(75).Toolkit, out, bundler.PackOptions{})
-			if diff := cmp.Diff(test.want, findingsIn(t, err)); diff != "" {
-				t.Errorf("%s\n%v", diff, err)
-			}
-			if n := names(t, out); n != nil {
-				t.Errorf("it wrote %v", n)
-			}
-		})
-	}
 }

@@ -20,11 +20,12 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// runtimeEpoch is the time of the runtime's files, the same in every release so that its bytes are. It is the first
-// that no program takes for a clock that was never set.
+// runtimeEpoch is the time of the runtime's files, the same in every release so that its bytes are.
+// It is the first that no program takes for a clock that was never set.
 var runtimeEpoch = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// A runtimeDescription is the metadata.json of the CUDA runtime asset: the one thing that its files do not tell.
+// A runtimeDescription is the metadata.json of the CUDA runtime asset: the one thing that its files
+// do not tell.
 type runtimeDescription struct {
 	SchemaVersion int               `json:"schema_version"`
 	Name          string            `json:"name"`
@@ -51,9 +52,10 @@ func decodeRuntime(data []byte) (d runtimeDescription, err error) {
 	return d, nil
 }
 
-// PackRuntime writes the CUDA runtime asset into outDir as two archives and returns them, tar.gz first. The tree holds
-// lib/libcudart.so.12, lib/libcublas.so.12 and lib/libcublasLt.so.12 as files, and NVIDIA's LICENSE, which allows
-// their distribution. The bytes depend on the tree and the toolkit alone, not on the release.
+// PackRuntime writes the CUDA runtime asset into outDir as two archives and returns them, tar.gz
+// first. The tree holds lib/libcudart.so.12, lib/libcublas.so.12 and lib/libcublasLt.so.12 as
+// files, and NVIDIA's LICENSE, which allows their distribution. The bytes depend on the tree and
+// the toolkit alone, not on the release.
 func PackRuntime(ctx context.Context, fsys fs.FS, toolkit matrix.Toolkit, outDir string, opts PackOptions) ([]manifests.Artifact, error) {
 	l, err := runtimeLayout(fsys, manifests.Toolkit{CUDA: toolkit.CUDA, NVCC: toolkit.NVCC})
 	if err != nil {
@@ -179,7 +181,7 @@ func checkRuntimeLibrary(n *node, add func(path, format string, args ...any)) {
 	}
 }
 
-// holdsLicence says whether LICENSE can be NVIDIA's.
+// holdsLicence reports whether LICENSE can be NVIDIA's.
 func holdsLicence(fsys fs.FS) (bool, error) {
 	const maxLicence = 4 << 20
 	f, err := fsys.Open(licenseName)

@@ -17,7 +17,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/archive"
 )
 
-// A layout is the content of an archive: what writeTar turns into the same bytes wherever and whenever it is called.
+// A layout is the content of an archive: what writeTar turns into the same bytes wherever and
+// whenever it is called.
 type layout struct {
 	top   string // the one top folder
 	files []manifests.File
@@ -27,9 +28,9 @@ type layout struct {
 	epoch     time.Time
 }
 
-// writeTar writes the layout: names ascending, every folder before what is in it, owner 0:0, fixed modes, one time.
-// Each file is hashed while it is written and compared with the list, so that a tree which changes meanwhile cannot be
-// packed.
+// writeTar writes the layout: names ascending, every folder before what is in it, owner 0:0, fixed
+// modes, one time. Each file is hashed while it is written and compared with the list, so that a
+// tree which changes meanwhile cannot be packed.
 func (l layout) writeTar(ctx context.Context, w io.Writer) error {
 	byPath := make(map[string]manifests.File)
 	names := []string{path.Join(l.top, manifests.MetadataName)}

@@ -18,7 +18,8 @@ const (
 	noticeName  = "THIRD_PARTY_LICENSES.txt"
 	cudaBackend = "libggml-cuda.so"
 	cpuPrefix   = "libggml-cpu-"
-	// backendLink leads from programDir to libraryDir: llama.cpp looks for backends beside the executable.
+	// backendLink leads from programDir to libraryDir: llama.cpp looks for backends beside the
+	// executable.
 	backendLink = "../../lib/"
 )
 
@@ -41,10 +42,10 @@ type node struct {
 func (n *node) isLink() bool    { return n.info.Mode()&fs.ModeSymlink != 0 }
 func (n *node) isRegular() bool { return n.info.Mode().IsRegular() }
 
-// inLibraries says whether a node lies directly in lib.
+// inLibraries reports whether a node lies directly in lib.
 func (n *node) inLibraries() bool { return path.Dir(n.path) == libraryDir }
 
-// isBackend says whether a node is one that llama.cpp loads by name at run time.
+// isBackend reports whether a node is one that llama.cpp loads by name at run time.
 func (n *node) isBackend() bool { return n.inLibraries() && isBackendName(path.Base(n.path)) }
 
 func isBackendName(name string) bool { return name == cudaBackend || cpuVariant(name) != "" }
@@ -98,7 +99,8 @@ func readTree(fsys fs.FS) (*tree, error) {
 	return t, nil
 }
 
-// readELF reads the file if it is ELF. A damaged one is no error here but a finding of the audit.
+// readELF reads the file if it is ELF. A damaged one is not an error here but a finding of the
+// audit.
 func (n *node) readELF(fsys fs.FS) error {
 	f, err := fsys.Open(n.path)
 	if err != nil {
@@ -119,7 +121,8 @@ func (n *node) readELF(fsys fs.FS) error {
 	return nil
 }
 
-// resolve follows links to a regular file; nil means that there is none. Only links that stay in the tree are followed.
+// resolve follows links to a regular file; nil means that there is none. Only links that stay in
+// the tree are followed.
 func (t *tree) resolve(name string) *node {
 	const maxLinks = 40 // Linux's own limit
 	for range maxLinks {
@@ -161,7 +164,8 @@ func programs() []string {
 	return []string{"llama-bench", "llama-cli", "llama-quantize", "llama-server"}
 }
 
-// libraries are the stems (libllama.so, libllama.so.0, …) that every bundle has in libraryDir, beside CPU backends.
+// libraries are the stems (libllama.so, libllama.so.0, …) that every bundle has in libraryDir,
+// beside CPU backends.
 func libraries() []string {
 	return []string{"libggml-base.so", cudaBackend, "libggml.so", "libllama.so", "libmtmd.so"}
 }

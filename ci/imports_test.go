@@ -21,7 +21,7 @@ var allowed = map[string][]string{
 	"matrix/patches":    {},
 	"manifests":         {"manifests/measure", "matrix"},
 	"manifests/measure": {},
-	"bundler":           {"manifests", "manifests/archive", "matrix"},
+	"bundler":           {"manifests", "manifests/measure", "manifests/archive", "matrix"},
 
 	"docker/cuda12":      {},
 	"docker/mirror":      {},
@@ -31,16 +31,16 @@ var allowed = map[string][]string{
 	"ci":                         {"ci/internal/cli"},
 	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/release", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/wheel", "publisher/pypi", "publisher/installer", "ci/internal/goreleaser", "manifests/python", "manifests/fetch", "manifests/fetch/console", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/measure", "manifests/sigverify"},
 	"ci/internal/release":        {"ci/internal/farm", "ci/internal/filestamp", "bundler", "manifests", "manifests/fetch", "manifests/fetch/transfer", "manifests/measure", "manifests/retry", "manifests/sigverify", "matrix", "matrix/spec", "publisher", "publisher/cosign", "publisher/provenance", "publisher/sbom", "publisher/wheel"},
-	"ci/internal/engine":         {"ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/engine/pypi", "ci/internal/farm", "docker/cuda12", "docker/wheel", "matrix"},
+	"ci/internal/engine":         {"manifests/measure", "ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/engine/pypi", "ci/internal/farm", "docker/cuda12", "docker/wheel", "matrix"},
 	"ci/internal/engine/builtin": {"manifests/measure"},
 	"ci/internal/filestamp":      {},
-	"ci/internal/engine/image":   {"ci/internal/filestamp", "docker/cuda12", "docker/mirror", "manifests/fetch/transfer"},
-	"ci/internal/engine/npm":     {"ci/internal/filestamp", "docker/mirror", "manifests/fetch/transfer", "manifests/retry"},
+	"ci/internal/engine/image":   {"manifests/measure", "ci/internal/filestamp", "docker/cuda12", "docker/mirror", "manifests/fetch/transfer"},
+	"ci/internal/engine/npm":     {"manifests/measure", "ci/internal/filestamp", "docker/mirror", "manifests/fetch/transfer", "manifests/retry"},
 	"ci/internal/engine/pypi":    {"docker/mirror", "manifests/fetch/transfer", "publisher/pypi"},
 	"ci/internal/goreleaser":     {},
 	"ci/internal/trial":          {"manifests/gguf/tinygguf", "manifests/variants"},
 	"ci/internal/trial/try":      {"ci/internal/trial"},
-	"ci/internal/farm":           {"docker/mirror", "bundler", "manifests", "manifests/fetch/transfer", "matrix", "matrix/patches"},
+	"ci/internal/farm":           {"manifests/measure", "docker/mirror", "bundler", "manifests", "manifests/fetch/transfer", "matrix", "matrix/patches"},
 
 	"publisher":            {"manifests", "manifests/measure", "manifests/retry", "matrix"},
 	"publisher/ghrelease":  {"publisher", "manifests", "manifests/retry"},
@@ -53,26 +53,26 @@ var allowed = map[string][]string{
 	"publisher/provenance": {"manifests"},
 	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
 
-	"manifests/fetch":               {"manifests/measure", "manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
-	"manifests/fetch/detect":        {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},
-	"manifests/fetch/home":          {},
-	"manifests/fetch/hub":           {"manifests/fetch/transfer", "manifests/retry", "manifests/gguf", "matrix"},
-	"manifests/fetch/launch":        {"manifests/fetch/machine"},
-	"manifests/fetch/machine":       {},
-	"manifests/fetch/launch/atonce": {"manifests/fetch/launch", "manifests/fetch/home"},
-	"manifests/fetch/serve":         {},
-	"manifests/archive":             {"manifests"},
-	"manifests/fetch/store":         {"manifests/archive", "manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
-	"manifests/fetch/transfer":      {"manifests/measure", "manifests/retry"},
-	"manifests/fetch/console":       {"manifests/measure"},
-	"manifests/fetch/fetchcli":      {"manifests/fetch", "manifests/fetch/console", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "manifests/measure", "matrix"},
-	"manifests/retry":               {},
-	"manifests/gguf":                {},
-	"manifests/python":              {},
-	"manifests/gguf/tinygguf":       {},
-	"manifests/variants":            {},
-	"manifests/sigverify":           {"manifests"},
-	"manifests/cmd/llcuda-fetch":    {"manifests/fetch/fetchcli", "manifests/fetch/launch/atonce", "manifests/fetch", "manifests/sigverify", "manifests"},
+	"manifests/fetch":                  {"manifests/measure", "manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
+	"manifests/fetch/detect":           {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},
+	"manifests/fetch/home":             {},
+	"manifests/fetch/hub":              {"manifests/fetch/transfer", "manifests/retry", "manifests/gguf", "matrix"},
+	"manifests/fetch/launch":           {"manifests/fetch/machine"},
+	"manifests/fetch/machine":          {},
+	"manifests/fetch/launch/earlyexec": {"manifests/fetch/launch", "manifests/fetch/home"},
+	"manifests/fetch/serve":            {},
+	"manifests/archive":                {"manifests"},
+	"manifests/fetch/store":            {"manifests/archive", "manifests/fetch/home", "manifests/fetch/launch", "manifests/gguf/tinygguf", "manifests/variants", "manifests", "matrix"},
+	"manifests/fetch/transfer":         {"manifests/measure", "manifests/retry"},
+	"manifests/fetch/console":          {"manifests/measure"},
+	"manifests/fetch/fetchcli":         {"manifests/fetch", "manifests/fetch/console", "manifests/fetch/launch", "manifests/fetch/serve", "manifests", "manifests/measure", "matrix"},
+	"manifests/retry":                  {},
+	"manifests/gguf":                   {},
+	"manifests/python":                 {},
+	"manifests/gguf/tinygguf":          {},
+	"manifests/variants":               {},
+	"manifests/sigverify":              {"manifests"},
+	"manifests/cmd/llcuda-fetch":       {"manifests/fetch/fetchcli", "manifests/fetch/launch/earlyexec", "manifests/fetch", "manifests/sigverify", "manifests"},
 }
 
 // inTests are the edges that tests have beyond those of their package.
@@ -99,7 +99,7 @@ var inTests = map[string][]string{
 	"ci/internal/release":        {"manifests/fetch/fetchtest"},
 	"ci/internal/cli":            {"manifests/fetch/console/consoletest", "manifests/killtest", "manifests/python/pythontest", "manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
 	"publisher":                  {"manifests/fetch/fetchtest"},
-	"publisher/ghrelease":        {"manifests/killtest", "publisher/ghtest", "publisher/publishertest", "manifests/fetch/fetchtest", "matrix"},
+	"publisher/ghrelease":        {"manifests/killtest", "publisher/ghtest", "manifests/fetch/fetchtest", "matrix"},
 }
 
 // testOnly are packages that nothing but tests imports.
@@ -116,7 +116,6 @@ var testOnly = map[string][]string{
 	"publisher/hftest":                      {"publisher/prepared"},
 	"publisher/cosigntest":                  {"manifests", "publisher/prepared"},
 	"publisher/ghtest":                      {"publisher/prepared"},
-	"publisher/publishertest":               {"publisher"},
 }
 
 // confined are modules that one package alone may import: what they do is behind
@@ -139,7 +138,7 @@ var confinedInTests = map[string][]string{
 
 // standardOnly import nothing from outside the standard library and the module:
 // they are linked into the client, or are pure data.
-var standardOnly = []string{"matrix", "manifests", "manifests/measure", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/atonce", "manifests/fetch/machine"}
+var standardOnly = []string{"matrix", "manifests", "manifests/measure", "manifests/fetch/home", "manifests/fetch/launch", "manifests/fetch/launch/earlyexec", "manifests/fetch/machine"}
 
 // goPackage is what is read of go list's answer.
 type goPackage struct {

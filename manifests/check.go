@@ -20,7 +20,8 @@ var (
 const (
 	// maxName is what file systems allow a name to have, in bytes.
 	maxName = 255
-	// maxPath bounds a path in a bundle, in bytes; the store it is unpacked into has its own path in front of it.
+	// maxPath bounds a path in a bundle, in bytes; the store it is unpacked into has its own path
+	// in front of it.
 	maxPath = 1024
 	// maxHops is how many links Linux follows before it takes them for a circle.
 	maxHops = 40
@@ -67,7 +68,7 @@ func checkAscending(p *matrix.Problems, at string, list []string) {
 	}
 }
 
-// isTreePath says whether name is a path below some folder, in its shortest form.
+// isTreePath reports whether name is a path below some folder, in its shortest form.
 func isTreePath(name string) bool {
 	return name != "" && len(name) <= maxPath && !strings.Contains(name, `\`) && path.Clean("/"+name) == "/"+name
 }
@@ -103,7 +104,8 @@ type facts struct {
 	requires     Requires
 }
 
-// check holds a bundle's name, SM, architecture and device code to each other: llcuda 1.x gave sm_50 code to every GPU.
+// check holds a bundle's name, SM, architecture and device code to each other: llcuda 1.x gave
+// sm_50 code to every GPU.
 func (f facts) check() error {
 	var p matrix.Problems
 	if !f.sm.Valid() {

@@ -15,15 +15,15 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// Limits of what is read, so that a hostile server can waste neither memory nor time. The largest release possible
-// (MaxAssets bundles) is under a tenth of MaxSize.
+// Limits of what is read, so that a hostile server can waste neither memory nor time. The largest
+// release possible (MaxAssets bundles) is under a tenth of MaxSize.
 const (
 	// MaxSize bounds manifest.json, metadata.json and SHA256SUMS, in bytes.
 	MaxSize = 4 << 20
 	// MaxAssets is GitHub's limit on the assets of a release.
 	MaxAssets = 1000
-	// maxNodes bounds the values in a document: what is in memory is many times what was sent. A full release of
-	// MaxAssets bundles has a quarter of it.
+	// maxNodes bounds the values in a document: what is in memory is many times what was sent. A
+	// full release of MaxAssets bundles has a quarter of it.
 	maxNodes = 200_000
 	// maxProblems is when reading a document that is plainly something else is given up.
 	maxProblems = 100
@@ -35,8 +35,9 @@ const (
 	maxFileSize = 1 << 40
 )
 
-// A node is a JSON value as it stands in the document. encoding/json alone will not do: it takes keys in any case, the
-// last of duplicate keys, null for anything and U+FFFD for broken text, and names the first problem only.
+// A node is a JSON value as it stands in the document. encoding/json alone will not do: it takes
+// keys in any case, the last of duplicate keys, null for anything and U+FFFD for broken text, and
+// names the first problem only.
 type node struct {
 	kind   nodeKind
 	text   string   // of strings, numbers and booleans
@@ -59,8 +60,8 @@ func (k nodeKind) String() string {
 	return [...]string{"an object", "an array", "text", "a number", "true or false", "null"}[k]
 }
 
-// decode reads one document from r into dst, a pointer to a struct whose JSON names are the fields wanted; those
-// with omitempty are optional. The name is for messages.
+// decode reads one document from r into dst, a pointer to a struct whose JSON names are the fields
+// wanted; those with omitempty are optional. The name is for messages.
 func decode(r io.Reader, name string, dst any) error {
 	data, err := readLimited(r)
 	if err != nil {
@@ -284,8 +285,8 @@ func encode(v any) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// normal is a deep copy of v in which lists that must be there are empty instead of nil, and the others nil instead of
-// empty, as decode makes them: JSON would have null for nil.
+// normal is a deep copy of v in which lists that must be there are empty instead of nil, and the
+// others nil instead of empty, as decode makes them: JSON would have null for nil.
 func normal(v reflect.Value) reflect.Value {
 	c := reflect.New(v.Type()).Elem()
 	switch v.Kind() {
@@ -311,8 +312,8 @@ func normal(v reflect.Value) reflect.Value {
 	return c
 }
 
-// checkTexts reports every string below v that is too long or could not be shown to a user as it is: control
-// characters rewrite terminals, broken UTF-8 does not survive JSON.
+// checkTexts reports every string below v that is too long or could not be shown to a user as it
+// is: control characters rewrite terminals, broken UTF-8 does not survive JSON.
 func checkTexts(v reflect.Value, path string, problems *matrix.Problems) {
 	switch v.Kind() {
 	case reflect.Pointer:

@@ -2,7 +2,8 @@ package manifests
 
 import "fmt"
 
-// A VersionError is a document of a schema that this program is too old for. Nothing is wrong with the document.
+// A VersionError is a document of a schema that this program is too old for. Nothing is wrong with
+// the document.
 type VersionError struct {
 	Document   string
 	Got, Known int

@@ -34,7 +34,8 @@ type Host struct {
 	CPU       CPU        `json:"cpu"`
 	Driver    HostDriver `json:"driver"`
 	CUDA      HostCUDA   `json:"cuda"`
-	// GPUs are the GPUs that CUDA gives to a program, in CUDA's order where it was asked, else in nvidia-smi's.
+	// GPUs are the GPUs that CUDA gives to a program, in CUDA's order where it was asked, else in
+	// nvidia-smi's.
 	GPUs []GPU `json:"gpus"`
 	// CUDALibraries are the CUDA 12 libraries found, in the order in which they are to be tried.
 	CUDALibraries []CUDALibrary `json:"cuda_libraries"`
@@ -59,17 +60,20 @@ type HostDriver struct {
 
 // HostCUDA is what CUDA gives to programs, and why it gives them no GPU.
 type HostCUDA struct {
-	// Asked says that CUDA itself answered. Otherwise the GPUs are those of nvidia-smi or of the kernel's files.
+	// Asked says that CUDA itself answered. Otherwise the GPUs are those of nvidia-smi or of the
+	// kernel's files.
 	Asked bool `json:"asked"`
 	// Library is the libcuda.so.1 that programs get.
 	Library string `json:"library"`
-	// Error is CUDA's number of the error that it answered with, 0 for none, and Name its name: "CUDA_ERROR_NO_DEVICE".
+	// Error is CUDA's number of the error that it answered with, 0 for none, and Name its name:
+	// "CUDA_ERROR_NO_DEVICE".
 	Error int    `json:"error"`
 	Name  string `json:"name"`
-	// Environment are the variables that were set and decide which GPUs CUDA shows: "CUDA_VISIBLE_DEVICES=0".
+	// Environment are the variables that were set and decide which GPUs CUDA shows:
+	// "CUDA_VISIBLE_DEVICES=0".
 	Environment []string `json:"environment"`
-	// Problem is why programs have no GPU, and Way what helps, for a person. Both are empty where there is a GPU, and
-	// where nothing hints at one.
+	// Problem is why programs have no GPU, and Way what helps, for a person. Both are empty where
+	// there is a GPU, and where nothing hints at one.
 	Problem string `json:"problem"`
 	Way     string `json:"way"`
 }
@@ -84,7 +88,8 @@ type GPU struct {
 	SM matrix.SM `json:"sm"`
 	// MemoryMiB is what a program may have of it, 0 where that is not known.
 	MemoryMiB int `json:"memory_mib"`
-	// MIG says that it is a slice of a GPU, or a GPU that is split into slices of which no more is known.
+	// MIG says that it is a slice of a GPU, or a GPU that is split into slices of which no more is
+	// known.
 	MIG bool `json:"mig"`
 }
 
@@ -93,7 +98,8 @@ type CUDALibrary struct {
 	// Name is the soname: "libcublas.so.12".
 	Name string `json:"name"`
 	Path string `json:"path"`
-	// Source is where it was found: "environment", "pip", "toolkit" or "loader"; "store" is what the client fetched.
+	// Source is where it was found: "environment", "pip", "toolkit" or "loader"; "store" is what
+	// the client fetched.
 	Source string `json:"source"`
 }
 
@@ -157,8 +163,8 @@ func (h Host) Encode() ([]byte, error) {
 	return encode(h)
 }
 
-// DecodeHost reads a host and checks it. Every field must be there: a person who writes one down for --as-host says
-// of each thing that it is not known by leaving it empty, not by leaving it out.
+// DecodeHost reads a host and checks it. Every field must be there: a person who writes one down
+// for --as-host says of each thing that it is not known by leaving it empty, not by leaving it out.
 func DecodeHost(r io.Reader) (Host, error) {
 	var h Host
 	if err := decode(r, "the host", &h); err != nil {

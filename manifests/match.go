@@ -10,8 +10,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// A match is how a bundle serves a GPU; through is empty where it does not, and oldDriver says that a newer driver
-// would change that.
+// A match is how a bundle serves a GPU; through is empty where it does not, and oldDriver says that
+// a newer driver would change that.
 type match struct {
 	through, reason string
 	oldDriver       bool
@@ -27,8 +27,8 @@ type candidate struct {
 	count   int
 }
 
-// against is why a bundle cannot run on the host at all, whatever its GPUs.
-func (p *picker) against(c candidate) string {
+// reasonAgainst is why a bundle cannot run on the host at all, whatever its GPUs.
+func (p *picker) reasonAgainst(c candidate) string {
 	h, need := p.host, c.Requires
 	switch {
 	case p.opts.SM != 0 && c.SM != p.opts.SM:
@@ -84,14 +84,15 @@ func (p *picker) wayOfLibraries(c candidate) string {
 	return "llcuda-fetch detect shows what was found out about this machine"
 }
 
-// oldVariants are llama.cpp's CPU backends for processors without AVX2, and the flags of /proc/cpuinfo that each needs.
-// All others need AVX2. https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/CMakeLists.txt
+// oldVariants are llama.cpp's CPU backends for processors without AVX2, and the flags of
+// /proc/cpuinfo that each needs. All others need AVX2.
+// https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/CMakeLists.txt
 var oldVariants = map[string][]string{
 	"x64": {}, "sse42": {"sse4_2"}, "sandybridge": {"sse4_2", "avx"}, "ivybridge": {"sse4_2", "avx", "f16c"},
 	"piledriver": {"sse4_2", "avx", "f16c", "fma", "xop"},
 }
 
-// runsOn says whether a processor runs any of these CPU backends, as far as it is known.
+// runsOn reports whether a processor runs any of these CPU backends, as far as it is known.
 func runsOn(cpu CPU, variants []string) bool {
 	if len(cpu.Features) == 0 || len(variants) == 0 {
 		return true
@@ -105,7 +106,8 @@ func runsOn(cpu CPU, variants []string) bool {
 	})
 }
 
-// match says how a bundle serves one GPU. A driver's floor is a reason of its own: it can be updated, a GPU cannot.
+// match says how a bundle serves one GPU. A driver's floor is a reason of its own: it can be
+// updated, a GPU cannot.
 func (p *picker) match(c candidate, gpu GPU) match {
 	floors := c.Requires.DriverMin
 	driver := p.host.Driver.Version
@@ -113,7 +115,8 @@ func (p *picker) match(c candidate, gpu GPU) match {
 		return match{reason: fmt.Sprintf("driver %s is too old; it needs %s or later", driver, floor), oldDriver: true}
 	}
 	if gpu.SM == 0 {
-		// Drivers this old do not tell a compute capability, and would run nothing if it were known.
+		// Drivers this old do not tell a compute capability, and would run nothing if it were
+		// known.
 		if driver != "" && matrix.CompareVersions(driver, floors.Cubin) < 0 {
 			return tooOld(floors.Cubin)
 		}
@@ -130,7 +133,7 @@ func (p *picker) match(c candidate, gpu GPU) match {
 		through, floor = ThroughPTX, floors.PTX
 		reason = fmt.Sprintf("its driver compiles the bundle's PTX of compute capability %s, once, at the first start", ptx.Capability())
 	} else {
-		return match{reason: notServed(c, gpu)}
+		return match{reason: reasonNotServed(c, gpu)}
 	}
 	switch {
 	case driver == "":
@@ -152,8 +155,8 @@ func nearest(code []matrix.SM, runs func(matrix.SM) bool) (matrix.SM, bool) {
 	return best, best != 0
 }
 
-// notServed says why no code of a bundle runs on a GPU.
-func notServed(c candidate, gpu GPU) string {
+// reasonNotServed says why no code of a bundle runs on a GPU.
+func reasonNotServed(c candidate, gpu GPU) string {
 	if c.SM > gpu.SM {
 		return fmt.Sprintf("its code is for compute capability %s, and this GPU's is %s, which is older", c.SM.Capability(), gpu.SM.Capability())
 	}

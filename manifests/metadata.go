@@ -20,7 +20,8 @@ const (
 // MetadataName is the file in a bundle's top folder that describes the bundle.
 const MetadataName = "metadata.json"
 
-// Metadata is a bundle's metadata.json. The bundler derives it from the bundle's files; nothing in it is declared.
+// Metadata is a bundle's metadata.json. The bundler derives it from the bundle's files; nothing in
+// it is declared.
 type Metadata struct {
 	SchemaVersion int `json:"schema_version"`
 	// Name is the bundle's name and that of its top folder: "llcuda-bins-sm75".
@@ -52,7 +53,8 @@ type Toolkit struct {
 	NVCC string `json:"nvcc"`
 }
 
-// DeviceCode is what the fatbin of libggml-cuda.so holds. Both lists are ascending and never null in JSON.
+// DeviceCode is what the fatbin of libggml-cuda.so holds. Both lists are ascending and never null
+// in JSON.
 type DeviceCode struct {
 	Cubin []matrix.SM `json:"cubin"`
 	PTX   []matrix.SM `json:"ptx"`
@@ -144,8 +146,8 @@ func (b Build) check() error {
 	return p.Err()
 }
 
-// checkFiles holds a bundle's list of files to a tree that unpacks into its own folder and nowhere else: no path
-// goes through a link, and every link ends at a file of the list.
+// checkFiles holds a bundle's list of files to a tree that unpacks into its own folder and nowhere
+// else: no path goes through a link, and every link ends at a file of the list.
 func checkFiles(files []File) error {
 	var p matrix.Problems
 	if len(files) == 0 {

@@ -12,8 +12,8 @@ const (
 	ManifestName  = "manifest.json"
 	SumsName      = "SHA256SUMS"
 	SignatureName = "SHA256SUMS.sigstore.json"
-	// PointerName is the file with the signed release pointer: a Sigstore bundle with a DSSE envelope, so that the
-	// pointer and its signature change at once.
+	// PointerName is the file with the signed release pointer: a Sigstore bundle with a DSSE
+	// envelope, so that the pointer and its signature change at once.
 	PointerName = "current.sigstore.json"
 )
 
@@ -51,22 +51,24 @@ func RuntimeTop(cuda string) string {
 	return runtimePrefix + "cu" + major
 }
 
-// RuntimeName is the name of a CUDA runtime without the archive's extension. It has the digest of the tar in it, because the
-// runtime is downloaded once and serves all releases that name it.
+// RuntimeName is the name of a CUDA runtime without the archive's extension. It has the digest of
+// the tar in it, because the runtime is downloaded once and serves all releases that name it.
 func RuntimeName(cuda string, tar Digest) string {
 	const digits = 12
 	return RuntimeTop(cuda) + "-" + tar.SHA256[:min(digits, len(tar.SHA256))]
 }
 
-// ClientName is the name of the client's archive for a system, by Go's names. Its llcuda-fetch says of itself that it is of
-// the release, and what lies beside it at the top and may be executed belongs to it.
+// ClientName is the name of the client's archive for a system, by Go's names. Its llcuda-fetch says
+// of itself that it is of the release, and what lies beside it at the top and may be executed
+// belongs to it.
 func ClientName(goos, goarch string) string {
 	return clientPrefix + goos + "-" + goarch + "." + FormatTarGz
 }
 
 var notInWheelName = regexp.MustCompile(`[^\w.]+`)
 
-// WheelProject is Distribution as it is written in the name of a wheel, and in those of the folders in it.
+// WheelProject is Distribution as it is written in the name of a wheel, and in those of the folders
+// in it.
 func WheelProject() string {
 	return notInWheelName.ReplaceAllString(strings.ToLower(Distribution), "_")
 }

@@ -26,7 +26,8 @@ const (
 	ThroughCPU   = "cpu"   // not at all: the bundle's CPU half
 )
 
-// A Decision is what Pick found: what to download for a host, and why. It is what `plan --json` prints.
+// A Decision is what Pick found: what to download for a host, and why. It is what `plan --json`
+// prints.
 type Decision struct {
 	// Bundle is the bundle's name, and Asset the archive of it to download.
 	Bundle string    `json:"bundle"`
@@ -36,18 +37,20 @@ type Decision struct {
 	Through string `json:"through"`
 	// GPUs are all GPUs of the host, and what the choice means for each.
 	GPUs []GPUVerdict `json:"gpus"`
-	// VisibleDevices are the UUIDs for CUDA_VISIBLE_DEVICES. It is empty where nothing has to be hidden.
+	// VisibleDevices are the UUIDs for CUDA_VISIBLE_DEVICES. It is empty where nothing has to be
+	// hidden.
 	VisibleDevices []string `json:"visible_devices"`
 	// Runtime is the CUDA runtime's archive to download; empty where the host has the libraries.
 	Runtime string `json:"runtime"`
-	// DownloadBytes is the size of the archives, DiskBytes what they and their contents take together.
+	// DownloadBytes is the size of the archives, DiskBytes what they and their contents take
+	// together.
 	DownloadBytes int64 `json:"download_bytes"`
 	DiskBytes     int64 `json:"disk_bytes"`
 	// Bundles are all bundles of the release, ascending by SM, and what speaks for or against each.
 	Bundles []BundleVerdict `json:"bundles"`
 }
 
-// A GPUVerdict says whether the chosen bundle serves a GPU.
+// A GPUVerdict reports whether the chosen bundle serves a GPU.
 type GPUVerdict struct {
 	GPU
 	Served bool `json:"served"`
@@ -55,7 +58,7 @@ type GPUVerdict struct {
 	Reason string `json:"reason"`
 }
 
-// A BundleVerdict says whether a bundle was chosen.
+// A BundleVerdict reports whether a bundle was chosen.
 type BundleVerdict struct {
 	Bundle string    `json:"bundle"`
 	SM     matrix.SM `json:"sm"`
@@ -93,15 +96,17 @@ func (e *NoBundleError) Error() string { return "picking a bundle: " + e.Reason 
 // Hint says what helps.
 func (e *NoBundleError) Hint() string { return e.Way }
 
-// Pick chooses the release's bundle for a host. It is pure: the same arguments give the same decision.
+// Pick chooses the release's bundle for a host. It is pure: the same arguments give the same
+// decision.
 //
-// A bundle serves a GPU by a cubin of the GPU's own SM, else by one of the same major and a lower minor, else by PTX
-// that is not newer than the GPU, if the driver is new enough to compile it. The bundle that serves the most memory
-// wins, then the one that serves the most GPUs, then the one that serves more memory by cubin, then the newest SM.
+// A bundle serves a GPU by a cubin of the GPU's own SM, else by one of the same major and a lower
+// minor, else by PTX that is not newer than the GPU, if the driver is new enough to compile it. The
+// bundle that serves the most memory wins, then the one that serves the most GPUs, then the one
+// that serves more memory by cubin, then the newest SM.
 //
-// Without a GPU that can be served the error is a *NoBundleError. Two options change that: AllowCPU makes it the smallest
-// bundle, and SM alone, where there is no GPU or no driver at all, the bundle of that SM: an image is built for another
-// machine's GPU.
+// Without a GPU that can be served the error is a *NoBundleError. Two options change that: AllowCPU
+// makes it the smallest bundle, and SM alone, where there is no GPU or no driver at all, the bundle
+// of that SM: an image is built for another machine's GPU.
 func Pick(r Release, host Host, opts PickOptions) (Decision, error) {
 	p := picker{release: r, host: host, opts: opts, candidates: []candidate{}}
 	for _, bundle := range r.Bundles() {
@@ -127,7 +132,7 @@ func (p *picker) pick() (Decision, error) {
 	best := -1
 	for i := range p.candidates {
 		c := &p.candidates[i]
-		c.against = p.against(*c)
+		c.against = p.reasonAgainst(*c)
 		for _, gpu := range p.host.GPUs {
 			m := p.match(*c, gpu)
 			c.serves = append(c.serves, m)
@@ -140,7 +145,7 @@ func (p *picker) pick() (Decision, error) {
 				c.cubin += gpu.MemoryMiB
 			}
 		}
-		if c.against == "" && c.count > 0 && (best < 0 || better(*c, p.candidates[best])) {
+		if c.against == "" && c.count > 0 && (best < 0 || isBetter(*c, p.candidates[best])) {
 			best = i
 		}
 	}
@@ -161,7 +166,7 @@ func (p *picker) pick() (Decision, error) {
 	}
 	p.explain(best, onCPU, absent)
 	if best < 0 {
-		none := p.lack()
+		none := p.explainLack()
 		none.Decision = p.decision
 		return p.decision, &none
 	}
@@ -173,7 +178,7 @@ func (p *picker) pick() (Decision, error) {
 	return p.decision, nil
 }
 
-func better(a, b candidate) bool {
+func isBetter(a, b candidate) bool {
 	return cmp.Or(cmp.Compare(a.memory, b.memory), cmp.Compare(a.count, b.count), cmp.Compare(a.cubin, b.cubin), cmp.Compare(a.SM, b.SM)) > 0
 }
 
@@ -198,18 +203,18 @@ func (p *picker) choose(c candidate, onCPU, absent bool) {
 	case absent:
 		d.Through = ThroughCubin
 	default:
-		d.VisibleDevices = visible(d.GPUs)
+		d.VisibleDevices = visibleDevices(d.GPUs)
 	}
-	if runtime, ok := p.runtime(c.Artifact); ok {
+	if runtime, ok := p.neededRuntime(c.Artifact); ok {
 		d.Runtime = runtime.Name
 		d.DownloadBytes += runtime.Size
 		d.DiskBytes += runtime.Size + runtime.Tar.Size
 	}
 }
 
-// visible are the UUIDs of the GPUs served, where others have to be hidden. A GPU without a UUID cannot be named; then
-// nothing is hidden, as an incomplete list would hide good GPUs.
-func visible(gpus []GPUVerdict) []string {
+// visibleDevices are the UUIDs of the GPUs served, where others have to be hidden. A GPU without a
+// UUID cannot be named; then nothing is hidden, as an incomplete list would hide good GPUs.
+func visibleDevices(gpus []GPUVerdict) []string {
 	list := []string{}
 	for _, gpu := range gpus {
 		if gpu.Served {
@@ -222,8 +227,9 @@ func visible(gpus []GPUVerdict) []string {
 	return list
 }
 
-// runtime is the CUDA runtime that a bundle needs, if no one source on the host has all of its libraries.
-func (p *picker) runtime(bundle Artifact) (Artifact, bool) {
+// neededRuntime is the CUDA runtime that a bundle needs, if no one source on the host has all of
+// its libraries.
+func (p *picker) neededRuntime(bundle Artifact) (Artifact, bool) {
 	runtime, ok := p.release.Runtime(bundle)
 	if !ok {
 		return Artifact{}, false

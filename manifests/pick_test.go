@@ -186,7 +186,8 @@ func TestPickOptions(t *testing.T) {
 	}
 }
 
-// TestPickForAbsentGPU is for images: the bundle comes with the CUDA libraries, hides nothing and says what it is for.
+// TestPickForAbsentGPU is for images: the bundle comes with the CUDA libraries, hides nothing and
+// says what it is for.
 func TestPickForAbsentGPU(t *testing.T) {
 	r, all := seedRelease(t), hosts(t)
 	d, err := manifests.Pick(r, all["image-build"], manifests.PickOptions{SM: 86})
@@ -207,7 +208,8 @@ func TestPickForAbsentGPU(t *testing.T) {
 	}
 }
 
-// TestPickByHand is for GPUs whose compute capability nothing tells: the reason names --sm as the way out, so it must be one.
+// TestPickByHand is for GPUs whose compute capability nothing tells: the reason names --sm as the
+// way out, so it must be one.
 func TestPickByHand(t *testing.T) {
 	r, host := seedRelease(t), hosts(t)["driver-470"]
 	for _, test := range []struct {

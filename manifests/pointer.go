@@ -13,18 +13,20 @@ import (
 )
 
 const (
-	// MaxPointerSize bounds the release pointer, in bytes. One with two log entries and a timestamp has about 15 kB.
+	// MaxPointerSize bounds the release pointer, in bytes. One with two log entries and a timestamp
+	// has about 15 kB.
 	MaxPointerSize = 64 << 10
-	// MaxPointerLife bounds how long a pointer counts, so that whoever got hold of a signing key for a day cannot hold
-	// machines at a release for ever.
+	// MaxPointerLife bounds how long a pointer counts, so that whoever got hold of a signing key
+	// for a day cannot hold machines at a release for ever.
 	MaxPointerLife = 366 * 24 * time.Hour
-	// MaxClockLag is how much later than a machine's clock says a pointer may have been issued. A clock that is further
-	// behind would take a pointer that expired long ago.
+	// MaxClockLag is how much later than a machine's clock says a pointer may have been issued. A
+	// clock that is further behind would take a pointer that expired long ago.
 	MaxClockLag = 24 * time.Hour
 )
 
 const (
-	// statementType and pointerType are names, not addresses: a fork keeps them, as it keeps schema_version.
+	// statementType and pointerType are names, not addresses: a fork keeps them, as it keeps
+	// schema_version.
 	statementType     = "https://in-toto.io/Statement/v1"
 	pointerTypePrefix = "https://github.com/waqasm86/llcuda-farm/release-pointer/v"
 	pointerType       = pointerTypePrefix + "1"
@@ -34,13 +36,15 @@ const (
 	pointerTime = "2006-01-02T15:04:05Z"
 )
 
-// A Pointer says which release is the current one. It is made anew for every release, and again before it expires.
+// A Pointer says which release is the current one. It is renewed for every release, and
+// before it expires.
 type Pointer struct {
 	// Release is the tag of the current release, and Manifest the sha256 of its manifest.json.
 	Release, Manifest string
-	// Number is greater in each pointer than in the one before, also in one that goes back to an older release. It is at
-	// most the seconds from 1970 to Issued: so no mistake, and no thief of a key, can use up the numbers. Whatever a pointer
-	// said, one that is issued a second later may say more.
+	// Number is greater in each pointer than in the one before, also in one that goes back to an
+	// older release. It is at most the seconds from 1970 to Issued: so no mistake, and no thief of
+	// a key, can use up the numbers. Whatever a pointer said, one that is issued a second later may
+	// say more.
 	Number int64
 	// Issued and Expires are in UTC, in whole seconds. The pointer counts between them.
 	Issued, Expires time.Time
@@ -56,13 +60,13 @@ type Withdrawal struct {
 }
 
 const (
-	// MaxWithdrawn and maxReason bound the withdrawn releases, so that with them a pointer stays well below MaxPointerSize
-	// in a Sigstore bundle, which has it in base64.
+	// MaxWithdrawn and maxReason bound the withdrawn releases, so that with them a pointer stays
+	// well below MaxPointerSize in a Sigstore bundle, which has it in base64.
 	MaxWithdrawn = 60
 	maxReason    = 300 // bytes
 )
 
-// Withdrawal says whether a release was taken back, and why.
+// Withdrawal reports whether a release was taken back, and why.
 func (p Pointer) Withdrawal(release string) (Withdrawal, bool) {
 	at := slices.IndexFunc(p.Withdrawn, func(w Withdrawal) bool { return w.Release == release })
 	if at < 0 {
@@ -71,7 +75,7 @@ func (p Pointer) Withdrawal(release string) (Withdrawal, bool) {
 	return p.Withdrawn[at], true
 }
 
-// Equal says whether two pointers say the same.
+// Equal reports whether two pointers say the same.
 func (p Pointer) Equal(q Pointer) bool {
 	return p.Release == q.Release && p.Manifest == q.Manifest && p.Number == q.Number &&
 		p.Issued.Equal(q.Issued) && p.Expires.Equal(q.Expires) && slices.Equal(p.Withdrawn, q.Withdrawn)
@@ -159,7 +163,8 @@ func EncodePointer(p Pointer) ([]byte, error) {
 	})
 }
 
-// DecodePointer reads a statement whose signature was verified, and checks it. It looks at no clock.
+// DecodePointer reads a statement whose signature was verified, and checks it. It looks at no
+// clock.
 func DecodePointer(statement []byte) (Pointer, error) {
 	p, err := decodePointer(statement)
 	var newer *VersionError
@@ -213,7 +218,8 @@ func decodePointer(statement []byte) (Pointer, error) {
 	return p, p.Check()
 }
 
-// checkPointerType tells another kind of statement from a pointer of a version that this program is too old for.
+// checkPointerType tells another kind of statement from a pointer of a version that this program is
+// too old for.
 func checkPointerType(text string) error {
 	if version, ok := strings.CutPrefix(text, pointerTypePrefix); ok {
 		if got, err := strconv.Atoi(version); err == nil && got > pointerVersion {
@@ -226,7 +232,8 @@ func checkPointerType(text string) error {
 	return nil
 }
 
-// A PointerTimeError is a pointer that does not count at this time: it expired, or was issued after it.
+// A PointerTimeError is a pointer that does not count at this time: it expired, or was issued after
+// it.
 type PointerTimeError struct {
 	Pointer Pointer
 	Now     time.Time
@@ -252,7 +259,7 @@ func (e *PointerTimeError) Hint() string {
 	return "correct this machine's clock: with a clock that is behind, a pointer that expired long ago would still be accepted" + way
 }
 
-// CheckTime says whether the pointer counts now. Its error is a *PointerTimeError.
+// CheckTime reports whether the pointer counts now. Its error is a *PointerTimeError.
 func (p Pointer) CheckTime(now time.Time) error {
 	if !now.Before(p.Expires) || now.Add(MaxClockLag).Before(p.Issued) {
 		return &PointerTimeError{Pointer: p, Now: now}
@@ -260,7 +267,8 @@ func (p Pointer) CheckTime(now time.Time) error {
 	return nil
 }
 
-// A PointerBackError is a pointer older than one that was seen before, or another one of the same number.
+// A PointerBackError is a pointer older than one that was seen before, or another one of the same
+// number.
 type PointerBackError struct{ Seen, Offered Pointer }
 
 func (e *PointerBackError) Error() string {
@@ -294,7 +302,8 @@ func (e *WithdrawnError) Hint() string {
 	return "--release " + e.Instead + " is the current release; --allow-withdrawn accepts " + e.Release + " anyway"
 }
 
-// CheckWithdrawn says whether a release that was asked for was taken back. Its error is a *WithdrawnError.
+// CheckWithdrawn reports whether a release that was asked for was taken back. Its error is a
+// *WithdrawnError.
 func (p Pointer) CheckWithdrawn(release string) error {
 	if w, withdrawn := p.Withdrawal(release); withdrawn {
 		return &WithdrawnError{w, p.Release}
@@ -308,8 +317,9 @@ func (p Pointer) named() string {
 	return fmt.Sprintf("%s (manifest %.*s)", p.Release, digits, p.Manifest)
 }
 
-// CheckAfter says whether the pointer may follow one that was seen before: one of a lower number, or itself. Its error
-// is a *PointerBackError. A pointer that is only made anew has another number.
+// CheckAfter reports whether the pointer may follow one that was seen before: one of a lower
+// number, or itself. Its error is a *PointerBackError. A pointer that is only renewed has
+// another number.
 func (p Pointer) CheckAfter(seen Pointer) error {
 	if p.Number < seen.Number || p.Number == seen.Number && (p.Release != seen.Release || p.Manifest != seen.Manifest || !slices.Equal(p.Withdrawn, seen.Withdrawn)) {
 		return &PointerBackError{Seen: seen, Offered: p}
@@ -317,7 +327,7 @@ func (p Pointer) CheckAfter(seen Pointer) error {
 	return nil
 }
 
-// CheckRelease says whether a release is the one that the pointer names, by its manifest.json.
+// CheckRelease reports whether a release is the one that the pointer names, by its manifest.json.
 func (p Pointer) CheckRelease(manifestSHA256 string) error {
 	if p.Manifest != manifestSHA256 {
 		return fmt.Errorf("release pointer %d names %s with sha256 %s for its %s, and here is one with %s", p.Number, p.Release, p.Manifest, ManifestName, manifestSHA256)
@@ -325,8 +335,8 @@ func (p Pointer) CheckRelease(manifestSHA256 string) error {
 	return nil
 }
 
-// CompareTags orders the tags of releases by their numbers: "v1.2.0-runtime" comes after "v1.1.9-runtime". ok says whether
-// both have numbers, and different ones.
+// CompareTags orders the tags of releases by their numbers: "v1.2.0-runtime" comes after
+// "v1.1.9-runtime". ok reports whether both have numbers, and different ones.
 func CompareTags(a, b string) (order int, ok bool) {
 	x, okX := tagNumbers(a)
 	y, okY := tagNumbers(b)

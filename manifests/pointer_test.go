@@ -120,7 +120,8 @@ func TestPointerOfALaterVersion(t *testing.T) {
 	}
 }
 
-// However high a number was set, by mistake or by a thief of the key, the farm goes on with the next second's.
+// However high a number was set, by mistake or by a thief of the key, the farm goes on with the
+// next second's.
 func TestNoNumberIsTheLast(t *testing.T) {
 	highest := pointer()
 	highest.Number = highest.Issued.Unix()
@@ -186,7 +187,8 @@ func withdrawn(releases ...string) []manifests.Withdrawal {
 	return list
 }
 
-// As many as there may be, each as long as it may be, fit: in base64, beside 20 kB for certificate, logs and timestamp.
+// As many as there may be, each as long as it may be, fit: in base64, beside 20 kB for certificate,
+// logs and timestamp.
 func TestWithdrawnFit(t *testing.T) {
 	p := pointer()
 	for i := range manifests.MaxWithdrawn {

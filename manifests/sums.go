@@ -20,7 +20,8 @@ type Sum struct {
 // Sums are the lines of SHA256SUMS, ascending by name.
 type Sums []Sum
 
-// sumSeparator stands between the digest and the name: a blank, and another that GNU sha256sum reads as "text".
+// sumSeparator stands between the digest and the name: a blank, and another that GNU sha256sum
+// reads as "text".
 const sumSeparator = "  "
 
 // Check reports everything wrong with the sums, as matrix.Problems.
@@ -53,8 +54,8 @@ func (s Sums) Encode() []byte {
 	return buf.Bytes()
 }
 
-// DecodeSums reads a SHA256SUMS and checks it. It takes exactly what Encode writes; the other forms that sha256sum
-// knows (binary mode, escaped names, BSD's) never occur in a release.
+// DecodeSums reads a SHA256SUMS and checks it. It takes exactly what Encode writes; the other forms
+// that sha256sum knows (binary mode, escaped names, BSD's) never occur in a release.
 func DecodeSums(r io.Reader) (Sums, error) {
 	data, err := readLimited(r)
 	if err != nil {

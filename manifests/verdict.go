@@ -15,22 +15,22 @@ func (p *picker) explain(best int, onCPU, absent bool) {
 		case i == best && onCPU:
 			v.Reason = "no GPU can be served, and the CPU was allowed; it is the smallest"
 		case i == best && absent:
-			v.Reason = fmt.Sprintf("it is for a GPU that is not here: %s was asked for, and %s", p.opts.SM, p.unserved(c))
+			v.Reason = fmt.Sprintf("it is for a GPU that is not here: %s was asked for, and %s", p.opts.SM, p.reasonUnserved(c))
 		case i == best:
-			v.Reason = fmt.Sprintf("it serves %s", served(c, p.host.GPUs))
+			v.Reason = fmt.Sprintf("it serves %s", describeServed(c, p.host.GPUs))
 		case c.against != "":
 		case c.count > 0 && best >= 0:
-			v.Reason = p.worse(c, p.candidates[best])
+			v.Reason = p.reasonNotChosen(c, p.candidates[best])
 		case onCPU:
 			v.Reason = "no GPU can be served, and another one is smaller"
 		default:
-			v.Reason = p.unserved(c)
+			v.Reason = p.reasonUnserved(c)
 		}
 		p.decision.Bundles = append(p.decision.Bundles, v)
 	}
 }
 
-func served(c candidate, gpus []GPU) string {
+func describeServed(c candidate, gpus []GPU) string {
 	var parts []string
 	for i, m := range c.serves {
 		if m.through != "" {
@@ -45,8 +45,8 @@ func title(gpu GPU) string {
 	return cmp.Or(gpu.Name, fmt.Sprintf("GPU %d", gpu.Index))
 }
 
-// worse says why a bundle that would do was not chosen.
-func (p *picker) worse(c, chosen candidate) string {
+// reasonNotChosen says why a bundle that would do was not chosen.
+func (p *picker) reasonNotChosen(c, chosen candidate) string {
 	name := chosen.Stem()
 	switch {
 	case c.memory < chosen.memory:
@@ -59,8 +59,8 @@ func (p *picker) worse(c, chosen candidate) string {
 	return fmt.Sprintf("it would run, and %s is for a newer generation of the same GPUs", name)
 }
 
-// unserved is why a bundle serves none of the host's GPUs.
-func (p *picker) unserved(c candidate) string {
+// reasonUnserved is why a bundle serves none of the host's GPUs.
+func (p *picker) reasonUnserved(c candidate) string {
 	if len(p.host.GPUs) == 0 {
 		return cmp.Or(p.host.CUDA.Problem, "there is no GPU")
 	}
@@ -91,8 +91,8 @@ func (h Host) NoGPU() *NoBundleError {
 	return nil
 }
 
-// lack is what to tell a host that gets nothing: the nearest thing that would help.
-func (p *picker) lack() NoBundleError {
+// explainLack is what to tell a host that gets nothing: the nearest thing that would help.
+func (p *picker) explainLack() NoBundleError {
 	allowed := slices.DeleteFunc(slices.Clone(p.candidates), func(c candidate) bool { return p.opts.SM != 0 && c.SM != p.opts.SM })
 	if len(allowed) == 0 {
 		var have []string
@@ -108,15 +108,16 @@ func (p *picker) lack() NoBundleError {
 	if none := p.host.NoGPU(); none != nil {
 		return *none
 	}
-	// Of the reasons, the one of the bundle that is nearest to the GPUs: where the driver alone is missing, that.
+	// Of the reasons, the one of the bundle that is nearest to the GPUs: where the driver alone is
+	// missing, that.
 	for _, c := range slices.Backward(allowed) {
 		if slices.ContainsFunc(c.serves, func(m match) bool { return m.oldDriver }) {
-			return NoBundleError{Lack: LackBundle, Reason: p.unserved(c), Way: "update NVIDIA's driver; CUDA itself is not needed; " + allowCPU}
+			return NoBundleError{Lack: LackBundle, Reason: p.reasonUnserved(c), Way: "update NVIDIA's driver; CUDA itself is not needed; " + allowCPU}
 		}
 	}
 	way := "llcuda-fetch plan has the reason for each bundle; " + allowCPU
 	if p.opts.SM != 0 {
 		way = "without --sm the best one for this machine is taken; " + allowCPU
 	}
-	return NoBundleError{Lack: LackBundle, Reason: p.unserved(allowed[0]), Way: way}
+	return NoBundleError{Lack: LackBundle, Reason: p.reasonUnserved(allowed[0]), Way: way}
 }

@@ -24,11 +24,11 @@ import (
 type Folder struct {
 	// Release is manifest.json.
 	Release manifests.Release
-	// Sums and Signature are the bytes of SHA256SUMS and of the signature over it, which nobody has verified yet.
-	// Signature is nil where the folder is not signed.
+	// Sums and Signature are the bytes of SHA256SUMS and of the signature over it, which nobody has
+	// verified yet. Signature is nil where the folder is not signed.
 	Sums, Signature []byte
-	// Files are all files to publish, in the order in which they may become public: the signature is the last but one,
-	// SHA256SUMS the last.
+	// Files are all files to publish, in the order in which they may become public: the signature
+	// is the last but one, SHA256SUMS the last.
 	Files []File
 }
 
@@ -83,8 +83,8 @@ const (
 	RuleFormat  = "format"  // one of the release's documents cannot be read, or is not written as it must be
 )
 
-// OpenFolder reads a release folder and compares every file with SHA256SUMS and manifest.json. A folder that is not one
-// whole release is a *FolderError with all findings.
+// OpenFolder reads a release folder and compares every file with SHA256SUMS and manifest.json. A
+// folder that is not one whole release is a *FolderError with all findings.
 func OpenFolder(ctx context.Context, dir string) (*Folder, error) {
 	i, err := InspectFolder(ctx, dir)
 	if ctx.Err() != nil {
@@ -105,10 +105,11 @@ func OpenFolder(ctx context.Context, dir string) (*Folder, error) {
 
 // An Inspection is a folder, and all that is wrong with it.
 type Inspection struct {
-	// Folder is what could be read: its Files are those that SHA256SUMS names and that are there, and its Release is empty
-	// where manifest.json cannot be read.
+	// Folder is what could be read: its Files are those that SHA256SUMS names and that are there,
+	// and its Release is empty where manifest.json cannot be read.
 	Folder Folder
-	// Sums are the findings about SHA256SUMS and the files that it names, Manifest those about manifest.json.
+	// Sums are the findings about SHA256SUMS and the files that it names, Manifest those about
+	// manifest.json.
 	Sums, Manifest []Finding
 
 	dir     string
@@ -116,14 +117,20 @@ type Inspection struct {
 	listed  map[string]string // the digests by name; nil where SHA256SUMS cannot be read
 }
 
-// Listed is the sha256 that SHA256SUMS has for a file; empty where it does not name it.
-func (i *Inspection) Listed(name string) string { return i.listed[name] }
+// Intact reports whether an asset is there with the bytes that are described, and SHA256SUMS names
+// it.
+func (i *Inspection) Intact(a manifests.Artifact) bool {
+	return slices.ContainsFunc(i.Folder.Files, func(f File) bool {
+		return f.Name == a.Name && f.Size == a.Size && f.SHA256 == a.SHA256 && f.SHA256 == i.listed[a.Name]
+	})
+}
 
 // readLimit bounds how many files are hashed at once: each takes a core.
 const readLimit = 4
 
-// InspectFolder reads a release folder and compares its files with SHA256SUMS, and manifest.json with both. Folders in it,
-// and files whose name begins with a dot, are not part of it. The error is what kept it from looking.
+// InspectFolder reads a release folder and compares its files with SHA256SUMS, and manifest.json
+// with both. Folders in it, and files whose name begins with a dot, are not part of it. The error
+// is what kept it from looking.
 func InspectFolder(ctx context.Context, dir string) (*Inspection, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -280,7 +287,7 @@ func (i *Inspection) readManifest(context.Context) error {
 	return nil
 }
 
-// Signed says whether there is a signature.
+// Signed reports whether there is a signature.
 func (f *Folder) Signed() bool { return f.Signature != nil }
 
 // Size is what all files have together, in bytes.
@@ -292,7 +299,8 @@ func (f *Folder) Size() int64 {
 	return size
 }
 
-// open opens the file for one upload. Its reader never gives the last byte of a file that is not what it was.
+// open opens the file for one upload. Its reader never gives the last byte of a file that is not
+// what it was.
 func (f File) open() (io.ReadCloser, error) {
 	r, err := os.Open(f.path)
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -76,5 +78,55 @@ func TestOpenFolder(t *testing.T) {
 	remove(t, release.Dir, manifests.SignatureName)
 	if folder, err := publisher.OpenFolder(t.Context(), release.Dir); err != nil || folder.Signed() || len(folder.Files) != 6 {
 		t.Errorf("unsigned: %+v, %v", folder, err)
+	}
+}
+
+// An inspection finds all that is wrong at once, and says of which document.
+func TestInspectFolder(t *testing.T) {
+	const bundle, twin = "llcuda-bins-sm75.tar.gz", "llcuda-bins-sm75.tar.zst"
+	release := fetchtest.New(t, fetchtest.Options{})
+	named := func(findings []publisher.Finding) (list []string) {
+		for _, f := range findings {
+			list = append(list, f.Rule+" "+f.Name)
+		}
+		slices.Sort(list)
+		return list
+	}
+	inspect := func() (sums, manifest []string, i *publisher.Inspection) {
+		t.Helper()
+		i, err := publisher.InspectFolder(t.Context(), release.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return named(i.Sums), named(i.Manifest), i
+	}
+	if sums, manifest, i := inspect(); len(sums)+len(manifest) > 0 || !i.Intact(release.Asset(t, bundle)) {
+		t.Errorf("as it is: %q, %q", sums, manifest)
+	}
+	err := errors.Join(
+		os.WriteFile(filepath.Join(release.Dir, bundle), []byte("x"), 0o644),
+		os.Remove(filepath.Join(release.Dir, twin)),
+		os.Mkdir(filepath.Join(release.Dir, "logs"), 0o755),
+		os.WriteFile(filepath.Join(release.Dir, "more"), nil, 0o644),
+		os.WriteFile(filepath.Join(release.Dir, ".hidden"), nil, 0o644),
+		os.WriteFile(filepath.Join(release.Dir, manifests.ManifestName), append(release.Read(t, manifests.ManifestName), '\n'), 0o644))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums, manifest, i := inspect()
+	if diff := cmp.Diff([]string{"changed " + bundle, "changed " + manifests.ManifestName, "extra more", "missing " + twin}, sums); diff != "" {
+		t.Errorf("by SHA256SUMS (-want +got):\n%s", diff)
+	}
+	if len(manifest) != 1 || !strings.HasPrefix(manifest[0], "format ") {
+		t.Errorf("by the manifest: %q", manifest)
+	}
+	if i.Intact(release.Asset(t, bundle)) || i.Intact(release.Asset(t, twin)) {
+		t.Error("what was changed or removed is intact")
+	}
+	if err := os.Remove(filepath.Join(release.Dir, manifests.SumsName)); err != nil {
+		t.Fatal(err)
+	}
+	if sums, _, i := inspect(); !slices.Equal(sums, []string{"missing " + manifests.SumsName}) || len(i.Folder.Files) > 0 {
+		t.Errorf("without sums: %q", sums)
 	}
 }

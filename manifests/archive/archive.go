@@ -1,17 +1,20 @@
-// Package archive reads the archives of a release, bundles and CUDA runtimes. It is the one definition of a valid archive:
-// bundler reads what the farm packed with it, and the client's store what it downloads.
+// Package archive reads the archives of a release, bundles and CUDA runtimes. It is the one
+// definition of a valid archive: bundler reads what the farm packed with it, and the client's store
+// what it downloads.
 //
 //	bytes ──▶ one gzip member or zstd frame ──▶ one tar ──▶ Contents, and a Finding for every rule that is broken
 //
-// A valid archive depends on its files alone: one top folder; names ascend, every folder before what is in it, each once;
-// owner 0:0 without names; one time; modes 0644, 0755 and, for links, 0777; no extended header but for a long name or
-// target; nothing behind the tar's end and nothing behind the compressed stream. So the same files are the same bytes, and
-// there is no place to hide any.
+// A valid archive depends on its files alone: one top folder; names ascend, every folder before
+// what is in it, each once; owner 0:0 without names; one time; modes 0644, 0755 and, for links,
+// 0777; no extended header but for a long name or target; nothing behind the tar's end and nothing
+// behind the compressed stream. So the same files are the same bytes, and there is no place to hide
+// any.
 //
-// Nothing that an archive says is believed. Names and links are checked before anything is written, files are written
-// through an os.Root, each new, and links are made when all files are there; no entry is begun that is larger than what is
-// left of the tar; entries, depth, size, ratio and the decoder's memory are bounded. The package does not check the
-// archive's own digest, for which its files are worth nothing until the caller has; it uses no network and keeps nothing.
+// Nothing that an archive says is believed. Names and links are checked before anything is written,
+// files are written through an os.Root, each new, and links are made when all files are there; no
+// entry is begun that is larger than what is left of the tar; entries, depth, size, ratio and the
+// decoder's memory are bounded. The package does not check the archive's own digest, for which its
+// files are worth nothing until the caller has; it uses no network and keeps nothing.
 package archive
 
 import (
@@ -28,8 +31,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// Limits of what an archive may hold, whatever its manifest says: where the signature is skipped, anybody may have written
-// that. A bundle has 80 entries and 9 tar bytes for a packed one; the CUDA runtime, the largest, has 0.6 GB.
+// Limits of what an archive may hold, whatever its manifest says: where the signature is skipped,
+// anybody may have written that. A bundle has 80 entries and 9 tar bytes for a packed one; the CUDA
+// runtime, the largest, has 0.6 GB.
 const (
 	// MaxEntries bounds the entries, each of which takes an inode.
 	MaxEntries = 4096
@@ -39,10 +43,12 @@ const (
 	MaxDepth = 32
 	// MaxRatio is how many bytes a packed byte may unpack to; zeros alone are thousands.
 	MaxRatio = 400
-	// ratioFloor is what may be unpacked before the ratio counts: small archives of zeros are no danger.
+	// ratioFloor is what may be unpacked before the ratio counts: small archives of zeros are no
+	// danger.
 	ratioFloor = 64 << 20
-	// Window is the memory, in bytes, that a zstd frame may ask a decoder for. It spans the kernels that libggml-cuda.so
-	// repeats from one translation unit to the next, and is the largest that `zstd -d` takes without being asked to.
+	// Window is the memory, in bytes, that a zstd frame may ask a decoder for. It spans the kernels
+	// that libggml-cuda.so repeats from one translation unit to the next, and is the largest that
+	// `zstd -d` takes without being asked to.
 	Window = 128 << 20
 )
 
@@ -87,8 +93,8 @@ type Contents struct {
 	Findings []Finding        // the rules that are broken
 }
 
-// Read reads an archive to its end, or to the first finding. Whatever is wrong with the archive is a finding; an error is
-// the context's, that of reading r, or a *WriteError.
+// Read reads an archive to its end, or to the first finding. Whatever is wrong with the archive is
+// a finding; an error is the context's, that of reading r, or a *WriteError.
 func Read(ctx context.Context, r io.Reader, o Options) (*Contents, error) {
 	src := &source{ctx: ctx, r: r}
 	a := &reader{Options: o, contents: &Contents{}}
@@ -132,7 +138,8 @@ func (l localWriter) Write(p []byte) (int, error) {
 	return n, local(err)
 }
 
-// A reader reads one archive. An error of its methods ends reading, and is a finding unless Read tells otherwise.
+// A reader reads one archive. An error of its methods ends reading, and is a finding unless Read
+// tells otherwise.
 type reader struct {
 	Options
 	contents *Contents

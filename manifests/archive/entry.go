@@ -50,8 +50,8 @@ func (a *reader) readEntries(t *tar.Reader) error {
 	return a.writeLinks()
 }
 
-// checkPlace wants an entry in the top folder and nowhere else on any reading, in its turn. It reports whether the entry
-// may be read.
+// checkPlace wants an entry in the top folder and nowhere else on any reading, in its turn. It
+// reports whether the entry may be read.
 func (a *reader) checkPlace(h *tar.Header) bool {
 	name := strings.TrimSuffix(h.Name, "/")
 	switch depth := 1 + strings.Count(name, "/"); {
@@ -77,12 +77,14 @@ func (a *reader) checkPlace(h *tar.Header) bool {
 	return true
 }
 
-// isLocal reports whether a path stays in the folder that it is relative to, and is in its shortest form.
+// isLocal reports whether a path stays in the folder that it is relative to, and is in its shortest
+// form.
 func isLocal(name string) bool {
 	return fs.ValidPath(name) && name != "." && !strings.ContainsAny(name, "\\\x00")
 }
 
-// checkHeader wants nothing that depends on who packed, where and when. It reports whether the entry may be read.
+// checkHeader wants nothing that depends on who packed, where and when. It reports whether the
+// entry may be read.
 func (a *reader) checkHeader(h *tar.Header) bool {
 	if h.Uid != 0 || h.Gid != 0 || h.Uname != "" || h.Gname != "" {
 		a.add(h.Name, "its owner is %d:%d (%q, %q), and must be 0:0 without names", h.Uid, h.Gid, h.Uname, h.Gname)
@@ -93,8 +95,8 @@ func (a *reader) checkHeader(h *tar.Header) bool {
 	if !h.ModTime.Equal(a.contents.Time) {
 		a.add(h.Name, "its time is %d, and that of others %d", h.ModTime.Unix(), a.contents.Time.Unix())
 	}
-	// Nothing but a long name or target needs an extended header. Records of sparse files would have archive/tar make up
-	// bytes that are not in the tar, without end.
+	// Nothing but a long name or target needs an extended header. Records of sparse files would
+	// have archive/tar make up bytes that are not in the tar, without end.
 	for record := range h.PAXRecords {
 		if record != "path" && record != "linkpath" {
 			a.add(h.Name, "it has the extended header %q; only path and linkpath are expected", record)
@@ -199,8 +201,8 @@ func (a *reader) writeLinks() error {
 	return nil
 }
 
-// conflict turns an error of making an entry into a finding, if the file system says that the entry cannot be there, and
-// into this machine's if not.
+// conflict turns an error of making an entry into a finding, if the file system says that the entry
+// cannot be there, and into this machine's if not.
 func (a *reader) conflict(entry string, err error) error {
 	for _, cause := range []error{syscall.EEXIST, syscall.ENOTDIR, syscall.EISDIR, syscall.ENAMETOOLONG, syscall.ELOOP} {
 		if errors.Is(err, cause) {

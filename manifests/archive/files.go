@@ -12,8 +12,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// Bundle checks that an archive is the bundle of a name: its metadata.json is that bundle's, in the one way to write it, and
-// lists the very files. It returns the metadata, nil where it cannot be read.
+// Bundle checks that an archive is the bundle of a name: its metadata.json is that bundle's, in the
+// one way to write it, and lists the very files. It returns the metadata, nil where it cannot be
+// read.
 func (c *Contents) Bundle(name string) (*manifests.Metadata, []Finding) {
 	var findings []Finding
 	add := func(format string, args ...any) {
@@ -41,8 +42,8 @@ func WithoutMetadata(files []manifests.File) []manifests.File {
 	return slices.DeleteFunc(slices.Clone(files), func(f manifests.File) bool { return f.Path == manifests.MetadataName })
 }
 
-// CompareFiles names every file that is missing, extra or changed against a list, by path. Files found without a digest are
-// compared without it.
+// CompareFiles names every file that is missing, extra or changed against a list, by path. Files
+// found without a digest are compared without it.
 func CompareFiles(found, listed []manifests.File) []Finding {
 	var findings []Finding
 	add := func(path, format string, args ...any) {
@@ -94,7 +95,8 @@ func CompareMetadata(m manifests.Metadata, a manifests.Artifact) []Finding {
 	return CompareFields(RuleMetadata, manifests.MetadataName, "it says", "the manifest says", of, a)
 }
 
-// CompareFields compares two values of a type field by field, as their JSON has it. The two words begin what each says.
+// CompareFields compares two values of a type field by field, as their JSON has it. The two words
+// begin what each says.
 func CompareFields(rule, path, said, read string, x, y any) []Finding {
 	xs, ys := fieldsOf(x), fieldsOf(y)
 	names := maps.Clone(xs)

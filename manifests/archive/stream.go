@@ -42,8 +42,8 @@ func hasExtras(stream io.Reader) bool {
 	return ok && (z.Name != "" || z.Comment != "" || len(z.Extra) > 0 || z.ModTime.Unix() != 0)
 }
 
-// DigestTar reads the compressed stream in r, with nothing behind it, and returns the digest of the bytes inside, of which
-// there may be limit.
+// DigestTar reads the compressed stream in r, with nothing behind it, and returns the digest of the
+// bytes inside, of which there may be limit.
 func DigestTar(r io.Reader, format string, limit int64) (manifests.Digest, error) {
 	buffered := bufio.NewReaderSize(r, 1<<20)
 	stream, err := decompress(buffered, format)
@@ -62,7 +62,8 @@ func DigestTar(r io.Reader, format string, limit int64) (manifests.Digest, error
 	return inner.Digest(), nil
 }
 
-// A source counts what is read of an archive, and keeps the error that ended it. A decoder may read ahead in a goroutine.
+// A source counts what is read of an archive, and keeps the error that ended it. A decoder may read
+// ahead in a goroutine.
 type source struct {
 	ctx context.Context
 	r   io.Reader

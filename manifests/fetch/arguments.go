@@ -9,9 +9,10 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
-// Arguments are a program's arguments with the files of the models that they name, which are brought here if need be. The
-// farm's programs reach no Hub themselves, having no TLS, so they are given files instead: -hf and -mu become -m. A
-// model's projector comes with it for programs that take one. getenv is os.Getenv: llama.cpp's flags have variables.
+// Arguments are a program's arguments with the files of the models that they name, which are
+// brought here if need be. The farm's programs reach no Hub themselves, having no TLS, so they are
+// given files instead: -hf and -mu become -m. A model's projector comes with it for programs that
+// take one. getenv is os.Getenv: llama.cpp's flags have variables.
 func (c *Client) Arguments(ctx context.Context, program string, arguments []string, getenv func(string) string) ([]string, error) {
 	if len(launch.Models(arguments)) == 0 {
 		return arguments, nil
@@ -140,7 +141,7 @@ func (r *replacement) value(kind launch.Kind, argument string) (value, projector
 				wanted = hub.WithProjector
 			}
 		}
-		m, err := r.forRun(r.ctx, name, wanted)
+		m, err := r.modelForRun(r.ctx, name, wanted)
 		if err != nil {
 			return "", "", err
 		}

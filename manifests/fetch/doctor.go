@@ -122,7 +122,8 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 const clockHint = "set the clock (timedatectl set-ntp true): certificates, signatures and release pointers go by it"
 
-// doctorSystem is for what programs need of the system. Whether its C and C++ libraries are new enough, the bundle says.
+// doctorSystem is for what programs need of the system. Whether its C and C++ libraries are new
+// enough, the bundle says.
 func (c *Client) doctorSystem(host manifests.Host, add addCheck) {
 	switch {
 	case host.Glibc == "":
@@ -143,7 +144,7 @@ func (c *Client) doctorSystem(host manifests.Host, add addCheck) {
 // doctorStore is for the folder that everything is installed in.
 func (c *Client) doctorStore(host manifests.Host, add addCheck) {
 	home := c.Store.Home
-	if err := writable(home); err != nil {
+	if err := checkWritable(home); err != nil {
 		problem := &store.HomeError{Doing: "writing to the store", Home: home, Err: err}
 		add("store", StatusFail, problem.Hint(), "%v", problem)
 	} else if isNoexec(home) {
@@ -161,9 +162,9 @@ func (c *Client) doctorStore(host manifests.Host, add addCheck) {
 	}
 }
 
-// writable says why the store cannot be written to, or made, without writing to it.
-func writable(home string) error {
-	folder := existing(home)
+// checkWritable says why the store cannot be written to, or made, without writing to it.
+func checkWritable(home string) error {
+	folder := nearestExisting(home)
 	if info, err := os.Stat(folder); err == nil && !info.IsDir() {
 		return &fs.PathError{Op: "access", Path: folder, Err: unix.ENOTDIR}
 	}
@@ -188,11 +189,11 @@ func writable(home string) error {
 
 func isNoexec(home string) bool {
 	var at unix.Statfs_t
-	return unix.Statfs(existing(home), &at) == nil && at.Flags&unix.ST_NOEXEC != 0
+	return unix.Statfs(nearestExisting(home), &at) == nil && at.Flags&unix.ST_NOEXEC != 0
 }
 
-// existing is a folder, or the nearest one above it that is there.
-func existing(folder string) string {
+// nearestExisting is a folder, or the nearest one above it that is there.
+func nearestExisting(folder string) string {
 	for {
 		if _, err := os.Lstat(folder); err == nil || folder == path.Dir(folder) {
 			return folder
@@ -208,8 +209,8 @@ type addCheck = func(name string, status Status, hint, format string, args ...an
 
 func hintOf(err error) string { return strings.Join(Hints(err), "; ") }
 
-// doctorRelease asks the mirrors for a release, and whether it has a bundle for the machine. The release is nil where there is
-// none.
+// doctorRelease asks the mirrors for a release, and whether it has a bundle for the machine. The
+// release is nil where there is none.
 func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add addCheck) *Release {
 	r, err := c.Resolve(ctx, "")
 	if Classify(err) == NotOffline {
@@ -243,7 +244,7 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 	if late := r.Expired; late != nil {
 		add("pointer", StatusFail, late.Hint(), "%v", late)
 	}
-	plan, p, err := c.plan(r, host, Options{})
+	best, err := c.makeOffer(r, host, Options{})
 	if Classify(err) == NoGPU {
 		return r // said above
 	}
@@ -251,20 +252,21 @@ func (c *Client) doctorRelease(ctx context.Context, host manifests.Host, add add
 		add("bundle", StatusFail, hintOf(err), "%v", err)
 		return r
 	}
-	add("bundle", StatusOK, "", "%s by %s", plan.Decision.Bundle, plan.Decision.Through)
-	if !p.fetch {
-		add("cuda", StatusOK, "", "%s, %s and %s from %s", plan.Libraries[0].Name, plan.Libraries[1].Name, plan.Libraries[2].Name, plan.Libraries[0].Source)
+	add("bundle", StatusOK, "", "%s by %s", best.Decision.Bundle, best.Decision.Through)
+	if !best.needsRuntime() {
+		add("cuda", StatusOK, "", "%s, %s and %s from %s", best.Libraries[0].Name, best.Libraries[1].Name, best.Libraries[2].Name, best.Libraries[0].Source)
 		return r
 	}
-	if _, there := c.Store.Folder(p.runtime); there {
+	if _, there := c.Store.Folder(best.runtime); there {
 		add("cuda", StatusOK, "", "the CUDA libraries are in the store")
 		return r
 	}
-	add("cuda", StatusOK, "", "this machine has no CUDA 12 libraries; install downloads them (%s)", measure.Bytes(p.runtime.Size))
+	add("cuda", StatusOK, "", "this machine has no CUDA 12 libraries; install downloads them (%s)", measure.Bytes(best.runtime.Size))
 	return r
 }
 
-// doctorInstallation tries what is installed, beside the release that the mirrors offer, which may be nil.
+// doctorInstallation tries what is installed, beside the release that the mirrors offer, which may
+// be nil.
 func (c *Client) doctorInstallation(ctx context.Context, offered *Release, add addCheck) {
 	if err := c.Store.Trusted(); err != nil {
 		add("store", StatusFail, hintOf(err), "%v", err)
@@ -290,7 +292,7 @@ func (c *Client) doctorInstallation(ctx context.Context, offered *Release, add a
 		add("withdrawn", StatusWarn, "llcuda-fetch install --update installs another one", "%v", withdrawn)
 	}
 	add("installed", StatusOK, "", "%s of release %s, in %s", current.Bundle, current.Release, c.Store.Dir(current))
-	if !covers(current, c.Store.Here()) {
+	if !covers(current, c.Store.ThisMachine()) {
 		add("machine", StatusWarn, "run llcuda-fetch without a command to check it again; the next run does so, too", "the GPUs, their driver, CUDA_VISIBLE_DEVICES or what LD_LIBRARY_PATH leads to changed since the installation")
 	}
 	probe, err := store.TryPrograms(ctx, c.Store.Programs(current), current.Through != manifests.ThroughCPU && c.Host == nil)

@@ -2,39 +2,39 @@ package fetch
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// lockFolder keeps other processes out of a folder that is being filled, by a lock on the folder itself: it leaves no file
-// in it. Where the file system has no such locks there is none.
+// lockFolder keeps other processes out of a folder that is being filled, by a lock on the folder
+// itself: it leaves no file in it. Where the file system has no such locks there is none.
 func (c *Client) lockFolder(ctx context.Context, dir string) (unlock func() error, err error) {
 	const poll = 100 * time.Millisecond
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	for told := false; unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == unix.EWOULDBLOCK; {
-		if c.Waiting != nil && !told {
+	lock := flock.New(dir, flock.SetFlag(os.O_RDONLY))
+	locked, err := lock.TryLock()
+	if err == nil && !locked {
+		if c.Waiting != nil {
 			c.Waiting(Holder{})
 		}
-		told = true
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), f.Close())
-		case <-time.After(poll):
-		}
+		_, err = lock.TryLockContext(ctx, poll)
 	}
-	return f.Close, nil
+	var notOpened *fs.PathError
+	if errors.As(err, &notOpened) || err != nil && ctx.Err() != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock.Close, nil
 }
 
-// fetchFile brings bytes of a known digest to a file, which is there whole or not at all.
+// fetchFile downloads a file of a known digest. It is there whole or not at all.
 func (c *Client) fetchFile(ctx context.Context, name string, size int64, sha256 string, urls []string, target string) error {
 	partial := target + ".partial"
 	blob := transfer.Blob{Name: name, Size: size, SHA256: sha256, URLs: urls}
@@ -44,7 +44,7 @@ func (c *Client) fetchFile(ctx context.Context, name string, size int64, sha256 
 	return os.Rename(partial, target)
 }
 
-// replaceFile writes a file that is there as it was, or as it shall be.
+// replaceFile writes a file, which is as it was before or as it shall be, and nothing in between.
 func replaceFile(target string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(target), "."+filepath.Base(target)+"-")
 	if err != nil {
@@ -59,4 +59,10 @@ func replaceFile(target string, data []byte) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
+}
+
+// digestOf returns the sha256 of some bytes, in hex.
+func digestOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }

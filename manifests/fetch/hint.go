@@ -15,8 +15,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// Hints tell a person what to do about an error, or what it may mean: the hints of its parts, each once, and if there are
-// none, the hint of its class.
+// Hints tell a person what to do about an error, or what it may mean: the hints of its parts, each
+// once, and if there are none, the hint of its class.
 func Hints(err error) []string {
 	var list []string
 	ownHints(err, func(hint string) {

@@ -20,14 +20,15 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// What the network did decides what helps against it. Those who see these are in notebooks and behind companies' proxies.
+// What the network did decides what helps against it. Those who see these are in notebooks and
+// behind companies' proxies.
 func TestHints(t *testing.T) {
 	network := func(err error) error { return &transfer.NetworkError{Name: "x", Err: err} }
 	status := func(code int) error { return network(&transfer.StatusError{URL: "https://x", Code: code}) }
 	for _, test := range []struct {
 		name string
 		err  error
-		want string // what the hint has in it; empty is no hint
+		want string // what the hint has in it; empty means no hint
 	}{
 		{"nobody answers", network(errors.New("connection refused")), "run the command again"},
 		{"no such name", network(&net.DNSError{Name: "x", IsNotFound: true}), "set HTTPS_PROXY"},

@@ -48,8 +48,9 @@ type Inspection struct {
 	Metadata     map[string]any `json:"metadata"`
 	// Needs are what the whole model takes of one GPU.
 	Needs *hub.Needs `json:"needs"`
-	// NGL is the recommended number of layers for the GPUs, nil where there are none, and Why the reason. ContextFit is the
-	// largest context with which all layers fit; 0 where they do with none.
+	// NGL is the recommended number of layers for the GPUs, nil where there are none, and Why the
+	// reason. ContextFit is the largest context with which all layers fit; 0 where they do with
+	// none.
 	NGL        *int   `json:"ngl"`
 	ContextFit *int64 `json:"context_fit"`
 	Why        string `json:"why"`
@@ -82,8 +83,9 @@ func known[T comparable](value T) *T {
 	return &value
 }
 
-// Inspect says what is known of models: of files, or of what Pull takes. It asks no Hub and reads headers alone. It gives a
-// *NotHereError, a *NoFileError or a *NameError for one that it knows nothing of.
+// Inspect says what is known of models: of files, or of what Pull takes. It asks no Hub and reads
+// headers alone. It gives a *NotHereError, a *NoFileError or a *NameError for one that it knows
+// nothing of.
 func (c *Client) Inspect(ctx context.Context, names []string, o InspectOptions) ([]Inspection, error) {
 	work := inspector{Client: c, InspectOptions: o}
 	work.gpus = sync.OnceValues(func() ([]int, error) { return work.gpuMemory(ctx) })
@@ -111,7 +113,7 @@ func (c *inspector) inspect(ctx context.Context, name string) (Inspection, error
 		base := strings.TrimSuffix(filepath.Base(parts[0]), filepath.Ext(parts[0]))
 		return c.files(Inspection{Name: base}, parts)
 	}
-	w, err := c.forModels().reference(ctx, c.Release, name, hub.Weights)
+	w, err := c.modelClient().parseModel(ctx, c.Release, name, hub.Weights)
 	if err != nil {
 		return Inspection{}, err
 	}
@@ -119,7 +121,7 @@ func (c *inspector) inspect(ctx context.Context, name string) (Inspection, error
 	if i.Registry = w.model; i.Registry != nil {
 		i.Name = i.Registry.Name
 	}
-	here, err := c.cached(ctx, w)
+	here, err := c.findCached(ctx, w)
 	switch {
 	case err == nil && len(here.Parts) > 0:
 		return c.files(i, here.Parts)
@@ -187,8 +189,9 @@ type noGPUError struct{ why string }
 
 func (e *noGPUError) Error() string { return e.why }
 
-// gpuMemory is that of the GPUs that programs have here, in MiB: those that the current installation serves, or, without
-// one, all. It gives a *noGPUError where there are none, or their memory is not known.
+// gpuMemory is that of the GPUs that programs have here, in MiB: those that the current
+// installation serves, or, without one, all. It gives a *noGPUError where there are none, or their
+// memory is not known.
 func (c *Client) gpuMemory(ctx context.Context) (memory []int, err error) {
 	current, err := c.Store.Current()
 	switch {

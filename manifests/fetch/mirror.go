@@ -9,22 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/waqasm86/llcuda-farm/manifests"
 )
-
-// DefaultMirror, in the place of a mirror's address, is the releases of manifests.Repository on GitHub. A folder of that
-// name is "./default".
-const DefaultMirror = "default"
-
-// placeholder stands for a release's tag in the address of a mirror.
-const placeholder = "{release}"
-
-// A source is where releases are: a mirror as the user gave it, or the farm's own releases.
-type source struct {
-	address string // without a slash at the end
-	own     bool
-}
 
 // mirrors are the addresses to ask: those given, else those that the installation remembers.
 func (c *Client) mirrors() (list []string, remembered bool) {
@@ -35,73 +20,6 @@ func (c *Client) mirrors() (list []string, remembered bool) {
 		return base.Mirrors, true
 	}
 	return []string{DefaultMirror}, false
-}
-
-// sources are those to try, in turn.
-func (c *Client) sources() []source {
-	mirrors, _ := c.mirrors()
-	var list []source
-	for _, mirror := range mirrors {
-		s := source{address: strings.TrimSuffix(mirror, "/")}
-		if mirror == DefaultMirror {
-			s = source{address: manifests.RepositoryURL + "/releases/download/" + placeholder, own: true}
-		}
-		if !c.Offline || s.isLocal() {
-			list = append(list, s)
-		}
-	}
-	return list
-}
-
-func (s source) isLocal() bool { return isLocal(s.address) }
-
-func isLocal(address string) bool {
-	return strings.HasPrefix(address, "file:") || !strings.Contains(address, "://")
-}
-
-// byTag says whether the source has a folder for each release.
-func (s source) byTag() bool { return strings.Contains(s.address, placeholder) }
-
-// folder is the address of a release's folder, ending in a slash.
-func (s source) folder(tag string) (string, error) {
-	if s.byTag() && tag == "" {
-		return "", fmt.Errorf("the mirror %s needs a release: give one with --release", withoutUser(s.address))
-	}
-	if strings.Contains(s.address, "://") {
-		return strings.ReplaceAll(s.address, placeholder, url.PathEscape(tag)) + "/", nil
-	}
-	path, err := filepath.Abs(strings.ReplaceAll(s.address, placeholder, url.PathEscape(tag)))
-	if err != nil {
-		return "", err
-	}
-	return (&url.URL{Scheme: "file", Path: path}).String() + "/", nil
-}
-
-// folders are the addresses of a release's folder in all sources.
-func (c *Client) folders(tag string) ([]string, error) {
-	var list []string
-	for _, s := range c.sources() {
-		folder, err := s.folder(tag)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, folder)
-	}
-	return list, nil
-}
-
-// withoutUser is an address without the name and the password in it: what may be shown and stored. A name alone is often
-// a token. It works on the text, so that the rest stays as the user wrote it.
-func withoutUser(address string) string {
-	scheme, rest, ok := strings.Cut(address, "://")
-	if !ok {
-		return address
-	}
-	end := strings.IndexAny(rest, "/?#")
-	if end < 0 {
-		end = len(rest)
-	}
-	return scheme + "://" + rest[strings.LastIndexByte(rest[:end], '@')+1:]
 }
 
 // A MirrorError is an address that no mirror can have.
@@ -120,8 +38,8 @@ func (e *MirrorError) Hint() string {
 	return "a mirror is a folder, or an http or https address; in a password, write / @ : ? # and % as %2F %40 %3A %3F %23 and %25"
 }
 
-// toRemember is how an installation records the mirrors given: folders by their whole path, addresses without names and
-// passwords, and the farm's own releases alone as no mirror.
+// toRemember is how an installation records the mirrors given: folders by their whole path,
+// addresses without names and passwords, and the farm's own releases alone as no mirror.
 func toRemember(mirrors []string) ([]string, error) {
 	list := []string{}
 	for _, mirror := range mirrors {
@@ -151,7 +69,8 @@ func toRemember(mirrors []string) ([]string, error) {
 	return list, nil
 }
 
-// A RememberedError is trouble with the mirrors that the installation remembers, which nobody gave this time.
+// A RememberedError is trouble with the mirrors that the installation remembers, which nobody gave
+// this time.
 type RememberedError struct {
 	Mirrors []string
 	Gone    []string // those that are folders which are not there
@@ -178,10 +97,11 @@ func (e *RememberedError) hints(add func(string)) {
 	add("names and passwords of mirrors are not remembered: give the address with them again by --mirror or LLCUDA_MIRROR; " + replace)
 }
 
-// blame says of an error that it is of the mirrors that the installation remembers, if they were asked.
+// blame says of an error that it is of the mirrors that the installation remembers, if they were
+// asked.
 func (c *Client) blame(err error) error {
 	mirrors, remembered := c.mirrors()
-	if !remembered || !passes(err) && !is[*TrustError](err) || is[*RememberedError](err) {
+	if !remembered || !isOfOneSource(err) && !is[*TrustError](err) || is[*RememberedError](err) {
 		return err
 	}
 	e := &RememberedError{Mirrors: mirrors, Err: err}

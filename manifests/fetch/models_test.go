@@ -16,8 +16,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/gguf"
 )
 
-// part is one part of a model with a layer of 64 bytes in each part but the first, as llama.cpp's gguf-split makes it with
-// --no-tensor-first-split.
+// part is one part of a model with a layer of 64 bytes in each part but the first, as llama.cpp's
+// gguf-split makes it with --no-tensor-first-split.
 func part(t *testing.T, no, count int) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -46,7 +46,8 @@ func part(t *testing.T, no, count int) []byte {
 	return b.Bytes()
 }
 
-// The advice for layers counts all parts of a model; parts that are not those of one model are an error.
+// The advice for layers counts all parts of a model; parts that are not those of one model are an
+// error.
 func TestPullParts(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{})
 	c := newClient(t, r, r.Dir)

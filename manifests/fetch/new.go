@@ -3,8 +3,6 @@ package fetch
 import (
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/detect"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/home"
@@ -12,8 +10,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/store"
 )
 
-// New gives a client for this machine, with the store in the folder given, or, where that is empty, in the place that fits
-// the platform. getenv is os.Getenv. What it needs besides is a Verifier.
+// New gives a client for this machine, with the store in the folder given, or, where that is empty,
+// in the place that fits the platform. getenv is os.Getenv. What it needs besides is a Verifier.
 func New(given string, getenv func(string) string) (*Client, error) {
 	folder, err := home.Store(given, getenv)
 	if err != nil {
@@ -31,14 +29,7 @@ func New(given string, getenv func(string) string) (*Client, error) {
 }
 
 // IsTrue reads a switch of the environment: 1, true, yes and on, in any case.
-func IsTrue(value string) bool {
-	switch strings.ToLower(value) {
-	case "yes", "on":
-		return true
-	}
-	on, err := strconv.ParseBool(value)
-	return err == nil && on
-}
+func IsTrue(value string) bool { return hub.IsTrue(value) }
 
 // probe is where the program that asks CUDA lies: beside this one.
 func probe() string {

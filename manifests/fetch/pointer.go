@@ -11,7 +11,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// A Pointer is a release pointer that counts: well signed, not expired, and not older than one seen before.
+// A Pointer is a release pointer that counts: well signed, not expired, and not older than one seen
+// before.
 type Pointer struct {
 	manifests.Pointer
 	Signer Signer
@@ -31,8 +32,8 @@ func (e *NoPointerError) Hint() string {
 	return "nothing names the current release: none was published yet, or the mirror hides it; --release TAG names one"
 }
 
-// pointer reads the release pointer of a source. It is nil for a source that is one folder with one release and has none:
-// there, whoever filled the folder answers for its being new.
+// pointer reads the release pointer of a source. It is nil for a source that is one folder with one
+// release and has none: there, whoever filled the folder answers for its being new.
 func (c *Client) pointer(ctx context.Context, s source) (*Pointer, error) {
 	addresses, required, err := s.pointers()
 	if err != nil || len(addresses) == 0 {
@@ -54,20 +55,20 @@ func (c *Client) pointer(ctx context.Context, s source) (*Pointer, error) {
 	return p, err
 }
 
-// firstPointer is the first release pointer that counts. Where there is none, for no other reason than that servers did not
-// answer, unreached are the addresses to be asked with more patience.
+// firstPointer is the first release pointer that counts. Where there is none, for no other reason
+// than that servers did not answer, unreached are the addresses to be asked with more patience.
 func (c *Client) firstPointer(ctx context.Context, addresses []string, patient bool) (p *Pointer, unreached []string, err error) {
 	var failed []error
 	for i, address := range addresses {
-		at, cancel := share(ctx, len(addresses)-i)
+		at, cancel := shareTime(ctx, len(addresses)-i)
 		p, err := c.pointerAt(at, address, patient)
 		cancel()
 		switch {
 		case err == nil:
 			return p, nil, nil
-		case missing(err):
+		case isMissing(err):
 			continue
-		case !passes(err):
+		case !isOfOneSource(err):
 			return nil, nil, err
 		case is[*transfer.NetworkError](err):
 			unreached = append(unreached, address)
@@ -103,7 +104,8 @@ func (s source) pointers() (addresses []string, required bool, err error) {
 	return []string{folder + manifests.PointerName}, false, err
 }
 
-// pointerAt reads the release pointer at one address and holds it to everything that it can be held to by itself.
+// pointerAt reads the release pointer at one address and holds it to everything that it can be held
+// to by itself.
 func (c *Client) pointerAt(ctx context.Context, address string, patient bool) (*Pointer, error) {
 	p, err := c.signedPointer(ctx, address, patient)
 	if err != nil {
@@ -150,9 +152,10 @@ func (c *Client) signedPointer(ctx context.Context, address string, patient bool
 	return &Pointer{Pointer: p, Signer: signer, From: withoutUser(address)}, nil
 }
 
-// ownRelease is what an empty store takes where every release pointer that could be read has expired and none names anything
-// newer than the release that this program came with: that release. Nobody can lead a machine to something older so than to
-// what its user fetched the program from. nil is that there is no such way out.
+// ownRelease is what an empty store takes where every release pointer that could be read has
+// expired and none names anything newer than the release that this program came with: that release.
+// Nobody can lead a machine to something older so than to what its user fetched the program from.
+// nil is that there is no such way out.
 func (c *Client) ownRelease(err error) *manifests.PointerTimeError {
 	if c.Own == "" || is[*manifests.PointerBackError](err) {
 		return nil
@@ -161,7 +164,7 @@ func (c *Client) ownRelease(err error) *manifests.PointerTimeError {
 		return nil // what is installed runs, and needs nothing
 	}
 	var newest *manifests.PointerTimeError
-	for _, late := range all[*manifests.PointerTimeError](err) {
+	for _, late := range errorsOf[*manifests.PointerTimeError](err) {
 		order, ordered := manifests.CompareTags(late.Pointer.Release, c.Own)
 		_, withdrawn := late.Pointer.Withdrawal(c.Own)
 		if !late.Expired() || withdrawn || late.Pointer.Release != c.Own && !(ordered && order < 0) {
@@ -174,13 +177,14 @@ func (c *Client) ownRelease(err error) *manifests.PointerTimeError {
 	return newest
 }
 
-// checkWithdrawn refuses a release that the user named, if the release pointer says that it was withdrawn. Where no pointer
-// can be read the name counts, as it does without one. The pointer is returned for the store to remember; it may be nil.
+// checkWithdrawn refuses a release that the user named, if the release pointer says that it was
+// withdrawn. Where no pointer can be read the name counts, as it does without one. The pointer is
+// returned for the store to remember; it may be nil.
 func (c *Client) checkWithdrawn(ctx context.Context, release string) (*Pointer, error) {
 	if release == "" || c.SkipSignature || c.Pointers == nil {
 		return nil, nil
 	}
-	asking, cancel := share(ctx, 2) // the other half is for the release
+	asking, cancel := shareTime(ctx, 2) // the other half is for the release
 	defer cancel()
 	p := c.newestPointer(asking)
 	if p == nil {
@@ -200,8 +204,8 @@ func (c *Client) checkWithdrawn(ctx context.Context, release string) (*Pointer, 
 	return p, &TrustError{err, ""}
 }
 
-// newestPointer is the newest release pointer that can be read or was seen of the same signer, of any time; nil if none can
-// be read.
+// newestPointer is the newest release pointer that can be read or was seen of the same signer, of
+// any time; nil if none can be read.
 func (c *Client) newestPointer(ctx context.Context) *Pointer {
 	var newest *Pointer
 	sources := c.sources()
@@ -210,10 +214,10 @@ func (c *Client) newestPointer(ctx context.Context) *Pointer {
 		if err != nil {
 			continue
 		}
-		from, cancel := share(ctx, len(sources)-i)
+		from, cancel := shareTime(ctx, len(sources)-i)
 		defer cancel()
 		for j, address := range addresses {
-			at, cancel := share(from, len(addresses)-j)
+			at, cancel := shareTime(from, len(addresses)-j)
 			p, err := c.signedPointer(at, address, false)
 			cancel()
 			if err != nil {
@@ -233,8 +237,8 @@ func (c *Client) newestPointer(ctx context.Context) *Pointer {
 	return newest
 }
 
-// Withdrawn is what the release pointers seen on this machine say of a release that was withdrawn: a
-// *manifests.WithdrawnError, or nil.
+// Withdrawn is what the release pointers seen on this machine say of a release that was withdrawn:
+// a *manifests.WithdrawnError, or nil.
 func (c *Client) Withdrawn(release string) error {
 	seen, _ := c.Store.SeenPointers() // what cannot be read is said where pointers are followed
 	for _, s := range seen {

@@ -126,8 +126,8 @@ func content(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// A process that died at any step leaves, once the next one cleared up, all files old or all files new. The steps are
-// those of exchange, up to the one named.
+// A process that died at any step leaves, once the next one cleared up, all files old or all files
+// new. The steps are those of exchange, up to the one named.
 func TestClearUpdate(t *testing.T) {
 	old := map[string]string{"client": "old", "probe": "old probe", "other": "not ours"}
 	fresh := map[string]string{"client": "new", "probe": "new probe", "more": "new more", "other": "not ours"}

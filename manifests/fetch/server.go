@@ -29,8 +29,9 @@ func (e *VariableError) Hint() string {
 	return "correct " + e.Variable + ", or unset it to use the installed one"
 }
 
-// OwnServer is the llama-server that the user built: the one that LLAMA_SERVER_PATH names, or that lies in the folder of
-// LLAMA_CPP_DIR. It is empty where there is none; `env` prints both variables, so those that lead into the store do not count.
+// OwnServer is the llama-server that the user built: the one that LLAMA_SERVER_PATH names, or that
+// lies in the folder of LLAMA_CPP_DIR. It is empty where there is none; `env` prints both
+// variables, so those that lead into the store do not count.
 func (c *Client) OwnServer(getenv func(string) string) (string, error) {
 	const pathVariable, folderVariable = "LLAMA_SERVER_PATH", "LLAMA_CPP_DIR"
 	if program := getenv(pathVariable); program != "" && !c.inStore(program) {
@@ -57,7 +58,7 @@ func (c *Client) OwnServer(getenv func(string) string) (string, error) {
 	return "", nil
 }
 
-// inStore says whether a path, which may not be there any more, leads into the store.
+// inStore reports whether a path, which may not be there any more, leads into the store.
 func (c *Client) inStore(path string) bool {
 	real := func(path string) string {
 		path, _ = filepath.Abs(path)
@@ -76,7 +77,8 @@ func (c *Client) inStore(path string) bool {
 	return inside(real(path), real(c.Store.Home))
 }
 
-// ModelSize is the size of a model's file, or of all its parts by the first; 0 where one is missing.
+// ModelSize is the size of a model's file, or of all its parts by the first; 0 where one is
+// missing.
 func ModelSize(path string) int64 {
 	var size int64
 	for _, part := range hub.Parts(filepath.Base(path)) {

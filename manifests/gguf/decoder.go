@@ -231,7 +231,7 @@ func (d *decoder) value(key string, kind uint64) {
 	}
 }
 
-// scalar is a value of a type that has one, from its bits; nil where it is no finite number.
+// scalar is a value of a type that has one, from its bits; nil where it is not a finite number.
 func scalar(kind, bits uint64) any {
 	f := float64(0)
 	switch kind {
@@ -258,7 +258,7 @@ func scalar(kind, bits uint64) any {
 	return f
 }
 
-// integer reads one value, or the bits of one; ok is false where it is no integer or negative.
+// integer reads one value, or the bits of one; ok is false where it is not an integer or negative.
 func (d *decoder) integer(kind uint64) (n uint64, ok bool) {
 	n = d.uint(sizes[kind])
 	switch kind {

@@ -1,7 +1,9 @@
-// Package gguf reads the header of a model's file: what the model is, and how its weights are spread over its layers.
+// Package gguf reads the header of a model's file: what the model is, and how its weights are
+// spread over its layers.
 //
-// The client calls it to say how many layers a GPU holds, ci to describe what it publishes. The files of one model go in,
-// usually one, a Header comes out; a hostile file costs neither memory nor time. It reads no weights and never writes.
+// The client calls it to say how many layers a GPU holds, ci to describe what it publishes. The
+// files of one model go in, usually one, a Header comes out; a hostile file costs neither memory
+// nor time. It reads no weights and never writes.
 //
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 package gguf
@@ -23,17 +25,18 @@ type Header struct {
 	Architecture string
 	// Name is what the model's maker calls it; empty where the file does not say.
 	Name string
-	// FileType is the number of the quantisation that most tensors have, llama.cpp's LLAMA_FTYPE; -1 where the file does
-	// not say.
+	// FileType is the number of the quantization that most tensors have, llama.cpp's LLAMA_FTYPE;
+	// -1 where the file does not say.
 	FileType int
 	// Parameters is the number of weights.
 	Parameters int64
 	// Layers has each repeating layer's weights, in bytes.
 	Layers []int64
-	// Output is the weights after the last layer, in bytes. Where the model has none of its own, they
-	// are the token embeddings, which llama.cpp then holds twice.
+	// Output is the weights after the last layer, in bytes. Where the model has none of its own,
+	// they are the token embeddings, which llama.cpp then holds twice.
 	Output int64
-	// Context is the number of tokens that the model was trained with; 0 where the file does not say.
+	// Context is the number of tokens that the model was trained with; 0 where the file does not
+	// say.
 	Context int64
 	// Embedding is the length of a token's embedding.
 	Embedding int64
@@ -45,8 +48,9 @@ type Header struct {
 	Vocabulary int64
 	// ChatTemplate says that the file says how a chat is put to the model.
 	ChatTemplate bool
-	// Metadata are the keys with one value: string, bool, int64, uint64 or float64. Long texts, and numbers that are not
-	// finite, are left out, and so are those that say how a model lies in files.
+	// Metadata are the keys with one value: string, bool, int64, uint64 or float64. Long texts, and
+	// numbers that are not finite, are left out, and so are those that say how a model lies in
+	// files.
 	Metadata map[string]any
 }
 
@@ -77,8 +81,8 @@ func (e *SplitError) Hint() string {
 	return "llama.cpp takes the parts of a model by their names, and would refuse these; tell whoever named them"
 }
 
-// Read reads the header of a model: of its only file, or of all the parts that it was split into, in order. It gives a
-// *SplitError where the files say that they are others than those.
+// Read reads the header of a model: of its only file, or of all the parts that it was split into,
+// in order. It gives a *SplitError where the files say that they are others than those.
 func Read(path string, more ...string) (*Header, error) {
 	paths := append([]string{path}, more...)
 	var first *decoder
@@ -90,7 +94,7 @@ func Read(path string, more ...string) (*Header, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the header of %s: %w", path, err)
 		}
-		if problem := d.misplaced(i, len(paths)); problem != "" {
+		if problem := d.checkPlace(i, len(paths)); problem != "" {
 			return nil, &SplitError{path, problem}
 		}
 		if i == 0 {
@@ -129,9 +133,9 @@ func readPart(path string) (*decoder, error) {
 	return decode(f, info.Size())
 }
 
-// misplaced says why a file is not part i of so many, if it is not. A part counts from 0, and llama.cpp's own tool leaves
-// the keys out where there is one part only.
-func (d *decoder) misplaced(i, parts int) string {
+// checkPlace says why a file is not part i of so many, if it is not. A part counts from 0, and
+// llama.cpp's own tool leaves the keys out where there is one part only.
+func (d *decoder) checkPlace(i, parts int) string {
 	count := max(d.numbers["split.count"], 1)
 	no := d.numbers["split.no"]
 	switch {
@@ -153,7 +157,7 @@ func Decode(r io.Reader, size int64) (*Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	if problem := d.misplaced(0, 1); problem != "" {
+	if problem := d.checkPlace(0, 1); problem != "" {
 		return nil, errors.New(problem)
 	}
 	m, err := d.model()
@@ -220,9 +224,9 @@ func (d *decoder) heads(g *Header) {
 	g.HeadsKV = slices.Repeat([]int64{d.number("attention.head_count_kv", maxNumber, count)}, len(g.Layers))
 }
 
-// weights adds up the tensors of one file. A tensor reaches to the next one's offset, which needs no table of types and is
-// true of types that this program does not know. A file without tensors is a vocabulary, or the first part of a model
-// whose parts were made with --no-tensor-first-split.
+// weights adds up the tensors of one file. A tensor reaches to the next one's offset, which needs
+// no table of types and is true of types that this program does not know. A file without tensors is
+// a vocabulary, or the first part of a model whose parts were made with --no-tensor-first-split.
 func (d *decoder) weights(m *model) {
 	alignment := uint64(32)
 	if n, ok := d.numbers["general.alignment"]; ok {

@@ -124,7 +124,8 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// What a file says in one value is told in its type; lists and long texts are not, nor what JSON has no number for.
+// What a file says in one value is told in its type; lists and long texts are not, nor what JSON
+// has no number for.
 func TestMetadata(t *testing.T) {
 	pairs, weights := sample()
 	pairs = append(pairs,
@@ -217,7 +218,8 @@ func TestNoTensors(t *testing.T) {
 	}
 }
 
-// part writes one part as llama.cpp's gguf-split does: those after the first one have nothing but the keys of the split.
+// part writes one part as llama.cpp's gguf-split does: those after the first one have nothing but
+// the keys of the split.
 func part(no, count, tensors int, weights []weight) []byte {
 	split := []pair{{"split.no", 2, []any{uint16(no)}}, {"split.count", 2, []any{uint16(count)}}, {"split.tensors.count", 5, []any{int32(tensors)}}}
 	if no == 0 {

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// A Progress is how far the transfer of one file is.
+// A Progress is how far the transfer of one file is, or other work, of which only Done and Total tell.
 type Progress struct {
 	Name        string
-	Done, Total int64  // bytes; Total is negative if it is not known
+	Done, Total int64  // bytes, where nothing else is counted; Total is negative if it is not known
 	From        int64  // bytes that an earlier run brought
 	Source      string // address of the server, without its password; empty for bytes of an earlier run
 	Slow        bool   // the server gave less lately than the caller expects

@@ -18,13 +18,12 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/ghrelease"
 	"github.com/waqasm86/llcuda-farm/publisher/ghtest"
-	"github.com/waqasm86/llcuda-farm/publisher/publishertest"
 )
 
 func TestStore(t *testing.T) {
 	for name, o := range map[string]ghtest.Options{"today": {PerPage: 3}, "older": {NoDigests: true}} {
 		t.Run(name, func(t *testing.T) {
-			publishertest.Store(t, func(t *testing.T) publisher.Store { return newStore(t, ghtest.New(t, o), ghrelease.Options{}) })
+			checkStore(t, func(t *testing.T) publisher.Store { return newStore(t, ghtest.New(t, o), ghrelease.Options{}) })
 		})
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/ghrelease"
 	"github.com/waqasm86/llcuda-farm/publisher/ghtest"
-	"github.com/waqasm86/llcuda-farm/publisher/publishertest"
 )
 
 // recorded answers as GitHub did, request by request. What is read by its number here was read by
@@ -73,7 +72,7 @@ func TestRecorded(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			content := publishertest.ContentOf("test-upload.txt", []byte("Hello, world!\n"))
+			content := contentOf("test-upload.txt", []byte("Hello, world!\n"))
 			release := publisher.Release{ID: 1000, UploadURL: server.URL + "/repos/octokit-fixture-org/" + scenario + "/releases/1000/assets"}
 			first, err := store.Upload(t.Context(), release, content)
 			if conflict := scenario == "release-assets-conflict"; conflict != errors.Is(err, publisher.ErrExists) || !conflict && err != nil {

@@ -17,7 +17,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/ghrelease"
 	"github.com/waqasm86/llcuda-farm/publisher/ghtest"
-	"github.com/waqasm86/llcuda-farm/publisher/publishertest"
 )
 
 // A site is a repository in some state, and the folder that is to be published into it.
@@ -57,14 +56,14 @@ func (s *site) put(to publisher.Release, names ...string) {
 }
 
 func (s *site) upload(to publisher.Release, name string, data []byte) {
-	_, err := s.store.Upload(s.t.Context(), to, publishertest.ContentOf(name, data))
+	_, err := s.store.Upload(s.t.Context(), to, contentOf(name, data))
 	s.must(err)
 }
 
 // starter begins an upload that never ends.
 func (s *site) starter(to publisher.Release, name string) {
 	s.server.Fail(ghtest.Fault{On: ghtest.Upload, Name: name, At: ghtest.Middle})
-	if _, err := s.store.Upload(s.t.Context(), to, publishertest.ContentOf(name, []byte("half of it"))); err == nil {
+	if _, err := s.store.Upload(s.t.Context(), to, contentOf(name, []byte("half of it"))); err == nil {
 		s.t.Fatal("it ended")
 	}
 }
@@ -122,7 +121,7 @@ func TestWhatIsThere(t *testing.T) {
 		{name: "one of another name", before: func(s *site) { s.starter(s.draft(ours), "something") }, deletes: 1},
 		{name: "an upload that is on its way", before: func(s *site) {
 			r := s.draft(ours)
-			slow := publishertest.ContentOf(bundle, nil)
+			slow := contentOf(bundle, nil)
 			data, err := os.ReadFile(filepath.Join(s.dir, bundle))
 			s.must(err)
 			began, ended := make(chan bool), make(chan error, 1)
@@ -334,7 +333,7 @@ func TestTokenStays(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	release := publisher.Release{ID: 1, UploadURL: elsewhere.URL + "/upload"}
-	_, err = newStore(t, server, ghrelease.Options{}).Upload(t.Context(), release, publishertest.ContentOf("a", []byte("a")))
+	_, err = newStore(t, server, ghrelease.Options{}).Upload(t.Context(), release, contentOf("a", []byte("a")))
 	if !errors.As(err, &refused) {
 		t.Errorf("got %v", err)
 	}
@@ -362,7 +361,7 @@ func TestUploadIsSentAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asset, err := store.Upload(t.Context(), publisher.Release{ID: 1, UploadURL: server.URL + "/first"}, publishertest.ContentOf("a", []byte(data)))
+	asset, err := store.Upload(t.Context(), publisher.Release{ID: 1, UploadURL: server.URL + "/first"}, contentOf("a", []byte(data)))
 	if err != nil || asset.ID != 7 || !asset.Whole {
 		t.Errorf("%+v, %v", asset, err)
 	}

@@ -3,10 +3,8 @@ package hfhub
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,135 +14,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
-
-// The files that a repository of models has beside them.
-const (
-	CardName      = "README.md"   // the page, made from the catalogue
-	CatalogueName = "models.json" // what the page says, for programs; the next publication begins with it
-	NoticeName    = "NOTICE"      // what the licences want said
-)
-
-// TextName is where a repository has the text of a licence.
-func TextName(licence string) string { return "licences/" + licence + ".txt" }
-
-// A Model is one file of a repository, and what its page says of it.
-type Model struct {
-	Name         string `json:"name"`
-	File         string `json:"file"`
-	Size         int64  `json:"size"`
-	SHA256       string `json:"sha256"`
-	Architecture string `json:"architecture"`
-	// Quantisation and the numbers are empty or 0 where the file does not say.
-	Quantisation string `json:"quantisation,omitempty"`
-	Parameters   int64  `json:"parameters,omitempty"`
-	Context      int64  `json:"context,omitempty"`
-	// VRAM is how many MiB of a GPU the whole model takes.
-	VRAM int `json:"vram_mib"`
-	// Weights is the repository of the weights that it was quantised from. Their licence applies.
-	Weights string `json:"weights"`
-	Licence string `json:"licence"`
-	// Origin is the file that it is a copy of, "owner/name:file@commit"; empty where whoever
-	// publishes made it.
-	Origin string `json:"origin,omitempty"`
-}
-
-// A Catalogue is the models of one repository, ascending by name.
-type Catalogue []Model
-
-type catalogueDocument struct {
-	SchemaVersion int       `json:"schema_version"`
-	Models        Catalogue `json:"models"`
-}
-
-const catalogueVersion = 1
-
-// DecodeCatalogue reads models.json.
-func DecodeCatalogue(data []byte) (Catalogue, error) {
-	var doc catalogueDocument
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	err := d.Decode(&doc)
-	if _, more := d.Token(); err == nil && !errors.Is(more, io.EOF) {
-		err = errors.New("more than one document")
-	}
-	if err == nil && doc.SchemaVersion != catalogueVersion {
-		err = fmt.Errorf("its schema_version is %d, known is %d", doc.SchemaVersion, catalogueVersion)
-	}
-	for i, m := range doc.Models {
-		if err == nil {
-			err = m.check()
-		}
-		if err == nil && i > 0 && m.Name <= doc.Models[i-1].Name {
-			err = fmt.Errorf("%s comes after %s", m.Name, doc.Models[i-1].Name)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", CatalogueName, err)
-	}
-	return doc.Models, nil
-}
-
-var (
-	wordForm   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
-	originForm = regexp.MustCompile(`^[A-Za-z0-9._/:@ +-]*$`)
-)
-
-// check keeps out of the page what would be another page: whoever may write to the repository may
-// write its catalogue.
-func (m Model) check() error {
-	if !wordForm.MatchString(m.Name) {
-		return fmt.Errorf("%q is no model's name", m.Name)
-	}
-	switch {
-	case !wordForm.MatchString(m.File), m.Size <= 0, !sha256Form.MatchString(m.SHA256):
-		return fmt.Errorf("%s has no file, size and sha256", m.Name)
-	case !wordForm.MatchString(m.Architecture), m.Quantisation != "" && !wordForm.MatchString(strings.ReplaceAll(m.Quantisation, " ", "_")):
-		return fmt.Errorf("%s has no architecture, or no quantization", m.Name)
-	case m.Parameters < 0, m.Context < 0, m.VRAM < 0:
-		return fmt.Errorf("%s has a negative number", m.Name)
-	case !repoForm.MatchString(m.Weights), !wordForm.MatchString(m.Licence), !originForm.MatchString(m.Origin):
-		return fmt.Errorf("%s does not say what it was made from, or under which license", m.Name)
-	}
-	return nil
-}
-
-// Encode writes models.json.
-func (c Catalogue) Encode() ([]byte, error) {
-	for _, m := range c {
-		if err := m.check(); err != nil {
-			return nil, fmt.Errorf("writing %s: %w", CatalogueName, err)
-		}
-	}
-	data, err := json.MarshalIndent(catalogueDocument{catalogueVersion, c}, "", "  ")
-	return append(data, '\n'), err
-}
-
-// With is the catalogue with these models, in place of those of the same name.
-func (c Catalogue) With(models ...Model) Catalogue {
-	all := slices.Clone(c)
-	for _, m := range models {
-		if i := slices.IndexFunc(all, func(old Model) bool { return old.Name == m.Name }); i >= 0 {
-			all[i] = m
-		} else {
-			all = append(all, m)
-		}
-	}
-	slices.SortFunc(all, func(a, b Model) int { return cmp.Compare(a.Name, b.Name) })
-	return all
-}
-
-// Licences are those of its models, by ID. Its error is a *matrix.LicenceError.
-func (c Catalogue) Licences() (map[string]matrix.Licence, error) {
-	licences := map[string]matrix.Licence{}
-	for _, m := range c {
-		l, err := matrix.Model{Name: m.Name, Licence: m.Licence}.Redistribution()
-		if err != nil {
-			return nil, err
-		}
-		licences[l.ID] = l
-	}
-	return licences, nil
-}
 
 // Card is the page of a repository at an address, owner/name at its end.
 func (c Catalogue) Card(endpoint, repo string) ([]byte, error) {
@@ -158,7 +27,7 @@ func (c Catalogue) Card(endpoint, repo string) ([]byte, error) {
 	fmt.Fprintf(&b, "\n# %s\n\n", title)
 	fmt.Fprintf(&b, "Models for [llama.cpp](https://github.com/ggml-org/llama.cpp) as quantized GGUF files.\n")
 	var shown []string
-	for _, id := range sortedKeys(licences) {
+	for _, id := range slices.Sorted(maps.Keys(licences)) {
 		if text := licences[id].Display; text != "" && !slices.Contains(shown, text) {
 			shown = append(shown, text)
 			fmt.Fprintf(&b, "\n**%s**\n", text)
@@ -201,7 +70,7 @@ func (c Catalogue) head(b *bytes.Buffer, page string, licences map[string]matrix
 		}
 	}
 	b.WriteString("---\n")
-	switch ids := sortedKeys(licences); len(ids) {
+	switch ids := slices.Sorted(maps.Keys(licences)); len(ids) {
 	case 0:
 	case 1:
 		line("license", ids[0])
@@ -265,15 +134,6 @@ func (c Catalogue) Notice() ([]byte, error) {
 		}
 	}
 	return b.Bytes(), nil
-}
-
-func sortedKeys(m map[string]matrix.Licence) []string {
-	var keys []string
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 func countOf(n int64) string {

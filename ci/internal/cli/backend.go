@@ -6,6 +6,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 // Backend is everything that the commands need of engines.
@@ -51,7 +52,7 @@ func (daggerEngines) BuildPaths() []string { return engine.BuildPaths() }
 func (daggerEngines) BuiltIn(opts builtin.Options) (BuiltIn, error) {
 	control, err := builtin.New(opts)
 	if err != nil {
-		return nil, &usageError{err, "go run ./ci engine --help"}
+		return nil, console.Usage(err, "go run ./ci engine --help")
 	}
 	return control, nil
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -95,10 +97,10 @@ func (b *buildCommand) run(ctx context.Context) error {
 	if outcome.Host.Step == "" {
 		return err // nothing was begun
 	}
-	b.term.printf("%s", summary(outcome, time.Since(began)))
+	b.term.Printf("%s", summary(outcome, time.Since(began)))
 	writeFailures(b.term, outcome)
 	if err != nil {
-		b.term.notef("\n%s is written when all of it is built; go run ./ci manifest %s describes what is there", b.dir.Path(manifests.ManifestName), b.dir)
+		b.term.Notef("\n%s is written when all of it is built; go run ./ci manifest %s describes what is there", b.dir.Path(manifests.ManifestName), b.dir)
 		return buildError(ctx, outcome, err)
 	}
 	return describeDir(ctx, b.term, b.dir, b.known)
@@ -131,7 +133,7 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 		return farm.Outcome{}, err
 	}
 	for _, builder := range session.Builders {
-		b.term.notef("engine    %s", builder.Name())
+		b.term.Notef("engine    %s", builder.Name())
 	}
 	runtime, err := b.knownRuntime()
 	if err != nil {
@@ -154,15 +156,15 @@ func (b *buildCommand) alike() error {
 		return nil
 	}
 	if b.recipe.Engine != b.like.Engine {
-		return &usageError{fmt.Errorf("the release was built by %s, and the engine here is %s", b.like.Engine, b.recipe.Engine),
-			"name one of that version with --engine; the checkout of the release has it built in, for root on Debian 12"}
+		return console.Usage(fmt.Errorf("the release was built by %s, and the engine here is %s", b.like.Engine, b.recipe.Engine),
+			"name one of that version with --engine; the checkout of the release has it built in, for root on Debian 12")
 	}
 	if b.recipe.BaseImage != b.like.BaseImage {
 		other := fmt.Errorf("the release was built on %s, and the base here is %s", b.like.BaseImage, b.recipe.BaseImage)
 		if b.base == "" {
-			return &usageError{other, "check out the commit that the release was made from; to try another base anyway, give --base IMAGE"}
+			return console.Usage(other, "check out the commit that the release was made from; to try another base anyway, give --base IMAGE")
 		}
-		b.term.warnf("%v", other)
+		b.term.Warnf("%v", other)
 	}
 	return nil
 }
@@ -173,7 +175,7 @@ func (b *buildCommand) collect(ctx context.Context, tree farm.Tree) ([]manifests
 	step := tree.Job.Target.SM.String()
 	rules := rulesFrom(b.matrix, b.backend.BuildPaths(), tree.Job.Target)
 	var meta manifests.Metadata
-	err := b.stage(step, "audit", func(func(done, total int64)) error {
+	err := b.stage(step, "audit", func(func(measure.Progress)) error {
 		report, err := bundler.Audit(fsys, rules)
 		if err != nil {
 			return err
@@ -242,7 +244,7 @@ func (b *buildCommand) otherRuntimes(mine []manifests.Artifact) error {
 	for _, name := range names {
 		isMine := slices.ContainsFunc(mine, func(a manifests.Artifact) bool { return a.Name == name })
 		if manifests.KindOf(name) == manifests.KindCUDART && !isMine {
-			b.term.warnf("%s is of another CUDA runtime than %s, and a release has one: move it away", b.dir.Path(name), mine[0].Name)
+			b.term.Warnf("%s is of another CUDA runtime than %s, and a release has one: move it away", b.dir.Path(name), mine[0].Name)
 		}
 	}
 	return nil
@@ -251,7 +253,7 @@ func (b *buildCommand) otherRuntimes(mine []manifests.Artifact) error {
 // pack packs what the key names, and notes what became of it.
 func (b *buildCommand) pack(step, key string, do func(opts bundler.PackOptions) ([]manifests.Artifact, error)) ([]manifests.Artifact, error) {
 	var artifacts []manifests.Artifact
-	err := b.stage(step, "pack", func(show func(done, total int64)) (err error) {
+	err := b.stage(step, "pack", func(show func(measure.Progress)) (err error) {
 		artifacts, err = do(bundler.PackOptions{Progress: show, Known: func(name string) (manifests.Artifact, bool) {
 			artifact, _, ok := b.known.Known(b.dir.Path(name))
 			return artifact, ok
@@ -270,12 +272,11 @@ func (b *buildCommand) pack(step, key string, do func(opts bundler.PackOptions) 
 }
 
 // stage shows one of the command's own stages beside those of the engines.
-func (b *buildCommand) stage(step, stage string, do func(show func(done, total int64)) error) error {
+func (b *buildCommand) stage(step, stage string, do func(show func(measure.Progress)) error) error {
 	event := farm.Event{Step: step, Stage: stage, State: farm.StateStart}
 	b.show.event(event)
-	err := do(func(done, total int64) {
-		const mega = 1_000_000
-		b.show.event(farm.Event{Step: step, Stage: stage, State: farm.StateProgress, Done: int(done / mega), Total: int(total / mega)})
+	err := do(func(at measure.Progress) {
+		b.show.event(farm.Event{Step: step, Stage: stage, State: farm.StateProgress}.Megabytes(at))
 	})
 	event.State = farm.StateDone
 	if err != nil {

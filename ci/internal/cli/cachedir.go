@@ -7,13 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 // openCache finds and makes the folder where sources, packages, downloads and unfinished trees live: the one given, if
 // any. Much of what is in it goes into releases, so it must be the caller's own.
 func openCache(given string) (string, error) {
 	const hint = "name a folder of your own with --cache DIR"
-	refuse := func(err error) (string, error) { return "", &usageError{err, hint} }
+	refuse := func(err error) (string, error) { return "", console.Usage(err, hint) }
 	dir := given
 	if dir == "" {
 		user, err := os.UserCacheDir()

@@ -47,7 +47,7 @@ func Main(args []string, backend Backend) int {
 	context.AfterFunc(ctx, stop) // gives the next signal its usual effect
 	term := newTerminal(os.Stdout, os.Stderr)
 	if err := endWithGoRun(); err != nil {
-		term.warnf("%v", err)
+		term.Warnf("%v", err)
 	}
 	return run(ctx, args, term, backend)
 }
@@ -70,7 +70,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitDone
 	case ctx.Err() != nil:
 		return exitInterrupted
-	case isAs[*usageError](err), isAs[*console.UsageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
+	case isAs[*console.UsageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
 		return exitUsage
 	case isAs[*engine.UnavailableError](err), isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err), errors.Is(err, farm.ErrEngineLost):
 		return exitEngine
@@ -83,23 +83,13 @@ func exitCode(ctx context.Context, err error) int {
 	}
 }
 
-// isInterrupt says whether an error only tells that the user stopped the command.
+// isInterrupt reports whether an error only tells that the user stopped the command.
 func isInterrupt(err error) bool { return errors.Is(err, context.Canceled) }
 
 func isAs[T error](err error) bool {
 	var target T
 	return errors.As(err, &target)
 }
-
-// usageError is a command that was given wrongly.
-type usageError struct {
-	err  error
-	hint string
-}
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-func (e *usageError) Hint() string  { return e.hint }
 
 // refusal is a release or a tree that breaks the rules: everything it says was
 // found by reading the files.
@@ -112,7 +102,7 @@ func (e *refusal) Error() string { return e.err.Error() }
 func (e *refusal) Unwrap() error { return e.err }
 func (e *refusal) Hint() string  { return e.hint }
 
-// onlyAudits says whether all errors joined in err are audit findings.
+// onlyAudits reports whether all errors joined in err are audit findings.
 func onlyAudits(errs []error) bool {
 	for _, err := range errs {
 		if !isAs[*bundler.AuditError](err) {
@@ -134,7 +124,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return &usageError{errors.New("no command"), "go run ./ci --help lists them"}
+			return console.Usage(errors.New("no command"), "go run ./ci --help lists them")
 		},
 	}
 	root.SetOut(term.Out)

@@ -20,6 +20,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/goreleaser"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/publisher/installer"
 )
@@ -118,7 +119,7 @@ func (c *clientCommand) run(ctx context.Context) error {
 	if err := c.put(manifests.InstallerName, script); err != nil {
 		return err
 	}
-	c.term.notef("next: go run ./ci wheel %s puts it into the Python package; go run ./ci manifest %s, or go run ./ci sign %s, describes it, too", c.dir, c.dir, c.dir)
+	c.term.Notef("next: go run ./ci wheel %s puts it into the Python package; go run ./ci manifest %s, or go run ./ci sign %s, describes it, too", c.dir, c.dir, c.dir)
 	return nil
 }
 
@@ -127,18 +128,18 @@ func (c *clientCommand) named() error {
 	if c.release == "" || exists(c.dir.Path(manifests.ManifestName)) {
 		described, err := c.dir.Manifest()
 		if isAs[*release.MissingError](err) {
-			return &usageError{err, hintFor(err) + "; or give --release"}
+			return console.Usage(err, hintFor(err)+"; or give --release")
 		}
 		if err != nil {
 			return err
 		}
 		if cmp.Or(c.release, described.Release) != described.Release {
-			return &usageError{fmt.Errorf("%s is of release %s, not %s", c.dir, described.Release, c.release), "leave --release out, or give another folder"}
+			return console.Usage(fmt.Errorf("%s is of release %s, not %s", c.dir, described.Release, c.release), "leave --release out, or give another folder")
 		}
 		c.release = described.Release
 	}
 	if !releaseName.MatchString(c.release) {
-		return &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", c.release), "like --release v1.1.0-runtime"}
+		return console.Usage(fmt.Errorf("--release %q: letters, digits and ._- only", c.release), "like --release v1.1.0-runtime")
 	}
 	return nil
 }
@@ -147,7 +148,7 @@ func (c *clientCommand) named() error {
 func (c *clientCommand) checkout(ctx context.Context) (goreleaser.Checkout, error) {
 	checkout, err := goreleaser.Open(ctx, ".", string(c.dir))
 	if err != nil {
-		return checkout, &usageError{err, "run it in a git checkout of the repository"}
+		return checkout, console.Usage(err, "run it in a git checkout of the repository")
 	}
 	if c.snapshot {
 		return checkout, nil
@@ -158,10 +159,10 @@ func (c *clientCommand) checkout(ctx context.Context) (goreleaser.Checkout, erro
 		if n > show {
 			shown += fmt.Sprintf("\nand %d more", n-show)
 		}
-		return checkout, &usageError{fmt.Errorf("packaging %s: the working tree is not as commit %.12s:\n%s", c.what, checkout.Commit, shown), "commit or stash it; --snapshot takes it as it is, for trying out"}
+		return checkout, console.Usage(fmt.Errorf("packaging %s: the working tree is not as commit %.12s:\n%s", c.what, checkout.Commit, shown), "commit or stash it; --snapshot takes it as it is, for trying out")
 	}
 	if tagged := checkout.Tagged(ctx, c.release); tagged != "" && tagged != checkout.Commit {
-		return checkout, &usageError{fmt.Errorf("packaging %s: %s is the tag of commit %.12s, and %.12s is checked out", c.what, c.release, tagged, checkout.Commit), "git checkout " + c.release}
+		return checkout, console.Usage(fmt.Errorf("packaging %s: %s is the tag of commit %.12s, and %.12s is checked out", c.what, c.release, tagged, checkout.Commit), "git checkout "+c.release)
 	}
 	return checkout, nil
 }
@@ -176,18 +177,18 @@ func (c *clientCommand) numbers() (repository, owner string, err error) {
 		return "", "", nil
 	}
 	if os.Getenv("GITHUB_ACTIONS") != "true" {
-		c.term.warnf("llcuda-fetch is packaged without the numbers of %s and its owner: it will trust a later owner of these names; the release workflow packages it with them", manifests.Repository)
+		c.term.Warnf("llcuda-fetch is packaged without the numbers of %s and its owner: it will trust a later owner of these names; the release workflow packages it with them", manifests.Repository)
 		return "", "", nil
 	}
 	if in := os.Getenv("GITHUB_REPOSITORY"); !strings.EqualFold(in, manifests.Repository) {
-		return "", "", &usageError{fmt.Errorf("packaging llcuda-fetch: it trusts the workflows of %s, and this one runs in %s", manifests.Repository, in), "change Repository in manifests/origin.go; --snapshot packages it for trying out"}
+		return "", "", console.Usage(fmt.Errorf("packaging llcuda-fetch: it trusts the workflows of %s, and this one runs in %s", manifests.Repository, in), "change Repository in manifests/origin.go; --snapshot packages it for trying out")
 	}
 	repository, owner = os.Getenv("GITHUB_REPOSITORY_ID"), os.Getenv("GITHUB_REPOSITORY_OWNER_ID")
 	if !numberForm.MatchString(repository) || !numberForm.MatchString(owner) {
-		return "", "", &usageError{fmt.Errorf("packaging llcuda-fetch: GITHUB_REPOSITORY_ID is %q and GITHUB_REPOSITORY_OWNER_ID %q, and both must be numbers", repository, owner), "GitHub sets both in every job; without them clients would trust a later owner of the same names"}
+		return "", "", console.Usage(fmt.Errorf("packaging llcuda-fetch: GITHUB_REPOSITORY_ID is %q and GITHUB_REPOSITORY_OWNER_ID %q, and both must be numbers", repository, owner), "GitHub sets both in every job; without them clients would trust a later owner of the same names")
 	}
 	if manifests.RepositoryID != "" && manifests.RepositoryID != repository || manifests.OwnerID != "" && manifests.OwnerID != owner {
-		return "", "", &usageError{fmt.Errorf("packaging llcuda-fetch: manifests/origin.go has the numbers %s and %s, and GitHub says %s and %s", manifests.RepositoryID, manifests.OwnerID, repository, owner), "correct those in manifests/origin.go, or leave them empty"}
+		return "", "", console.Usage(fmt.Errorf("packaging llcuda-fetch: manifests/origin.go has the numbers %s and %s, and GitHub says %s and %s", manifests.RepositoryID, manifests.OwnerID, repository, owner), "correct those in manifests/origin.go, or leave them empty")
 	}
 	return repository, owner, nil
 }
@@ -243,6 +244,6 @@ func (c *clientCommand) put(name string, data []byte) error {
 		}
 		how = measure.Bytes(int64(len(data)))
 	}
-	c.term.printf("%s: %s", filepath.Join(string(c.dir), name), how)
+	c.term.Printf("%s: %s", filepath.Join(string(c.dir), name), how)
 	return nil
 }

@@ -151,7 +151,7 @@ func TestBrokenLinks(t *testing.T) {
 
 // checkCommand parses a command line as ci would, and runs nothing.
 func checkCommand(words []string) error {
-	root := newRoot(&terminal{&console.Terminal{Out: io.Discard, Err: io.Discard}}, &fakeEngines{})
+	root := newRoot(&console.Terminal{Out: io.Discard, Err: io.Discard}, &fakeEngines{})
 	command, rest, err := root.Find(words)
 	if err != nil {
 		return err
@@ -211,7 +211,7 @@ func TestExamples(t *testing.T) {
 			check(sub)
 		}
 	}
-	check(newRoot(&terminal{&console.Terminal{Out: io.Discard, Err: io.Discard}}, &fakeEngines{}))
+	check(newRoot(&console.Terminal{Out: io.Discard, Err: io.Discard}, &fakeEngines{}))
 }
 
 // The targets of make that the pages show are in the Makefile.

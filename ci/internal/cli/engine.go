@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
@@ -20,7 +21,7 @@ root, on machines without Docker, Podman or nerdctl.`,
   go run ./ci engine status --json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return &usageError{errors.New("engine: up, down, status or prune is missing"), "go run ./ci engine --help"}
+			return console.Usage(errors.New("engine: up, down, status or prune is missing"), "go run ./ci engine --help")
 		},
 	}
 	var choice builtin.Options
@@ -37,7 +38,7 @@ root, on machines without Docker, Podman or nerdctl.`,
 			},
 		}
 	}
-	note := func(text string) { term.notef("%s", text) }
+	note := func(text string) { term.Notef("%s", text) }
 	up := action("up", "Start it; the first time, build it",
 		func(ctx context.Context, control BuiltIn) error {
 			info, err := control.Up(ctx, note)
@@ -53,7 +54,7 @@ root, on machines without Docker, Podman or nerdctl.`,
 			if err := control.Down(ctx); err != nil {
 				return err
 			}
-			term.printf("the engine is down")
+			term.Printf("the engine is down")
 			return nil
 		})
 	var asJSON bool
@@ -76,7 +77,7 @@ root, on machines without Docker, Podman or nerdctl.`,
 			if err != nil {
 				return err
 			}
-			term.printf("freed %s", measure.Bytes(freed))
+			term.Printf("freed %s", measure.Bytes(freed))
 			return nil
 		})
 	engine.AddCommand(up, down, status, prune)
@@ -108,15 +109,15 @@ func newEngineStatus(i builtin.Info) engineStatus {
 func printEngine(term *terminal, i builtin.Info) {
 	switch {
 	case i.Running && i.Answers:
-		term.printf("engine    %s: running, Dagger %s, process %d", i.Name, i.Version, i.PID)
-		term.printf("host      %s", i.RunnerHost)
+		term.Printf("engine    %s: running, Dagger %s, process %d", i.Name, i.Version, i.PID)
+		term.Printf("host      %s", i.RunnerHost)
 	case i.Running:
-		term.printf("engine    %s: process %d runs and does not answer; see %s", i.Name, i.PID, i.Log)
+		term.Printf("engine    %s: process %d runs and does not answer; see %s", i.Name, i.PID, i.Log)
 	default:
-		term.printf("engine    %s: not running", i.Name)
+		term.Printf("engine    %s: not running", i.Name)
 	}
 	if i.DiskFree == 0 {
 		return // Up does not measure it
 	}
-	term.printf("disk      %s of at most %s in %s; %s free there", measure.Bytes(i.DiskUsed), measure.Bytes(i.DiskLimit), i.StateDir, measure.Bytes(i.DiskFree))
+	term.Printf("disk      %s of at most %s in %s; %s free there", measure.Bytes(i.DiskUsed), measure.Bytes(i.DiskLimit), i.StateDir, measure.Bytes(i.DiskFree))
 }

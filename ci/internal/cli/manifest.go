@@ -11,6 +11,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 func newManifestCommand(term *terminal) *cobra.Command {
@@ -36,7 +37,7 @@ belong to one release and one llama.cpp.`,
 func describeDir(ctx context.Context, term *terminal, dir release.Dir, known *release.Ledger) error {
 	says, err := dir.Describe(ctx, known)
 	if says.SignatureRemoved {
-		term.warnf("removed %s: it signed other files than these", dir.Path(manifests.SignatureName))
+		term.Warnf("removed %s: it signed other files than these", dir.Path(manifests.SignatureName))
 	}
 	if err != nil {
 		return err
@@ -45,7 +46,7 @@ func describeDir(ctx context.Context, term *terminal, dir release.Dir, known *re
 	if says.SignatureStays {
 		state = "the signature stays"
 	}
-	term.printf("%s: release %s, llama.cpp %s, %d assets; %s", dir.Path(manifests.ManifestName), says.Release.Release, says.Release.LlamaCPP.Version, len(says.Release.Assets), state)
+	term.Printf("%s: release %s, llama.cpp %s, %d assets; %s", dir.Path(manifests.ManifestName), says.Release.Release, says.Release.LlamaCPP.Version, len(says.Release.Assets), state)
 	return nil
 }
 
@@ -54,7 +55,7 @@ func existingDir(name string) (release.Dir, error) {
 	info, err := os.Stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir():
-		return "", &usageError{fmt.Errorf("%s is not a folder", name), "give the folder that build wrote to"}
+		return "", console.Usage(fmt.Errorf("%s is not a folder", name), "give the folder that build wrote to")
 	case err != nil:
 		return "", err
 	}

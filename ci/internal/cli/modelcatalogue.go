@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -23,15 +22,10 @@ type madeModel struct {
 
 // build says what the repository shall hold, given what it holds.
 func (p *publishModelsCommand) build(ctx context.Context, head *hfhub.Head) ([]hfhub.File, error) {
-	old, err := p.catalogue(ctx, head)
+	old, files, err := p.held(ctx, head)
 	if err != nil {
 		return nil, err
 	}
-	texts, err := p.licenceTexts(ctx, head, old)
-	if err != nil {
-		return nil, err
-	}
-	files := texts
 	var mine []hfhub.Model
 	for _, m := range p.models {
 		if there := slices.IndexFunc(old, func(o hfhub.Model) bool { return p.isThere(m, o) }); there >= 0 {
@@ -45,84 +39,28 @@ func (p *publishModelsCommand) build(ctx context.Context, head *hfhub.Head) ([]h
 		mine = append(mine, ready.Model)
 		files = append(files, hfhub.File{Path: ready.File, Local: ready.local, SHA256: ready.SHA256})
 	}
-	catalogue := old.With(mine...)
-	card, err := catalogue.Card(p.source.Endpoint, p.repo)
-	if err != nil {
-		return nil, err
-	}
-	notice, err := catalogue.Notice()
-	if err != nil {
-		return nil, err
-	}
-	list, err := catalogue.Encode()
-	if err != nil {
-		return nil, err
-	}
-	return append(files, hfhub.File{Path: hfhub.CardName, Content: card}, hfhub.File{Path: hfhub.NoticeName, Content: notice},
-		hfhub.File{Path: hfhub.CatalogueName, Content: list}), nil
+	documents, err := old.With(mine...).Files(p.source.Endpoint, p.repo)
+	return append(files, documents...), err
 }
 
-// catalogue is what the repository says it holds, without what somebody has removed or replaced by hand.
-func (p *publishModelsCommand) catalogue(ctx context.Context, head *hfhub.Head) (hfhub.Catalogue, error) {
-	data, ok, err := head.Read(ctx, hfhub.CatalogueName)
-	if err != nil || !ok {
-		return nil, err
-	}
-	all, err := hfhub.DecodeCatalogue(data)
-	if err != nil {
-		return nil, &refusal{fmt.Errorf("%s: %w", p.repo, err), "it was not written by this command: publish to another repository, or remove the file there"}
-	}
-	var paths []string
-	for _, m := range all {
-		paths = append(paths, m.File)
-	}
-	digests, err := head.Digests(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(all, func(m hfhub.Model) bool { return digests[m.File] != m.SHA256 }), nil
-}
-
-// isThere tells whether the repository's model is the one to publish, where that can be told without having it.
+// isThere reports whether the repository's model is the one to publish, where that can be told without having it.
 func (p *publishModelsCommand) isThere(m matrix.Model, there hfhub.Model) bool {
 	_, local := p.files[m.Name]
-	return !local && m.SHA256 != "" && there.Name == m.Name && there.File == fileName(m) && there.SHA256 == m.SHA256 &&
-		there.Licence == m.Licence && there.Weights == m.Source
+	return !local && there.Is(m)
 }
 
-// fileName is what a model is called in the repository: as people ask for it, whatever it is called elsewhere.
-func fileName(m matrix.Model) string { return m.Name + ".gguf" }
-
-// licenceTexts are the texts of the licences of all that the repository will hold.
-func (p *publishModelsCommand) licenceTexts(ctx context.Context, head *hfhub.Head, old hfhub.Catalogue) (files []hfhub.File, err error) {
+// held is what the repository holds, and the texts of the licences of all that it will hold.
+func (p *publishModelsCommand) held(ctx context.Context, head *hfhub.Head) (hfhub.Catalogue, []hfhub.File, error) {
+	old, err := head.Catalogue(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	var planned []hfhub.Model
 	for _, m := range p.models {
 		planned = append(planned, hfhub.Model{Name: m.Name, Licence: m.Licence})
 	}
-	licences, err := old.With(planned...).Licences()
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range slices.Sorted(maps.Keys(licences)) {
-		l := licences[id]
-		text := p.given[id]
-		if text == nil && l.Text != "" {
-			text = []byte(l.Text)
-		}
-		if text == nil {
-			there, ok, err := head.Read(ctx, hfhub.TextName(id))
-			if err != nil {
-				return nil, err
-			}
-			if !ok {
-				return nil, &refusal{fmt.Errorf("the %s wants a copy of its text beside the files", l.Name),
-					"save it from " + l.Link + " and give it by --licence " + id + "=FILE; once published, it need not be given again"}
-			}
-			text = there
-		}
-		files = append(files, hfhub.File{Path: hfhub.TextName(id), Content: text})
-	}
-	return files, nil
+	texts, err := head.LicenceFiles(ctx, old.With(planned...), p.given)
+	return old, texts, err
 }
 
 // make has a model ready on this machine: brought, checked, and read. It is done once, however often the head moves.
@@ -148,7 +86,7 @@ func (p *publishModelsCommand) make(ctx context.Context, m matrix.Model) (madeMo
 		return madeModel{}, &refusal{fmt.Errorf("describing %s: %w", m.Name, err), "only whole GGUF files of one part are published"}
 	}
 	if kind := header.Quantisation(); kind != "" && !strings.HasSuffix(strings.ToLower(m.Name), strings.ToLower(kind)) {
-		p.term.warnf("%s has the quantization %s according to its header", m.Name, kind)
+		p.term.Warnf("%s has the quantization %s according to its header", m.Name, kind)
 	}
 	sum, size, err := hfhub.Digest(ctx, local, p.show(m, "reading", "read"))
 	if err != nil {
@@ -159,7 +97,7 @@ func (p *publishModelsCommand) make(ctx context.Context, m matrix.Model) (madeMo
 			"it is another file, or a damaged one: bring the right one, or change models.yaml"}
 	}
 	ready := madeModel{local: local, Model: hfhub.Model{
-		Name: m.Name, File: fileName(m), Size: size, SHA256: sum,
+		Name: m.Name, File: hfhub.FileName(m), Size: size, SHA256: sum,
 		Architecture: header.Architecture, Quantisation: header.Quantisation(), Parameters: header.Parameters, Context: header.Context,
 		VRAM: hub.Memory(header), Weights: m.Source, Licence: m.Licence, Origin: origin,
 	}}

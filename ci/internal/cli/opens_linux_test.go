@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"crypto/elliptic"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -12,77 +11,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
-	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
-	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
-
-// A built release of one SM, and what it was built with.
-type built struct {
-	dir   release.Dir
-	cache string
-	as    *release.Credential
-	build []string
-}
-
-func buildRelease(t *testing.T) built {
-	t.Helper()
-	work := t.TempDir()
-	b := built{dir: release.Dir(filepath.Join(work, "dist")), cache: filepath.Join(work, "cache")}
-	key, _, err := cryptoutils.GeneratePEMEncodedECDSAKeyPair(elliptic.P256(), nil)
-	llama := filepath.Join(work, "llama")
-	err = errors.Join(err, os.WriteFile(filepath.Join(work, "key.pem"), key, 0o600),
-		os.MkdirAll(filepath.Join(llama, "ggml/src/ggml-cuda"), 0o755),
-		os.WriteFile(filepath.Join(llama, "ggml/src/ggml-cuda/CMakeLists.txt"), nil, 0o644),
-		os.WriteFile(filepath.Join(llama, "CMakeLists.txt"), []byte("project(\"llama.cpp\" C CXX)\nset(LLAMA_VERSION_MAJOR 0)\nset(LLAMA_VERSION_MINOR 7)\nset(LLAMA_VERSION_PATCH 3)\n"), 0o644))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("FATBINS", filepath.Join("..", "..", "..", "bundler", "testdata", "fatbin"))
-	t.Setenv("SOURCE_DATE_EPOCH", "")
-	if b.as, err = (&signing{key: filepath.Join(work, "key.pem")}).openKey(sigverify.Release); err != nil {
-		t.Fatal(err)
-	}
-	b.build = []string{"build", "--sm", "75", "--llama", llama, "--release", "v1", "--out", string(b.dir), "--cache", b.cache}
-	b.ci(t, b.build...)
-	return b
-}
-
-func (b built) ci(t *testing.T, args ...string) {
-	t.Helper()
-	said, err := os.Create(filepath.Join(t.TempDir(), "said"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer said.Close()
-	if got := run(t.Context(), args, newTerminal(said, said), &fakeEngines{}); got != exitDone {
-		text, _ := os.ReadFile(said.Name())
-		t.Fatalf("ci %q exits with %d\n%s", args, got, text)
-	}
-}
-
-func (b built) ledger(t *testing.T) *release.Ledger {
-	t.Helper()
-	known, err := release.OpenLedger(b.cache)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return known
-}
-
-func (b built) checks(t *testing.T) release.Checks {
-	t.Helper()
-	m, err := spec.Default()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return release.Checks{RulesFor: rulesIn(m, (&fakeEngines{}).BuildPaths()), Verifier: b.as.Verifier}
-}
 
 // opens counts how often each archive of a folder is opened while do runs.
 func opens(t *testing.T, dir release.Dir, do func()) map[string]int {
@@ -114,8 +48,9 @@ func opens(t *testing.T, dir release.Dir, do func()) map[string]int {
 	return counts
 }
 
-// What the packing of an archive said of it goes through to the manifest and to the signature: it is not read again for
-// that. Each is hashed once where SHA256SUMS is checked; a bill of materials needs the files of one archive of a bundle.
+// What the packing of an archive said of it goes through to the manifest and to the signature: it
+// is not read again for that. Each is hashed once where SHA256SUMS is checked; a bill of materials
+// needs the files of one archive of a bundle.
 func TestArchivesAreReadOnce(t *testing.T) {
 	b := buildRelease(t)
 	sign := func(known *release.Ledger) {
@@ -150,7 +85,8 @@ func TestArchivesAreReadOnce(t *testing.T) {
 	}
 }
 
-// A ledger spares reading, and no check: what is not the file that was noted is read, and verify reads everything.
+// A ledger spares reading, and no check: what is not the file that was noted is read, and verify
+// reads everything.
 func TestKnownArchivesAreChecked(t *testing.T) {
 	b := buildRelease(t)
 	bundle := b.dir.Path(manifests.BundleName(75) + "." + manifests.FormatTarGz)
@@ -206,7 +142,8 @@ func TestKnownArchivesAreChecked(t *testing.T) {
 		t.Errorf("the manifest after signing (-want +got):\n%s", diff)
 	}
 
-	// An archive of another release in the folder is read and refused, whatever the ledger knows of the others.
+	// An archive of another release in the folder is read and refused, whatever the ledger knows of
+	// the others.
 	other := buildRelease(t)
 	for _, format := range manifests.Formats() {
 		name := manifests.BundleName(75) + "." + format

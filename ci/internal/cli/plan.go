@@ -13,6 +13,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/python"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/patches"
@@ -45,7 +46,7 @@ func (s *selection) targets() (matrix.Matrix, []matrix.Target, error) {
 	}
 	targets, err := m.Select(s.sms...)
 	if err != nil {
-		return matrix.Matrix{}, nil, &usageError{fmt.Errorf("--sm: %w", err), "go run ./ci plan --sm all lists them"}
+		return matrix.Matrix{}, nil, console.Usage(fmt.Errorf("--sm: %w", err), "go run ./ci plan --sm all lists them")
 	}
 	return m, targets, nil
 }
@@ -66,10 +67,10 @@ func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal
 		return farm.Source{}, err
 	}
 	src, err := farm.ResolveSource(ctx, s.llama, m.LlamaCPP, set, filepath.Join(s.cache, "sources"), func(text string) {
-		term.notef("source    %s", text)
+		term.Notef("source    %s", text)
 	})
 	for _, text := range src.Warnings {
-		term.warnf("%s", text)
+		term.Warnf("%s", text)
 	}
 	return src, err
 }
@@ -131,7 +132,7 @@ It needs no engine, and no network unless --llama names a source to look at.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if asJSON && asGitHub {
-				return &usageError{errors.New("--json and --github exclude each other"), "give one of them"}
+				return console.Usage(errors.New("--json and --github exclude each other"), "give one of them")
 			}
 			m, targets, err := chosen.targets()
 			if err != nil {
@@ -161,7 +162,7 @@ It needs no engine, and no network unless --llama names a source to look at.`,
 			case asJSON:
 				return printJSON(term, p, true)
 			}
-			term.printf("%s", p.table())
+			term.Printf("%s", p.table())
 			return nil
 		},
 	}
@@ -246,6 +247,6 @@ func printJSON(term *terminal, value any, indent bool) error {
 	if err != nil {
 		return err
 	}
-	term.printf("%s", text)
+	term.Printf("%s", text)
 	return nil
 }

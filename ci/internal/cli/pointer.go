@@ -16,6 +16,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/publisher/cosign"
 	"github.com/waqasm86/llcuda-farm/publisher/pointer"
@@ -115,7 +116,7 @@ func (p *pointerCommand) run(ctx context.Context, term *terminal) error {
 				return "", err
 			}
 			sum := sha256.Sum256(found.Documents.Manifest)
-			term.notef("release   %s at %s, signed by %s", tag, folder, found.Signer.By)
+			term.Notef("release   %s at %s, signed by %s", tag, folder, found.Signer.By)
 			return hex.EncodeToString(sum[:]), nil
 		},
 		Sign: func(ctx context.Context, statement []byte) ([]byte, error) {
@@ -128,12 +129,12 @@ func (p *pointerCommand) run(ctx context.Context, term *terminal) error {
 		return refusedPointer(err)
 	}
 	if before.Number > 0 {
-		term.notef("before    number %d, %s, until %s", before.Number, before.Release, before.Expires.Format(time.RFC3339))
+		term.Notef("before    number %d, %s, until %s", before.Number, before.Release, before.Expires.Format(time.RFC3339))
 	}
 	for _, w := range now.Withdrawn {
-		term.notef("withdrawn %s: %s", w.Release, w.Reason)
+		term.Notef("withdrawn %s: %s", w.Release, w.Reason)
 	}
-	term.printf("release pointer %d: %s, until %s", now.Number, now.Release, now.Expires.Format(time.RFC3339))
+	term.Printf("release pointer %d: %s, until %s", now.Number, now.Release, now.Expires.Format(time.RFC3339))
 	return nil
 }
 
@@ -152,7 +153,7 @@ func (p *pointerCommand) check() (life time.Duration, err error) {
 		}
 	}
 	if p.number < 0 {
-		return 0, &usageError{fmt.Errorf("--number %d: numbers begin at 1", p.number), "leave it out, and it is the next one"}
+		return 0, console.Usage(fmt.Errorf("--number %d: numbers begin at 1", p.number), "leave it out, and it is the next one")
 	}
 	if err := p.checkWithdrawal(); err != nil {
 		return 0, err
@@ -164,14 +165,14 @@ func (p *pointerCommand) checkWithdrawal() error {
 	const example = `like --withdraw v1.1.0-runtime --reason "wrong results on Pascal"`
 	for flag, tag := range map[string]string{"--withdraw": p.withdraw.Release, "--restore": p.restore} {
 		if tag != "" && !releaseName.MatchString(tag) {
-			return &usageError{fmt.Errorf("%s %q: letters, digits and ._- only", flag, tag), "give the release's tag"}
+			return console.Usage(fmt.Errorf("%s %q: letters, digits and ._- only", flag, tag), "give the release's tag")
 		}
 	}
 	switch {
 	case (p.withdraw.Release == "") != (strings.TrimSpace(p.withdraw.Reason) == ""):
-		return &usageError{errors.New("--withdraw and --reason belong together"), example}
+		return console.Usage(errors.New("--withdraw and --reason belong together"), example)
 	case p.withdraw.Release != "" && p.withdraw.Release == p.restore:
-		return &usageError{fmt.Errorf("--withdraw and --restore name the same release, %s", p.restore), "give one of them"}
+		return console.Usage(fmt.Errorf("--withdraw and --restore name the same release, %s", p.restore), "give one of them")
 	}
 	return nil
 }
@@ -185,7 +186,7 @@ func lifeOf(text string) (time.Duration, error) {
 		life = time.Duration(n) * 24 * time.Hour
 	}
 	if err != nil || life <= 0 || life > manifests.MaxPointerLife {
-		return 0, &usageError{fmt.Errorf("--expires %q: want more than nothing, and at most %d days", text, manifests.MaxPointerLife/(24*time.Hour)), "like --expires 30d"}
+		return 0, console.Usage(fmt.Errorf("--expires %q: want more than nothing, and at most %d days", text, manifests.MaxPointerLife/(24*time.Hour)), "like --expires 30d")
 	}
 	return life, nil
 }
@@ -256,7 +257,7 @@ func refusedPointer(err error) error {
 		return &refusal{err, hintFor(err)}
 	}
 	if errors.Is(err, pointer.ErrNoPresent) {
-		return &usageError{err, "name the release: --release TAG"}
+		return console.Usage(err, "name the release: --release TAG")
 	}
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
@@ -43,13 +44,13 @@ func (b *buildCommand) preflight(ctx context.Context) error {
 	}
 	switch {
 	case b.release == "":
-		return &usageError{errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime"}
+		return console.Usage(errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime")
 	case !releaseName.MatchString(b.release):
-		return &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", b.release), "like --release v1.1.0-runtime"}
+		return console.Usage(fmt.Errorf("--release %q: letters, digits and ._- only", b.release), "like --release v1.1.0-runtime")
 	case b.jobs < 0:
-		return &usageError{fmt.Errorf("--jobs %d is negative", b.jobs), "leave it out to run as many as cores and memory allow"}
+		return console.Usage(fmt.Errorf("--jobs %d is negative", b.jobs), "leave it out to run as many as cores and memory allow")
 	case slices.Contains(b.engines, ""):
-		return &usageError{errors.New("--engine: one of the names is empty"), "like --engine unix:///run/a.sock,tcp://10.0.0.2:1234"}
+		return console.Usage(errors.New("--engine: one of the names is empty"), "like --engine unix:///run/a.sock,tcp://10.0.0.2:1234")
 	}
 	if err := b.exposed(ctx); err != nil {
 		return err
@@ -72,9 +73,9 @@ func (b *buildCommand) preflight(ctx context.Context) error {
 	if err := b.resolveSource(ctx); err != nil {
 		return err
 	}
-	b.term.notef("source    llama.cpp %s, commit %s, %s", b.source.Version, orNone(b.source.Commit), b.source.Digest)
+	b.term.Notef("source    llama.cpp %s, commit %s, %s", b.source.Version, orNone(b.source.Commit), b.source.Digest)
 	for _, patch := range b.source.Patches {
-		b.term.notef("source    patched by %s", patch.Name)
+		b.term.Notef("source    patched by %s", patch.Name)
 	}
 	return b.sameRelease(ctx)
 }
@@ -112,10 +113,10 @@ func (b *buildCommand) exposed(ctx context.Context) error {
 	}
 	at := strings.Join(hosts, ", ")
 	if os.Getenv("GITHUB_ACTIONS") == "true" {
-		return &usageError{fmt.Errorf("the engine %s is at a public address, and its connections are neither encrypted nor authenticated: anyone in between could change what is released", at),
-			"reach it through a tunnel (ssh -L, WireGuard, Tailscale) or in a private network, or leave it out: then the runner starts an engine of its own"}
+		return console.Usage(fmt.Errorf("the engine %s is at a public address, and its connections are neither encrypted nor authenticated: anyone in between could change what is released", at),
+			"reach it through a tunnel (ssh -L, WireGuard, Tailscale) or in a private network, or leave it out: then the runner starts an engine of its own")
 	}
-	b.term.warnf("the engine %s is at a public address: its connections are neither encrypted nor authenticated; use a tunnel (ssh -L, WireGuard)", at)
+	b.term.Warnf("the engine %s is at a public address: its connections are neither encrypted nor authenticated; use a tunnel (ssh -L, WireGuard)", at)
 	return nil
 }
 
@@ -130,7 +131,7 @@ func orNone(s string) string {
 func (b *buildCommand) writable() error {
 	err := b.dir.TryWriting()
 	if err != nil {
-		return &usageError{fmt.Errorf("--out %s: %w", b.dir, err), "give a folder that you may write to"}
+		return console.Usage(fmt.Errorf("--out %s: %w", b.dir, err), "give a folder that you may write to")
 	}
 	return nil
 }
@@ -142,7 +143,7 @@ func (b *buildCommand) nothingForeign() error {
 		return err
 	}
 	if len(strange) > 0 {
-		return &usageError{fmt.Errorf("--out %s holds files that are not part of a release: %s", b.dir, strings.Join(strange, ", ")), "move it out of the folder, or use another --out"}
+		return console.Usage(fmt.Errorf("--out %s holds files that are not part of a release: %s", b.dir, strings.Join(strange, ", ")), "move it out of the folder, or use another --out")
 	}
 	return nil
 }
@@ -184,7 +185,7 @@ func (b *buildCommand) room() error {
 			return &spaceError{where[device], bytes, free[device]}
 		}
 	}
-	b.term.notef("disk      this build takes up to %s here", measure.Bytes(need[deviceOf(b.cache)]))
+	b.term.Notef("disk      this build takes up to %s here", measure.Bytes(need[deviceOf(b.cache)]))
 	return nil
 }
 
@@ -231,7 +232,7 @@ func (b *buildCommand) sameRelease(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		return &usageError{fmt.Errorf("reading what --out %s holds already: %w", b.dir, err), hint}
+		return console.Usage(fmt.Errorf("reading what --out %s holds already: %w", b.dir, err), hint)
 	}
 	mine := b.identity()
 	err = release.Common{
@@ -239,7 +240,7 @@ func (b *buildCommand) sameRelease(ctx context.Context) error {
 		Toolkit: manifests.Toolkit{CUDA: b.matrix.Toolkit.CUDA, NVCC: b.matrix.Toolkit.NVCC},
 	}.Strangers(others)
 	if err != nil {
-		return &usageError{fmt.Errorf("--out %s holds files that do not belong to this build:\n%w", b.dir, err), hint}
+		return console.Usage(fmt.Errorf("--out %s holds files that do not belong to this build:\n%w", b.dir, err), hint)
 	}
 	return nil
 }
@@ -252,7 +253,7 @@ func (b *buildCommand) removeDamaged(ctx context.Context, names []string) ([]str
 		if manifests.KindOf(name) == manifests.KindCUDART {
 			_, err := b.dir.Artifacts(ctx, []string{name}, b.known)
 			if isAs[*bundler.AuditError](err) {
-				b.term.warnf("removing a damaged archive, which this build makes again: %v", err)
+				b.term.Warnf("removing a damaged archive, which this build makes again: %v", err)
 				if err := os.Remove(b.dir.Path(name)); err != nil {
 					return nil, err
 				}
@@ -264,7 +265,7 @@ func (b *buildCommand) removeDamaged(ctx context.Context, names []string) ([]str
 	return left, nil
 }
 
-// replaces says whether this build writes the archive of that name.
+// replaces reports whether this build writes the archive of that name.
 func (b *buildCommand) replaces(name string) bool {
 	return manifests.KindOf(name) == manifests.KindBundle && slices.ContainsFunc(b.targets, func(t matrix.Target) bool {
 		return manifests.Stem(name) == manifests.BundleName(t.SM)

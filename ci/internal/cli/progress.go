@@ -81,7 +81,7 @@ func (p *progress) close() {
 func (p *progress) event(e farm.Event) {
 	switch {
 	case e.State == farm.StateLine && e.Step == engineStep:
-		p.term.notef("%-8s %s", e.Stage, e.Line)
+		p.term.Notef("%-8s %s", e.Stage, e.Line)
 	case e.State == farm.StateLine:
 	case e.State == farm.StateProgress && p.counted(e):
 	default:

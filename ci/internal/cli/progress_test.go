@@ -31,7 +31,7 @@ func (c *clock) advance(d time.Duration) { c.now = c.now.Add(d) }
 func TestPlainProgress(t *testing.T) {
 	var out bytes.Buffer
 	c := &clock{time.Unix(0, 0)}
-	p := showProgress(&terminal{&console.Terminal{Program: "ci", Out: io.Discard, Err: &out}}, c.read, true)
+	p := showProgress(&console.Terminal{Program: "ci", Out: io.Discard, Err: &out}, c.read, true)
 	defer p.close()
 	send := func(after time.Duration, e farm.Event) {
 		c.advance(after)
@@ -81,7 +81,7 @@ ci: warning: the engine a was lost while it ran sm89: connection reset
 func TestLiveProgress(t *testing.T) {
 	s := &consoletest.Screen{T: t}
 	c := &clock{time.Unix(0, 0)}
-	term := &terminal{&console.Terminal{Program: "ci", Out: s, Err: s, Live: true, Columns: func() int { return 40 }}}
+	term := &console.Terminal{Program: "ci", Out: s, Err: s, Live: true, Columns: func() int { return 40 }}
 	p := showProgress(term, c.read, false)
 	expect := func(what string, want ...string) {
 		t.Helper()
@@ -96,7 +96,7 @@ func TestLiveProgress(t *testing.T) {
 	expect("two stages run",
 		"host     compile     2m31s",
 		"sm75     compile    123/143  86%  2m31s")
-	term.notef("a note")
+	term.Notef("a note")
 	expect("a note goes above",
 		"a note",
 		"host     compile     2m31s",
@@ -116,7 +116,7 @@ func TestLiveProgress(t *testing.T) {
 	expect("nothing live is left",
 		"a note",
 		"host     compile    done in 2m31s")
-	term.printf("the end")
+	term.Printf("the end")
 	expect("printing goes on", "a note", "host     compile    done in 2m31s", "the end")
 }
 
@@ -171,7 +171,7 @@ func TestExitCode(t *testing.T) {
 		hint string
 	}{
 		{"done", context.Background(), nil, 0, ""},
-		{"usage", context.Background(), fmt.Errorf("x: %w", &usageError{errors.New("y"), "do z"}), 2, "do z"},
+		{"usage", context.Background(), fmt.Errorf("x: %w", console.Usage(errors.New("y"), "do z")), 2, "do z"},
 		{"source", context.Background(), &farm.SourceError{Hint: "give another"}, 2, "give another"},
 		{"selection", context.Background(), &matrix.SelectionError{}, 2, ""},
 		{"engine", context.Background(), fmt.Errorf("x: %w", &engine.UnavailableError{Err: errors.New("y"), Hint: "start it"}), 4, "start it"},

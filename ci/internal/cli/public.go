@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 // publicFlags name a release that the public can download.
@@ -37,13 +38,13 @@ var repoForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+$`)
 func (p *publicFlags) check() error {
 	switch server, err := url.Parse(p.server); {
 	case p.tag == "":
-		return &usageError{errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime"}
+		return console.Usage(errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime")
 	case !releaseName.MatchString(p.tag):
-		return &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", p.tag), "like --release v1.1.0-runtime"}
+		return console.Usage(fmt.Errorf("--release %q: letters, digits and ._- only", p.tag), "like --release v1.1.0-runtime")
 	case !repoForm.MatchString(p.repo):
-		return &usageError{fmt.Errorf("--repo %q is not owner/name", p.repo), "like --repo " + manifests.Repository}
+		return console.Usage(fmt.Errorf("--repo %q is not owner/name", p.repo), "like --repo "+manifests.Repository)
 	case err != nil || server.Host == "" || server.Scheme != "https" && server.Scheme != "http":
-		return &usageError{fmt.Errorf("--server %q is not a URL", p.server), "like --server https://github.com"}
+		return console.Usage(fmt.Errorf("--server %q is not a URL", p.server), "like --server https://github.com")
 	}
 	return nil
 }

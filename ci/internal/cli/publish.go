@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"github.com/spf13/cobra"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 func newPublishCommand(term *terminal) *cobra.Command {
@@ -18,7 +20,7 @@ correct.`,
   go run ./ci publish pypi dist`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return &usageError{errors.New("publish: what to publish is missing"), "go run ./" + cmd.CommandPath() + " --help lists what can be published"}
+			return console.Usage(errors.New("publish: what to publish is missing"), "go run ./"+cmd.CommandPath()+" --help lists what can be published")
 		},
 	}
 	publish.AddCommand(newPublishGitHubCommand(term), newPublishModelsCommand(term), newPublishPyPICommand(term))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -98,7 +99,7 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 		return err
 	}
 	downloads := server + "/" + g.repo + "/releases/download/" + url.PathEscape(tag)
-	opts := publisher.Options{Draft: g.draft, Latest: publisher.Latest(g.latest), Replace: g.replace, Note: func(line string) { term.notef("%s", line) }}
+	opts := publisher.Options{Draft: g.draft, Latest: publisher.Latest(g.latest), Replace: g.replace, Note: func(line string) { term.Notef("%s", line) }}
 	opts.Notes = publisher.Notes(folder.Release, g.table, publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer})
 	if g.dryRun {
 		plan, err := publisher.MakePlan(ctx, store, folder, opts)
@@ -108,7 +109,7 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 		g.printPlan(term, folder, plan)
 		return nil
 	}
-	term.notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), measure.Bytes(folder.Size()), signer.By())
+	term.Notef("publish   %s, %d files, %s, signed by %s", tag, len(folder.Files), measure.Bytes(folder.Size()), signer.By())
 	opts.Progress = term.Transfers("uploading", "uploaded").Report
 	result, err := publisher.Publish(ctx, store, folder, opts)
 	if err != nil {
@@ -116,7 +117,7 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 	}
 	sent := fmt.Sprintf("%d files, %d of them sent now", len(folder.Files), len(result.Sent))
 	if result.Release.Draft {
-		term.printf("%s: a draft of %s, %s", result.Release.URL, tag, sent)
+		term.Printf("%s: a draft of %s, %s", result.Release.URL, tag, sent)
 		return nil
 	}
 	how := "published"
@@ -130,32 +131,32 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 		}
 		seen = "; all can be downloaded"
 	}
-	term.printf("%s: %s, %s%s", result.Release.URL, how, sent, seen)
+	term.Printf("%s: %s, %s%s", result.Release.URL, how, sent, seen)
 	return nil
 }
 
 // store is the repository's releases, and the address of the server that has it.
 func (g *publishGitHubCommand) store() (store *ghrelease.Store, server string, err error) {
 	if !repoForm.MatchString(g.repo) {
-		return nil, "", &usageError{fmt.Errorf("--repo %q is not owner/name", g.repo), "like --repo " + manifests.Repository}
+		return nil, "", console.Usage(fmt.Errorf("--repo %q is not owner/name", g.repo), "like --repo "+manifests.Repository)
 	}
 	switch publisher.Latest(g.latest) {
 	case publisher.LatestTrue, publisher.LatestFalse, publisher.LatestLegacy:
 	default:
-		return nil, "", &usageError{fmt.Errorf("--latest %q", g.latest), "true, false or legacy"}
+		return nil, "", console.Usage(fmt.Errorf("--latest %q", g.latest), "true, false or legacy")
 	}
 	token := cmp.Or(os.Getenv("GITHUB_TOKEN"), os.Getenv("GH_TOKEN"))
 	if token == "" {
-		return nil, "", &usageError{errors.New("there is no token: GITHUB_TOKEN is not set"), "export GITHUB_TOKEN with a token that may write the contents of " + g.repo}
+		return nil, "", console.Usage(errors.New("there is no token: GITHUB_TOKEN is not set"), "export GITHUB_TOKEN with a token that may write the contents of "+g.repo)
 	}
 	api := cmp.Or(g.api, os.Getenv("GITHUB_API_URL"))
 	if api == "" && os.Getenv("GITHUB_SERVER_URL") != "" {
 		if api, err = ghrelease.APIURLOf(os.Getenv("GITHUB_SERVER_URL")); err != nil {
-			return nil, "", &usageError{err, "GITHUB_SERVER_URL is like https://github.com"}
+			return nil, "", console.Usage(err, "GITHUB_SERVER_URL is like https://github.com")
 		}
 	}
 	if server, err = ghrelease.ServerURLOf(api); err != nil {
-		return nil, "", &usageError{err, "--api-url is like https://HOST/api/v3"}
+		return nil, "", console.Usage(err, "--api-url is like https://HOST/api/v3")
 	}
 	commit := g.commit
 	if commit == "" && os.Getenv("GITHUB_ACTIONS") == "true" && strings.EqualFold(os.Getenv("GITHUB_REPOSITORY"), g.repo) {
@@ -163,7 +164,7 @@ func (g *publishGitHubCommand) store() (store *ghrelease.Store, server string, e
 	}
 	store, err = ghrelease.New(g.repo, ghrelease.Options{APIURL: api, Token: token, Commit: commit})
 	if err != nil {
-		return nil, "", &usageError{err, "go run ./ci publish github --help"}
+		return nil, "", console.Usage(err, "go run ./ci publish github --help")
 	}
 	return store, server, nil
 }
@@ -203,24 +204,24 @@ func (g *publishGitHubCommand) printPlan(term *terminal, folder *publisher.Folde
 	case plan.Release != nil:
 		where = "the public release " + plan.Release.URL
 	}
-	term.printf("%s to %s: %s", folder.Release.Release, g.repo, where)
+	term.Printf("%s to %s: %s", folder.Release.Release, g.repo, where)
 	for _, file := range plan.Keep {
-		term.printf("keep     %-50s %10s", file.Name, measure.Bytes(file.Size))
+		term.Printf("keep     %-50s %10s", file.Name, measure.Bytes(file.Size))
 	}
 	for _, asset := range plan.Unfinished {
-		term.printf("delete   %-50s %10s  begun and not whole", asset.Name, measure.Bytes(asset.Size))
+		term.Printf("delete   %-50s %10s  begun and not whole", asset.Name, measure.Bytes(asset.Size))
 	}
 	for _, asset := range plan.Replace {
-		term.printf("replace  %-50s %10s  has other contents", asset.Name, measure.Bytes(asset.Size))
+		term.Printf("replace  %-50s %10s  has other contents", asset.Name, measure.Bytes(asset.Size))
 	}
 	for _, file := range plan.Upload {
-		term.printf("upload   %-50s %10s", file.Name, measure.Bytes(file.Size))
+		term.Printf("upload   %-50s %10s", file.Name, measure.Bytes(file.Size))
 	}
 	switch {
 	case plan.Done():
-		term.printf("nothing to do")
+		term.Printf("nothing to do")
 	case plan.Promote && !g.draft:
-		term.printf("publish  latest: %s", g.latest)
+		term.Printf("publish  latest: %s", g.latest)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -90,23 +91,23 @@ func (p *publishModelsCommand) run(ctx context.Context) error {
 	p.advise()
 	missing := result.Missing()
 	if len(missing) == 0 {
-		p.term.printf("%s: nothing to do, commit %s has everything", result.URL, result.Commit)
+		p.term.Printf("%s: nothing to do, commit %s has everything", result.URL, result.Commit)
 		return nil
 	}
 	for _, change := range missing {
-		p.term.notef("published %s, %s, sha256:%s", change.Path, measure.Bytes(change.Size), change.SHA256)
+		p.term.Notef("published %s, %s, sha256:%s", change.Path, measure.Bytes(change.Size), change.SHA256)
 	}
-	p.term.printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), measure.Bytes(result.Sent))
+	p.term.Printf("%s: commit %s, %d files, %s sent", result.URL, result.Commit, len(missing), measure.Bytes(result.Sent))
 	return nil
 }
 
 // check reads the flags and everything they name, before anything costs time.
 func (p *publishModelsCommand) check() error {
 	if p.repo == "" {
-		return &usageError{errors.New("--repo is missing"), "name the repository, like --repo owner/llcuda-models"}
+		return console.Usage(errors.New("--repo is missing"), "name the repository, like --repo owner/llcuda-models")
 	}
 	if err := hfhub.CheckRepo(p.repo); err != nil {
-		return &usageError{fmt.Errorf("--repo: %w", err), "like --repo owner/llcuda-models"}
+		return console.Usage(fmt.Errorf("--repo: %w", err), "like --repo owner/llcuda-models")
 	}
 	if err := p.choose(); err != nil {
 		return err
@@ -122,12 +123,12 @@ func (p *publishModelsCommand) check() error {
 	p.given = map[string][]byte{}
 	for id, name := range texts {
 		if p.given[id], err = os.ReadFile(name); err != nil {
-			return &usageError{fmt.Errorf("--licence %s: %w", id, err), "give the file with the license text"}
+			return console.Usage(fmt.Errorf("--licence %s: %w", id, err), "give the file with the license text")
 		}
 	}
 	for name := range p.files {
 		if !slices.ContainsFunc(p.models, func(m matrix.Model) bool { return m.Name == name }) {
-			return &usageError{fmt.Errorf("--local %s: that model is not published", name), "published are " + names(p.models)}
+			return console.Usage(fmt.Errorf("--local %s: that model is not published", name), "published are "+names(p.models))
 		}
 	}
 	for _, m := range p.models {
@@ -149,10 +150,10 @@ func (p *publishModelsCommand) check() error {
 		err = cmp.Or(p.source.EndpointProblem, p.source.TokenProblem)
 	}
 	if err != nil {
-		return &usageError{err, "check --endpoint, and the variables HF_ENDPOINT, HF_HOME and HF_TOKEN"}
+		return console.Usage(err, "check --endpoint, and the variables HF_ENDPOINT, HF_HOME and HF_TOKEN")
 	}
 	if p.source.Offline {
-		return &usageError{errors.New("publishing models: the network is switched off"), "unset HF_HUB_OFFLINE"}
+		return console.Usage(errors.New("publishing models: the network is switched off"), "unset HF_HUB_OFFLINE")
 	}
 	p.client = &hfhub.Client{Endpoint: p.source.Endpoint, Tokens: hfhub.StaticToken(p.source.Token), Waiting: p.waiting}
 	if p.source.Token == "" {
@@ -171,11 +172,11 @@ func (p *publishModelsCommand) choose() error {
 	if p.list != "" {
 		var file *os.File
 		if file, err = os.Open(p.list); err != nil {
-			return &usageError{err, "give a file like matrix/models.yaml"}
+			return console.Usage(err, "give a file like matrix/models.yaml")
 		}
 		defer file.Close()
 		if all, err = spec.LoadModels(file); err != nil {
-			return &usageError{fmt.Errorf("reading %s: %w", p.list, err), "matrix/models.yaml shows what such a file holds"}
+			return console.Usage(fmt.Errorf("reading %s: %w", p.list, err), "matrix/models.yaml shows what such a file holds")
 		}
 	}
 	if err != nil {
@@ -188,7 +189,7 @@ func (p *publishModelsCommand) choose() error {
 	for _, name := range p.only {
 		i := slices.IndexFunc(all, func(m matrix.Model) bool { return m.Name == name || slices.Contains(m.Aliases, name) })
 		if i < 0 {
-			return &usageError{fmt.Errorf("--only %s: there is no such model", name), "known are " + names(all)}
+			return console.Usage(fmt.Errorf("--only %s: there is no such model", name), "known are "+names(all))
 		}
 		if !slices.ContainsFunc(p.models, func(m matrix.Model) bool { return m.Name == all[i].Name }) {
 			p.models = append(p.models, all[i])
@@ -211,7 +212,7 @@ func (p *publishModelsCommand) pairs(flag string, given []string) (map[string]st
 	for _, pair := range given {
 		name, file, ok := strings.Cut(pair, "=")
 		if !ok || name == "" || file == "" || found[name] != "" {
-			return nil, &usageError{fmt.Errorf("%s %q is not NAME=FILE, each name once", flag, pair), "like " + flag + " name=path/of/the/file"}
+			return nil, console.Usage(fmt.Errorf("%s %q is not NAME=FILE, each name once", flag, pair), "like "+flag+" name=path/of/the/file")
 		}
 		found[name] = file
 	}
@@ -224,15 +225,12 @@ func (p *publishModelsCommand) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	old, err := p.catalogue(ctx, head)
+	old, _, err := p.held(ctx, head)
 	if err != nil {
 		return p.refuse(err)
 	}
-	if _, err := p.licenceTexts(ctx, head, old); err != nil {
-		return p.refuse(err)
-	}
 	if head.Commit == "" {
-		p.term.printf("create    %s/%s", p.source.Endpoint, p.repo)
+		p.term.Printf("create    %s/%s", p.source.Endpoint, p.repo)
 	}
 	for _, m := range p.models {
 		size := "size not known yet"
@@ -247,19 +245,19 @@ func (p *publishModelsCommand) plan(ctx context.Context) error {
 			}
 			from, size = local, measure.Bytes(ready.Size)
 			if slices.ContainsFunc(old, func(o hfhub.Model) bool { return o.File == ready.File && o.SHA256 == ready.SHA256 }) {
-				p.term.printf("there     %s", fileName(m))
+				p.term.Printf("there     %s", hfhub.FileName(m))
 				continue
 			}
 		}
 		if slices.ContainsFunc(old, func(o hfhub.Model) bool { return p.isThere(m, o) }) {
-			p.term.printf("there     %s", fileName(m))
+			p.term.Printf("there     %s", hfhub.FileName(m))
 			continue
 		}
-		p.term.printf("publish   %s, %s, from %s, license %s", fileName(m), size, from, m.Licence)
+		p.term.Printf("publish   %s, %s, from %s, license %s", hfhub.FileName(m), size, from, m.Licence)
 	}
 	for _, o := range old {
 		if !slices.ContainsFunc(p.models, func(m matrix.Model) bool { return m.Name == o.Name }) {
-			p.term.printf("keep      %s", o.File)
+			p.term.Printf("keep      %s", o.File)
 		}
 	}
 	return nil
@@ -279,13 +277,9 @@ func (p *publishModelsCommand) message() string {
 
 // refuse gives errors their exit codes.
 func (p *publishModelsCommand) refuse(err error) error {
-	var licence *matrix.LicenceError
-	var mismatch *hub.MismatchError
 	switch {
-	case errors.As(err, &licence):
-		return &refusal{err, licence.Hint()}
-	case errors.As(err, &mismatch):
-		return &refusal{err, mismatch.Hint()}
+	case isAs[*matrix.LicenceError](err), isAs[*hub.MismatchError](err), isAs[*hfhub.CatalogueError](err):
+		return &refusal{err, hintFor(err)}
 	case isAs[*hub.GatedError](err), isAs[*hub.TokenError](err), isAs[*hub.RepositoryError](err):
 		return &publisher.RefusedError{Err: err, Way: hintFor(err)}
 	}
@@ -296,7 +290,7 @@ func (p *publishModelsCommand) refuse(err error) error {
 func (p *publishModelsCommand) waiting(wait time.Duration, why error) {
 	const long = 10 * time.Second
 	if wait >= long {
-		p.term.notef("waiting %s: %v", wait.Round(time.Second), why)
+		p.term.Notef("waiting %s: %v", wait.Round(time.Second), why)
 	}
 }
 
@@ -304,7 +298,7 @@ func (p *publishModelsCommand) waiting(wait time.Duration, why error) {
 func (p *publishModelsCommand) advise() {
 	for _, m := range p.models {
 		if ready, ok := p.made[m.Name]; ok && m.SHA256 == "" {
-			p.term.notef("models.yaml could say of %s: size: %d, sha256: %s, vram_mib: %d", m.Name, ready.Size, ready.SHA256, ready.VRAM)
+			p.term.Notef("models.yaml could say of %s: size: %d, sha256: %s, vram_mib: %d", m.Name, ready.Size, ready.SHA256, ready.VRAM)
 		}
 	}
 }

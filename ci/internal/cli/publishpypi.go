@@ -17,6 +17,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/pypi"
@@ -88,7 +89,7 @@ func (p *publishPyPICommand) run(ctx context.Context) error {
 	}
 	python, err := pypi.FindPython(p.python)
 	if err != nil {
-		return &usageError{err, "install Python 3.10 or newer, with venv; or name one with --python"}
+		return console.Usage(err, "install Python 3.10 or newer, with venv; or name one with --python")
 	}
 	twine, err := python.Prepare(ctx, p.cache)
 	if err != nil {
@@ -97,12 +98,12 @@ func (p *publishPyPICommand) run(ctx context.Context) error {
 	twine.Config = p.config
 	address, err := twine.Repository(ctx, p.repository)
 	if err != nil {
-		return &usageError{err, "pypi, testpypi, or a section of .pypirc with its address: repository = https://…"}
+		return console.Usage(err, "pypi, testpypi, or a section of .pypirc with its address: repository = https://…")
 	}
 	index := pypi.Index{URL: p.index}
 	if index.URL == "" {
 		if index.URL, err = pypi.IndexOf(address); err != nil {
-			return &usageError{err, "correct it in .pypirc"}
+			return console.Usage(err, "correct it in .pypirc")
 		}
 	}
 	plan, err := index.MakePlan(ctx, manifests.Distribution, wheels)
@@ -116,7 +117,7 @@ func (p *publishPyPICommand) run(ctx context.Context) error {
 	if err := plan.Refused(index.URL); err != nil {
 		return err
 	}
-	p.term.notef("publish   %s %s to %s, signed by %s", manifests.Distribution, version, address, signer.By())
+	p.term.Notef("publish   %s %s to %s, signed by %s", manifests.Distribution, version, address, signer.By())
 	if err := p.upload(ctx, twine, index, plan); err != nil {
 		return err
 	}
@@ -130,7 +131,7 @@ func (p *publishPyPICommand) run(ctx context.Context) error {
 	if plan.Done() {
 		how = "already published, and the same"
 	}
-	p.term.printf("%s: %s %s: %s; it can be installed", index.URL, manifests.Distribution, version, how)
+	p.term.Printf("%s: %s %s: %s; it can be installed", index.URL, manifests.Distribution, version, how)
 	return nil
 }
 
@@ -143,7 +144,7 @@ func (p *publishPyPICommand) wheels(ctx context.Context, folder *publisher.Folde
 		}
 	}
 	if len(wheels) == 0 {
-		return nil, "", &usageError{fmt.Errorf("publishing %s: it has no Python package", p.dir), fmt.Sprintf("go run ./ci wheel %s, then sign it", p.dir)}
+		return nil, "", console.Usage(fmt.Errorf("publishing %s: it has no Python package", p.dir), fmt.Sprintf("go run ./ci wheel %s, then sign it", p.dir))
 	}
 	found, err := p.dir.CheckWheels(ctx, folder.Release.Release, folder.Release.SourceDateEpoch)
 	if err != nil {
@@ -163,7 +164,7 @@ func (p *publishPyPICommand) wheels(ctx context.Context, folder *publisher.Folde
 // run can have sent it.
 func (p *publishPyPICommand) upload(ctx context.Context, twine pypi.Twine, index pypi.Index, plan pypi.Plan) error {
 	for _, file := range plan.Upload {
-		p.term.notef("upload    %s, %s", file.Name, measure.Bytes(file.Size))
+		p.term.Notef("upload    %s, %s", file.Name, measure.Bytes(file.Size))
 		failed := twine.Upload(ctx, p.repository, p.dir.Path(file.Name))
 		if failed == nil {
 			continue
@@ -222,16 +223,16 @@ func (p *publishPyPICommand) install(ctx context.Context, python pypi.Python, in
 }
 
 func (p *publishPyPICommand) say(index, version string, plan pypi.Plan) {
-	p.term.printf("%s %s to %s", manifests.Distribution, version, index)
+	p.term.Printf("%s %s to %s", manifests.Distribution, version, index)
 	for _, part := range []struct {
 		what  string
 		files []publisher.File
 	}{{"keep", plan.Keep}, {"differs", plan.Differ}, {"upload", plan.Upload}} {
 		for _, file := range part.files {
-			p.term.printf("%-8s %-76s %10s", part.what, file.Name, measure.Bytes(file.Size))
+			p.term.Printf("%-8s %-76s %10s", part.what, file.Name, measure.Bytes(file.Size))
 		}
 	}
 	if plan.Done() {
-		p.term.printf("nothing to do")
+		p.term.Printf("nothing to do")
 	}
 }

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
+	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
 func newReleaseCommand(term *terminal, backend Backend) *cobra.Command {
@@ -73,7 +76,7 @@ func (r *releaseCommand) run(ctx context.Context) error {
 	}{
 		{"build", func() error {
 			if built {
-				r.term.notef("the bundles are in %s already", b.dir)
+				r.term.Notef("the bundles are in %s already", b.dir)
 				return nil
 			}
 			return b.run(ctx)
@@ -90,7 +93,7 @@ func (r *releaseCommand) run(ctx context.Context) error {
 		{"publish", func() error { return r.github.run(ctx, r.term) }},
 		{"verify", func() error {
 			if r.github.draft {
-				r.term.notef("a draft is not public: repeat the command without --draft")
+				r.term.Notef("a draft is not public: repeat the command without --draft")
 				return nil
 			}
 			public := publicFlags{repo: r.github.repo, server: server, tag: r.release, signedBy: r.sign.signedBy}
@@ -98,13 +101,13 @@ func (r *releaseCommand) run(ctx context.Context) error {
 		}},
 	}
 	for i, step := range steps {
-		r.term.notef("release   step %d of %d: %s", i+1, len(steps), step.name)
+		r.term.Notef("release   step %d of %d: %s", i+1, len(steps), step.name)
 		if err := step.do(); err != nil {
 			return &stepError{step.name, err}
 		}
 	}
 	if !r.github.draft {
-		r.term.notef("next: clients without --release install it once the pointer names it; the workflow pointer.yml does that after release.yml;\n      for a release made elsewhere: gh workflow run pointer.yml -f release=%s --repo %s", r.release, r.github.repo)
+		r.term.Notef("next: clients without --release install it once the pointer names it; the workflow pointer.yml does that after release.yml;\n      for a release made elsewhere: gh workflow run pointer.yml -f release=%s --repo %s", r.release, r.github.repo)
 	}
 	return nil
 }
@@ -127,11 +130,11 @@ func (r *releaseCommand) preflight(ctx context.Context, b *buildCommand, c *clie
 	}
 	switch {
 	case r.release == "":
-		return "", nil, &usageError{errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime"}
+		return "", nil, console.Usage(errors.New("--release is missing"), "name the release, like --release v1.1.0-runtime")
 	case !releaseName.MatchString(r.release):
-		return "", nil, &usageError{fmt.Errorf("--release %q: letters, digits and ._- only", r.release), "like --release v1.1.0-runtime"}
+		return "", nil, console.Usage(fmt.Errorf("--release %q: letters, digits and ._- only", r.release), "like --release v1.1.0-runtime")
 	case r.sign.key != "" && r.sign.signedBy.key == "":
-		return "", nil, &usageError{errors.New("--key needs --public-key beside it: what is public is verified with that"), "give the key that users will have"}
+		return "", nil, console.Usage(errors.New("--key needs --public-key beside it: what is public is verified with that"), "give the key that users will have")
 	}
 	r.github.dir, r.github.signedBy, r.github.verified = b.dir, r.sign.signedBy, true
 	if _, server, err = r.github.store(); err != nil {
@@ -150,21 +153,24 @@ func (r *releaseCommand) preflight(ctx context.Context, b *buildCommand, c *clie
 	return server, as, b.openLedger()
 }
 
-// already reports whether the folder holds the bundles of this release, source and selection, as its manifest has them.
+// already reports whether the folder holds the bundles of this release, source and selection, as
+// its manifest has them.
 func (b *buildCommand) already(ctx context.Context) (bool, error) {
-	has, err := b.dir.Manifest()
-	if isAs[*release.MissingError](err) || isAs[*release.Refusal](err) {
-		return false, nil // build says what is wrong with the folder
+	found, err := publisher.InspectFolder(ctx, string(b.dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	mine := b.identity()
+	has, mine := found.Folder.Release, b.identity()
 	if has.Release != mine.Release || has.LlamaCPP != mine.LlamaCPP || has.SourceDateEpoch != mine.Build.SourceDateEpoch {
-		return false, nil
+		return false, nil // build says what is wrong with the folder
 	}
-	if intact, err := b.dir.HasArchives(ctx, has); err != nil || !intact {
-		return false, err
+	for _, a := range has.Assets {
+		if manifests.IsArchive(a.Name) && !found.Intact(a) {
+			return false, nil
+		}
 	}
 	for _, bundle := range has.Bundles() {
 		meta, err := bundler.ReadMetadata(ctx, b.dir.Path(bundle.Name))
@@ -181,7 +187,7 @@ func (r *releaseCommand) say(b *buildCommand, as *release.Credential, server str
 	if err != nil {
 		return err
 	}
-	r.term.printf("%s", p.table())
+	r.term.Printf("%s", p.table())
 	what := "compile what the engine has not compiled yet"
 	if built {
 		what = "nothing: the bundles are in " + string(b.dir)
@@ -194,11 +200,11 @@ func (r *releaseCommand) say(b *buildCommand, as *release.Credential, server str
 	if r.github.draft {
 		where = "a draft"
 	}
-	r.term.printf("\nbuild     %s", what)
-	r.term.printf("client    package llcuda-fetch into %s", b.dir)
-	r.term.printf("wheel     package the Python package into %s", b.dir)
-	r.term.printf("sign      as %s", who)
-	r.term.printf("publish   %s of %s on %s/%s", where, r.release, server, r.github.repo)
-	r.term.printf("verify    everything that is public then")
+	r.term.Printf("\nbuild     %s", what)
+	r.term.Printf("client    package llcuda-fetch into %s", b.dir)
+	r.term.Printf("wheel     package the Python package into %s", b.dir)
+	r.term.Printf("sign      as %s", who)
+	r.term.Printf("publish   %s of %s on %s/%s", where, r.release, server, r.github.repo)
+	r.term.Printf("verify    everything that is public then")
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 func newReproduceCommand(term *terminal, backend Backend) *cobra.Command {
@@ -66,7 +67,7 @@ func (r *reproduceCommand) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reproducing %s: %w", public.Folder, err)
 	}
-	r.term.notef("release   %s, signed by %s", released.Release.Release, released.Signer.By)
+	r.term.Notef("release   %s, signed by %s", released.Release.Release, released.Signer.By)
 	kept := r.out != ""
 	if !kept {
 		r.out = filepath.Join(r.cache, "reproduced", strings.ReplaceAll(r.public.repo, "/", "-"), r.public.tag)
@@ -100,7 +101,7 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 		switch commit := released.LlamaCPP.Commit; {
 		case commit == b.matrix.LlamaCPP.Commit: // the pin, which has more than one place to come from
 		case strings.HasPrefix(commit, "sha256:"):
-			return farm.Outcome{}, &usageError{fmt.Errorf("the release was built from a tree without a commit, %s", commit), "give the tree with --llama"}
+			return farm.Outcome{}, console.Usage(fmt.Errorf("the release was built from a tree without a commit, %s", commit), "give the tree with --llama")
 		default:
 			b.llama = b.matrix.LlamaCPP.Repository + "@" + commit
 		}
@@ -109,8 +110,8 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 		return farm.Outcome{}, err
 	}
 	if got := b.identity().LlamaCPP; got != released.LlamaCPP {
-		return farm.Outcome{}, &usageError{fmt.Errorf("the source is llama.cpp %s, commit %s, build %d; the release is of %s, commit %s, build %d",
-			got.Version, got.Commit, got.Build, released.LlamaCPP.Version, released.LlamaCPP.Commit, released.LlamaCPP.Build), "give the release's source with --llama"}
+		return farm.Outcome{}, console.Usage(fmt.Errorf("the source is llama.cpp %s, commit %s, build %d; the release is of %s, commit %s, build %d",
+			got.Version, got.Commit, got.Build, released.LlamaCPP.Version, released.LlamaCPP.Commit, released.LlamaCPP.Build), "give the release's source with --llama")
 	}
 	b.source.Epoch = time.Unix(released.SourceDateEpoch, 0)
 	like, err := public.BuiltBy(ctx, released, b.targets, r.released(), r.term.Transfers("downloading", "downloaded").Report)
@@ -128,14 +129,14 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 	if outcome.Host.Step == "" {
 		return outcome, err // nothing was begun
 	}
-	r.term.printf("%s", summary(outcome, time.Since(began)))
+	r.term.Printf("%s", summary(outcome, time.Since(began)))
 	writeFailures(r.term, outcome)
 	if err != nil {
 		return outcome, buildError(ctx, outcome, err)
 	}
 	for _, result := range results(outcome) {
 		if result.Stats.Cached {
-			r.term.warnf("%s came from the engine's cache: that it compiles to the same is not shown here; go run ./ci engine prune, or another machine, shows it", result.Step)
+			r.term.Warnf("%s came from the engine's cache: that it compiles to the same is not shown here; go run ./ci engine prune, or another machine, shows it", result.Step)
 		}
 	}
 	return outcome, nil
@@ -156,10 +157,10 @@ func (r *reproduceCommand) compare(ctx context.Context, public release.Public, r
 			case err != nil:
 				return false, err
 			case found.Same:
-				r.term.printf("%s: the same: sha256 %s, %d bytes", mine.Name, mine.SHA256, mine.Size)
+				r.term.Printf("%s: the same: sha256 %s, %d bytes", mine.Name, mine.SHA256, mine.Size)
 				continue
 			case found.OtherRuntime:
-				r.term.printf("%s: differs: the release has another CUDA runtime", mine.Name)
+				r.term.Printf("%s: differs: the release has another CUDA runtime", mine.Name)
 			}
 			same = false
 			for _, f := range found.Findings {
@@ -167,7 +168,7 @@ func (r *reproduceCommand) compare(ctx context.Context, public release.Public, r
 				if f.Path != "" {
 					where += ": " + f.Path
 				}
-				r.term.printf("%s: %s: %s", where, f.Rule, f.Detail)
+				r.term.Printf("%s: %s: %s", where, f.Rule, f.Detail)
 			}
 		}
 	}

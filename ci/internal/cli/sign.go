@@ -63,21 +63,22 @@ func signDir(ctx context.Context, term *terminal, dir release.Dir, opts release.
 		if name == manifests.SignatureName {
 			why = "it signed other files than these"
 		}
-		term.warnf("removed %s: %s", dir.Path(name), why)
+		term.Warnf("removed %s: %s", dir.Path(name), why)
 	}
 	signed, err := dir.Sign(ctx, opts)
 	switch name := dir.Path(manifests.SignatureName); {
 	case err != nil:
 		return err
 	case signed.Already:
-		term.printf("%s: release %s is signed already, by %s", name, signed.Release, signed.By)
+		term.Printf("%s: release %s is signed already, by %s", name, signed.Release, signed.By)
 	default:
-		term.printf("%s: release %s, %d assets, signed by %s", name, signed.Release, signed.Assets, signed.By)
+		term.Printf("%s: release %s, %d assets, signed by %s", name, signed.Release, signed.Assets, signed.By)
 	}
 	return nil
 }
 
-// builtBy is the run of the workflow that signs: it is the one that built, or that collected what its jobs built.
+// builtBy is the run of the workflow that signs: it is the one that built, or that collected what
+// its jobs built.
 func builtBy(identity string) provenance.Run {
 	if !strings.Contains(identity, "/.github/workflows/") {
 		return provenance.Run{}

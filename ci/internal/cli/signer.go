@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/publisher/cosign"
 )
@@ -41,7 +42,8 @@ const (
 
 const waysToSign = "run it in a workflow with the permission id-token: write, or give --sign-in, --oidc-token FILE or --key FILE"
 
-// A policyFor makes the policy of one kind of signature from what the user trusts: sigverify.Release is one.
+// A policyFor makes the policy of one kind of signature from what the user trusts:
+// sigverify.Release is one.
 type policyFor func(issuer, identity string, trustedRoot, publicKey []byte) sigverify.Policy
 
 // open reads the key, or gets a token and reads which services to use.
@@ -54,11 +56,11 @@ func (s *signing) open(ctx context.Context, term *terminal, policy policyFor) (*
 	}
 	switch {
 	case given > 1:
-		return nil, &usageError{errors.New("--key, --oidc-token and --sign-in exclude each other"), "give one of them"}
+		return nil, console.Usage(errors.New("--key, --oidc-token and --sign-in exclude each other"), "give one of them")
 	case s.key != "" && s.config != "":
-		return nil, &usageError{errors.New("--signing-config has no meaning with --key"), "leave --signing-config out: a key uses no services"}
+		return nil, console.Usage(errors.New("--signing-config has no meaning with --key"), "leave --signing-config out: a key uses no services")
 	case s.key == "" && s.signedBy.key != "":
-		return nil, &usageError{errors.New("--public-key has no meaning without --key"), "give the private key with --key, too"}
+		return nil, console.Usage(errors.New("--public-key has no meaning without --key"), "give the private key with --key, too")
 	}
 	if s.key != "" {
 		return s.openKey(policy)
@@ -74,7 +76,7 @@ func (s *signing) open(ctx context.Context, term *terminal, policy policyFor) (*
 	}
 	services, err := cosign.ReadServices(config, time.Now())
 	if err != nil {
-		return nil, &usageError{err, "--signing-config takes a Sigstore signing config, version 0.2"}
+		return nil, console.Usage(err, "--signing-config takes a Sigstore signing config, version 0.2")
 	}
 	get, err := s.tokens(ctx, term, services)
 	if err != nil {
@@ -106,7 +108,7 @@ func (s *signing) openKey(policy policyFor) (*release.Credential, error) {
 	}
 	signer, err := cosign.WithKey(private, passphrase)
 	if err != nil {
-		return nil, &usageError{err, hintFor(err)}
+		return nil, console.Usage(err, hintFor(err))
 	}
 	public, err := signer.PublicKey()
 	if err != nil {
@@ -123,12 +125,13 @@ func (s *signing) openKey(policy policyFor) (*release.Credential, error) {
 	}
 	mine, _ := pem.Decode(public)
 	if theirs, _ := pem.Decode(c.Policy.PublicKey); theirs == nil || !bytes.Equal(mine.Bytes, theirs.Bytes) {
-		return nil, &usageError{errors.New("--key is not the private key of the signer that --public-key, --issuer or --identity name"), "give both keys of one pair, or --key alone"}
+		return nil, console.Usage(errors.New("--key is not the private key of the signer that --public-key, --issuer or --identity name"), "give both keys of one pair, or --key alone")
 	}
 	return c, nil
 }
 
-// tokens is where tokens come from. A runner gives one whenever it is asked; a person is asked once.
+// tokens is where tokens come from. A runner gives one whenever it is asked; a person is asked
+// once.
 func (s *signing) tokens(ctx context.Context, term *terminal, services cosign.Services) (func(context.Context) (cosign.Token, error), error) {
 	once := func(token cosign.Token, err error) (func(context.Context) (cosign.Token, error), error) {
 		return func(context.Context) (cosign.Token, error) { return token, err }, err
@@ -136,7 +139,7 @@ func (s *signing) tokens(ctx context.Context, term *terminal, services cosign.Se
 	text, fromEnv := os.LookupEnv("SIGSTORE_ID_TOKEN")
 	switch {
 	case s.signIn:
-		return once(cosign.Interactive(ctx, services, func(line string) { term.notef("sign in   %s", line) }))
+		return once(cosign.Interactive(ctx, services, func(line string) { term.Notef("sign in   %s", line) }))
 	case s.token == "-":
 		data, err := io.ReadAll(io.LimitReader(os.Stdin, maxToken))
 		if err != nil {
@@ -155,17 +158,17 @@ func (s *signing) tokens(ctx context.Context, term *terminal, services cosign.Se
 		runner := cosign.Runner{RequestURL: os.Getenv(runnerURL), RequestToken: os.Getenv(runnerToken)}
 		return func(ctx context.Context) (cosign.Token, error) { return cosign.Ambient(ctx, runner) }, nil
 	}
-	return nil, &usageError{errors.New("nothing to sign with: there is no token and no key"), waysToSign}
+	return nil, console.Usage(errors.New("nothing to sign with: there is no token and no key"), waysToSign)
 }
 
 // logged tells where a signature was logged.
 func logged(term *terminal) func(cosign.Signature) {
 	return func(signature cosign.Signature) {
 		for _, missed := range signature.Missed {
-			term.warnf("one log does not have the signature, another has: %v", missed)
+			term.Warnf("one log does not have the signature, another has: %v", missed)
 		}
 		if len(signature.Logs) > 0 {
-			term.notef("logged    %s", strings.Join(signature.Logs, ", "))
+			term.Notef("logged    %s", strings.Join(signature.Logs, ", "))
 		}
 	}
 }
@@ -180,7 +183,7 @@ func readOptional(name string) ([]byte, error) {
 	}
 	data, err := os.ReadFile(name)
 	if err != nil {
-		return nil, &usageError{err, "give a file that can be read"}
+		return nil, console.Usage(err, "give a file that can be read")
 	}
 	return data, nil
 }

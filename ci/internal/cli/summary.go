@@ -124,6 +124,6 @@ func writeFailures(term *terminal, outcome farm.Outcome) {
 		if r.Log != "" {
 			text = append(text, "the full log is "+r.Log)
 		}
-		term.notef("%s", strings.Join(text, "\n"))
+		term.Notef("%s", strings.Join(text, "\n"))
 	}
 }

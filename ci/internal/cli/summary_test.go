@@ -29,7 +29,7 @@ func TestSummaryNamesUntriedVariants(t *testing.T) {
 func TestFailuresAreShortened(t *testing.T) {
 	var out bytes.Buffer
 	long := strings.Repeat("ü", 30_000)
-	writeFailures(&terminal{&console.Terminal{Err: &out}}, farm.Outcome{Host: farm.Result{Step: "host", Err: errors.New("no"), Tail: []string{"short", long}}})
+	writeFailures(&console.Terminal{Err: &out}, farm.Outcome{Host: farm.Result{Step: "host", Err: errors.New("no"), Tail: []string{"short", long}}})
 	if got := out.String(); !strings.Contains(got, "    short\n    "+strings.Repeat("ü", 1000)+"…") || len(got) > 3000 {
 		t.Errorf("%d bytes: %.200s", len(got), got)
 	}

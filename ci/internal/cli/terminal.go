@@ -11,28 +11,21 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
-// terminal is where the command talks. Everything it says goes through one of four functions: printf (results, to
-// standard output), notef (what is going on), warnf (what the user should know) and Report (why the command failed).
-type terminal struct{ *console.Terminal }
+// terminal is where the command talks: Printf (results, to standard output), Notef (what is going on), Warnf (what the user
+// should know) and Report (why the command failed).
+type terminal = console.Terminal
 
-func newTerminal(out, err *os.File) *terminal { return &terminal{console.New("ci", out, err)} }
-
-func (t *terminal) printf(format string, args ...any) { t.Printf(format, args...) }
-func (t *terminal) notef(format string, args ...any)  { t.Notef(format, args...) }
-func (t *terminal) warnf(format string, args ...any)  { t.Warnf(format, args...) }
+func newTerminal(out, err *os.File) *terminal { return console.New("ci", out, err) }
 
 // hintFor is the way out of an error: its own where it has one.
 func hintFor(err error) string {
 	var hinted interface{ Hint() string }
-	var usage *usageError
 	var source *farm.SourceError
 	var unavailable *engine.UnavailableError
 	var refused *refusal
 	switch {
 	case errors.As(err, &hinted):
 		return hinted.Hint()
-	case errors.As(err, &usage):
-		return usage.hint
 	case errors.As(err, &source):
 		return source.Hint
 	case errors.As(err, &unavailable):

@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 )
 
@@ -36,7 +37,7 @@ func (t *trust) policy(kind policyFor) (sigverify.Policy, *sigverify.Verifier, e
 	policy := kind(t.issuer, t.identity, root, key)
 	verifier, err := sigverify.New(policy)
 	if err != nil {
-		return sigverify.Policy{}, nil, &usageError{err, "a public key stands alone, without --issuer, --identity and --trusted-root"}
+		return sigverify.Policy{}, nil, console.Usage(err, "a public key stands alone, without --issuer, --identity and --trusted-root")
 	}
 	return policy, verifier, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/trial"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
 func newTryCommand(term *terminal) *cobra.Command {
@@ -30,7 +31,7 @@ GPU or network.`,
 func tryBundle(ctx context.Context, term *terminal, bundle string) error {
 	info, err := os.Stat(bundle)
 	if err != nil {
-		return &usageError{fmt.Errorf("trying a bundle: %w", err), "give a bundle's archive, or the folder that it was unpacked into"}
+		return console.Usage(fmt.Errorf("trying a bundle: %w", err), "give a bundle's archive, or the folder that it was unpacked into")
 	}
 	if !info.IsDir() {
 		dir, err := os.MkdirTemp("", "llcuda-try-")
@@ -42,7 +43,7 @@ func tryBundle(ctx context.Context, term *terminal, bundle string) error {
 			return err
 		}
 	}
-	report, err := trial.Run(ctx, bundle, func(r trial.Result) { term.printf("%s", r) })
+	report, err := trial.Run(ctx, bundle, func(r trial.Result) { term.Printf("%s", r) })
 	if err != nil {
 		return err
 	}

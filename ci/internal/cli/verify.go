@@ -14,6 +14,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
@@ -40,7 +41,7 @@ public can download, without a token, and verifies the signature first.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 0) == (public.tag == "") {
-				return &usageError{errors.New("give either a folder or --release"), "go run ./ci verify dist, or go run ./ci verify --release v1.1.0-runtime"}
+				return console.Usage(errors.New("give either a folder or --release"), "go run ./ci verify dist, or go run ./ci verify --release v1.1.0-runtime")
 			}
 			m, err := spec.Default()
 			if err != nil {
@@ -94,7 +95,7 @@ func verifyDir(ctx context.Context, term *terminal, dir release.Dir, checks rele
 		return fmt.Errorf("verifying %s: %w", dir, err)
 	}
 	for _, f := range report.Findings {
-		term.printf("%s: %s: %s", dir.Path(f.Name), f.Rule, f.Detail)
+		term.Printf("%s: %s: %s", dir.Path(f.Name), f.Rule, f.Detail)
 	}
 	if n := len(report.Findings); n > 0 {
 		found := "1 finding"
@@ -107,7 +108,7 @@ func verifyDir(ctx context.Context, term *terminal, dir release.Dir, checks rele
 	if report.Signer != "" {
 		signature = "signed by " + report.Signer
 	}
-	term.printf("%s: release %s, llama.cpp %s: %d archives and %s agree; %s", dir, report.Release.Release, report.Release.LlamaCPP.Version,
+	term.Printf("%s: release %s, llama.cpp %s: %d archives and %s agree; %s", dir, report.Release.Release, report.Release.LlamaCPP.Version,
 		report.Archives, manifests.ManifestName, signature)
 	return nil
 }
@@ -127,7 +128,7 @@ func verifyPublic(ctx context.Context, term *terminal, at publicFlags, patience 
 	if err != nil {
 		return fail(err)
 	}
-	term.notef("release   %s, signed by %s", released.Release.Release, released.Signer.By)
+	term.Notef("release   %s, signed by %s", released.Release.Release, released.Signer.By)
 	dir := release.Dir(filepath.Join(cache, "published", strings.ReplaceAll(at.repo, "/", "-"), at.tag))
 	if err := public.Download(ctx, released, dir, term.Transfers("downloading", "downloaded").Report); err != nil {
 		return fail(err)

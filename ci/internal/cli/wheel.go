@@ -120,12 +120,12 @@ func (c *clientCommand) wheels(ctx context.Context) error {
 			return err
 		}
 		sum := sha256.Sum256(wheels[name])
-		c.term.notef("sha256    %s", hex.EncodeToString(sum[:]))
+		c.term.Notef("sha256    %s", hex.EncodeToString(sum[:]))
 	}
 	if err := c.otherWheels(found); err != nil {
 		return err
 	}
-	c.term.notef("next: go run ./ci manifest %s, or go run ./ci sign %s, which describes them, too", c.dir, c.dir)
+	c.term.Notef("next: go run ./ci manifest %s, or go run ./ci sign %s, which describes them, too", c.dir, c.dir)
 	return nil
 }
 
@@ -194,7 +194,7 @@ func (c *clientCommand) otherWheels(mine []string) error {
 	}
 	for _, name := range names {
 		if manifests.IsWheel(name) && !slices.Contains(mine, name) {
-			c.term.warnf("removed %s: it is of another version", c.dir.Path(name))
+			c.term.Warnf("removed %s: it is of another version", c.dir.Path(name))
 			if err := os.Remove(c.dir.Path(name)); err != nil {
 				return err
 			}

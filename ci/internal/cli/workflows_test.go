@@ -543,7 +543,7 @@ func TestWorkflowCommands(t *testing.T) {
 
 // parses has the real command line read arguments, as far as it goes without running the command.
 func parses(arguments []string) (path string, err error) {
-	root := newRoot(&terminal{&console.Terminal{Out: io.Discard, Err: io.Discard}}, nil)
+	root := newRoot(&console.Terminal{Out: io.Discard, Err: io.Discard}, nil)
 	cmd, rest, err := root.Find(arguments)
 	if err != nil {
 		return "", err

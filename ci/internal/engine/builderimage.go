@@ -10,6 +10,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/image"
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 // Image is the builder image: its parts on this machine, and what bundles record of it.
@@ -28,7 +29,7 @@ const BaseMade = "made"
 // prepareImage fetches what the builder image is made of into cacheDir. The base is the given
 // registry reference (NAME:TAG, resolved to a digest, or NAME:TAG@DIGEST), or BaseMade. Empty
 // means the reference in docker/cuda12/base.lock, or BaseMade where no registry answers.
-func prepareImage(ctx context.Context, base, cacheDir string, progress func(done, total int64)) (Image, error) {
+func prepareImage(ctx context.Context, base, cacheDir string, progress func(measure.Progress)) (Image, error) {
 	lock, err := cuda12.DefaultLock()
 	if err != nil {
 		return Image{}, err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -354,9 +355,8 @@ func (o Options) prepareImage(ctx context.Context) (Image, error) {
 		}
 	}
 	send(farm.Event{State: farm.StateStart})
-	image, err := prepareImage(ctx, o.Base, o.CacheDir, func(done, total int64) {
-		const mega = 1_000_000
-		send(farm.Event{State: farm.StateProgress, Done: int(done / mega), Total: int(total / mega)})
+	image, err := prepareImage(ctx, o.Base, o.CacheDir, func(at measure.Progress) {
+		send(farm.Event{State: farm.StateProgress}.Megabytes(at))
 	})
 	if err != nil {
 		send(farm.Event{State: farm.StateFailed})

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -122,6 +123,13 @@ type Event struct {
 	Cached      bool
 	Line        string
 	State       string
+}
+
+// Megabytes is the event with how far bytes are.
+func (e Event) Megabytes(at measure.Progress) Event {
+	const mega = 1_000_000
+	e.Done, e.Total = int(at.Done/mega), int(at.Total/mega)
+	return e
 }
 
 // StepStats is what a step cost.

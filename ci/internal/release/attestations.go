@@ -24,8 +24,8 @@ const (
 	ruleSBOM       = "sbom"       // it is not a bill of materials, or does not agree with the archive
 )
 
-// attestations verifies what is said of the release: the signature, the provenance, the bills of materials. A release that
-// is signed has all of them.
+// attestations verifies what is said of the release: the signature, the provenance, the bills of
+// materials. A release that is signed has all of them.
 func (v *verification) attestations(metadata map[string]manifests.Metadata) error {
 	if !v.read() {
 		return nil
@@ -54,7 +54,8 @@ func (v *verification) signature() {
 	}
 }
 
-// VerifySignature verifies the signature over a folder's SHA256SUMS, and that it was made for this release.
+// VerifySignature verifies the signature over a folder's SHA256SUMS, and that it was made for this
+// release.
 func VerifySignature(verifier *sigverify.Verifier, folder *publisher.Folder) (sigverify.Signer, error) {
 	signer, err := verifier.Verify(folder.Sums, folder.Signature)
 	if err == nil {
@@ -80,7 +81,8 @@ func (v *verification) addRefused(name string, err error) {
 	v.add(name, ruleSignature, "%v", err)
 }
 
-// readMetadata reads the metadata of each bundle that is there, by the bundle's name. What cannot be read is left out.
+// readMetadata reads the metadata of each bundle that is there, by the bundle's name. What cannot
+// be read is left out.
 func (v *verification) readMetadata(ctx context.Context) (map[string]manifests.Metadata, error) {
 	bundles := v.folder.Release.Bundles()
 	read := make([]*manifests.Metadata, len(bundles))
@@ -154,7 +156,8 @@ func inOrder(metadata map[string]manifests.Metadata) []manifests.Metadata {
 	return list
 }
 
-// isSigned reports whether a file is made before the signing: what is attested, as opposed to what attests.
+// isSigned reports whether a file is made before the signing: what is attested, as opposed to what
+// attests.
 func isSigned(name string) bool {
 	return manifests.IsArchive(name) || manifests.KindOf(name) == manifests.KindClient
 }

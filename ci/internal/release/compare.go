@@ -14,8 +14,9 @@ import (
 
 const otherSM = "give an SM that it has"
 
-// BuiltBy is how the release's bundles of these targets were built, by their metadata.json, which is all that is used of the
-// archives that are downloaded to a folder for that. One build has one engine and one base.
+// BuiltBy is how the release's bundles of these targets were built, by their metadata.json, which
+// is all that is used of the archives that are downloaded to a folder for that. One build has one
+// engine and one base.
 func (p Public) BuiltBy(ctx context.Context, release *fetch.Release, targets []matrix.Target, to Dir, progress func(publisher.Progress)) (*manifests.Build, error) {
 	if err := os.MkdirAll(string(to), 0o755); err != nil {
 		return nil, err
@@ -54,8 +55,8 @@ type Comparison struct {
 	Findings []bundler.Finding
 }
 
-// Compare compares an archive in a folder with the release's. Where they differ, it downloads the released one to a folder
-// to say in what.
+// Compare compares an archive in a folder with the release's. Where they differ, it downloads the
+// released one to a folder to say in what.
 func (p Public) Compare(ctx context.Context, release *fetch.Release, built manifests.Artifact, dir, to Dir, progress func(publisher.Progress)) (Comparison, error) {
 	released, ok := release.Asset(built.Name)
 	switch {

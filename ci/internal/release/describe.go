@@ -19,11 +19,12 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
 
-// readLimit bounds how many archives are unpacked at once: each takes a core, and its window and temporary files take
-// memory and disk.
+// readLimit bounds how many archives are unpacked at once: each takes a core, and its window and
+// temporary files take memory and disk.
 func readLimit() int { return min(runtime.GOMAXPROCS(0), 4) }
 
-// Artifacts are the manifest's entries of the named archives. Those that the ledger knows are not read.
+// Artifacts are the manifest's entries of the named archives. Those that the ledger knows are not
+// read.
 func (d Dir) Artifacts(ctx context.Context, names []string, known *Ledger) ([]manifests.Artifact, error) {
 	found := make([]manifests.Artifact, len(names))
 	group, ctx := errgroup.WithContext(ctx)
@@ -111,13 +112,14 @@ type Description struct {
 	Manifest []byte // manifest.json
 	Sums     []byte // SHA256SUMS
 
-	// SignatureStays says that the folder has a signature, which still signs these sums; SignatureRemoved that it had one
-	// over others, which was removed.
+	// SignatureStays says that the folder has a signature, which still signs these sums;
+	// SignatureRemoved that it had one over others, which was removed.
 	SignatureStays, SignatureRemoved bool
 }
 
-// Describe writes manifest.json and SHA256SUMS for what lies in the folder. It refuses a folder with anything else in it
-// than one whole release. Files that killed processes left unfinished are removed before.
+// Describe writes manifest.json and SHA256SUMS for what lies in the folder. It refuses a folder
+// with anything else in it than one whole release. Files that killed processes left unfinished are
+// removed before.
 func (d Dir) Describe(ctx context.Context, known *Ledger) (Description, error) {
 	unlock, err := bundler.LockFolder(ctx, string(d))
 	if err != nil {
@@ -171,21 +173,6 @@ func (d Dir) describe(archives []manifests.Artifact) (Description, error) {
 		sums = append(sums, manifests.Sum{Name: asset.Name, SHA256: asset.SHA256})
 	}
 	return Description{Release: release, Manifest: manifest, Sums: sums.Encode()}, nil
-}
-
-// HasArchives reports whether the folder has every bundle and every CUDA runtime of a manifest, by their bytes.
-func (d Dir) HasArchives(ctx context.Context, of manifests.Release) (bool, error) {
-	for _, archive := range slices.Concat(of.Of(manifests.KindBundle), of.Of(manifests.KindCUDART)) {
-		if ctx.Err() != nil {
-			return false, ctx.Err()
-		}
-		if sum, err := sumOf(d.Path(archive.Name)); errors.Is(err, fs.ErrNotExist) || err == nil && sum != archive.SHA256 {
-			return false, nil
-		} else if err != nil {
-			return false, err
-		}
-	}
-	return true, nil
 }
 
 // asset is the manifest's entry of a file that is not an archive of the bundler's.

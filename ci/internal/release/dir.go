@@ -1,8 +1,10 @@
-// Package release is the folder of one release, and everything that is done with it between the packing of its archives
-// and its publication: describing, signing, verifying, and comparing it with what the public can download.
+// Package release is the folder of one release, and everything that is done with it between the
+// packing of its archives and its publication: describing, signing, verifying, and comparing it
+// with what the public can download.
 //
-// The commands of ci call it. In flow a folder, what to check it against and what to sign with; out flow values, findings
-// and typed errors. The package never prints, knows no flags, and reads no environment.
+// The commands of ci call it. In flow a folder, what to check it against and what to sign with; out
+// flow values, findings and typed errors. The package never prints, knows no flags, and reads no
+// environment.
 //
 //	archives ──Describe──▶ manifest.json, SHA256SUMS ──Sign──▶ bills of materials, provenance, signature
 //	folder   ──Verify──▶ Report
@@ -49,7 +51,8 @@ func (d Dir) Names() ([]string, error) {
 	return names, nil
 }
 
-// Contents sorts the names in the folder into archives and other assets. It refuses a folder that holds anything else.
+// Contents sorts the names in the folder into archives and other assets. It refuses a folder that
+// holds anything else.
 func (d Dir) Contents() (archives, beside []string, err error) {
 	names, err := d.Names()
 	if err != nil {
@@ -79,8 +82,8 @@ func (d Dir) noBundle() error {
 	return &MissingError{fmt.Errorf("describing %s: it holds no bundle", d), "go run ./ci build makes bundles"}
 }
 
-// Foreign are the names of what has no place in the folder: what is neither a file of a release nor an unfinished one, and
-// folders.
+// Foreign are the names of what has no place in the folder: what is neither a file of a release nor
+// an unfinished one, and folders.
 func (d Dir) Foreign() ([]string, error) {
 	entries, err := os.ReadDir(string(d))
 	if err != nil {
@@ -123,7 +126,8 @@ func (d Dir) TryWriting() error {
 	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
-// removePartials removes what killed processes left unfinished, whatever its age. The caller holds the folder's lock.
+// removePartials removes what killed processes left unfinished, whatever its age. The caller holds
+// the folder's lock.
 func (d Dir) removePartials() error {
 	names, err := d.Names()
 	if err != nil {
@@ -209,7 +213,8 @@ func exists(name string) bool {
 	return err == nil
 }
 
-// WriteFile writes beside the target, syncs and renames, so that readers see the old file or the new one.
+// WriteFile writes beside the target, syncs and renames, so that readers see the old file or the
+// new one.
 func WriteFile(name string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.partial")
 	if err != nil {

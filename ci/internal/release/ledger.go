@@ -12,10 +12,11 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// A Ledger knows archives that this very program wrote or read before, so that a build need not read them again: half a
-// gigabyte of CUDA libraries, mostly. It goes by what make goes by, and more: an archive counts as the one that was
-// noted while its file is the same one, with the same size and times, the time of its last change included. Whether its
-// bytes are right is for verify to say, which knows no ledger. A nil Ledger knows nothing.
+// A Ledger knows archives that this very program wrote or read before, so that a build need not
+// read them again: half a gigabyte of CUDA libraries, mostly. It goes by what make goes by, and
+// more: an archive counts as the one that was noted while its file is the same one, with the same
+// size and times, the time of its last change included. Whether its bytes are right is for verify
+// to say, which knows no ledger. A nil Ledger knows nothing.
 type Ledger struct {
 	dir  string
 	tool string // the program's own digest: another one may write and read archives differently

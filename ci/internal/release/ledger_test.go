@@ -11,7 +11,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// A file that was changed, replaced or moved is not the one that was noted, whatever its size and time say.
+// A file that was changed, replaced or moved is not the one that was noted, whatever its size and
+// time say.
 func TestLedger(t *testing.T) {
 	artifact := manifests.Artifact{Name: "llcuda-bins-sm75.tar.gz", Kind: manifests.KindBundle, Size: 4, SM: 75, GPUs: []string{"T4"},
 		Tar: &manifests.Digest{SHA256: "ab", Size: 9}, Requires: &manifests.Requires{Glibc: "2.34"}, SourceDateEpoch: 7}
@@ -70,7 +71,8 @@ func TestLedger(t *testing.T) {
 			if diff := cmp.Diff(artifact, got); diff != "" || key != "made from x" {
 				t.Errorf("key %q (-want +got):\n%s", key, diff)
 			}
-			// Reading it again does not forget what it was made from; another program knows nothing of it.
+			// Reading it again does not forget what it was made from; another program knows nothing
+			// of it.
 			if err := l.Note(file, "", artifact); err != nil {
 				t.Fatal(err)
 			}

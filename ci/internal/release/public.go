@@ -24,15 +24,16 @@ import (
 type Public struct {
 	// Folder is the address of the folder with the release's files, with a slash at the end.
 	Folder string
-	// Patience is how long what is not there may still come: GitHub's servers for downloads take a moment to have what was
-	// published.
+	// Patience is how long what is not there may still come: GitHub's servers for downloads take a
+	// moment to have what was published.
 	Patience time.Duration
 }
 
 // Patience is that with what was published just now.
 const Patience = time.Minute
 
-// Resolve reads what vouches for the release and believes it as a client does: signature, sums, manifest.
+// Resolve reads what vouches for the release and believes it as a client does: signature, sums,
+// manifest.
 func (p Public) Resolve(ctx context.Context, tag string, verifier *sigverify.Verifier) (*fetch.Release, error) {
 	var release *fetch.Release
 	err := p.await(ctx, func() (err error) {
@@ -83,11 +84,12 @@ func (p Public) await(ctx context.Context, try func() error) error {
 	return answer
 }
 
-// downloadLimit is how many assets are downloaded at once: more would not be faster, and each is several connections.
+// downloadLimit is how many assets are downloaded at once: more would not be faster, and each is
+// several connections.
 const downloadLimit = 3
 
-// Download has the whole release in a folder: what is there already with the right digest stays, and what an interrupted
-// run began is continued.
+// Download has the whole release in a folder: what is there already with the right digest stays,
+// and what an interrupted run began is continued.
 func (p Public) Download(ctx context.Context, release *fetch.Release, dir Dir, progress func(publisher.Progress)) error {
 	if err := os.MkdirAll(string(dir), 0o755); err != nil {
 		return err
@@ -136,8 +138,8 @@ func (p Public) fetch(ctx context.Context, blob transfer.Blob, partial string, p
 	return err
 }
 
-// ReadBack downloads files that were published, as anybody can, and compares them with what they must be. Nothing of them
-// stays in dir.
+// ReadBack downloads files that were published, as anybody can, and compares them with what they
+// must be. Nothing of them stays in dir.
 func (p Public) ReadBack(ctx context.Context, files []publisher.File, dir string, progress func(publisher.Progress)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(downloadLimit)

@@ -13,7 +13,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// What is read back is taken if it is what was published, also where it comes late, and refused if it is not.
+// What is read back is taken if it is what was published, also where it comes late, and refused if
+// it is not.
 func TestReadBack(t *testing.T) {
 	data := strings.Repeat("0123456789", 1000)
 	var asked atomic.Int64

@@ -27,7 +27,8 @@ import (
 // SignOptions are what a release is signed with.
 type SignOptions struct {
 	*Credential
-	// Pin is the llama.cpp of the matrix, which says where that commit comes from: archives know the commit alone.
+	// Pin is the llama.cpp of the matrix, which says where that commit comes from: archives know
+	// the commit alone.
 	Pin matrix.LlamaPin
 	// Run is what built the archives.
 	Run provenance.Run
@@ -46,8 +47,8 @@ type Signed struct {
 	Already bool
 }
 
-// Sign writes the bills of materials, the provenance, a new description of the folder, and the signature over it. A folder
-// that has all of that, and right, stays as it is.
+// Sign writes the bills of materials, the provenance, a new description of the folder, and the
+// signature over it. A folder that has all of that, and right, stays as it is.
 func (d Dir) Sign(ctx context.Context, opts SignOptions) (Signed, error) {
 	unlock, err := d.lock()
 	if err != nil {
@@ -121,8 +122,9 @@ type signing struct {
 	bundles map[string]manifests.Metadata // by name
 }
 
-// preflight makes sure that what is to be signed is what was built: every archive, and the client, as SHA256SUMS has it. A
-// client that is not named there yet joins. Documents that Sign makes itself may be half-made.
+// preflight makes sure that what is to be signed is what was built: every archive, and the client,
+// as SHA256SUMS has it. A client that is not named there yet joins. Documents that Sign makes
+// itself may be half-made.
 func (s *signing) preflight(ctx context.Context) error {
 	if err := s.dir.removePartials(); err != nil {
 		return err
@@ -144,7 +146,7 @@ func (s *signing) preflight(ctx context.Context) error {
 			fmt.Sprintf("go run ./ci verify %s shows more; if the files are right, go run ./ci manifest %s describes them again", s.dir, s.dir)}
 	}
 	archives, err := s.dir.archives(ctx, names, s.Known)
-	if err == nil && slices.ContainsFunc(archives, func(a manifests.Artifact) bool { return found.Listed(a.Name) != a.SHA256 }) {
+	if err == nil && slices.ContainsFunc(archives, func(a manifests.Artifact) bool { return !found.Intact(a) }) {
 		archives, err = s.dir.archives(ctx, names, nil) // the ledger was wrong about one
 	}
 	if err != nil {

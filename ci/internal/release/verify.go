@@ -83,7 +83,8 @@ type verification struct {
 	signer   string
 }
 
-// inspect begins a verification with what needs no look into the files: SHA256SUMS and manifest.json.
+// inspect begins a verification with what needs no look into the files: SHA256SUMS and
+// manifest.json.
 func (d Dir) inspect(ctx context.Context, checks Checks) (*verification, error) {
 	present, err := d.Names()
 	if err != nil {
@@ -122,8 +123,9 @@ func (v *verification) irregular() error {
 	return nil
 }
 
-// contents unpacks every archive and compares it with the manifest, or with itself where the manifest does not name it. It
-// returns the bundles' metadata by their names: what cannot be read is a finding.
+// contents unpacks every archive and compares it with the manifest, or with itself where the
+// manifest does not name it. It returns the bundles' metadata by their names: what cannot be read
+// is a finding.
 func (v *verification) contents(ctx context.Context) (map[string]manifests.Metadata, error) {
 	metadata := map[string]manifests.Metadata{}
 	group, ctx := errgroup.WithContext(ctx)

@@ -15,11 +15,12 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/wheel"
 )
 
-// ruleWheel is broken by a wheel that is not as wheels must be, or has another client than the folder.
+// ruleWheel is broken by a wheel that is not as wheels must be, or has another client than the
+// folder.
 const ruleWheel = "wheel"
 
-// CheckWheels checks the Python package of a release against what a wheel must be, and against the client beside it. A
-// release may have none: the first ones did not.
+// CheckWheels checks the Python package of a release against what a wheel must be, and against the
+// client beside it. A release may have none: the first ones did not.
 func (d Dir) CheckWheels(ctx context.Context, release string, epoch int64) ([]publisher.Finding, error) {
 	present, err := d.Names()
 	if err != nil {
@@ -65,7 +66,8 @@ func (d Dir) CheckWheels(ctx context.Context, release string, epoch int64) ([]pu
 	return findings, nil
 }
 
-// WheelContents unpacks the archive of the client that goes into the wheel, and makes its bill of materials as Sign does.
+// WheelContents unpacks the archive of the client that goes into the wheel, and makes its bill of
+// materials as Sign does.
 func (d Dir) WheelContents(ctx context.Context, to, release string, epoch int64) (wheel.Contents, error) {
 	name := wheel.Client()
 	if !exists(d.Path(name)) {

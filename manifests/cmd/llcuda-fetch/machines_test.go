@@ -362,7 +362,7 @@ func TestOwnRuntime(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, _ = n.fetch(3, "verify", "--public-key", n.path("key.pub"))
-	if !strings.Contains(out, "/lib/libcublas.so.12: it has ") {
+	if !strings.Contains(out, "/lib/libcublas.so.12: its sha256 is ") {
 		t.Errorf("the damaged library is not named:\n%s", out)
 	}
 	// A damaged library is not gone back to, and not used again.

@@ -5,7 +5,7 @@ import (
 	"os"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli"
-	_ "github.com/waqasm86/llcuda-farm/manifests/fetch/launch/atonce" // starts what run asks for, before main is there
+	_ "github.com/waqasm86/llcuda-farm/manifests/fetch/launch/earlyexec" // starts what run asks for, before main is there
 )
 
 func main() { os.Exit(fetchcli.Main(os.Args[1:], newVerifier)) }

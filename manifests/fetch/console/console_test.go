@@ -146,3 +146,12 @@ func TestSlowServer(t *testing.T) {
 		})
 	}
 }
+
+// A file that is there with its first report took no time, not less than none.
+func TestTransferAtOnce(t *testing.T) {
+	var err bytes.Buffer
+	(&console.Terminal{Err: &err}).Transfers("downloading", "downloaded").Report(measure.Progress{Name: "a", Done: 2, Total: 2})
+	if got := err.String(); got != "downloaded a, 2 B in 0.0s\n" {
+		t.Errorf("got %q", got)
+	}
+}

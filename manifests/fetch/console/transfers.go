@@ -44,7 +44,7 @@ func (s *Transfers) Report(p measure.Progress) {
 	r := s.running[at]
 	r.last = p
 	now := time.Now()
-	first, last, ok := r.Take(p)
+	first, last, ok := r.Take(p, now)
 	switch {
 	case !ok:
 	case last:
@@ -58,7 +58,7 @@ func (s *Transfers) Report(p measure.Progress) {
 		}
 	case first:
 		fmt.Fprintf(t.Err, "%s %s, %s%s\n", s.doing, p.Name, measure.Bytes(p.Total), resumed(p.From))
-	case r.Due(PlainEvery):
+	case r.Due(now, PlainEvery):
 		fmt.Fprintln(t.Err, r.line(p, now))
 	}
 }
@@ -89,7 +89,7 @@ type Meter struct {
 
 // Take takes how far the file is. It reports whether that is the first and the last there is to say, and whether there is
 // anything to say: not where an earlier run's bytes are being read again, nor twice that the file is whole.
-func (m *Meter) Take(p measure.Progress) (first, last, ok bool) {
+func (m *Meter) Take(p measure.Progress, now time.Time) (first, last, ok bool) {
 	last = p.Whole()
 	if m.whole && !last {
 		*m = Meter{} // it is brought again
@@ -97,7 +97,6 @@ func (m *Meter) Take(p measure.Progress) (first, last, ok bool) {
 	if m.whole || !last && p.Source == "" && p.Done <= p.From {
 		return false, false, false
 	}
-	now := time.Now()
 	if first = m.began.IsZero(); first {
 		m.began, m.said = now, now
 	}
@@ -106,8 +105,7 @@ func (m *Meter) Take(p measure.Progress) (first, last, ok bool) {
 }
 
 // Due reports whether it is time to speak again: at most once in a while of that length.
-func (m *Meter) Due(every time.Duration) bool {
-	now := time.Now()
+func (m *Meter) Due(now time.Time, every time.Duration) bool {
 	if now.Sub(m.said) < every {
 		return false
 	}

@@ -31,7 +31,8 @@ func Strict(root *cobra.Command, prefix string) {
 		var named interface{ GetSpecifiedName() string }
 		if errors.As(err, &named) && cmd.Flags().Lookup(named.GetSpecifiedName()) == nil {
 			if others := takers(root, named.GetSpecifiedName()); len(others) > 0 {
-				return Usage(fmt.Errorf("--%s means nothing to %s", named.GetSpecifiedName(), cmd.CommandPath()), "it is a flag of "+strings.Join(others, ", "))
+				flag := "--" + named.GetSpecifiedName()
+				return Usage(fmt.Errorf("%s does not use %s", cmd.CommandPath(), flag), flag+" works with "+strings.Join(others, ", "))
 			}
 		}
 		return Usage(err, help(cmd))
@@ -54,7 +55,7 @@ func Strict(root *cobra.Command, prefix string) {
 func takers(root *cobra.Command, flag string) (list []string) {
 	each(root, func(cmd *cobra.Command) {
 		if cmd.Flags().Lookup(flag) != nil {
-			list = append(list, cmd.CommandPath())
+			list = append(list, strings.TrimPrefix(cmd.CommandPath(), root.Name()+" "))
 		}
 	})
 	return list

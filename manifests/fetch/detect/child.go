@@ -15,9 +15,9 @@ import (
 // errLate is a child that did not end in its time.
 var errLate = errors.New("no answer")
 
-// child runs a program in a process group of its own, so that whatever it started ends with it, and returns its standard
-// output. It ends with the context, which has the limit given.
-func child(ctx context.Context, limit time.Duration, environ []string, program string, args ...string) (string, error) {
+// runChild runs a program in a process group of its own, so that whatever it started ends with it,
+// and returns its standard output. It ends with the context, which has the limit given.
+func runChild(ctx context.Context, limit time.Duration, environ []string, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -43,7 +43,8 @@ func child(ctx context.Context, limit time.Duration, environ []string, program s
 	return out.String(), err
 }
 
-// maxOutput is far above the answer of any machine; a program that writes without end must not fill the memory.
+// maxOutput is far above the answer of any machine; a program that writes without end must not fill
+// the memory.
 const maxOutput = 1 << 20
 
 type limitedBuffer struct{ *bytes.Buffer }

@@ -2,11 +2,13 @@ package detect
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/home"
 )
 
 // runtimeLibraries are the CUDA 12 libraries that bundles need and do not have inside.
@@ -20,8 +22,9 @@ const (
 	sourceLoader      = "loader"
 )
 
-// cudaLibraries looks for the CUDA libraries everywhere they may be. Of each source and name the first good file counts.
-// libcublas and libcublasLt belong together and are taken from one folder: of two versions they do not load.
+// cudaLibraries looks for the CUDA libraries everywhere they may be. Of each source and name the
+// first good file counts. libcublas and libcublasLt belong together and are taken from one folder:
+// of two versions they do not load.
 func (d Detector) cudaLibraries(ctx context.Context) []manifests.CUDALibrary {
 	var list []manifests.CUDALibrary
 	for _, source := range []struct {
@@ -47,7 +50,7 @@ func (d Detector) librariesIn(source string, folders []string) []manifests.CUDAL
 	for _, folder := range folders {
 		has := func(soname string) bool {
 			file := d.path(folder, soname)
-			return checkLibrary(file, soname) == nil && !d.inStore(file)
+			return checkLibrary(file, soname) == nil && !IsFromStore(manifests.CUDALibrary{Path: file})
 		}
 		for _, soname := range runtimeLibraries {
 			if at[soname] != "" || !has(soname) {
@@ -68,15 +71,25 @@ func (d Detector) librariesIn(source string, folders []string) []manifests.CUDAL
 	return list
 }
 
-// inStore says whether a file is the client's own, as where LD_LIBRARY_PATH leads into an installation: what is there today
-// belongs to another installation and goes with it.
-func (d Detector) inStore(file string) bool {
-	if d.Disk == "" {
-		return false
+// IsFromStore reports whether a library is one that llcuda-fetch keeps: a program that `run`
+// started finds it through LD_LIBRARY_PATH. It is not the machine's, and goes with the installation
+// that it belongs to.
+func IsFromStore(library manifests.CUDALibrary) bool {
+	file, err := filepath.EvalSymlinks(library.Path)
+	if err != nil {
+		return library.Source == "store"
 	}
-	real, err := filepath.EvalSymlinks(file)
-	home, homeErr := filepath.EvalSymlinks(d.Disk)
-	return err == nil && homeErr == nil && strings.HasPrefix(real, home+string(filepath.Separator))
+	return isInStore(file)
+}
+
+// isInStore reports whether a file, links resolved, lies below a folder that is a store.
+func isInStore(file string) bool {
+	for dir := filepath.Dir(file); dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if info, err := os.Lstat(filepath.Join(dir, home.Marker)); err == nil && info.Mode().IsRegular() {
+			return true
+		}
+	}
+	return false
 }
 
 // glob lists what matches below the root, as paths of the machine, the highest version first.
@@ -90,8 +103,8 @@ func (d Detector) glob(pattern string) []string {
 	return matches
 }
 
-// pipFolders are those of the packages nvidia-cublas-cu12 and nvidia-cuda-runtime-cu12, in the Python environment that
-// is active, then in the system's and the user's.
+// pipFolders are those of the packages nvidia-cublas-cu12 and nvidia-cuda-runtime-cu12, in the
+// Python environment that is active, then in the system's and the user's.
 func (d Detector) pipFolders() []string {
 	var folders []string
 	for _, packages := range []string{

@@ -1,15 +1,18 @@
-// Package detect finds out what a machine is: its GPUs, driver, platform, C libraries, processor, CUDA libraries and disk.
+// Package detect finds out what a machine is: its GPUs, driver, platform, C libraries, processor,
+// CUDA libraries and disk.
 //
-// The fetch package calls it. In goes a Detector, which names the root folder and the environment to look at; out comes
-// a Report: the manifests.Host that Pick reads, and for each part of it which source gave it, or why the source did not.
+// The fetch package calls it. In goes a Detector, which names the root folder and the environment
+// to look at; out comes a Report: the manifests.Host that Pick reads, and for each part of it which
+// source gave it, or why the source did not.
 //
 //	the probe (probe/probe.c), which asks CUDA        decides which GPUs programs have
 //	nvidia-smi → the driver's files → the PCI bus     say why there are none, and serve where the probe cannot run
 //
-// A GPU that only the driver's files or the bus show is not one that programs have, unless everything that CUDA opens is
-// there as well. Every source has a time limit, because drivers, nvidia-smi and network folders hang on real machines. What
-// no source tells is left empty. The package runs the probe and nvidia-smi and nothing else; it loads no library, uses no
-// network, writes nothing and never prints.
+// A GPU that only the driver's files or the bus show is not one that programs have, unless
+// everything that CUDA opens is there as well. Every source has a time limit, because drivers,
+// nvidia-smi and network folders hang on real machines. What no source tells is left empty. The
+// package runs the probe and nvidia-smi and nothing else; it loads no library, uses no network,
+// writes nothing and never prints.
 package detect
 
 import (
@@ -33,16 +36,16 @@ type Detector struct {
 	Root string
 	// Environ is the environment, as programs would have it: os.Environ() where nil.
 	Environ []string
-	// Limit is the time that each source has: 10 seconds where 0. The probe has three times as much.
+	// Limit is the time that each source has: 10 seconds where 0. The probe has three times as
+	// much.
 	Limit time.Duration
 	// Probe is the program that asks CUDA. Where it is not there, the other sources serve.
 	Probe string
-	// Disk is the store's folder: the free space of its file system counts, and libraries in it are not the machine's. It
-	// need not exist yet.
+	// Disk is the store's folder, whose file system's free space counts. It need not exist yet.
 	Disk string
 }
 
-// A Report is a machine, and where each part of it was learnt.
+// A Report is a machine, and where each part of it was learned.
 type Report struct {
 	Host    manifests.Host `json:"host"`
 	Sources []Source       `json:"sources"`
@@ -52,16 +55,17 @@ type Report struct {
 type Source struct {
 	// Name is the place: "nvidia-smi", "/proc/driver/nvidia".
 	Name string `json:"name"`
-	// Gave is what was learnt there, and Problem why nothing, or not all, was.
+	// Gave is what was learned there, and Problem why nothing, or not all, was.
 	Gave    string `json:"gave,omitempty"`
 	Problem string `json:"problem,omitempty"`
 }
 
-// DefaultLimit is the time that each source has. nvidia-smi takes up to 6 seconds where the persistence daemon is off and
-// several GPUs have to be woken.
+// DefaultLimit is the time that each source has. nvidia-smi takes up to 6 seconds where the
+// persistence daemon is off and several GPUs have to be woken.
 const DefaultLimit = 10 * time.Second
 
-// Detect looks at the machine. It fails only with the context's error: what cannot be learnt is a Source's Problem.
+// Detect looks at the machine. It fails only with the context's error: what cannot be learned is a
+// Source's Problem.
 func (d Detector) Detect(ctx context.Context) (Report, error) {
 	d = d.withDefaults()
 	// What is slow runs side by side; each part has the Host's fields of its own.
@@ -70,7 +74,7 @@ func (d Detector) Detect(ctx context.Context) (Report, error) {
 	var r Report
 	h := &r.Host
 	h.OS, h.Arch = runtime.GOOS, runtime.GOARCH
-	h.Kernel = d.text("proc/sys/kernel/osrelease")
+	h.Kernel = d.readText("proc/sys/kernel/osrelease")
 	h.Platform = d.Platform()
 	h.Distribution = d.distribution()
 	h.CPU = d.cpu()
@@ -141,8 +145,8 @@ type outcome[T any] struct {
 	late  bool
 }
 
-// background runs a source for at most limit. A source that never returns is left behind: a read of a dead network
-// folder, or a child that the kernel does not let die, cannot be ended.
+// background runs a source for at most limit. A source that never returns is left behind: a read of
+// a dead network folder, or a child that the kernel does not let die, cannot be ended.
 func background[T any](ctx context.Context, limit time.Duration, source func(context.Context) T) <-chan outcome[T] {
 	// The child is ended at the limit; what is beyond is for those that do not end.
 	const grace = time.Second
@@ -166,8 +170,8 @@ func (d Detector) path(elements ...string) string {
 	return filepath.Join(append([]string{d.Root}, elements...)...)
 }
 
-// text is a small file of /proc or /sys, without the newline at its end, or nothing.
-func (d Detector) text(path string) string {
+// readText is a small file of /proc or /sys, without the newline at its end, or nothing.
+func (d Detector) readText(path string) string {
 	data, err := os.ReadFile(d.path(path))
 	if err != nil {
 		return ""
@@ -180,8 +184,8 @@ func (d Detector) exists(path string) bool {
 	return err == nil
 }
 
-// freeBytes is what an ordinary user may still write to the folder's file system; negative if it is not known. Where the
-// folder does not exist, the nearest one above it counts.
+// freeBytes is what an ordinary user may still write to the folder's file system; negative if it is
+// not known. Where the folder does not exist, the nearest one above it counts.
 func freeBytes(folder string) int64 {
 	if folder == "" {
 		return -1

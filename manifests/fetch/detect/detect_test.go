@@ -73,7 +73,8 @@ func gpu(index int, name string, sm, memory int) manifests.GPU {
 	return manifests.GPU{Index: index, UUID: "GPU-" + string(rune('a'+index)), Name: name, SM: matrix.SM(sm), MemoryMiB: memory}
 }
 
-// What nvidia-smi does on real machines: facts.md's list. Each answer is one that a driver was seen to give.
+// What nvidia-smi does on real machines: facts.md's list. Each answer is one that a driver was seen
+// to give.
 func TestNvidiaSMI(t *testing.T) {
 	tests := map[string]struct {
 		smi     string
@@ -242,7 +243,8 @@ func TestHangingChildrenEnd(t *testing.T) {
 	}
 }
 
-// A folder of LD_LIBRARY_PATH that never answers, as those of a dead server: all that the other sources tell is there.
+// A folder of LD_LIBRARY_PATH that never answers, as those of a dead server: all that the other
+// sources tell is there.
 func TestHangingFolders(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "dead"), 0o755); err != nil {
@@ -318,66 +320,6 @@ func TestDistribution(t *testing.T) {
 	}
 }
 
-// The C and C++ libraries that programs get: of LD_LIBRARY_PATH, of the system, and on NixOS of nix-ld, whose loader has its
-// own C library beside it.
-func TestCLibraries(t *testing.T) {
-	const nix = "/run/current-system/sw/share/nix-ld/lib"
-	multiarch := "/usr/lib/" + triplets[runtime.GOARCH]
-	for name, test := range map[string]struct {
-		env            []string
-		at             map[string]string // library → newest version
-		links          map[string]string
-		glibc, glibcxx string
-		libstdcxx      string
-	}{
-		"none":         {},
-		"the system's": {at: map[string]string{multiarch + "/libc.so.6": "GLIBC_2.35", multiarch + "/libstdc++.so.6": "GLIBCXX_3.4.30"}, glibc: "2.35", glibcxx: "3.4.30"},
-		"an older one in the way": {env: []string{"LD_LIBRARY_PATH", "/empty:/opt/old"},
-			at:    map[string]string{multiarch + "/libc.so.6": "GLIBC_2.35", multiarch + "/libstdc++.so.6": "GLIBCXX_3.4.30", "/opt/old/libstdc++.so.6": "GLIBCXX_3.4.22"},
-			glibc: "2.35", glibcxx: "3.4.22", libstdcxx: "/opt/old/libstdc++.so.6"},
-		"NixOS without nix-ld": {at: map[string]string{"/nix/store/x-glibc/lib/libc.so.6": "GLIBC_2.40"}},
-		"NixOS with nix-ld": {at: map[string]string{"/nix/store/x-glibc/lib/libc.so.6": "GLIBC_2.40", nix + "/libstdc++.so.6": "GLIBCXX_3.4.33"},
-			links: map[string]string{nix + "/ld.so": "/nix/store/x-glibc/lib/ld-linux-x86-64.so.2"}, glibc: "2.40", glibcxx: "3.4.33"},
-		"nix-ld by its variables": {env: []string{"NIX_LD", "/nix/store/x-glibc/lib/ld-linux-x86-64.so.2", "NIX_LD_LIBRARY_PATH", "/nix/store/gcc/lib"},
-			at: map[string]string{"/nix/store/x-glibc/lib/libc.so.6": "GLIBC_2.40", "/nix/store/gcc/lib/libstdc++.so.6": "GLIBCXX_3.4.33"}, glibc: "2.40", glibcxx: "3.4.33"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			for path, version := range test.at {
-				versioned(t, filepath.Join(dir, path), version)
-				loader := filepath.Join(dir, filepath.Dir(path), "ld-linux-x86-64.so.2")
-				if err := os.WriteFile(loader, nil, 0o755); err != nil {
-					t.Fatal(err)
-				}
-			}
-			for name, target := range test.links {
-				if err := os.Symlink(filepath.Join(dir, target), filepath.Join(dir, name)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			host := detect(t, dir, test.env...).Host
-			if host.Glibc != test.glibc || host.GLIBCXX != test.glibcxx || host.LibStdCXX != test.libstdcxx {
-				t.Errorf("glibc %q, GLIBCXX %q from %q", host.Glibc, host.GLIBCXX, host.LibStdCXX)
-			}
-		})
-	}
-}
-
-// versioned compiles a shared library that defines a version.
-func versioned(t *testing.T, path, version string) {
-	t.Helper()
-	script := filepath.Join(t.TempDir(), "version")
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o777), os.WriteFile(script, []byte(version+" { answer; };\n"), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("gcc", "-shared", "-nostdlib", "-o", path, "-Wl,--version-script="+script, "-Wl,-soname,"+filepath.Base(path), "-x", "c", "-")
-	cmd.Stdin = strings.NewReader("int answer(void) { return 42; }\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
-	}
-}
-
 func TestCPU(t *testing.T) {
 	dir := root(t, map[string]string{
 		"proc/cpuinfo":              "processor\t: 0\nmodel name\t: Intel(R) Xeon(R) CPU @ 2.20GHz\nflags\t\t: sse4_2 avx2 avx avx\n\nprocessor\t: 1\nmodel name\t: other\n",
@@ -388,144 +330,6 @@ func TestCPU(t *testing.T) {
 	if diff := cmp.Diff(want, host.CPU); diff != "" || host.Kernel != "6.1.85+" {
 		t.Error(diff, host.Kernel)
 	}
-}
-
-// library compiles a shared library.
-func library(t *testing.T, path, soname string) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("gcc", "-shared", "-nostdlib", "-o", path, "-Wl,-soname,"+soname, "-x", "c", "-")
-	cmd.Stdin = strings.NewReader("int answer(void) { return 42; }\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
-	}
-}
-
-func libraries(t *testing.T, dir, folder string) {
-	t.Helper()
-	for _, soname := range runtimeLibraries {
-		library(t, filepath.Join(dir, folder, soname), soname)
-	}
-}
-
-// found is source and folder of each library, below the root.
-func found(report Report, dir string) []string {
-	list := []string{}
-	for _, library := range report.Host.CUDALibraries {
-		list = append(list, library.Source+" "+strings.TrimPrefix(library.Path, dir))
-	}
-	return list
-}
-
-func whole(source, folder string) []string {
-	list := []string{}
-	for _, soname := range runtimeLibraries {
-		list = append(list, source+" "+folder+"/"+soname)
-	}
-	return list
-}
-
-func TestCUDALibraries(t *testing.T) {
-	multiarch := "/usr/lib/" + triplets[runtime.GOARCH]
-	for name, test := range map[string]struct {
-		put  func(dir string)
-		env  []string
-		want []string
-	}{
-		"none":        {put: func(string) {}, want: []string{}},
-		"environment": {put: func(dir string) { libraries(t, dir, "/opt/cuda") }, env: []string{"LD_LIBRARY_PATH", "relative::/missing:/opt/cuda"}, want: whole("environment", "/opt/cuda")},
-		"the client's own, by way of an installation": {put: func(dir string) {
-			libraries(t, dir, "/store/runtimes/r/lib")
-			if err := os.Symlink("store/runtimes/r/lib", dir+"/linked"); err != nil {
-				t.Fatal(err)
-			}
-		}, env: []string{"LD_LIBRARY_PATH", "/store/runtimes/r/lib:/linked"}, want: []string{}},
-		"toolkit": {put: func(dir string) { libraries(t, dir, "/usr/local/cuda-12.4/lib64") }, want: whole("toolkit", "/usr/local/cuda-12.4/lib64")},
-		"another home": {put: func(dir string) { libraries(t, dir, "/opt/toolkit/targets/x86_64-linux/lib") },
-			env: []string{"CUDA_HOME", "/opt/toolkit"}, want: whole("toolkit", "/opt/toolkit/targets/x86_64-linux/lib")},
-		"loader": {put: func(dir string) { libraries(t, dir, multiarch) }, want: whole("loader", multiarch)},
-		"a stub does not count": {put: func(dir string) { libraries(t, dir, "/opt/cuda/lib64/stubs") },
-			env: []string{"LD_LIBRARY_PATH", "/opt/cuda/lib64/stubs"}, want: []string{}},
-		"nor does a link to one": {put: func(dir string) {
-			libraries(t, dir, "/opt/cuda/stubs")
-			if err := os.Symlink("cuda/stubs", dir+"/opt/plain"); err != nil {
-				t.Fatal(err)
-			}
-		}, env: []string{"LD_LIBRARY_PATH", "/opt/plain"}, want: []string{}},
-		"nor what is no library": {put: func(dir string) {
-			libraries(t, dir, "/usr/local/cuda/lib64")
-			if err := os.WriteFile(dir+"/usr/local/cuda/lib64/libcudart.so.12", []byte("text"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}, want: whole("toolkit", "/usr/local/cuda/lib64")[:2]},
-		"nor another version by this name": {put: func(dir string) {
-			libraries(t, dir, "/usr/local/cuda/lib64")
-			library(t, dir+"/usr/local/cuda/lib64/libcudart.so.12", "libcudart.so.13")
-		}, want: whole("toolkit", "/usr/local/cuda/lib64")[:2]},
-		"cuBLAS is taken whole": {put: func(dir string) {
-			library(t, dir+"/usr/local/cuda/lib64/libcublas.so.12", "libcublas.so.12")
-			libraries(t, dir, "/usr/local/cuda/lib")
-		}, want: whole("toolkit", "/usr/local/cuda/lib")},
-		"pip": {put: func(dir string) {
-			const packages = "/venv/lib/python3.11/site-packages/nvidia/"
-			library(t, dir+packages+"cublas/lib/libcublas.so.12", "libcublas.so.12")
-			library(t, dir+packages+"cublas/lib/libcublasLt.so.12", "libcublasLt.so.12")
-			library(t, dir+packages+"cuda_runtime/lib/libcudart.so.12", "libcudart.so.12")
-		}, env: []string{"VIRTUAL_ENV", "/venv"}, want: []string{
-			"pip /venv/lib/python3.11/site-packages/nvidia/cublas/lib/libcublas.so.12",
-			"pip /venv/lib/python3.11/site-packages/nvidia/cublas/lib/libcublasLt.so.12",
-			"pip /venv/lib/python3.11/site-packages/nvidia/cuda_runtime/lib/libcudart.so.12",
-		}},
-		"in the order of trial": {put: func(dir string) {
-			libraries(t, dir, multiarch)
-			libraries(t, dir, "/usr/local/cuda/lib64")
-		}, want: append(whole("toolkit", "/usr/local/cuda/lib64"), whole("loader", multiarch)...)},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			test.put(dir)
-			report, err := Detector{Root: dir, Environ: environment(test.env...), Disk: filepath.Join(dir, "store")}.Detect(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(test.want, found(report, dir)); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
-
-// The loader's cache, as the real ldconfig writes it, leads to folders that nobody could guess.
-func TestLoaderCache(t *testing.T) {
-	ldconfig, err := exec.LookPath("ldconfig")
-	if err != nil {
-		ldconfig = "/sbin/ldconfig"
-	}
-	for _, format := range []string{"new", "compat"} {
-		dir := root(t, map[string]string{"etc/ld.so.conf": "/opt/somewhere\n"})
-		libraries(t, dir, "/opt/somewhere")
-		if out, err := exec.Command(ldconfig, "-c", format, "-r", dir).CombinedOutput(); err != nil {
-			t.Fatalf("ldconfig: %v\n%s", err, out)
-		}
-		if diff := cmp.Diff(whole("loader", "/opt/somewhere"), found(detect(t, dir), dir)); diff != "" {
-			t.Errorf("%s: %s", format, diff)
-		}
-	}
-}
-
-// A damaged cache is one more source that gave nothing.
-func FuzzLoaderCache(f *testing.F) {
-	real, err := os.ReadFile("/etc/ld.so.cache")
-	if err == nil {
-		f.Add(real[:min(len(real), 4096)])
-	}
-	f.Add([]byte("glibc-ld.so.cache1.1\xff\xff\xff\xff"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		Detector{Root: root(t, map[string]string{"etc/ld.so.cache": string(data)})}.loaderCache()
-	})
 }
 
 // The machine itself: what its own programs say must be what is read from its files.

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DeviceFiles says what is wrong with the files that CUDA opens; empty where all are in order. WSL has another one.
+// DeviceFiles says what is wrong with the files that CUDA opens; empty where all are in order. WSL
+// has another one.
 func (d Detector) DeviceFiles() string {
 	d = d.withDefaults()
 	if d.exists("dev/dxg") {
@@ -48,11 +49,11 @@ func describe(name string, err error) []string {
 	return []string{fmt.Sprintf("/dev/%s cannot be opened (%v)", name, err)}
 }
 
-// Shadows are the files named libcuda.so.1 which LD_LIBRARY_PATH puts in the place of the driver's own: stubs to link
-// against, and libraries of NVIDIA's package cuda-compat.
+// Shadows are the files named libcuda.so.1 which LD_LIBRARY_PATH puts in the place of the driver's
+// own: stubs to link against, and libraries of NVIDIA's package cuda-compat.
 func (d Detector) Shadows() []string {
 	d = d.withDefaults()
-	return slices.DeleteFunc(in(d.environmentFolders(), driverLibrary), func(file string) bool {
+	return slices.DeleteFunc(joinEach(d.environmentFolders(), driverLibrary), func(file string) bool {
 		return !d.exists(file) || !isStub(file) && !isCompat(file)
 	})
 }

@@ -14,7 +14,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// versionLine finds the version in /proc/driver/nvidia/version, which the open kernel modules word differently:
+// versionLine finds the version in /proc/driver/nvidia/version, which the open kernel modules word
+// differently:
 //
 //	NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023
 //	NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (…)
@@ -22,10 +23,10 @@ var versionLine = regexp.MustCompile(`Module\b.*?\s([0-9]{2,}\.[0-9]+(?:\.[0-9]+
 
 // driverVersion asks the kernel which driver is loaded.
 func (d Detector) driverVersion() (version string, source Source) {
-	if version := d.text("sys/module/nvidia/version"); matrix.IsVersion(version) {
+	if version := d.readText("sys/module/nvidia/version"); matrix.IsVersion(version) {
 		return version, Source{Name: "/sys/module/nvidia/version", Gave: "driver " + version}
 	}
-	if match := versionLine.FindStringSubmatch(d.text("proc/driver/nvidia/version") + "\n"); match != nil {
+	if match := versionLine.FindStringSubmatch(d.readText("proc/driver/nvidia/version") + "\n"); match != nil {
 		return match[1], Source{Name: "/proc/driver/nvidia/version", Gave: "driver " + match[1]}
 	}
 	return "", Source{}
@@ -34,14 +35,15 @@ func (d Detector) driverVersion() (version string, source Source) {
 // libraryVersion finds the version in the name that libcuda.so.1 is a link to.
 var libraryVersion = regexp.MustCompile(`^libcuda\.so\.([0-9]{2,}\.[0-9]+(?:\.[0-9]+)?)$`)
 
-// firstDrivers are the first drivers of each version of CUDA, ascending, for machines that show CUDA and nothing else.
-// https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/ (table 3)
+// firstDrivers are the first drivers of each version of CUDA, ascending, for machines that show
+// CUDA and nothing else. https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/ (table 3)
 var firstDrivers = []struct{ cuda, driver string }{
 	{"11.0", "450.36.06"}, {"11.4", "470.42.01"}, {"11.8", "520.61.05"}, {"12.0", "525.60.13"}, {"12.1", "530.30.02"}, {"12.2", "535.54.03"},
 	{"12.3", "545.23.06"}, {"12.4", "550.54.14"}, {"12.5", "555.42.02"}, {"12.6", "560.28.03"}, {"12.8", "570.26"}, {"12.9", "575.51.03"}, {"13.0", "580.65.06"},
 }
 
-// driverOf is the driver that a libcuda.so.1 and its version of CUDA belong to: by its name, or at least as new as this.
+// driverOf is the driver that a libcuda.so.1 and its version of CUDA belong to: by its name, or at
+// least as new as this.
 func driverOf(library, cuda string) string {
 	if real, err := filepath.EvalSymlinks(library); err == nil {
 		if match := libraryVersion.FindStringSubmatch(filepath.Base(real)); match != nil {
@@ -59,7 +61,8 @@ func driverOf(library, cuda string) string {
 
 const gpusFolder = "/proc/driver/nvidia/gpus"
 
-// driverGPUs asks the driver's own files. They are there in every container, whether it may use the GPUs or not.
+// driverGPUs asks the driver's own files. They are there in every container, whether it may use the
+// GPUs or not.
 func (d Detector) driverGPUs() []manifests.GPU {
 	files, _ := filepath.Glob(d.path(gpusFolder, "*", "information")) // the pattern is good
 	slices.Sort(files)                                                // by bus address, as the driver counts
@@ -103,7 +106,8 @@ func (d Detector) busGPUs() []manifests.GPU {
 const (
 	pciFolder    = "/sys/bus/pci/devices"
 	vendorNVIDIA = 0x10de
-	// The class of VGA and 3D controllers, without its lower bytes. Audio and USB functions of the same card have others.
+	// The class of VGA and 3D controllers, without its lower bytes. Audio and USB functions of the
+	// same card have others.
 	classDisplay = 0x03
 )
 
@@ -126,7 +130,7 @@ func (d Detector) pciDevices() []pciDevice {
 
 func (d Detector) pciDevice(address string) (pciDevice, bool) {
 	number := func(name string) uint64 {
-		n, _ := strconv.ParseUint(d.text(filepath.Join(pciFolder, address, name)), 0, 32)
+		n, _ := strconv.ParseUint(d.readText(filepath.Join(pciFolder, address, name)), 0, 32)
 		return n
 	}
 	if number("vendor") != vendorNVIDIA || number("class")>>16 != classDisplay {
@@ -135,15 +139,17 @@ func (d Detector) pciDevice(address string) (pciDevice, bool) {
 	return pciDevice{address, uint16(number("device"))}, true
 }
 
-// A chip is a range of NVIDIA's PCI device ids, which belong to one chip or to several of one compute capability.
+// A chip is a range of NVIDIA's PCI device ids, which belong to one chip or to several of one
+// compute capability.
 type chip struct {
 	first, last uint16
 	name        string
 	sm          matrix.SM
 }
 
-// chips are the ranges of the PCI id database (https://pci-ids.ucw.cz/read/PC/10de) with the compute capabilities of
-// https://developer.nvidia.com/cuda-gpus, ascending. Chips older than Kepler are left out: no bundle is for them.
+// chips are the ranges of the PCI id database (https://pci-ids.ucw.cz/read/PC/10de) with the
+// compute capabilities of https://developer.nvidia.com/cuda-gpus, ascending. Chips older than
+// Kepler are left out: no bundle is for them.
 var chips = []chip{
 	{0x0fc0, 0x0fff, "GK107", 30},
 	{0x1001, 0x103f, "GK110", 35},

@@ -20,8 +20,8 @@ var (
 	machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
 )
 
-// systemFolders are where the dynamic loader looks without being told, and where it finds the driver's libraries on
-// platforms whose containers do not always tell it.
+// systemFolders are where the dynamic loader looks without being told, and where it finds the
+// driver's libraries on platforms whose containers do not always tell it.
 func systemFolders() []string {
 	triplet := triplets[runtime.GOARCH]
 	return []string{"/lib/" + triplet, "/usr/lib/" + triplet, "/lib64", "/usr/lib64", "/lib", "/usr/lib"}
@@ -48,11 +48,12 @@ type cVersions struct {
 	source         Source
 }
 
-// cLibraries learns them without running the libraries: those in these folders, else those that the loader finds.
+// cLibraries learns them without running the libraries: those in these folders, else those that the
+// loader finds.
 func (d Detector) cLibraries(folders []string) cVersions {
 	c := cVersions{source: Source{Name: cLibrariesName}}
 	newest := func(soname, prefix string) (version, file string) {
-		for i, file := range slices.Concat(in(folders, soname), d.loaderFiles(soname)) {
+		for i, file := range slices.Concat(joinEach(folders, soname), d.loaderFiles(soname)) {
 			if version := d.newestVersion(file, prefix); version != "" {
 				if i >= len(folders) {
 					file = ""
@@ -82,8 +83,8 @@ func (d Detector) cLibraries(folders []string) cVersions {
 	return c
 }
 
-// in are the paths of a file in each of some folders.
-func in(folders []string, name string) []string {
+// joinEach are the paths of a file in each of some folders.
+func joinEach(folders []string, name string) []string {
 	var files []string
 	for _, folder := range folders {
 		files = append(files, filepath.Join(folder, name))
@@ -93,11 +94,12 @@ func in(folders []string, name string) []string {
 
 // loaderFiles is where the dynamic loader finds a library without LD_LIBRARY_PATH, in its order.
 func (d Detector) loaderFiles(soname string) []string {
-	return slices.Concat(d.loaderCache()[soname], in(systemFolders(), soname), in(d.nixFolders(), soname))
+	return slices.Concat(d.loaderCache()[soname], joinEach(systemFolders(), soname), joinEach(d.nixFolders(), soname))
 }
 
-// nixFolders are where the loader of nix-ld looks, which NixOS has for programs that were built elsewhere: beside the loader
-// that it starts, and in its list. https://github.com/nix-community/nix-ld
+// nixFolders are where the loader of nix-ld looks, which NixOS has for programs that were built
+// elsewhere: beside the loader that it starts, and in its list.
+// https://github.com/nix-community/nix-ld
 func (d Detector) nixFolders() []string {
 	const standard = "/run/current-system/sw/share/nix-ld/lib"
 	folders := append(filepath.SplitList(d.getenv("NIX_LD_LIBRARY_PATH")), standard)
@@ -109,7 +111,8 @@ func (d Detector) nixFolders() []string {
 	return folders
 }
 
-// newestVersion is the highest version with a prefix that a library of this machine defines, or nothing.
+// newestVersion is the highest version with a prefix that a library of this machine defines, or
+// nothing.
 func (d Detector) newestVersion(file, prefix string) string {
 	lib, err := elf.Open(d.path(file))
 	if err != nil {
@@ -132,9 +135,10 @@ func (d Detector) newestVersion(file, prefix string) string {
 	return newest
 }
 
-// loaderCache reads /etc/ld.so.cache: the paths of each soname, in the loader's order. The format is glibc's,
-// https://sourceware.org/git/?p=glibc.git;a=blob;f=sysdeps/generic/dl-cache.h: a header, entries with offsets of two
-// strings, and the strings. Files that older ldconfigs write have the older format in front of it.
+// loaderCache reads /etc/ld.so.cache: the paths of each soname, in the loader's order. The format
+// is glibc's, https://sourceware.org/git/?p=glibc.git;a=blob;f=sysdeps/generic/dl-cache.h: a
+// header, entries with offsets of two strings, and the strings. Files that older ldconfigs write
+// have the older format in front of it.
 func (d Detector) loaderCache() map[string][]string {
 	const (
 		magic      = "glibc-ld.so.cache1.1"

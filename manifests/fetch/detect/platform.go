@@ -16,7 +16,7 @@ func (d Detector) Platform() string {
 		return notebook
 	}
 	switch {
-	case strings.Contains(strings.ToLower(d.text("proc/version")), "microsoft"):
+	case strings.Contains(strings.ToLower(d.readText("proc/version")), "microsoft"):
 		return "wsl"
 	case d.exists(".dockerenv"), d.exists("run/.containerenv"), d.getenv("KUBERNETES_SERVICE_HOST") != "", d.exists("run/systemd/container"):
 		return "container"
@@ -26,9 +26,9 @@ func (d Detector) Platform() string {
 
 // distribution is ID and VERSION_ID of os-release(5).
 func (d Detector) distribution() string {
-	text := d.text("etc/os-release")
+	text := d.readText("etc/os-release")
 	if text == "" {
-		text = d.text("usr/lib/os-release")
+		text = d.readText("usr/lib/os-release")
 	}
 	values := map[string]string{}
 	for line := range strings.Lines(text) {

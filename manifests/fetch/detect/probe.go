@@ -21,7 +21,8 @@ import (
 // ProbeName is the probe's file, beside the client's.
 const ProbeName = "llcuda-probe"
 
-// probeLimits is how many limits the probe has: CUDA wakes one GPU after the other, and the largest machines have 16.
+// probeLimits is how many limits the probe has: CUDA wakes one GPU after the other, and the largest
+// machines have 16.
 const probeLimits = 3
 
 // An answer is what the probe printed; probe.c says what its fields are.
@@ -51,8 +52,8 @@ type cudaAnswer struct {
 	why     string
 }
 
-// yes says that programs have a GPU.
-func (a cudaAnswer) yes() bool { return a.asked && a.Error == 0 && len(a.Devices) > 0 }
+// showsGPU reports whether programs have a GPU.
+func (a cudaAnswer) showsGPU() bool { return a.asked && a.Error == 0 && len(a.Devices) > 0 }
 
 // version is CUDA's number as people write it: 12040 is 12.4.
 func (a cudaAnswer) version() string {
@@ -62,8 +63,8 @@ func (a cudaAnswer) version() string {
 	return fmt.Sprintf("%d.%d", a.Version/1000, a.Version%1000/10)
 }
 
-// said is CUDA's refusal in its own words.
-func (a cudaAnswer) said() string {
+// refusalText is CUDA's refusal in its own words.
+func (a cudaAnswer) refusalText() string {
 	switch {
 	case a.Loader != "":
 		return a.Loader
@@ -77,7 +78,7 @@ func (a cudaAnswer) said() string {
 func (a cudaAnswer) gpus() []manifests.GPU {
 	var gpus []manifests.GPU
 	for i, device := range a.Devices {
-		gpu := manifests.GPU{Index: i, UUID: printable(device.UUID), Name: printable(device.Name), MemoryMiB: int(device.Memory >> 20), MIG: device.MIG}
+		gpu := manifests.GPU{Index: i, UUID: shortenLine(device.UUID), Name: shortenLine(device.Name), MemoryMiB: int(device.Memory >> 20), MIG: device.MIG}
 		if sm := matrix.SM(device.SM); sm.Valid() {
 			gpu.SM = sm
 		}
@@ -91,10 +92,10 @@ func (a cudaAnswer) source() Source {
 	switch {
 	case !a.asked:
 		s.Problem = a.why
-	case a.yes():
+	case a.showsGPU():
 		s.Gave = fmt.Sprintf("%d of CUDA %s, from %s", len(a.Devices), a.version(), a.Library)
 	default:
-		s.Problem = a.said()
+		s.Problem = a.refusalText()
 		if a.Library != "" {
 			s.Gave = a.Library
 		}
@@ -112,7 +113,7 @@ func (d Detector) askCUDA(ctx context.Context, environ []string) cudaAnswer {
 	}
 	limit := probeLimits * d.Limit
 	got := <-background(ctx, limit, func(ctx context.Context) cudaAnswer {
-		out, err := child(ctx, limit, environ, d.Probe)
+		out, err := runChild(ctx, limit, environ, d.Probe)
 		// The driver's library may print as well.
 		if at := strings.LastIndex(out, `{"library":`); at >= 0 {
 			var a answer
@@ -133,8 +134,8 @@ func (d Detector) askCUDA(ctx context.Context, environ []string) cudaAnswer {
 	return got.value
 }
 
-// printable is what others said, in one line and short enough for a host's fields.
-func printable(text string) string {
+// shortenLine is what others said, in one line and short enough for a host's fields.
+func shortenLine(text string) string {
 	const most = 2000
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -148,28 +149,28 @@ func printable(text string) string {
 	return text
 }
 
-// without is an environment with a variable less.
-func without(environ []string, name string) []string {
+// withoutVariable is an environment with a variable less.
+func withoutVariable(environ []string, name string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(pair string) bool { return strings.HasPrefix(pair, name+"=") })
 }
 
 // gpus finds out which GPUs programs have, and where they have none, why.
 func (d Detector) gpus(ctx context.Context, r *Report) {
 	h := &r.Host
-	defer func() { h.CUDA.Problem, h.CUDA.Way = printable(h.CUDA.Problem), printable(h.CUDA.Way) }()
+	defer func() { h.CUDA.Problem, h.CUDA.Way = shortenLine(h.CUDA.Problem), shortenLine(h.CUDA.Way) }()
 	h.CUDA.Environment = []string{}
 	for _, name := range []string{orderVariable, visibleVariable} {
 		if value, ok := d.lookup(name); ok {
-			h.CUDA.Environment = append(h.CUDA.Environment, name+"="+printable(value))
+			h.CUDA.Environment = append(h.CUDA.Environment, name+"="+shortenLine(value))
 		}
 	}
 	environ := launch.Installation{}.Environ(d.Environ)
 	said := d.askCUDA(ctx, environ)
 	r.add(said.source())
-	h.CUDA.Asked, h.CUDA.Library, h.CUDA.Error, h.CUDA.Name = said.asked, printable(said.Library), max(said.Error, 0), printable(said.Name)
+	h.CUDA.Asked, h.CUDA.Library, h.CUDA.Error, h.CUDA.Name = said.asked, shortenLine(said.Library), max(said.Error, 0), shortenLine(said.Name)
 	version, versionSource := d.driverVersion()
 
-	if said.yes() {
+	if said.showsGPU() {
 		h.GPUs, h.Driver = said.gpus(), manifests.HostDriver{Version: version, CUDA: said.version()}
 		if version != "" {
 			r.add(versionSource)
@@ -205,20 +206,20 @@ func (d Detector) gpus(ctx context.Context, r *Report) {
 		r.add(Source{Name: no.where, Gave: fmt.Sprintf("%d of NVIDIA's", len(no.seen))})
 	}
 	if !said.asked {
-		if h.CUDA.Library = no.findDriverLibrary(); !said.late && no.usable() {
+		if h.CUDA.Library = no.findDriverLibrary(); !said.late && no.hasGPUs() {
 			h.GPUs = no.seen
 			value, set := d.lookup(visibleVariable)
 			if !set {
 				return
 			}
-			left, ambiguous := visible(no.seen, value, d.getenv(orderVariable))
+			left, ambiguous := visibleGPUs(no.seen, value, d.getenv(orderVariable))
 			switch {
 			case ambiguous:
 				h.GPUs = nil
-				h.CUDA.Problem, h.CUDA.Way = no.ambiguous(value)
+				h.CUDA.Problem, h.CUDA.Way = no.explainAmbiguous(value)
 			case len(left) == 0:
 				h.GPUs = nil
-				h.CUDA.Problem, h.CUDA.Way = no.hidden(value, no.seen)
+				h.CUDA.Problem, h.CUDA.Way = no.explainHidden(value, no.seen)
 			default:
 				h.GPUs = left
 			}

@@ -233,7 +233,8 @@ func checkParts(t *testing.T, name, text string, parts []string) {
 	}
 }
 
-// The probe as the farm compiles it starts on the oldest systems that there are drivers for, and answers the same.
+// The probe as the farm compiles it starts on the oldest systems that there are drivers for, and
+// answers the same.
 func TestProbeReachesFar(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the farm compiles it for amd64 alone")

@@ -59,10 +59,10 @@ const (
 	wayDeviceFiles = "programs need to read and write /dev/nvidiactl, /dev/nvidia-uvm and the GPU's own /dev/nvidia0, which the container's --gpus all, its device cgroup or the group of the files decides"
 )
 
-// usable says whether a machine that CUDA could not be asked on has GPUs for programs, as far as anybody can tell:
-// nvidia-smi lists them, or, where it is not installed, the driver does and its device files are there, as in containers
-// with the compute capability alone.
-func (n *refusal) usable() bool {
+// hasGPUs reports whether a machine that CUDA could not be asked on has GPUs for programs, as far
+// as anybody can tell: nvidia-smi lists them, or, where it is not installed, the driver does and
+// its device files are there, as in containers with the compute capability alone.
+func (n *refusal) hasGPUs() bool {
 	library := n.host.CUDA.Library
 	if library == "" || isStub(library) {
 		return false
@@ -70,19 +70,21 @@ func (n *refusal) usable() bool {
 	return len(n.smi.gpus) > 0 || !n.said.crashed && !n.smi.there && n.where == gpusFolder && len(n.seen) > 0 && n.exists("dev/nvidiactl")
 }
 
-// explain says why programs have no GPU, and what helps. Both are empty where nothing hints at a GPU.
+// explain says why programs have no GPU, and what helps. Both are empty where nothing hints at a
+// GPU.
 func (n *refusal) explain(ctx context.Context) (problem, way string) {
 	value, set := n.lookup(visibleVariable)
 	if set && n.said.asked && n.said.Loader == "" {
-		// The variable hid all of them, if CUDA has some without it. A GPU that is named twice is error 101.
-		again := n.askCUDA(ctx, without(n.environ, visibleVariable))
-		if again.yes() {
-			return n.hidden(value, again.gpus())
+		// The variable hid all of them, if CUDA has some without it. A GPU that is named twice is
+		// error 101.
+		again := n.askCUDA(ctx, withoutVariable(n.environ, visibleVariable))
+		if again.showsGPU() {
+			return n.explainHidden(value, again.gpus())
 		}
 	}
 	if set && !n.said.asked && len(n.smi.gpus) > 0 {
-		if left, _ := visible(n.smi.gpus, value, n.getenv(orderVariable)); len(left) == 0 {
-			return n.hidden(value, n.smi.gpus)
+		if left, _ := visibleGPUs(n.smi.gpus, value, n.getenv(orderVariable)); len(left) == 0 {
+			return n.explainHidden(value, n.smi.gpus)
 		}
 	}
 	hints := len(n.seen) > 0 || n.host.Driver.Version != "" || n.smi.there
@@ -106,7 +108,7 @@ func (n *refusal) explain(ctx context.Context) (problem, way string) {
 	return problem, way
 }
 
-func (n *refusal) hidden(value string, gpus []manifests.GPU) (problem, way string) {
+func (n *refusal) explainHidden(value string, gpus []manifests.GPU) (problem, way string) {
 	var names []string
 	for _, gpu := range gpus {
 		names = append(names, fmt.Sprintf("%s (%s)", gpu.Name, cmp.Or(gpu.UUID, fmt.Sprint(gpu.Index))))
@@ -115,12 +117,13 @@ func (n *refusal) hidden(value string, gpus []manifests.GPU) (problem, way strin
 		fmt.Sprintf("unset %s, or name each GPU in it once, by its index or UUID", visibleVariable)
 }
 
-func (n *refusal) ambiguous(value string) (problem, way string) {
+func (n *refusal) explainAmbiguous(value string) (problem, way string) {
 	return fmt.Sprintf("%s=%s counts the GPUs in CUDA's own order, the fastest first, which nvidia-smi does not tell, and this machine's GPUs differ", visibleVariable, value),
 		fmt.Sprintf("name the GPU by its UUID, which nvidia-smi -L prints (%s=%s), or set %s=PCI_BUS_ID, for programs as well", visibleVariable, cmp.Or(n.seen[0].UUID, "GPU-…"), orderVariable)
 }
 
-// cause is what CUDA says, or, where it could not be asked, what the rest says; empty where nothing says anything.
+// cause is what CUDA says, or, where it could not be asked, what the rest says; empty where nothing
+// says anything.
 func (n *refusal) cause() (cause, way string) {
 	switch {
 	case n.said.late:
@@ -138,7 +141,7 @@ func (n *refusal) cause() (cause, way string) {
 // causeOfError is for what CUDA answers.
 func (n *refusal) causeOfError() (cause, way string) {
 	said, library := n.said, n.said.Library
-	cause = said.said()
+	cause = said.refusalText()
 	from := "libcuda.so.1 is " + library
 	variable := n.variableOf(library)
 	if variable != "" {
@@ -152,7 +155,7 @@ func (n *refusal) causeOfError() (cause, way string) {
 			return cause, takeOut
 		}
 		return cause, "remove " + library + " from where the loader looks (/etc/ld.so.conf.d)"
-	case code == cudaCompatOnDevice, code == cudaDriverMismatch && (isCompat(library) || variable != "" && n.elsewhere()):
+	case code == cudaCompatOnDevice, code == cudaDriverMismatch && (isCompat(library) || variable != "" && n.findsAnotherDriver()):
 		cause += "; " + from
 		if isCompat(library) {
 			cause += ", a library of NVIDIA's cuda-compat package, which runs on data-center GPUs with an older driver alone"
@@ -206,7 +209,7 @@ func (n *refusal) causeOfLoader() (cause, way string) {
 		if n.said.Library != "" {
 			found = n.said.Library
 		}
-		if variable := n.variableOf(found); variable != "" && n.elsewhere() {
+		if variable := n.variableOf(found); variable != "" && n.findsAnotherDriver() {
 			return cause + "; " + found + " is in the way, to which " + variable + " leads", fmt.Sprintf("take %s out of %s", filepath.Dir(found), variable)
 		}
 		return cause + "; that is " + found, "install NVIDIA's driver anew: its libcuda.so.1 is damaged or for another system"
@@ -299,7 +302,7 @@ const driverLibrary = "libcuda.so.1"
 // findDriverLibrary is the libcuda.so.1 that the loader would take.
 func (n *refusal) findDriverLibrary() string {
 	inEnvironment := Detector{Root: n.Root, Environ: n.environ}.environmentFolders()
-	for _, file := range slices.Concat(in(inEnvironment, driverLibrary), n.loaderFiles(driverLibrary)) {
+	for _, file := range slices.Concat(joinEach(inEnvironment, driverLibrary), n.loaderFiles(driverLibrary)) {
 		info, err := os.Stat(n.path(file))
 		if err != nil || !info.Mode().IsRegular() {
 			continue
@@ -324,15 +327,16 @@ func (n *refusal) variableOf(library string) string {
 	return ""
 }
 
-// elsewhere says whether the loader would find a libcuda.so.1 without the user's LD_LIBRARY_PATH, which may well lead to the
-// driver's own: NVIDIA's images set it so.
-func (n *refusal) elsewhere() bool {
+// findsAnotherDriver reports whether the loader would find a libcuda.so.1 without the user's
+// LD_LIBRARY_PATH, which may well lead to the driver's own: NVIDIA's images set it so.
+func (n *refusal) findsAnotherDriver() bool {
 	bare := *n
-	bare.environ = launch.Installation{}.Environ(without(n.Environ, "LD_LIBRARY_PATH"))
+	bare.environ = launch.Installation{}.Environ(withoutVariable(n.Environ, "LD_LIBRARY_PATH"))
 	return bare.findDriverLibrary() != ""
 }
 
-// isStub and isCompat know NVIDIA's folders for libraries to link against, and for those of the package cuda-compat.
+// isStub and isCompat know NVIDIA's folders for libraries to link against, and for those of the
+// package cuda-compat.
 func isStub(library string) bool   { return hasFolder(library, "stubs") }
 func isCompat(library string) bool { return hasFolder(library, "compat") }
 

@@ -17,8 +17,8 @@ import (
 
 const smiName = "nvidia-smi"
 
-// smiFolders are where nvidia-smi lies beside the folders of PATH: WSL, containers of the NVIDIA toolkit and of GKE,
-// Colab, NixOS.
+// smiFolders are where nvidia-smi lies beside the folders of PATH: WSL, containers of the NVIDIA
+// toolkit and of GKE, Colab, NixOS.
 var smiFolders = []string{"/usr/bin", "/usr/local/bin", "/usr/lib/wsl/lib", "/usr/local/nvidia/bin", "/opt/bin", "/run/current-system/sw/bin"}
 
 // An smiAnswer is what nvidia-smi told.
@@ -41,7 +41,8 @@ const (
 	fieldPCI    = "pci.device_id"
 )
 
-// refusedField is how nvidia-smi says that it is too old for a field; drivers of the 470 series do so for compute_cap.
+// refusedField is how nvidia-smi says that it is too old for a field; drivers of the 470 series do
+// so for compute_cap.
 var refusedField = regexp.MustCompile(`Field "([a-z_.]+)" is not a valid field`)
 
 // bannerCUDA is the CUDA version in the banner. Drivers from 610 on name it "CUDA UMD Version".
@@ -60,7 +61,7 @@ func (d Detector) nvidiaSMI(ctx context.Context) smiAnswer {
 	var out string
 	for {
 		var err error
-		out, err = child(ctx, d.Limit, d.Environ, program, "--query-gpu="+strings.Join(fields, ","), "--format=csv,noheader")
+		out, err = runChild(ctx, d.Limit, d.Environ, program, "--query-gpu="+strings.Join(fields, ","), "--format=csv,noheader")
 		refused := refusedField.FindStringSubmatch(out)
 		if refused == nil || !slices.Contains(fields, refused[1]) {
 			if err != nil {
@@ -96,7 +97,7 @@ func (d Detector) nvidiaSMI(ctx context.Context) smiAnswer {
 	if len(answer.gpus) == 0 {
 		return answer
 	}
-	banner, _ := child(ctx, d.Limit, d.Environ, program) // the version is for people, and the banner tells nothing else
+	banner, _ := runChild(ctx, d.Limit, d.Environ, program) // the version is for people, and the banner tells nothing else
 	if match := bannerCUDA.FindStringSubmatch(banner); match != nil {
 		answer.driver.CUDA = match[1]
 	}
@@ -121,7 +122,8 @@ func (d Detector) findSMI() (string, bool) {
 	return "", false
 }
 
-// parseGPU reads one line of the table. A value that the driver does not give ("[N/A]", "[Not Supported]") is unknown.
+// parseGPU reads one line of the table. A value that the driver does not give ("[N/A]", "[Not
+// Supported]") is unknown.
 func parseGPU(fields []string, line string) (gpu manifests.GPU, driver string, ok bool) {
 	values := strings.Split(line, ", ")
 	at := slices.Index(fields, fieldName)

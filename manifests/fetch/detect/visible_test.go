@@ -9,7 +9,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// Without the probe CUDA_VISIBLE_DEVICES is read as CUDA reads it, and refused where only CUDA knows what it means.
+// Without the probe CUDA_VISIBLE_DEVICES is read as CUDA reads it, and refused where only CUDA
+// knows what it means.
 func TestVisible(t *testing.T) {
 	mixed := []manifests.GPU{{Index: 0, UUID: "GPU-11112222", Name: "GTX 1080", SM: 61}, {Index: 1, UUID: "GPU-11113333", Name: "RTX 3090", SM: 86}, {Index: 2, UUID: "GPU-4444abcd", Name: "RTX 3090", SM: 86}}
 	mixed[2].UUID = "GPU-4444abcd"
@@ -59,7 +60,7 @@ func TestVisible(t *testing.T) {
 		{split, "MIG-GPU-b/1/0", "", nil, false},
 		{split, "0", pci, []string{"GPU-a"}, false},
 	} {
-		left, ambiguous := visible(test.gpus, test.value, test.order)
+		left, ambiguous := visibleGPUs(test.gpus, test.value, test.order)
 		var got []string
 		for i, gpu := range left {
 			got = append(got, gpu.UUID)
@@ -73,8 +74,8 @@ func TestVisible(t *testing.T) {
 	}
 }
 
-// Machines on which nobody can ask CUDA, as this program was built without the probe: what nvidia-smi does not list, or
-// refuses, is no GPU for programs, and its words are in the problem.
+// Machines on which nobody can ask CUDA, as this program was built without the probe: what
+// nvidia-smi does not list, or refuses, is no GPU for programs, and its words are in the problem.
 func TestWithoutProbe(t *testing.T) {
 	const working = "0, GPU-a, NVIDIA GeForce GTX 1080, 6.1, 550.54.14, 8192 MiB, [N/A]\n1, GPU-b, NVIDIA GeForce RTX 3090, 8.6, 550.54.14, 24576 MiB, [N/A]"
 	gtx := gpu(0, "NVIDIA GeForce GTX 1080", 61, 8192)

@@ -104,7 +104,7 @@ func (a *app) execute(ctx context.Context, command func(context.Context) error) 
 	}
 }
 
-// wantsEvents says whether --events is among arguments that cannot all be read.
+// wantsEvents reports whether --events is among arguments that cannot all be read.
 func wantsEvents(args []string) bool {
 	if end := slices.Index(args, "--"); end >= 0 {
 		args = args[:end]
@@ -170,8 +170,7 @@ const rootHelp = `Run llama.cpp on this machine's NVIDIA GPU, without a CUDA ins
 Without a command it detects the GPU, picks the bundle built for it, downloads,
 verifies and installs it, and prints how to run it.
 
-Flags follow the command that they mean something to. In front of a command, one that
-means nothing to it is ignored.
+Flags go after the command. One in front of it is ignored if the command does not use it.
 
 For programs, --json prints the result as JSON. --events also reports what happens,
 one JSON object per line on standard error; the last one is the outcome.
@@ -203,19 +202,19 @@ func (a *app) root() *cobra.Command {
 	install := []func(*cobra.Command){a.outputFlags, a.homeFlags, a.hostFlags, a.cpuFlags, a.releaseFlags, a.sourceFlags, a.trustFlags}
 	with(root, install...)
 	root.AddCommand(
-		with(a.detectCommand(), a.outputFlags, a.homeFlags, a.hostFlags),
+		hide(with(a.detectCommand(), a.outputFlags, a.homeFlags, a.hostFlags), "trust-home"),
 		with(a.planCommand(), install...),
 		with(a.installCommand(), install...),
 		with(a.modelsCommand(), a.outputFlags, a.homeFlags, a.releaseFlags, a.sourceFlags, a.trustFlags),
 		with(a.inspectCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.releaseFlags, a.sourceFlags, a.trustFlags),
 		with(a.pullCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.releaseFlags, a.sourceFlags, a.trustFlags),
-		with(a.runCommand(), install...),
+		hide(with(a.runCommand(), install...), "json"),
 		with(a.serveCommand(), install...),
-		with(a.chatCommand(), install...),
+		hide(with(a.chatCommand(), install...), "json"),
 		with(a.envCommand(), a.outputFlags, a.homeFlags, a.hostFlags),
 		with(a.verifyCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.trustFlags),
 		with(a.listCommand(), a.outputFlags, a.homeFlags, a.hostFlags),
-		with(a.rollbackCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.trustFlags),
+		hide(with(a.rollbackCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.trustFlags), "as-host"),
 		with(a.pruneCommand(), a.outputFlags, a.homeFlags, a.removalFlags),
 		with(a.uninstallCommand(), a.outputFlags, a.homeFlags, a.sourceFlags, a.trustFlags, a.removalFlags),
 		with(a.doctorCommand(), a.outputFlags, a.homeFlags, a.hostFlags, a.sourceFlags, a.trustFlags),

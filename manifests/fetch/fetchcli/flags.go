@@ -92,6 +92,14 @@ func with(cmd *cobra.Command, groups ...func(*cobra.Command)) *cobra.Command {
 	return cmd
 }
 
+// hide keeps flags of a command out of its help: they are of little use there, and scripts may give them.
+func hide(cmd *cobra.Command, names ...string) *cobra.Command {
+	for _, name := range names {
+		_ = cmd.Flags().MarkHidden(name) // it is there
+	}
+	return cmd
+}
+
 // readVariables takes the environment's word for flags that were not given.
 func (a *app) readVariables(cmd *cobra.Command) {
 	changed := cmd.Flags().Changed

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
@@ -107,7 +108,8 @@ func (t *terminal) progress(p fetch.Progress) {
 
 // progressEvents tells a program how far a download is.
 func (t *terminal) progressEvents(p fetch.Progress) {
-	first, last, ok := t.meter.Take(p)
+	now := time.Now()
+	first, last, ok := t.meter.Take(p, now)
 	if !ok {
 		return
 	}
@@ -117,7 +119,7 @@ func (t *terminal) progressEvents(p fetch.Progress) {
 		begin.Done = p.From
 		t.emit(begin)
 	}
-	if last || first && p.Done <= p.From || t.meter.Due(eventEvery) {
+	if last || first && p.Done <= p.From || t.meter.Due(now, eventEvery) {
 		t.emit(e)
 	}
 }

@@ -1,7 +1,8 @@
 // Package home says where on a machine llcuda-fetch keeps what it installs.
 //
-// fetch calls it for every command, and launch before anything else of the client is there; so it imports only what costs
-// a process nothing to have. detect asks it for the notebooks, whose folders the store goes by.
+// fetch calls it for every command, and launch before anything else of the client is there; so it
+// imports only what costs a process nothing to have. detect asks it for the notebooks, whose
+// folders the store goes by.
 package home
 
 import (
@@ -12,9 +13,12 @@ import (
 
 const name = "llcuda"
 
-// Notebook is the notebook service that a machine belongs to: "kaggle", "colab" or "". Kaggle's image
-// is made from Colab's, and keeps its variables, so Kaggle is asked first. exists says whether there is
-// a path, which is given without its first slash.
+// Marker is the file in a folder that makes it a store.
+const Marker = "llcuda-store"
+
+// Notebook is the notebook service that a machine belongs to: "kaggle", "colab" or "". Kaggle's
+// image is made from Colab's, and keeps its variables, so Kaggle is asked first. exists reports
+// whether there is a path, which is given without its first slash.
 func Notebook(getenv func(string) string, exists func(path string) bool) string {
 	switch {
 	case getenv("KAGGLE_KERNEL_RUN_TYPE") != "" || getenv("KAGGLE_URL_BASE") != "" || exists("kaggle/working"):
@@ -35,8 +39,9 @@ func (e *FolderError) Error() string {
 // Hint says what helps.
 func (e *FolderError) Hint() string { return "give --home or LLCUDA_HOME an absolute path" }
 
-// expanded is a folder with what a shell would have expanded, which reads neither quoted values nor --home=~/x. A variable
-// that is not set stays as it is written, as in Python's os.path.expandvars, by which the Hub's tools read HF_HOME.
+// expanded is a folder with what a shell would have expanded, which reads neither quoted values nor
+// --home=~/x. A variable that is not set stays as it is written, as in Python's os.path.expandvars,
+// by which the Hub's tools read HF_HOME.
 func expanded(given string, getenv func(string) string) (string, error) {
 	if last := len(given) - 1; last > 0 && given[0] == given[last] && (given[0] == '"' || given[0] == '\'') {
 		return "", &FolderError{given, "the quotes are part of the value: leave them out"}
@@ -59,8 +64,9 @@ func expanded(given string, getenv func(string) string) (string, error) {
 	}), nil
 }
 
-// Store is the store's folder: the one given, in which ~ and variables are expanded, else /content/.cache/llcuda on Colab and /kaggle/working/.cache/llcuda on
-// Kaggle, where a notebook's files are kept, else llcuda in the user's cache folder.
+// Store is the store's folder: the one given, in which ~ and variables are expanded, else
+// /content/.cache/llcuda on Colab and /kaggle/working/.cache/llcuda on Kaggle, where a notebook's
+// files are kept, else llcuda in the user's cache folder.
 func Store(given string, getenv func(string) string) (string, error) {
 	given, err := expanded(given, getenv)
 	if err != nil {

@@ -32,8 +32,8 @@ func FromEnvironment(getenv func(string) string) (*Client, error) {
 	c := &Client{
 		Cache:    cache,
 		Endpoint: strings.TrimRight(cmp.Or(strings.TrimSpace(getenv("HF_ENDPOINT")), DefaultEndpoint), "/"),
-		Offline:  isTrue(cmp.Or(getenv("HF_HUB_OFFLINE"), getenv("TRANSFORMERS_OFFLINE"))),
-		NoLinks:  isTrue(getenv("HF_HUB_DISABLE_SYMLINKS")),
+		Offline:  IsTrue(cmp.Or(getenv("HF_HUB_OFFLINE"), getenv("TRANSFORMERS_OFFLINE"))),
+		NoLinks:  IsTrue(getenv("HF_HUB_DISABLE_SYMLINKS")),
 	}
 	if u, err := url.Parse(c.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		c.EndpointProblem = fmt.Errorf("reading HF_ENDPOINT: %q is not an http or https address", c.Endpoint)
@@ -73,7 +73,7 @@ func (e environment) path(p string) string {
 }
 
 func (e environment) token() (string, error) {
-	if isTrue(e("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
+	if IsTrue(e("HF_HUB_DISABLE_IMPLICIT_TOKEN")) {
 		return "", nil
 	}
 	if token := cleanToken(cmp.Or(e("HF_TOKEN"), e("HUGGING_FACE_HUB_TOKEN"))); token != "" {
@@ -98,7 +98,8 @@ func checkToken(token string) error {
 	return nil
 }
 
-func isTrue(value string) bool {
+// IsTrue reads a switch of the environment as the Hub's tools do: 1, true, yes and on, in any case.
+func IsTrue(value string) bool {
 	switch strings.ToUpper(value) {
 	case "1", "ON", "YES", "TRUE":
 		return true

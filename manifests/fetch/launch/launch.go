@@ -1,16 +1,17 @@
 // Package launch starts the programs of an installation.
 //
-// fetchcli calls it for `llcuda-fetch run`, and so does package atonce, before anything else of the client is initialised:
-// the client verifies signatures, and initialising what that takes is several times what starting a process is. So this
-// package imports only what is initialised early, which package strings is not: it waits for unicode, and everything whose
-// import path is less than its own goes first. Of an installation it reads two small things that store wrote for it:
+// fetchcli calls it for `llcuda-fetch run`, and so does package earlyexec, before the rest of the
+// client is initialized: the client verifies signatures, and initializing what that takes lasts
+// several times as long as starting a process. So this package does without strings, which imports
+// unicode and is initialized later than much of that. Of an installation it reads two small things
+// that store wrote for it:
 //
 //	current/KIND ──▶ installs/N/bundle    a link to the bundle
 //	                 installs/N/start     what it was made for, and what its programs are started with
 //
-// llama.cpp runs on the CPU without a word where it cannot use a GPU. So a program is started at once only where nothing
-// differs from when the installation was tried: the machine, the GPUs that CUDA shows, and where libraries come from.
-// Anything else is for package fetch to look at first.
+// llama.cpp runs on the CPU without a word where it cannot use a GPU. So a program is started at
+// once only where nothing differs from when the installation was tried: the machine, the GPUs that
+// CUDA shows, and where libraries come from. Anything else is for package fetch to look at first.
 //
 // It uses no network, changes nothing and never prints.
 package launch
@@ -29,7 +30,8 @@ const (
 	StartName   = "start"
 	// AnyKind stands for machines of which none was there when something was installed for them.
 	AnyKind = "any"
-	// DescribedKind is what the kinds of machines begin with that somebody described, for --as-host.
+	// DescribedKind is what the kinds of machines begin with that somebody described, for
+	// --as-host.
 	DescribedKind = "as-host-"
 )
 
@@ -47,8 +49,8 @@ type Installation struct {
 	VisibleDevices []string
 }
 
-// Current is the installation that a store's programs are run from on a machine, where they may be started at once. Where
-// not, the store says more.
+// Current is the installation that a store's programs are run from on a machine, where they may be
+// started at once. Where not, the store says more.
 func Current(store string, now Machine) (Installation, bool) {
 	entry := path.Join(store, CurrentName, now.Kind)
 	target, err := os.Readlink(entry)
@@ -79,18 +81,20 @@ func (i Installation) Program(name string) (string, bool) {
 	return program, err == nil && info.Mode().IsRegular() && name == path.Base(name) // no link to a backend
 }
 
-// Exec makes this process the program, with its arguments and this process's environment, as Environ changes it. It returns
-// only with an error.
+// Exec makes this process the program, with its arguments and this process's environment, as
+// Environ changes it. It returns only with an error.
 func (i Installation) Exec(program string, arguments []string) error {
 	return syscall.Exec(program, append([]string{path.Base(program)}, arguments...), i.Environ(os.Environ()))
 }
 
-// driverFolders are where containers, WSL and NixOS have libcuda.so.1 without telling the dynamic loader.
+// driverFolders are where containers, WSL and NixOS have libcuda.so.1 without telling the dynamic
+// loader.
 var driverFolders = []string{"/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64", "/run/opengl-driver/lib"}
 
-// Environ is the environment for an installation's programs: environ with the bundle's own libraries in front, the
-// driver's where only their folder tells of them, and, of the GPUs that CUDA shows, those that the bundle serves. Without a
-// bundle it is what the programs of one will find of the driver.
+// Environ is the environment for an installation's programs: environ with the bundle's own
+// libraries in front, the driver's where only their folder tells of them, and, of the GPUs that
+// CUDA shows, those that the bundle serves. Without a bundle it is what the programs of one will
+// find of the driver.
 func (i Installation) Environ(environ []string) []string {
 	get := func(name string) (string, bool) {
 		for _, pair := range slices.Backward(environ) {
@@ -154,8 +158,9 @@ const (
 	ProjectorURL      // the address of a projector
 )
 
-// KindOf says what a flag takes. Those that begin with two hyphens may have underscores, as in llama.cpp, which knows no
-// --flag=value: common_params_parse_ex in https://github.com/ggml-org/llama.cpp/blob/master/common/arg.cpp
+// KindOf says what a flag takes. Those that begin with two hyphens may have underscores, as in
+// llama.cpp, which knows no --flag=value: common_params_parse_ex in
+// https://github.com/ggml-org/llama.cpp/blob/master/common/arg.cpp
 func KindOf(flag string) Kind {
 	if len(flag) > 2 && flag[:2] == "--" {
 		name := []byte(flag)
@@ -210,8 +215,8 @@ func Models(arguments []string) []int {
 	return places
 }
 
-// Values are the files or names in what a flag is given: llama.cpp takes lists with commas, some with a scale behind each.
-// Quotes, by which a comma may belong to a file's name, are left alone.
+// Values are the files or names in what a flag is given: llama.cpp takes lists with commas, some
+// with a scale behind each. Quotes, by which a comma may belong to a file's name, are left alone.
 func Values(kind Kind, argument string) []string {
 	if argument == "" {
 		return nil
@@ -240,8 +245,8 @@ func CutScale(value string) (file, scale string) {
 	return value, ""
 }
 
-// IsFile says whether what follows a flag for a model is a path. What looks like one and is none is the program's to
-// complain of.
+// IsFile reports whether what follows a flag for a model is a path. What looks like one and is none
+// is the program's to complain of.
 func IsFile(argument string) bool {
 	if _, err := os.Stat(argument); err == nil || argument == "" || argument[0] == '/' || argument[0] == '.' {
 		return true
@@ -250,7 +255,8 @@ func IsFile(argument string) bool {
 	return path.Ext(argument) == ".gguf" && !reference && !isAddress(argument)
 }
 
-// isAddress says whether a name without a scheme is below a Hub's address: HOST/org/repo/resolve/main/file.gguf.
+// isAddress reports whether a name without a scheme is below a Hub's address:
+// HOST/org/repo/resolve/main/file.gguf.
 func isAddress(argument string) bool {
 	for rest, more := argument, true; more; {
 		var part string

@@ -192,7 +192,7 @@ func TestHere(t *testing.T) {
 		"libraries": {map[string]string{"LD_LIBRARY_PATH": dir + "/ours:" + dir + "/cuda::" + dir + "/none:" + dir + "/conda:" + dir + "/cuda"},
 			Machine{Folders: []string{dir + "/cuda", dir + "/conda"}}},
 	} {
-		got := Here(func(name string) (string, bool) {
+		got := ThisMachine(func(name string) (string, bool) {
 			value, set := test.environ[name]
 			return value, set
 		})

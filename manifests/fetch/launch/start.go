@@ -10,14 +10,16 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/machine"
 )
 
-// A Machine is what programs are started on: what the kernel tells, and what the environment makes of it.
+// A Machine is what programs are started on: what the kernel tells, and what the environment makes
+// of it.
 type Machine struct {
 	Kind        string `json:"kind"`
 	Fingerprint string `json:"fingerprint"`
-	// Selection is the variables by which CUDA shows some of the GPUs, as they are set; empty where CUDA_VISIBLE_DEVICES is
-	// not.
+	// Selection is the variables by which CUDA shows some of the GPUs, as they are set; empty where
+	// CUDA_VISIBLE_DEVICES is not.
 	Selection string `json:"selection"`
-	// Folders are those of LD_LIBRARY_PATH that have a library which programs would otherwise get from the system.
+	// Folders are those of LD_LIBRARY_PATH that have a library which programs would otherwise get
+	// from the system.
 	Folders []string `json:"library_folders"`
 
 	visible string // CUDA_VISIBLE_DEVICES
@@ -30,12 +32,13 @@ const (
 	deviceOrder    = "CUDA_DEVICE_ORDER"
 )
 
-// BackendPath is the variable by which llama.cpp loads a backend of the user's own beside the bundle's. It stays as it is:
-// nothing else leads there, and whoever set it for another llama.cpp is told.
+// BackendPath is the variable by which llama.cpp loads a backend of the user's own beside the
+// bundle's. It stays as it is: nothing else leads there, and whoever set it for another llama.cpp
+// is told.
 const BackendPath = "GGML_BACKEND_PATH"
 
-// Here is this machine, with the environment that getenv looks up.
-func Here(lookup func(name string) (string, bool)) Machine {
+// ThisMachine is this machine, with the environment that getenv looks up.
+func ThisMachine(lookup func(name string) (string, bool)) Machine {
 	m := machine.Look(root)
 	here := Machine{Kind: m.Kind, Fingerprint: m.Fingerprint, Folders: []string{}, machine: m}
 	if value, set := lookup(visibleDevices); set {
@@ -53,19 +56,20 @@ func Here(lookup func(name string) (string, bool)) Machine {
 	return here
 }
 
-// Same says whether two are the same as far as they are written down.
+// Same reports whether two are the same as far as they are written down.
 func (m Machine) Same(other Machine) bool {
 	return m.Kind == other.Kind && m.Fingerprint == other.Fingerprint && m.Selection == other.Selection && slices.Equal(m.Folders, other.Folders)
 }
 
-// Alike says whether all GPUs of the machine are certainly of one kind, whatever CUDA shows of them.
+// Alike reports whether all GPUs of the machine are certainly of one kind, whatever CUDA shows of
+// them.
 func (m Machine) Alike() bool { return m.machine.Alike }
 
 // root is where the kernel's files are. Tests stamp another one with the linker's -X.
 var root string
 
-// fromSystem are the libraries that bundles get from the system. A folder of LD_LIBRARY_PATH comes before it, and after the
-// bundle's own libraries.
+// fromSystem are the libraries that bundles get from the system. A folder of LD_LIBRARY_PATH comes
+// before it, and after the bundle's own libraries.
 var fromSystem = []string{"libcuda.so.1", "libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "glibc-hwcaps"}
 
 func hides(folder string) bool {
@@ -79,8 +83,8 @@ func hides(folder string) bool {
 type Start struct {
 	// Machine is what it was made for.
 	Machine Machine
-	// GPU says that the programs are to use one, Every that the bundle serves all that the machine has, and Devices are the
-	// UUIDs of those that were seen.
+	// GPU says that the programs are to use one, Every that the bundle serves all that the machine
+	// has, and Devices are the UUIDs of those that were seen.
 	GPU     bool
 	Every   bool
 	Devices []string
@@ -90,7 +94,8 @@ type Start struct {
 	Libraries []string
 }
 
-// Serves says whether programs may be started on a machine as it is now without a look at it by CUDA.
+// Serves reports whether programs may be started on a machine as it is now without a look at it by
+// CUDA.
 func (s Start) Serves(now Machine) bool {
 	made := s.Machine
 	if s.selects(now) {
@@ -99,7 +104,7 @@ func (s Start) Serves(now Machine) bool {
 	return made.Same(now) && !(s.GPU && now.machine.Unreachable)
 }
 
-// selects says whether CUDA certainly shows a GPU that the bundle serves, and no other.
+// selects reports whether CUDA certainly shows a GPU that the bundle serves, and no other.
 func (s Start) selects(now Machine) bool {
 	if !s.GPU || !s.Every {
 		return false
@@ -107,8 +112,8 @@ func (s Start) selects(now Machine) bool {
 	if now.Selection == "" {
 		return true
 	}
-	// CUDA ends the list at the first entry that names no GPU, and shows none where two name the same. So all must be
-	// known, each once, and all be written in one way.
+	// CUDA ends the list at the first entry that names no GPU, and shows none where two name the
+	// same. So all must be known, each once, and all be written in one way.
 	seen, indices := map[string]bool{}, 0
 	for _, device := range split(now.visible, ',') {
 		index, err := strconv.Atoi(device)
@@ -127,8 +132,8 @@ func (s Start) selects(now Machine) bool {
 // startForm is the first line of the file that Encode writes.
 const startForm = "llcuda-start 1"
 
-// Encode is what the store keeps as StartName: a line for each thing. A value that no line can hold makes it empty, which
-// is a start that serves no machine.
+// Encode is what the store keeps as StartName: a line for each thing. A value that no line can hold
+// makes it empty, which is a start that serves no machine.
 func (s Start) Encode() []byte {
 	text := startForm + "\n"
 	good := true
@@ -189,12 +194,12 @@ func decodeStart(data []byte) (Start, bool) {
 	return s, first == startForm
 }
 
-// A Distrusted is a folder of the store that somebody else may write to, and why. Where Why is empty, it is no folder, but
-// a link or a file, which the store makes none of there.
+// A Distrusted is a folder of the store that somebody else may write to, and why. Where Why is
+// empty, it is not a folder, but a link or a file, which the store makes none of there.
 type Distrusted struct{ Path, Why string }
 
-// Distrust looks for a folder of a store that somebody else than root and this user may write to: who can, decides what
-// runs as this user. Only the folders that lead to programs count.
+// Distrust looks for a folder of a store that somebody else than root and this user may write to:
+// who can, decides what runs as this user. Only the folders that lead to programs count.
 func Distrust(store string) (Distrusted, bool) {
 	home, err := os.Stat(store)      // it may be a link to a folder
 	if err != nil || !home.IsDir() { // then nothing is installed in it

@@ -1,10 +1,11 @@
-// Package machine says what the kernel's own files tell of a machine's GPUs: enough to know, before every start of a
-// program, whether the machine is still the one that an installation was made for.
+// Package machine says what the kernel's own files tell of a machine's GPUs: enough to know, before
+// every start of a program, whether the machine is still the one that an installation was made for.
 //
-// Package launch calls it, for `llcuda-fetch run` and for everything that asks which installation of a store is the
-// current one. In goes a root folder; out comes a Machine. It reads a few files of /proc, /sys and /dev in much less than
-// a millisecond, starts nothing, asks neither the driver nor nvidia-smi, and never prints. Like launch it imports only what
-// is initialised early. What CUDA itself makes of the machine is package detect's matter.
+// Package launch calls it, for `llcuda-fetch run` and for everything that asks which installation
+// of a store is the current one. In goes a root folder; out comes a Machine. It reads a few files
+// of /proc, /sys and /dev in much less than a millisecond, starts nothing, asks neither the driver
+// nor nvidia-smi, and never prints. Like launch it imports only what is initialized early. What
+// CUDA itself makes of the machine is package detect's matter.
 package machine
 
 import (
@@ -16,15 +17,19 @@ import (
 
 // A Machine is what the kernel tells.
 type Machine struct {
-	// Kind is which GPUs there are, as a file name: "2x1eb8" are two of PCI device 10de:1eb8. It is "wsl" where Windows
-	// has them, "none" where there is none. Machines of one kind share an installation.
+	// Kind is which GPUs there are, as a file name: "2x1eb8" are two of PCI device 10de:1eb8. It is
+	// "wsl" where Windows has them, "none" where there is none. Machines of one kind share an
+	// installation.
 	Kind string
-	// Fingerprint changes with the kind, with the driver, and with the processor, whose backends an installation was tried on.
+	// Fingerprint changes with the kind, with the driver, and with the processor, whose backends an
+	// installation was tried on.
 	Fingerprint string
-	// GPUs is how many there are, 0 where that is not known; Alike says that they are all of one PCI device.
+	// GPUs is how many there are, 0 where that is not known; Alike says that they are all of one
+	// PCI device.
 	GPUs  int
 	Alike bool
-	// Unreachable says that there is no way to any GPU: neither the driver's control device nor that of WSL.
+	// Unreachable says that there is no way to any GPU: neither the driver's control device nor
+	// that of WSL.
 	Unreachable bool
 }
 
@@ -56,8 +61,8 @@ func Look(root string) Machine {
 	}
 	slices.Sort(ids)
 	m.GPUs, m.Alike = len(ids), len(ids) > 0 && ids[0] == ids[len(ids)-1]
-	// A container may have some of the machine's GPUs and show all of them. Before the first use after a boot there are no
-	// nodes at all.
+	// A container may have some of the machine's GPUs and show all of them. Before the first use
+	// after a boot there are no nodes at all.
 	some := len(nodes) > 0 && len(nodes) < len(ids)
 	if some && m.Alike {
 		m.GPUs, ids = len(nodes), ids[:len(nodes)]
@@ -95,7 +100,8 @@ func hash(text string) uint64 {
 	return sum
 }
 
-// deviceIDs are the PCI device ids of the GPUs that the driver serves, or, where the bus is not shown, their names.
+// deviceIDs are the PCI device ids of the GPUs that the driver serves, or, where the bus is not
+// shown, their names.
 func deviceIDs(root string) []string {
 	var ids []string
 	entries, _ := os.ReadDir(path.Join(root, driverFolder)) // without the driver there is none
@@ -184,7 +190,7 @@ func fileName(text string) string {
 	return string(name)
 }
 
-// What follows is of package strings, which is not initialised early: see package launch.
+// What follows is of package strings, which is not initialized early: see package launch.
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
 

@@ -91,7 +91,8 @@ func TestLook(t *testing.T) {
 	}
 }
 
-// A kindRow is a row of the table that the tests of the Python package read, which finds a machine's kind by itself.
+// A kindRow is a row of the table that the tests of the Python package read, which finds a
+// machine's kind by itself.
 type kindRow struct {
 	Files map[string]string `json:"files"`
 	Kind  string            `json:"kind"`

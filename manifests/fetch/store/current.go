@@ -23,11 +23,12 @@ var ErrNotInstalled = errors.New("nothing is installed")
 // ErrNoPrevious is a store in which nothing was installed before.
 var ErrNoPrevious = errors.New("there is no earlier installation")
 
-// Serves says whether its programs may be started on a machine as it is now, without a look at it by CUDA.
-func (i Install) Serves(now launch.Machine) bool { return i.start().Serves(now) }
+// Serves reports whether its programs may be started on a machine as it is now, without a look at
+// it by CUDA.
+func (i Install) Serves(now launch.Machine) bool { return i.startRecord().Serves(now) }
 
-// Sound says, at the cost of a few calls of stat, why an installation cannot be run from; nil if it can. Verify reads
-// every file.
+// Sound says, at the cost of a few calls of stat, why an installation cannot be run from; nil if it
+// can. Verify reads every file.
 func (s *Store) Sound(i Install) error {
 	for _, name := range []string{launch.ProgramsDir + "/llama-server", manifests.MetadataName} {
 		if _, err := os.Stat(filepath.Join(s.Dir(i), name)); err != nil {
@@ -48,11 +49,11 @@ func (s *Store) Sound(i Install) error {
 	return nil
 }
 
-// Current is the installation that programs are run from on this machine: that of its kind, else the one that was made for
-// machines that were not there, else the newest of a machine that somebody described. Its error is ErrNotInstalled where
-// there is none.
+// Current is the installation that programs are run from on this machine: that of its kind, else
+// the one that was made for machines that were not there, else the newest of a machine that
+// somebody described. Its error is ErrNotInstalled where there is none.
 func (s *Store) Current() (Install, error) {
-	here := s.Here().Kind
+	here := s.ThisMachine().Kind
 	for _, kind := range []string{here, launch.AnyKind} {
 		_, err := os.Lstat(s.path(launch.CurrentName, kind))
 		switch {
@@ -87,7 +88,8 @@ func (s *Store) currentOf(kind string) (Install, error) {
 	return s.install(id)
 }
 
-// installAt is the number of the installation that is current for a kind of machine, 0 if there is none.
+// installAt is the number of the installation that is current for a kind of machine, 0 if there is
+// none.
 func (s *Store) installAt(kind string) int {
 	target, err := os.Readlink(s.path(launch.CurrentName, kind))
 	if err != nil {
@@ -105,7 +107,7 @@ func installTo(id int) string { return filepath.Join("..", installsDir, strconv.
 
 // Kinds are the kinds of machines for which installations are the current ones, by their numbers.
 func (s *Store) Kinds() (map[int][]string, error) {
-	entries, err := s.own(launch.CurrentName)
+	entries, err := s.listOwn(launch.CurrentName)
 	kinds := map[int][]string{}
 	for _, entry := range entries {
 		kind := filepath.Base(entry)
@@ -115,8 +117,9 @@ func (s *Store) Kinds() (map[int][]string, error) {
 	return kinds, err
 }
 
-// Activate makes an installation the current one of its kind of machine, and returns it with its number. The rename of the
-// link is the point of no return: before it, the old installation is the current one, and after it, the new one is.
+// Activate makes an installation the current one of its kind of machine, and returns it with its
+// number. The rename of the link is the point of no return: before it, the old installation is the
+// current one, and after it, the new one is.
 func (l *Locked) Activate(i Install) (Install, error) {
 	list, err := l.List()
 	if err != nil {
@@ -127,11 +130,12 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		i.ID = list[len(list)-1].ID + 1
 	}
 	if i.Machine.Kind == "" {
-		i.Machine = l.Here()
+		i.Machine = l.ThisMachine()
 	}
 	if current, err := l.currentOf(i.Machine.Kind); err == nil {
 		i.Previous = current.ID
-		// The same once more is nothing to go back to, and neither is what other GPUs of the machine get.
+		// The same once more is nothing to go back to, and neither is what other GPUs of the
+		// machine get.
 		if current.Folder == i.Folder || current.Release == i.Release && current.Machine.Selection != i.Machine.Selection {
 			i.Previous = current.Previous
 		}
@@ -149,7 +153,7 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		return Install{}, err
 	}
 	if err := errors.Join(os.Chmod(stage, 0o755), writeFile(filepath.Join(stage, recordName), data),
-		writeFile(filepath.Join(stage, launch.StartName), i.start().Encode()),
+		writeFile(filepath.Join(stage, launch.StartName), i.startRecord().Encode()),
 		os.Symlink(filepath.Join("..", "..", i.Folder), filepath.Join(stage, launch.BundleName))); err != nil {
 		return Install{}, err
 	}
@@ -168,11 +172,7 @@ func (l *Locked) Remember(i Install, mirrors []string) (Install, error) {
 	if err != nil {
 		return Install{}, err
 	}
-	beside, dir := l.path(stagingDir, recordName), l.path(installsDir, strconv.Itoa(i.ID))
-	if err := writeFile(beside, data); err != nil {
-		return Install{}, err
-	}
-	return i, errors.Join(os.Rename(beside, filepath.Join(dir, recordName)), SyncFolder(dir))
+	return i, l.replaceFile(l.path(installsDir, strconv.Itoa(i.ID), recordName), data)
 }
 
 // flip makes an installation the current one of its kind of machine.
@@ -200,7 +200,8 @@ func (s *Store) Previous() (Install, error) {
 	return previous, err
 }
 
-// Rollback makes the installation that Previous gave the current one. Whoever calls it has verified its files.
+// Rollback makes the installation that Previous gave the current one. Whoever calls it has verified
+// its files.
 func (l *Locked) Rollback(previous Install) error {
 	if len(previous.Libraries) > 0 {
 		if _, err := l.Link(l.Dir(previous), previous.Libraries); err != nil {

@@ -23,6 +23,20 @@ func writeFile(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// replaceFile writes a file of the store, which is as it was before or as it shall be, and on disk
+// when it returns. Killed, it leaves what it wrote in staging, where it is cleared away.
+func (l *Locked) replaceFile(path string, data []byte) error {
+	stage, err := os.MkdirTemp(l.path(stagingDir), "install-")
+	if err != nil {
+		return err
+	}
+	beside := filepath.Join(stage, "it")
+	if err := writeFile(beside, data); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(beside, path), SyncFolder(filepath.Dir(path)), os.Remove(stage))
+}
+
 // SyncFolder has the names in a folder on disk when it returns.
 func SyncFolder(dir string) error {
 	f, err := os.Open(dir)
@@ -60,9 +74,9 @@ func FileDigest(ctx context.Context, path string) (string, error) {
 	return sum.Digest().SHA256, nil
 }
 
-// put moves a finished folder to its place. Where another one is there already, as in an installation that is done anew,
-// the two change places in one call, so that whoever uses the place always finds a whole one. What is no folder there is
-// not the store's.
+// put moves a finished folder to its place. Where another one is there already, as in an
+// installation that is repeated, the two change places in one call, so that whoever uses the
+// place always finds a whole one. What is not a folder there is not the store's.
 func (l *Locked) put(made, target string) error {
 	if info, err := os.Lstat(target); err == nil && !info.IsDir() {
 		return notFolder(target)
@@ -81,7 +95,8 @@ func (l *Locked) put(made, target string) error {
 	return os.Rename(made, target)
 }
 
-// discard moves a folder to staging and removes it there, so that what is half removed is cleared away later.
+// discard moves a folder to staging and removes it there, so that what is half removed is cleared
+// away later.
 func (l *Locked) discard(path string) error {
 	aside, err := os.MkdirTemp(l.path(stagingDir), "old-")
 	if err != nil {

@@ -13,36 +13,35 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/home"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
-// A marker in it makes a folder a store. Nothing of a folder without one is touched, unless the folder is empty.
-const (
-	markerName = "llcuda-store"
-	markerText = "llcuda-fetch keeps its installations in this folder, format 1\n"
-)
+// markerText is what home.Marker in a folder says. Nothing of a folder without one is touched,
+// unless the folder is empty.
+const markerText = "llcuda-fetch keeps its installations in this folder, format 1\n"
 
 // lastNames are the files beside the store's folders. They go last.
-var lastNames = []string{markerName, lockName, lockName + heldSuffix, lockName + heldSuffix + stealSuffix}
+var lastNames = []string{home.Marker, lockName, lockName + heldSuffix, lockName + heldSuffix + stealSuffix}
 
-// folders are those that a store's folder has, and which of the names in them are the store's own. Whatever else lies
-// there is somebody's: it is never removed, nor followed if it is a link.
+// folders are those that a store's folder has, and which of the names in them are the store's own.
+// Whatever else lies there is somebody's: it is never removed, nor followed if it is a link.
 var folders = map[string]func(s *Store, name string, entry fs.DirEntry) bool{
-	downloadsDir: named(`[0-9a-f]{64}\.partial`),
+	downloadsDir: ownNames(`[0-9a-f]{64}\.partial`),
 	// What os.MkdirTemp made for the store, and records on their way to their place.
-	stagingDir:  named(`(?:llcuda-(?:bins|cudart)-[A-Za-z0-9._-]+|old|release|links|link|install|pointer|trial)-[0-9]{5,}|install\.json|left-out\.json`),
-	bundlesDir:  named(`llcuda-bins-.+-[0-9a-f]{12}`),
-	runtimesDir: named(`llcuda-cudart-.+-[0-9a-f]{12}`),
-	linksDir:    named(`[0-9a-f]{12}`),
+	stagingDir:  ownNames(`(?:llcuda-(?:bins|cudart)-[A-Za-z0-9._-]+|old|release|links|link|install|pointer|trial)-[0-9]{5,}|install\.json|left-out\.json`),
+	bundlesDir:  ownNames(`llcuda-bins-.+-[0-9a-f]{12}`),
+	runtimesDir: ownNames(`llcuda-cudart-.+-[0-9a-f]{12}`),
+	linksDir:    ownNames(`[0-9a-f]{12}`),
 	releasesDir: func(s *Store, name string, entry fs.DirEntry) bool {
-		return entry.IsDir() && s.holds(releasesDir, name, documentNames)
+		return entry.IsDir() && s.holdsOnly(releasesDir, name, documentNames)
 	},
-	pointersDir: named(`[0-9a-f]{32}\.json`),
+	pointersDir: ownNames(`[0-9a-f]{32}\.json`),
 	installsDir: func(s *Store, name string, entry fs.DirEntry) bool {
-		return number.MatchString(name) && entry.IsDir() && s.holds(installsDir, name, installNames)
+		return number.MatchString(name) && entry.IsDir() && s.holdsOnly(installsDir, name, installNames)
 	},
-	logsDir:    named(`server-[0-9]+(?:-[0-9]+)?\.log`),
-	serversDir: named(`[0-9]+-[0-9a-f]{0,8}-[0-9]*\.json(?:\.new)?`),
+	logsDir:    ownNames(`server-[0-9]+(?:-[0-9]+)?\.log`),
+	serversDir: ownNames(`[0-9]+-[0-9a-f]{0,8}-[0-9]*\.json(?:\.new)?`),
 	launch.CurrentName: func(s *Store, name string, entry fs.DirEntry) bool {
 		return entry.Type()&fs.ModeSymlink != 0 && s.installAt(name) != 0
 	},
@@ -57,8 +56,9 @@ var (
 	installNames  = []string{recordName, launch.StartName, launch.BundleName}
 )
 
-// named says that names of a form are the store's, of files where the form says so and else of folders.
-func named(form string) func(*Store, string, fs.DirEntry) bool {
+// ownNames says that names of a form are the store's, of files where the form says so and else of
+// folders.
+func ownNames(form string) func(*Store, string, fs.DirEntry) bool {
 	whole := regexp.MustCompile(`^(?:` + form + `)$`)
 	return func(_ *Store, name string, entry fs.DirEntry) bool {
 		file := slices.Contains([]string{".partial", ".json", ".new", ".log"}, filepath.Ext(name))
@@ -66,15 +66,15 @@ func named(form string) func(*Store, string, fs.DirEntry) bool {
 	}
 }
 
-// holds says whether a folder of the store has some of these names and no other.
-func (s *Store) holds(dir, name string, names []string) bool {
+// holdsOnly reports whether a folder of the store has some of these names and no other.
+func (s *Store) holdsOnly(dir, name string, names []string) bool {
 	entries, err := os.ReadDir(s.path(dir, name))
 	return err == nil && len(entries) > 0 && !slices.ContainsFunc(entries, func(entry fs.DirEntry) bool { return !slices.Contains(names, entry.Name()) })
 }
 
-// own are the names in a folder of the store that are the store's, as paths relative to it. A folder that is not there,
-// or is a link, has none.
-func (s *Store) own(dir string) ([]string, error) {
+// listOwn are the names in a folder of the store that are the store's, as paths relative to it. A
+// folder that is not there, or is a link, has none.
+func (s *Store) listOwn(dir string) ([]string, error) {
 	if info, err := os.Lstat(s.path(dir)); err != nil || !info.IsDir() {
 		return nil, ignoreMissing(err)
 	}
@@ -98,7 +98,7 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// A ForeignError is a folder that is no store, or not all of it.
+// A ForeignError is a folder that is not a store, or not all of it.
 type ForeignError struct{ Path, Problem, Way string }
 
 func (e *ForeignError) Error() string {
@@ -108,10 +108,10 @@ func (e *ForeignError) Error() string {
 // Hint says what helps.
 func (e *ForeignError) Hint() string { return e.Way }
 
-// make has the folder there with its marker. A folder that is somebody else's stays as it is.
-func (s *Store) make() error {
-	if user, err := os.UserHomeDir(); err == nil && same(user, s.Home) || same("/", s.Home) {
-		return s.foreign("is a folder for more than a store")
+// create has the folder there with its marker. A folder that is somebody else's stays as it is.
+func (s *Store) create() error {
+	if user, err := os.UserHomeDir(); err == nil && isSameFolder(user, s.Home) || isSameFolder("/", s.Home) {
+		return s.foreignError("is a folder for more than a store")
 	}
 	if err := os.MkdirAll(s.Home, 0o775); err != nil { // everybody may not write, whatever the umask is
 		return err
@@ -124,10 +124,10 @@ func (s *Store) make() error {
 	if err != nil {
 		return err
 	}
-	if len(entries) > 0 && !slices.ContainsFunc(entries, func(entry fs.DirEntry) bool { return entry.Name() == markerName }) { // another process was faster
-		return s.foreign("is not empty, and not a store of llcuda-fetch")
+	if len(entries) > 0 && !slices.ContainsFunc(entries, func(entry fs.DirEntry) bool { return entry.Name() == home.Marker }) { // another process was faster
+		return s.foreignError("is not empty, and not a store of llcuda-fetch")
 	}
-	marker, err := os.OpenFile(s.path(markerName), os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
+	marker, err := os.OpenFile(s.path(home.Marker), os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return err
 	}
@@ -135,10 +135,11 @@ func (s *Store) make() error {
 	return errors.Join(err, marker.Sync(), marker.Close())
 }
 
-// ServerFolders are the folders for the logs of servers and for what is kept of those that run. They are made, and the store
-// with them, if need be: a server of the user's own needs no installation.
+// ServerFolders are the folders for the logs of servers and for what is kept of those that run.
+// They are made, and the store with them, if need be: a server of the user's own needs no
+// installation.
 func (s *Store) ServerFolders() (logs, records string, err error) {
-	if err := s.make(); err != nil {
+	if err := s.create(); err != nil {
 		return "", "", homeError("making the store", s.Home, err)
 	}
 	for _, dir := range []string{logsDir, serversDir} {
@@ -152,32 +153,33 @@ func (s *Store) ServerFolders() (logs, records string, err error) {
 	return s.path(logsDir), s.path(serversDir), nil
 }
 
-func same(a, b string) bool {
+func isSameFolder(a, b string) bool {
 	one, errOne := os.Stat(a)
 	other, errOther := os.Stat(b)
 	return errOne == nil && errOther == nil && os.SameFile(one, other)
 }
 
-func (s *Store) foreign(problem string) error {
+func (s *Store) foreignError(problem string) error {
 	return &ForeignError{s.Home, problem, "--home (LLCUDA_HOME) chooses the folder: " + filepath.Join(s.Home, "llcuda") + " would do; nothing was changed"}
 }
 
-// Marked says whether the folder is a store. Its error is one of a store that this program does not know how to use.
+// Marked reports whether the folder is a store. Its error is one of a store that this program does
+// not know how to use.
 func (s *Store) Marked() (bool, error) {
-	info, err := os.Lstat(s.path(markerName))
+	info, err := os.Lstat(s.path(home.Marker))
 	switch {
 	case err != nil:
 		return false, ignoreMissing(err)
 	case !info.Mode().IsRegular():
-		return false, &ForeignError{s.path(markerName), "is not a file, and the store has one there", "--home (LLCUDA_HOME) chooses another folder"}
+		return false, &ForeignError{s.path(home.Marker), "is not a file, and the store has one there", "--home (LLCUDA_HOME) chooses another folder"}
 	}
-	text, err := os.ReadFile(s.path(markerName))
+	text, err := os.ReadFile(s.path(home.Marker))
 	if err != nil {
 		return false, err
 	}
 	// A process that was killed while it made the marker left the beginning of it.
 	if !strings.HasPrefix(markerText, string(text)) {
-		return false, &ForeignError{s.path(markerName), "says that it is of another llcuda-fetch: " + strings.TrimSpace(string(text)), "a newer llcuda-fetch may read it; --home (LLCUDA_HOME) chooses another folder"}
+		return false, &ForeignError{s.path(home.Marker), "says that it is of another llcuda-fetch: " + strings.TrimSpace(string(text)), "a newer llcuda-fetch may read it; --home (LLCUDA_HOME) chooses another folder"}
 	}
 	return string(text) == markerText, nil
 }
@@ -211,7 +213,8 @@ func (s *Store) Trusted() error {
 	return nil
 }
 
-// clean makes the store's folders and removes what the store left under staging, which nobody uses while the lock is held.
+// clean makes the store's folders and removes what the store left under staging, which nobody uses
+// while the lock is held.
 func (l *Locked) clean() error {
 	if marked, err := l.Marked(); err != nil || !marked {
 		return errors.Join(err, &ForeignError{l.Home, "was removed meanwhile", "run it again"})
@@ -228,7 +231,7 @@ func (l *Locked) clean() error {
 			return err
 		}
 	}
-	left, err := l.own(stagingDir)
+	left, err := l.listOwn(stagingDir)
 	if err != nil {
 		return err
 	}
@@ -252,7 +255,7 @@ func (s *Store) Contents() (Contents, error) {
 	var c Contents
 	if marked, err := s.Marked(); err != nil || !marked {
 		if err == nil && !s.isEmpty(s.Home) {
-			err = s.foreign("is not a store of llcuda-fetch")
+			err = s.foreignError("is not a store of llcuda-fetch")
 		}
 		return c, err
 	}
@@ -269,7 +272,7 @@ func (s *Store) Contents() (Contents, error) {
 			c.Foreign = append(c.Foreign, name)
 			continue
 		}
-		own, err := s.own(name)
+		own, err := s.listOwn(name)
 		if err != nil {
 			return c, err
 		}
@@ -289,7 +292,7 @@ func (s *Store) Contents() (Contents, error) {
 	return c, nil
 }
 
-// Exists says whether the folder is a store, with something in it or not.
+// Exists reports whether the folder is a store, with something in it or not.
 func (s *Store) Exists() bool {
 	marked, err := s.Marked()
 	return marked && err == nil
@@ -300,15 +303,15 @@ func (s *Store) isEmpty(dir string) bool {
 	return errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0
 }
 
-// Uninstall removes everything that the store made, itself at last. What is somebody else's stays, in a folder that is no
-// store any more.
+// Uninstall removes everything that the store made, itself at last. What is somebody else's stays,
+// in a folder that is not a store any more.
 func (l *Locked) Uninstall() (Contents, error) {
 	c, err := l.Contents()
 	if err != nil {
 		return c, err
 	}
 	// What leads to programs goes first: nothing half removed is ever current.
-	slices.SortStableFunc(c.Own, func(a, b Item) int { return leads(b) - leads(a) })
+	slices.SortStableFunc(c.Own, func(a, b Item) int { return ranksFirst(b) - ranksFirst(a) })
 	for _, item := range c.Own {
 		if err := l.discard(l.path(item.Path)); err != nil {
 			return c, err
@@ -333,8 +336,8 @@ func (l *Locked) Uninstall() (Contents, error) {
 	return c, err
 }
 
-// leads is 1 for what leads to programs.
-func leads(item Item) int {
+// ranksFirst is 1 for what leads to programs.
+func ranksFirst(item Item) int {
 	if filepath.Dir(item.Path) == launch.CurrentName {
 		return 1
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/home"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
@@ -41,7 +42,7 @@ func TestForeignHomes(t *testing.T) {
 			return link
 		}, ""},
 		"a killed beginning": {func(t *testing.T, dir string) string {
-			if err := os.WriteFile(filepath.Join(dir, markerName), []byte(markerText[:9]), 0o644); err != nil {
+			if err := os.WriteFile(filepath.Join(dir, home.Marker), []byte(markerText[:9]), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			return dir
@@ -62,10 +63,10 @@ func TestForeignHomes(t *testing.T) {
 			return filepath.Join(dir, "..", filepath.Base(dir)) + "/"
 		}, "more than a store"},
 		"the root":      {func(*testing.T, string) string { return "/" }, "more than a store"},
-		"a newer store": {func(t *testing.T, dir string) string { write(t, dir+"/"+markerName); return dir }, "another llcuda-fetch"},
+		"a newer store": {func(t *testing.T, dir string) string { write(t, dir+"/"+home.Marker); return dir }, "another llcuda-fetch"},
 		"a marker's link": {func(t *testing.T, dir string) string {
 			write(t, dir+"/real")
-			_ = os.Symlink("real", dir+"/"+markerName)
+			_ = os.Symlink("real", dir+"/"+home.Marker)
 			return dir
 		}, "is not a file"},
 		"a file for a home":  {func(t *testing.T, dir string) string { write(t, dir+"/file"); return dir + "/file" }, "not a directory"},
@@ -81,7 +82,7 @@ func TestForeignHomes(t *testing.T) {
 					t.Fatal(err)
 				}
 				l.Close()
-				if marker, err := os.ReadFile(filepath.Join(home, markerName)); string(marker) != markerText {
+				if marker, err := os.ReadFile(filepath.Join(home, "llcuda-store")); string(marker) != markerText {
 					t.Errorf("its marker is %q, %v", marker, err)
 				}
 				again, err := (&Store{Home: home}).Lock(t.Context(), "test", nil)
@@ -105,7 +106,8 @@ func TestForeignHomes(t *testing.T) {
 	}
 }
 
-// filled is a store with an installation and what somebody put there, who names things as the store does.
+// filled is a store with an installation and what somebody put there, who names things as the store
+// does.
 func filled(t *testing.T) (l *Locked, foreign []string) {
 	l = open(t)
 	install(t, l, fetchtest.New(t, fetchtest.Options{}))
@@ -191,7 +193,7 @@ func TestUninstall(t *testing.T) {
 		t.Error(diff)
 	}
 	allThere(t, l, foreign)
-	for _, name := range []string{markerName, lockName, "current/none", "installs/1", "releases/v1.1.0-runtime"} {
+	for _, name := range []string{home.Marker, lockName, "current/none", "installs/1", "releases/v1.1.0-runtime"} {
 		if _, err := os.Lstat(l.path(name)); err == nil {
 			t.Errorf("%s is still there", name)
 		}
@@ -258,7 +260,7 @@ func TestFoldersThatAreNone(t *testing.T) {
 	}
 }
 
-// What lies in the place of a bundle and is no folder is somebody's.
+// What lies in the place of a bundle and is not a folder is somebody's.
 func TestPlaceTaken(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{})
 	l := open(t)
@@ -281,7 +283,8 @@ func TestPlaceTaken(t *testing.T) {
 	}
 }
 
-// Two kinds of machines share a store: each has its own current installation, and what it goes back to.
+// Two kinds of machines share a store: each has its own current installation, and what it goes back
+// to.
 func TestKinds(t *testing.T) {
 	l := open(t)
 	kind := "1x1eb8"

@@ -37,21 +37,24 @@ type Install struct {
 	Bundle          string    `json:"bundle"`
 	SM              matrix.SM `json:"sm"`
 	Through         string    `json:"through"`
-	// Folder is where the bundle lies, relative to the store, and Runtime where the CUDA libraries do, if they were fetched.
+	// Folder is where the bundle lies, relative to the store, and Runtime where the CUDA libraries
+	// do, if they were fetched.
 	Folder  string `json:"folder"`
 	Runtime string `json:"runtime"`
-	// Metadata is the sha256 of the bundle's metadata.json, as it came out of the archive: the files are held to that, which
-	// nothing signed lists by itself.
+	// Metadata is the sha256 of the bundle's metadata.json, as it came out of the archive: the
+	// files are held to that, which nothing signed lists by itself.
 	Metadata string `json:"metadata_sha256"`
-	// Libraries are the CUDA libraries that the bundle was linked to, by the folder Links, which is relative to the store.
-	// RuntimeNames are all that it looks for.
+	// Libraries are the CUDA libraries that the bundle was linked to, by the folder Links, which is
+	// relative to the store. RuntimeNames are all that it looks for.
 	Libraries    []manifests.CUDALibrary `json:"libraries"`
 	Links        string                  `json:"links"`
 	RuntimeNames []string                `json:"runtime_names"`
-	// Machine is what it was made for. Its kind is launch.AnyKind where no GPU was there to try it on.
+	// Machine is what it was made for. Its kind is launch.AnyKind where no GPU was there to try it
+	// on.
 	Machine launch.Machine `json:"machine"`
-	// Devices are the UUIDs of the GPUs that CUDA showed. Every says that the bundle serves all that the machine has, and
-	// VisibleDevices are the UUIDs for CUDA_VISIBLE_DEVICES, where GPUs must be hidden.
+	// Devices are the UUIDs of the GPUs that CUDA showed. Every says that the bundle serves all
+	// that the machine has, and VisibleDevices are the UUIDs for CUDA_VISIBLE_DEVICES, where GPUs
+	// must be hidden.
 	Devices        []string `json:"devices"`
 	Every          bool     `json:"every_gpu"`
 	VisibleDevices []string `json:"visible_devices"`
@@ -59,18 +62,18 @@ type Install struct {
 	GPUMemory []int `json:"gpu_memory_mib"`
 	// Asked is what the user narrowed the choice to.
 	Asked Asked `json:"asked"`
-	// LlamaCPP is the version that the programs said, and Seen are the GPUs that they saw when they were tried. Both are
-	// empty in the records of clients that did not keep them.
+	// LlamaCPP is the version that the programs said, and Seen are the GPUs that they saw when they
+	// were tried. Both are empty in the records of clients that did not keep them.
 	LlamaCPP string   `json:"llama_cpp"`
 	Seen     []string `json:"seen"`
 	// SignedBy is who signed the release; empty where the user did without a signature.
 	SignedBy string `json:"signed_by"`
-	// Pointer is the number of the release pointer that named the release, and PointerBy whose number it is; 0 where the
-	// user named it.
+	// Pointer is the number of the release pointer that named the release, and PointerBy whose
+	// number it is; 0 where the user named it.
 	Pointer   int64  `json:"pointer"`
 	PointerBy string `json:"pointer_by"`
-	// Mirrors are where updates come from, where the user names no other place; none is the farm's own releases. They have
-	// no names and passwords, and folders are absolute.
+	// Mirrors are where updates come from, where the user names no other place; none is the farm's
+	// own releases. They have no names and passwords, and folders are absolute.
 	Mirrors []string  `json:"mirrors"`
 	Time    time.Time `json:"time"`
 }
@@ -98,7 +101,7 @@ func (s *Store) metadataDigest(i Install) (string, error) {
 	return FileDigest(context.Background(), filepath.Join(s.Dir(i), manifests.MetadataName)) // some 20 kB
 }
 
-// Unchanged says whether its bundle's metadata.json is the one that came out of the archive.
+// Unchanged reports whether its bundle's metadata.json is the one that came out of the archive.
 func (s *Store) Unchanged(i Install) bool {
 	digest, err := s.metadataDigest(i)
 	return err == nil && digest == i.Metadata
@@ -109,8 +112,8 @@ func (s *Store) Programs(i Install) launch.Installation {
 	return launch.Installation{Bundle: s.Dir(i), VisibleDevices: i.VisibleDevices}
 }
 
-// start is what package launch reads of it.
-func (i Install) start() launch.Start {
+// startRecord is what package launch reads of it.
+func (i Install) startRecord() launch.Start {
 	start := launch.Start{Machine: i.Machine, GPU: i.Through != manifests.ThroughCPU, Every: i.Every, Devices: i.Devices, VisibleDevices: i.VisibleDevices}
 	for _, library := range i.Libraries {
 		start.Libraries = append(start.Libraries, library.Name)

@@ -15,12 +15,13 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
-// cudaLink is the link in a bundle's folder that leads to a set of CUDA libraries. The links in its lib folder lead through
-// it and never change; so all libraries change at once, and no program finds one of two sets.
+// cudaLink is the link in a bundle's folder that leads to a set of CUDA libraries. The links in its
+// lib folder lead through it and never change; so all libraries change at once, and no program
+// finds one of two sets.
 const cudaLink = "cuda"
 
-// linkRuntime makes a bundle's lib folder lead to the libraries of these names, whatever they are. Where the bundle takes
-// the place of another one, it begins with the libraries of that one.
+// linkRuntime makes a bundle's lib folder lead to the libraries of these names, whatever they are.
+// Where the bundle takes the place of another one, it begins with the libraries of that one.
 func linkRuntime(bundle, replaces string, names []string) error {
 	for _, name := range names {
 		if err := os.Symlink(filepath.Join("..", cudaLink, name), filepath.Join(bundle, launch.LibrariesDir, name)); err != nil {
@@ -37,7 +38,7 @@ func linkRuntime(bundle, replaces string, names []string) error {
 	return os.Symlink(target, filepath.Join(bundle, cudaLink))
 }
 
-// isOurs says whether a file beside a bundle's own is one that linkRuntime or Link made.
+// isOurs reports whether a file beside a bundle's own is one that linkRuntime or Link made.
 func isOurs(f manifests.File, names []string) bool {
 	if f.Path == cudaLink {
 		return strings.HasPrefix(f.Link, linkTo(linksDir))
@@ -49,8 +50,8 @@ func isOurs(f manifests.File, names []string) bool {
 // linkTo is how a bundle's folder leads to a folder of the store.
 func linkTo(dir string) string { return filepath.Join("..", "..", dir) }
 
-// Link makes a bundle find these CUDA libraries, so that its programs run by themselves; none takes them away. It returns
-// the folder of links, relative to the store, for the Install.
+// Link makes a bundle find these CUDA libraries, so that its programs run by themselves; none takes
+// them away. It returns the folder of links, relative to the store, for the Install.
 func (l *Locked) Link(bundle string, libraries []manifests.CUDALibrary) (string, error) {
 	at := filepath.Join(bundle, cudaLink)
 	if len(libraries) == 0 {
@@ -70,8 +71,8 @@ func (l *Locked) Link(bundle string, libraries []manifests.CUDALibrary) (string,
 	return links, l.relink(linkTo(links), at)
 }
 
-// target is what a link in a folder of links to CUDA libraries leads to. The path of a library in the store is relative to
-// it, so that it can be moved as a whole.
+// target is what a link in a folder of links to CUDA libraries leads to. The path of a library in
+// the store is relative to it, so that it can be moved as a whole.
 func target(library manifests.CUDALibrary) string {
 	if filepath.IsAbs(library.Path) {
 		return library.Path
@@ -87,7 +88,7 @@ func (l *Locked) links(libraries []manifests.CUDALibrary) (string, error) {
 	}
 	const digits = 12
 	links := filepath.Join(linksDir, hex.EncodeToString(sum.Sum(nil))[:digits])
-	if l.leads(links, libraries) {
+	if l.leadsTo(links, libraries) {
 		return links, nil
 	}
 	stage, err := os.MkdirTemp(l.path(stagingDir), "links-")
@@ -105,8 +106,8 @@ func (l *Locked) links(libraries []manifests.CUDALibrary) (string, error) {
 	return links, l.put(stage, l.path(links))
 }
 
-// leads says whether a folder of links leads to these libraries and no other.
-func (s *Store) leads(links string, libraries []manifests.CUDALibrary) bool {
+// leadsTo reports whether a folder of links leads to these libraries and no other.
+func (s *Store) leadsTo(links string, libraries []manifests.CUDALibrary) bool {
 	entries, err := os.ReadDir(s.path(links))
 	if err != nil || len(entries) != len(libraries) {
 		return false

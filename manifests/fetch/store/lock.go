@@ -16,15 +16,16 @@ import (
 
 const (
 	lockName = "lock"
-	// heldSuffix is that of the file beside the lock where the file system has no flock(2), and stealSuffix that of the
-	// file by which the lock of a process that is gone is taken away.
+	// heldSuffix is that of the file beside the lock where the file system has no flock(2), and
+	// stealSuffix that of the file by which the lock of a process that is gone is taken away.
 	heldSuffix, stealSuffix = ".held", ".steal"
 	// maxRecord bounds what is read of who holds a lock, in bytes.
 	maxRecord = 4096
 	// lockPoll is how often a waiting process tries again.
 	lockPoll = 100 * time.Millisecond
-	// heldBeat is how often the holder of a named lock shows that it is alive, and heldStale after how long without that
-	// the others take it for gone. Network file systems show a change up to 20 seconds late: sshfs(1), dcache_timeout.
+	// heldBeat is how often the holder of a named lock shows that it is alive, and heldStale after
+	// how long without that the others take it for gone. Network file systems show a change up to
+	// 20 seconds late: sshfs(1), dcache_timeout.
 	heldBeat, heldStale = 2 * time.Second, 40 * time.Second
 )
 
@@ -45,12 +46,14 @@ func (e *LockError) Hint() string {
 	return "remove " + e.Path + " if nothing else needs it, or choose another folder with --home (LLCUDA_HOME)"
 }
 
-// lockFile takes the lock at a path and returns what lets it go. While another process has it, waiting, if not nil, is told
-// of it once for each such process.
+// lockFile takes the lock at a path and returns what lets it go. While another process has it,
+// waiting, if not nil, is told of it once for each such process.
 //
-// The lock is flock(2), which ends with the process. Network file systems that do not have it get a namedLock.
+// The lock is flock(2), which ends with the process. Network file systems that do not have it get a
+// namedLock. Package flock would not do: it follows a link in the lock's place, and does not show
+// who has the lock.
 func lockFile(ctx context.Context, path string, me Holder, waiting func(Holder)) (unlock func() error, err error) {
-	waiting = once(waiting)
+	waiting = tellOnce(waiting)
 	for {
 		f, err := openLock(path)
 		if err != nil {
@@ -83,8 +86,8 @@ func lockFile(ctx context.Context, path string, me Holder, waiting func(Holder))
 	}
 }
 
-// once tells of each holder once.
-func once(waiting func(Holder)) func(Holder) {
+// tellOnce tells of each holder once.
+func tellOnce(waiting func(Holder)) func(Holder) {
 	var told *Holder
 	return func(h Holder) {
 		if waiting != nil && (told == nil || *told != h) {
@@ -103,8 +106,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// openLock opens the file of a lock, and nothing else that may be in its place: who can write to the folder could have a
-// link there to a file that he cannot write to.
+// openLock opens the file of a lock, and nothing else that may be in its place: who can write to
+// the folder could have a link there to a file that he cannot write to.
 func openLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o666)
 	switch {
@@ -135,8 +138,8 @@ func isAt(f *os.File, path string) bool {
 	return err == nil && os.SameFile(mine, there)
 }
 
-// writeHolder notes in a locked file who has it, for those who wait. A file that holds anything else, or has another name,
-// is somebody's: it is a lock as it is.
+// writeHolder notes in a locked file who has it, for those who wait. A file that holds anything
+// else, or has another name, is somebody's: it is a lock as it is.
 func writeHolder(f *os.File, me Holder) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -165,8 +168,9 @@ func readHolder(f *os.File) Holder {
 	return h
 }
 
-// A namedLock is a file that whoever makes it has the lock by. Its holder changes it all the time; once nobody does, the
-// others take it away. Only whoever made the file beside it may do that, so that none takes away the lock of the next one.
+// A namedLock is a file that whoever makes it has the lock by. Its holder changes it all the time;
+// once nobody does, the others take it away. Only whoever made the file beside it may do that, so
+// that none takes away the lock of the next one.
 type namedLock struct {
 	path        string
 	beat, stale time.Duration

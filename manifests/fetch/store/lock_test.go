@@ -44,7 +44,7 @@ func TestLockInPlace(t *testing.T) {
 			defer os.RemoveAll(dir)
 			home, file := filepath.Join(dir, "s"), filepath.Join(dir, "file")
 			lock := filepath.Join(home, lockName)
-			err = errors.Join(os.Mkdir(home, 0o755), os.WriteFile(filepath.Join(home, markerName), []byte(markerText), 0o644), os.WriteFile(file, []byte(theirs), 0o644), test.put(lock, file))
+			err = errors.Join(os.Mkdir(home, 0o755), os.WriteFile(filepath.Join(home, "llcuda-store"), []byte(markerText), 0o644), os.WriteFile(file, []byte(theirs), 0o644), test.put(lock, file))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -131,7 +131,8 @@ func TestNamedLock(t *testing.T) {
 	}
 }
 
-// The lock of a process that was killed is taken away by one of those who wait; that of a process that lives is not.
+// The lock of a process that was killed is taken away by one of those who wait; that of a process
+// that lives is not.
 func TestNamedLockOfTheDead(t *testing.T) {
 	dir := t.TempDir()
 	n := namedLock{path: filepath.Join(dir, "held"), beat: 20 * time.Millisecond, stale: 500 * time.Millisecond}
@@ -139,7 +140,7 @@ func TestNamedLockOfTheDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told []Holder
-	unlock, err := n.take(t.Context(), Holder{PID: 1}, once(func(h Holder) { told = append(told, h) }))
+	unlock, err := n.take(t.Context(), Holder{PID: 1}, tellOnce(func(h Holder) { told = append(told, h) }))
 	if err != nil || len(told) != 1 || told[0].PID != 4711 || told[0].Command != "killed" {
 		t.Fatalf("%v, %v", told, err)
 	}

@@ -25,8 +25,8 @@ type seenRecord struct {
 	Statement json.RawMessage `json:"statement"`
 }
 
-// A PointerRecordError is a record of a release pointer that cannot be read. It is no reason to begin anew by itself:
-// whoever can damage a file could go back so.
+// A PointerRecordError is a record of a release pointer that cannot be read. It is not a reason to
+// start over by itself: whoever can damage a file could go back so.
 type PointerRecordError struct {
 	Path string
 	Err  error
@@ -46,7 +46,8 @@ func pointerFile(signer string) string {
 	return filepath.Join(pointersDir, hex.EncodeToString(sum[:16])+".json")
 }
 
-// SeenPointer is the release pointer of the highest number that SeePointer was given of a signer; false if there is none.
+// SeenPointer is the release pointer of the highest number that SeePointer was given of a signer;
+// false if there is none.
 func (s *Store) SeenPointer(signer string) (manifests.Pointer, bool, error) {
 	path := s.path(pointerFile(signer))
 	seen, err := readPointer(path)
@@ -91,8 +92,8 @@ func readPointer(path string) (SeenPointer, error) {
 	return SeenPointer{record.Signer, p}, nil
 }
 
-// SeePointer remembers a release pointer of a signer, so that no older one is followed any more. It refuses one that may
-// not follow the one seen before, with a *manifests.PointerBackError.
+// SeePointer remembers a release pointer of a signer, so that no older one is followed any more. It
+// refuses one that may not follow the one seen before, with a *manifests.PointerBackError.
 func (l *Locked) SeePointer(signer string, p manifests.Pointer) error {
 	seen, any, err := l.SeenPointer(signer)
 	switch {
@@ -113,13 +114,5 @@ func (l *Locked) SeePointer(signer string, p manifests.Pointer) error {
 	if err != nil {
 		return err
 	}
-	stage, err := os.MkdirTemp(l.path(stagingDir), "pointer-")
-	if err != nil {
-		return err
-	}
-	beside := filepath.Join(stage, "it")
-	if err := writeFile(beside, append(data, '\n')); err != nil {
-		return err
-	}
-	return errors.Join(os.Rename(beside, l.path(pointerFile(signer))), SyncFolder(l.path(pointersDir)), os.Remove(stage))
+	return l.replaceFile(l.path(pointerFile(signer)), append(data, '\n'))
 }

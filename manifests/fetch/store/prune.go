@@ -15,9 +15,10 @@ type Item struct {
 	Size int64  `json:"size"` // bytes on disk
 }
 
-// wanted are the installations that machines use: of every kind the current one and the one before it, and of the same
-// releases the newest for each other choice of GPUs and state of the machine.
-func (s *Store) wanted() ([]Install, error) {
+// usedInstalls are the installations that machines use: of every kind the current one and the one
+// before it, and of the same releases the newest for each other choice of GPUs and state of the
+// machine.
+func (s *Store) usedInstalls() ([]Install, error) {
 	kinds, err := s.Kinds()
 	if err != nil {
 		return nil, err
@@ -52,10 +53,11 @@ func (s *Store) wanted() ([]Install, error) {
 	return wanted, nil
 }
 
-// Shared says whether an installation that another kind of machine uses, or this one with other GPUs or in another
-// environment, has the same bundle with other CUDA libraries. A bundle leads to one set of them.
+// Shared reports whether an installation that another kind of machine uses, or this one with other
+// GPUs or in another environment, has the same bundle with other CUDA libraries. A bundle leads to
+// one set of them.
 func (s *Store) Shared(i Install) (bool, error) {
-	wanted, err := s.wanted()
+	wanted, err := s.usedInstalls()
 	return slices.ContainsFunc(wanted, func(other Install) bool {
 		elsewhere := other.Machine.Kind != i.Machine.Kind
 		return other.Folder == i.Folder && !slices.Equal(other.Libraries, i.Libraries) &&
@@ -63,10 +65,10 @@ func (s *Store) Shared(i Install) (bool, error) {
 	}), err
 }
 
-// Prunable is what the store made and no installation needs that a machine uses: of every kind of machine the current one
-// and the one before it are kept.
+// Prunable is what the store made and no installation needs that a machine uses: of every kind of
+// machine the current one and the one before it are kept.
 func (s *Store) Prunable() ([]Item, error) {
-	wanted, err := s.wanted()
+	wanted, err := s.usedInstalls()
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +80,7 @@ func (s *Store) Prunable() ([]Item, error) {
 	}
 	var items []Item
 	for _, dir := range []string{downloadsDir, stagingDir, bundlesDir, runtimesDir, linksDir, releasesDir, installsDir} {
-		own, err := s.own(dir)
+		own, err := s.listOwn(dir)
 		if err != nil {
 			return nil, err
 		}

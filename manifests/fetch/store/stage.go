@@ -14,8 +14,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/archive"
 )
 
-// An ArchiveError is an archive whose digest holds and whose content is not what it must be. It is a security error:
-// nothing of it was installed.
+// An ArchiveError is an archive whose digest holds and whose content is not what it must be. It is
+// a security error: nothing of it was installed.
 type ArchiveError struct {
 	Name    string // the asset's
 	Entry   string // the path inside; empty where it is the archive as a whole
@@ -64,8 +64,9 @@ func (s *Stage) Close() error {
 // unpacked is the folder that the archive's top folder becomes.
 func (s *Stage) unpacked() string { return filepath.Join(s.dir, s.asset.Top()) }
 
-// Unpack unpacks the archive's bytes, from the first on; called again, it starts over. It does not check the digest of
-// these bytes; the caller must, before Adopt. An archive that package archive has a finding on is an *ArchiveError.
+// Unpack unpacks the archive's bytes, from the first on; called again, it starts over. It does not
+// check the digest of these bytes; the caller must, before Adopt. An archive that package archive
+// has a finding on is an *ArchiveError.
 func (s *Stage) Unpack(ctx context.Context, r io.Reader) error {
 	if err := s.Close(); err != nil {
 		return err
@@ -93,31 +94,33 @@ func (s *Stage) Unpack(ctx context.Context, r io.Reader) error {
 	return refuse(s.asset, s.contents.Findings)
 }
 
-// Adopt verifies that the unpacked files are those that the manifest and the bundle's own metadata.json list, and moves
-// them to their place in the store. It returns that place. The caller has verified the digest of the archive. A bundle gets
-// the links by which it finds the libraries of these names, once Link says where they are.
-func (s *Stage) Adopt(runtimeNames []string) (string, error) {
+// Adopt verifies that the unpacked files are those that the manifest and the bundle's own
+// metadata.json list, and moves them to their place in the store, which Folder names. The caller
+// has verified the digest of the archive. A bundle gets the links by which it finds the libraries
+// of these names, once Link says where they are.
+func (s *Stage) Adopt(runtimeNames []string) error {
 	if err := refuse(s.asset, s.compare()); err != nil {
-		return "", err
+		return err
 	}
 	target := s.locked.path(folder(s.asset))
 	if s.asset.Kind == manifests.KindBundle {
 		if err := linkRuntime(s.unpacked(), target, runtimeNames); err != nil {
-			return "", fmt.Errorf("linking %s: %w", s.asset.Name, err)
+			return fmt.Errorf("linking %s: %w", s.asset.Name, err)
 		}
 	}
-	// One call writes all of the file system's dirty pages: much faster than one fsync for each of the files.
+	// One call writes all of the file system's dirty pages: much faster than one fsync for each of
+	// the files.
 	dir, err := os.Open(s.dir)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()); err != nil {
-		return "", fmt.Errorf("writing %s to disk: %w", s.asset.Name, err)
+		return fmt.Errorf("writing %s to disk: %w", s.asset.Name, err)
 	}
 	if err := s.locked.put(s.unpacked(), target); err != nil {
-		return "", err
+		return err
 	}
-	return target, s.Close()
+	return s.Close()
 }
 
 // compare compares what was unpacked with what the manifest and the bundle's own metadata.json say.

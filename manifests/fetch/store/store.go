@@ -1,7 +1,9 @@
-// Package store is what llcuda-fetch keeps on a machine: bundles, CUDA runtimes, and which of them is installed.
+// Package store is what llcuda-fetch keeps on a machine: bundles, CUDA runtimes, and which of them
+// is installed.
 //
-// The fetch package calls it, with archives as they come from the network and with the manifest's word on them; out come
-// folders whose every file was verified, and the Install that `run` starts programs from:
+// The fetch package calls it, with archives as they come from the network and with the manifest's
+// word on them; out come folders whose every file was verified, and the Install that `run` starts
+// programs from:
 //
 //	Stage.Unpack ──▶ staging/… ──Stage.Adopt──▶ bundles/…, runtimes/… ──Locked.Activate──▶ installs/N ◀── current
 //
@@ -22,13 +24,15 @@
 //	current/KIND                a link to one of installs/, for each kind of machine that uses the store;
 //	                            current/any is for machines that have none of their own yet
 //
-// Every folder under bundles, runtimes, links and installs came there whole, by one rename, after it was verified and on
-// disk; what is current changes by one rename, and so does the link `cuda` by which a bundle finds its CUDA libraries. So a
-// process killed at any moment leaves the old installation or the new one, and leftovers only where clean looks for them.
-// Readers need no lock. All links in it are relative, so that it can be moved as a whole.
+// Every folder under bundles, runtimes, links and installs came there whole, by one rename, after
+// it was verified and on disk; what is current changes by one rename, and so does the link `cuda`
+// by which a bundle finds its CUDA libraries. So a process killed at any moment leaves the old
+// installation or the new one, and leftovers only where clean looks for them. Readers need no lock.
+// All links in it are relative, so that it can be moved as a whole.
 //
-// Nothing is removed but what the store made itself, which it tells by names: whatever else lies in its folder stays, and a
-// folder that is not empty and has no marker is not used at all. The package uses no network and never prints.
+// Nothing is removed but what the store made itself, which it tells by names: whatever else lies in
+// its folder stays, and a folder that is not empty and has no marker is not used at all. The
+// package uses no network and never prints.
 package store
 
 import (
@@ -62,15 +66,15 @@ const (
 // A Store is a folder.
 type Store struct {
 	Home string
-	// Machine says what the programs are to be started on: which installation is the current one depends on it. Where nil,
-	// it is a machine without a GPU.
+	// Machine says what the programs are to be started on: which installation is the current one
+	// depends on it. Where nil, it is a machine without a GPU.
 	Machine func() launch.Machine
 	// TrustAll uses the store although others may write to it.
 	TrustAll bool
 }
 
-// Here is the machine that the store's programs are to be started on.
-func (s *Store) Here() launch.Machine {
+// ThisMachine is the machine that the store's programs are to be started on.
+func (s *Store) ThisMachine() launch.Machine {
 	if s.Machine == nil {
 		return launch.Machine{Kind: "none", Folders: []string{}}
 	}
@@ -90,8 +94,8 @@ func folder(a manifests.Artifact) string {
 	return filepath.Join(bundlesDir, a.Stem()+"-"+a.Tar.SHA256[:digits])
 }
 
-// Folder is where an archive lies unpacked, as an absolute path, and whether it does. Whoever goes by that, and not by an
-// Install, has it verified first.
+// Folder is where an archive lies unpacked, as an absolute path, and whether it does. Whoever goes
+// by that, and not by an Install, has it verified first.
 func (s *Store) Folder(a manifests.Artifact) (string, bool) {
 	path := s.path(folder(a))
 	info, err := os.Lstat(path)
@@ -113,7 +117,8 @@ type HomeError struct {
 func (e *HomeError) Error() string { return e.Doing + ": " + e.Err.Error() }
 func (e *HomeError) Unwrap() error { return e.Err }
 
-// homeError makes what went wrong in a store's folder a HomeError, unless it says itself what it is.
+// homeError makes what went wrong in a store's folder a HomeError, unless it says itself what it
+// is.
 func homeError(doing, home string, err error) error {
 	var foreign *ForeignError
 	if errors.As(err, &foreign) {
@@ -130,13 +135,13 @@ func (e *HomeError) Hint() string {
 	return ""
 }
 
-// Lock makes the folder and takes its lock, and clears away what killed processes left. While another process has the
-// lock, waiting, if not nil, is told of it once for each such process.
+// Lock makes the folder and takes its lock, and clears away what killed processes left. While
+// another process has the lock, waiting, if not nil, is told of it once for each such process.
 func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) (*Locked, error) {
 	if err := s.Trusted(); err != nil {
 		return nil, err
 	}
-	if err := s.make(); err != nil {
+	if err := s.create(); err != nil {
 		return nil, homeError("making the store", s.Home, err)
 	}
 	me := Holder{PID: os.Getpid(), Command: command, Since: time.Now().UTC().Truncate(time.Second)}
@@ -190,7 +195,7 @@ func (l *Locked) Keep(release string, d Documents) error {
 	return l.put(stage, l.path(releasesDir, release))
 }
 
-// Documents are what Keep stored. Whoever uses them verifies them again.
+// Documents are what Keep stored. The caller verifies them again.
 func (s *Store) Documents(release string) (Documents, error) {
 	var d Documents
 	for name, data := range map[string]*[]byte{

@@ -20,13 +20,16 @@ import (
 )
 
 const (
-	// leftOutName is the file in a bundle's folder that says which of its CPU variants are left out, and why.
+	// leftOutName is the file in a bundle's folder that says which of its CPU variants are left
+	// out, and why.
 	leftOutName = "left-out.json"
-	// variantLimit is the time in which a variant must compute a few tokens of a tiny model, which takes a tenth of a second.
+	// variantLimit is the time in which a variant must compute a few tokens of a tiny model, which
+	// takes a tenth of a second.
 	variantLimit = 30 * time.Second
 )
 
-// A LeftOut is a CPU variant of a bundle that fails on a kind of CPU. The link by which programs find it is gone.
+// A LeftOut is a CPU variant of a bundle that fails on a kind of CPU. The link by which programs
+// find it is gone.
 type LeftOut struct {
 	Variant string `json:"variant"`
 	CPU     string `json:"cpu"`
@@ -38,9 +41,9 @@ func (o LeftOut) String() string {
 }
 
 // LeftOut are the CPU variants that an installation does without.
-func (s *Store) LeftOut(i Install) []LeftOut { return leftOut(s.Dir(i)) }
+func (s *Store) LeftOut(i Install) []LeftOut { return readLeftOut(s.Dir(i)) }
 
-func leftOut(bundle string) []LeftOut {
+func readLeftOut(bundle string) []LeftOut {
 	var list []LeftOut
 	data, err := os.ReadFile(filepath.Join(bundle, leftOutName))
 	if err != nil || json.Unmarshal(data, &list) != nil {
@@ -49,8 +52,9 @@ func leftOut(bundle string) []LeftOut {
 	return list
 }
 
-// notLeftOut are the files of a bundle without the links to variants that are left out and gone.
-func notLeftOut(files, found []manifests.File, out []LeftOut) []manifests.File {
+// withoutLeftOut are the files of a bundle without the links to variants that are left out and
+// gone.
+func withoutLeftOut(files, found []manifests.File, out []LeftOut) []manifests.File {
 	return slices.DeleteFunc(slices.Clone(files), func(f manifests.File) bool {
 		there := slices.ContainsFunc(found, func(have manifests.File) bool { return have.Path == f.Path })
 		return !there && slices.ContainsFunc(out, func(o LeftOut) bool {
@@ -59,12 +63,13 @@ func notLeftOut(files, found []manifests.File, out []LeftOut) []manifests.File {
 	})
 }
 
-// TryVariants has an installation compute on the CPU, on the variant that llama.cpp picks. What CPUs and hypervisors say
-// of themselves is not always so (llama.cpp issues 28328 and 28756): a variant that crashes, hangs or ends badly is left
-// out, and the next best is tried. The bundle is as before if none works.
+// TryVariants has an installation compute on the CPU, on the variant that llama.cpp picks. What
+// CPUs and hypervisors say of themselves is not always so (llama.cpp issues 28328 and 28756): a
+// variant that crashes, hangs or ends badly is left out, and the next best is tried. The bundle is
+// as before if none works.
 //
-// Variants that were left out before are tried anew, but for those that fail on another kind of CPU: a store can serve
-// several machines.
+// Variants that were left out before are tried again, but for those that fail on another kind of
+// CPU: a store can serve several machines.
 func (l *Locked) TryVariants(ctx context.Context, i Install) ([]LeftOut, error) {
 	return l.tryVariants(ctx, i, variantLimit)
 }
@@ -96,7 +101,7 @@ func (l *Locked) tryVariants(ctx context.Context, i Install, limit time.Duration
 		}
 		bad := []LeftOut{{loaded, cpu, problem.Problem}}
 		if loaded == "" { // it got nowhere: which one it was shows when each is alone
-			if bad, err = t.each(ctx, candidates, cpu); err != nil {
+			if bad, err = t.tryEach(ctx, candidates, cpu); err != nil {
 				return nil, err
 			}
 		}
@@ -171,9 +176,9 @@ func (t variantTrial) try(ctx context.Context, names ...string) (loaded string, 
 	return loaded, nil
 }
 
-// each tries variants one by one and gives those that crash. One that the CPU lacks something for is not even loaded, and
-// its program ends in order.
-func (t variantTrial) each(ctx context.Context, names []string, cpu string) ([]LeftOut, error) {
+// tryEach tries variants one by one and gives those that crash. One that the CPU lacks something
+// for is not even loaded, and its program ends in order.
+func (t variantTrial) tryEach(ctx context.Context, names []string, cpu string) ([]LeftOut, error) {
 	var bad []LeftOut
 	for _, name := range names {
 		var problem *ProbeError
@@ -188,8 +193,9 @@ func (t variantTrial) each(ctx context.Context, names []string, cpu string) ([]L
 	return bad, nil
 }
 
-// leaveOut takes away the links to these variants, gives back all others, and keeps a record. Links come back before the
-// record says so and go after it does: killed in between, nothing counts as missing.
+// leaveOut takes away the links to these variants, gives back all others, and keeps a record. Links
+// come back before the record says so and go after it does: killed in between, nothing counts as
+// missing.
 func (l *Locked) leaveOut(dir string, bundle variants.Bundle, out []LeftOut) error {
 	programs := filepath.Join(dir, bundle.Programs)
 	var gone []string
@@ -215,8 +221,7 @@ func (l *Locked) leaveOut(dir string, bundle variants.Bundle, out []LeftOut) err
 	if err != nil {
 		return err
 	}
-	beside := l.path(stagingDir, leftOutName)
-	err = errors.Join(writeFile(beside, append(data, '\n')), os.Rename(beside, record))
+	err = l.replaceFile(record, append(data, '\n'))
 	for _, link := range gone {
 		if err == nil {
 			if err = os.Remove(link); errors.Is(err, fs.ErrNotExist) {

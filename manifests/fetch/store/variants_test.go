@@ -97,8 +97,8 @@ func TestTryVariants(t *testing.T) {
 	}
 }
 
-// A record excuses nothing but the links it names, and goes when its reason is gone; what another kind of CPU cannot run
-// stays left out.
+// A record excuses nothing but the links it names, and goes when its reason is gone; what another
+// kind of CPU cannot run stays left out.
 func TestLeftOutRecord(t *testing.T) {
 	l, r := open(t), fetchtest.New(t, fetchtest.Options{CPU: map[string]string{"x64": "1 true", "haswell": "5 true", "zen4": "9 true"}})
 	i := Install{Folder: l.Relative(adopt(t, l, r, zst75))}

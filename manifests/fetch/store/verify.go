@@ -17,11 +17,12 @@ import (
 // A Finding is one thing that is wrong with an unpacked archive.
 type Finding = archive.Finding
 
-// Verify reads every file of an unpacked archive of the store and compares it with what the manifest and the archive's
-// own metadata.json say. It returns what is wrong; an error is one of reading, where nothing can be said.
+// Verify reads every file of an unpacked archive of the store and compares it with what the
+// manifest and the archive's own metadata.json say. It returns what is wrong; an error is one of
+// reading, where nothing can be said.
 //
-// The links to CUDA libraries that Link made may be there beside the bundle's own files, and the links to CPU variants
-// that TryVariants left out may be gone.
+// The links to CUDA libraries that Link made may be there beside the bundle's own files, and the
+// links to CPU variants that TryVariants left out may be gone.
 func (s *Store) Verify(ctx context.Context, a manifests.Artifact, runtimeNames []string) ([]Finding, error) {
 	dir := s.path(folder(a))
 	found, err := readTree(ctx, dir)
@@ -52,7 +53,7 @@ func (s *Store) Verify(ctx context.Context, a manifests.Artifact, runtimeNames [
 	found = slices.DeleteFunc(archive.WithoutMetadata(found), func(f manifests.File) bool {
 		return f.Path == leftOutName || isOurs(f, runtimeNames)
 	})
-	return archive.CompareFiles(found, notLeftOut(meta.Files, found, leftOut(dir))), nil
+	return archive.CompareFiles(found, withoutLeftOut(meta.Files, found, readLeftOut(dir))), nil
 }
 
 // readTree describes the files and links of a folder, ascending by path.

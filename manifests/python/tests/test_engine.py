@@ -22,7 +22,7 @@ from standin import StandIn, inside, standin
 
 import llcuda
 from llcuda import InferenceEngine, InferResult, errors
-from llcuda.engine import _forget_history, _layers
+from llcuda._internal.serving import _forget_history, _layers
 from llcuda.server import flags
 
 __all__ = ["engine", "fake", "inside", "standin"]

@@ -16,6 +16,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 	"github.com/waqasm86/llcuda-farm/docker/mirror"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 // fetchConcurrency is polite to a public mirror: so many connections, each with a file of its own.
@@ -31,7 +32,7 @@ type FetchOptions struct {
 	// Transfer downloads. The zero value will do.
 	Transfer transfer.Client
 	// Progress hears of bytes that are there, of all bytes of the lock. Calls do not overlap.
-	Progress func(done, total int64)
+	Progress func(measure.Progress)
 }
 
 // MirrorsFromEnv takes the mirrors from LLCUDA_DEBIAN_MIRROR and npm_config_registry.
@@ -98,7 +99,7 @@ func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOpt
 type meter struct {
 	mu          sync.Mutex
 	done, total int64
-	report      func(done, total int64)
+	report      func(measure.Progress)
 }
 
 func (m *meter) add(n int64) {
@@ -106,7 +107,7 @@ func (m *meter) add(n int64) {
 	defer m.mu.Unlock()
 	m.done += n
 	if m.report != nil {
-		m.report(m.done, m.total)
+		m.report(measure.Progress{Done: m.done, Total: m.total})
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
@@ -122,7 +123,7 @@ func TestFetchOnce(t *testing.T) {
 
 	opts := m.options()
 	var last [2]int64
-	opts.Progress = func(done, total int64) { last = [2]int64{done, total} }
+	opts.Progress = func(at measure.Progress) { last = [2]int64{at.Done, at.Total} }
 	for range 2 {
 		if err := Fetch(t.Context(), lock, cache, opts); err != nil {
 			t.Fatal(err)
@@ -202,7 +203,7 @@ func TestFetchFaults(t *testing.T) {
 			cache := t.TempDir()
 			var done int64
 			opts := m.options()
-			opts.Progress = func(d, _ int64) { done = d }
+			opts.Progress = func(at measure.Progress) { done = at.Done }
 			err := Fetch(t.Context(), cuda12.Lock{deb}, cache, opts)
 			want := map[string]string{}
 			var wantDone int64
@@ -314,11 +315,11 @@ func TestFetchResumes(t *testing.T) {
 		}
 		opts := m.options()
 		var first, last int64
-		opts.Progress = func(done, _ int64) {
+		opts.Progress = func(at measure.Progress) {
 			if first == 0 {
-				first = done
+				first = at.Done
 			}
-			last = done
+			last = at.Done
 		}
 		if err := Fetch(t.Context(), cuda12.Lock{file}, cache, opts); err != nil {
 			t.Fatal(err)

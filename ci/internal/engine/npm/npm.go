@@ -39,6 +39,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/filestamp"
 	"github.com/waqasm86/llcuda-farm/docker/mirror"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
 const (
@@ -59,7 +60,7 @@ type Options struct {
 	// Transfer downloads. The zero value will do.
 	Transfer transfer.Client
 	// Progress hears of tarballs that are there, of all that are needed. Calls do not overlap.
-	Progress func(done, total int)
+	Progress func(measure.Progress)
 }
 
 // OptionsFromEnv takes the registry from npm's own variable.
@@ -197,7 +198,7 @@ func downloadAll(ctx context.Context, tarballs []tarball, missing []int, sizes [
 		defer mu.Unlock()
 		left -= arrived
 		if opts.Progress != nil {
-			opts.Progress(len(tarballs)-left, len(tarballs))
+			opts.Progress(measure.Progress{Done: int64(len(tarballs) - left), Total: int64(len(tarballs))})
 		}
 	}
 	report(0)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/docker/mirror"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
+	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/manifests/retry"
 )
 
@@ -48,11 +49,11 @@ func TestFetch(t *testing.T) {
 
 	var seen []int
 	opts := r.options()
-	opts.Progress = func(done, total int) {
-		if total != 5 {
-			t.Errorf("progress of %d tarballs, want 5", total)
+	opts.Progress = func(at measure.Progress) {
+		if at.Total != 5 {
+			t.Errorf("progress of %d tarballs, want 5", at.Total)
 		}
-		seen = append(seen, done)
+		seen = append(seen, int(at.Done))
 	}
 	got, err := Fetch(t.Context(), lock, t.TempDir(), opts)
 	if err != nil {

@@ -1,11 +1,16 @@
-// Package atonce starts the program that `llcuda-fetch run` asks for before the rest of llcuda-fetch is initialised.
+// Package earlyexec runs the program that `llcuda-fetch run` asks for before the rest of
+// llcuda-fetch is initialized, which would take several times as long as starting a process:
+// BenchmarkRun of llcuda-fetch measures it.
 //
-// main imports it for its init function, which makes the process the program where a command line asks for nothing but an
-// installed program, and does nothing otherwise: then main runs, and does the same or more, or says what is amiss. That
-// it comes first is the language's word: packages are initialised in the order of their import paths, each as soon as all
-// that it imports is (https://go.dev/ref/spec#Package_initialization), and this one imports next to nothing, where what
-// verifies signatures imports half of what there is. A test of llcuda-fetch holds it to that.
-package atonce
+// main imports it for its init function. Where the command line asks for nothing but an installed
+// program, init replaces the process with that program; otherwise it does nothing, and main does
+// the same and more, or reports what is wrong.
+//
+// Go initializes packages in the order of their import paths, each once its own imports are
+// initialized (https://go.dev/ref/spec#Package_initialization). So this package runs first because
+// it imports next to nothing, and none of what it imports may come after the packages that verify
+// signatures. A test of llcuda-fetch checks that it does.
+package earlyexec
 
 import (
 	"os"
@@ -20,8 +25,8 @@ func init() {
 	}
 }
 
-// parse takes a command line apart, if it is one of `run` with at most --home: into the store's folder as given, and the
-// program with its arguments.
+// parse takes a command line apart, if it is one of `run` with at most --home: into the store's
+// folder as given, and the program with its arguments.
 func parse(args []string) (given string, program []string, ok bool) {
 	const assigned = "--home="
 	run := false
@@ -57,7 +62,7 @@ func start(given string, arguments []string) {
 	if _, distrusted := launch.Distrust(store); distrusted {
 		return
 	}
-	installation, ok := launch.Current(store, launch.Here(os.LookupEnv))
+	installation, ok := launch.Current(store, launch.ThisMachine(os.LookupEnv))
 	if !ok || len(launch.Models(arguments)) > 0 {
 		return
 	}

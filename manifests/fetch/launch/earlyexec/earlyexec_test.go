@@ -1,4 +1,4 @@
-package atonce
+package earlyexec
 
 import (
 	"strings"

@@ -72,7 +72,7 @@ func TestRunAtOnce(t *testing.T) {
 		}) {
 			t.Errorf("%d packages were initialised before %s: %q", len(all), arguments[0], all)
 		}
-		// --quiet changes nothing here, and is not for package atonce.
+		// --quiet changes nothing here, and is not for package earlyexec.
 		later, trace := command(append([]string{"--home", home, "--quiet", "run"}, arguments...)...)
 		if !slices.Contains(names(trace), verifier) {
 			t.Errorf("with --quiet it was not main that started %s", arguments[0])

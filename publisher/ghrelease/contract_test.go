@@ -1,8 +1,4 @@
-// Package publishertest holds a publisher.Store to what publisher relies on.
-//
-// The tests of stores call it. In goes a store on an empty place; it makes drafts there, fills them, publishes and
-// removes them, and fails the test where the store does not do what publisher.Store's comments say.
-package publishertest
+package ghrelease_test
 
 import (
 	"bytes"
@@ -17,15 +13,16 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// ContentOf is a file of given bytes.
-func ContentOf(name string, data []byte) publisher.Content {
+// contentOf is a file of given bytes.
+func contentOf(name string, data []byte) publisher.Content {
 	return publisher.Content{Name: name, Size: int64(len(data)), Open: func() (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(data)), nil
 	}}
 }
 
-// Store runs the suite. newStore makes a store on an empty place each time.
-func Store(t *testing.T, newStore func(*testing.T) publisher.Store) {
+// checkStore checks that a store does what the comments of publisher.Store say, which publisher relies on. newStore makes
+// one on an empty place each time.
+func checkStore(t *testing.T, newStore func(*testing.T) publisher.Store) {
 	must := func(t *testing.T, err error) {
 		t.Helper()
 		if err != nil {
@@ -77,7 +74,7 @@ func Store(t *testing.T, newStore func(*testing.T) publisher.Store) {
 		wantIs(t, s.Discard(t.Context(), second), publisher.ErrGone)
 		_, err = s.Read(t.Context(), second.ID)
 		wantIs(t, err, publisher.ErrGone)
-		_, err = s.Upload(t.Context(), second, ContentOf("a", []byte("a")))
+		_, err = s.Upload(t.Context(), second, contentOf("a", []byte("a")))
 		wantIs(t, err, publisher.ErrGone)
 		_, err = s.Promote(t.Context(), second, draft, publisher.LatestTrue)
 		wantIs(t, err, publisher.ErrGone)
@@ -90,7 +87,7 @@ func Store(t *testing.T, newStore func(*testing.T) publisher.Store) {
 		data := bytes.Repeat([]byte("0123456789"), 50_000)
 		sum := sha256.Sum256(data)
 		var told []int64
-		content := ContentOf("llcuda-bins_1.tar.gz", data)
+		content := contentOf("llcuda-bins_1.tar.gz", data)
 		content.Sent = func(n int64) { told = append(told, n) }
 		asset, err := s.Upload(t.Context(), made, content)
 		must(t, err)
@@ -103,7 +100,7 @@ func Store(t *testing.T, newStore func(*testing.T) publisher.Store) {
 		if len(told) == 0 || !slices.IsSorted(told) || told[len(told)-1] != content.Size {
 			t.Errorf("told of %d of %d bytes", told, content.Size)
 		}
-		_, err = s.Upload(t.Context(), made, ContentOf(content.Name, []byte("other")))
+		_, err = s.Upload(t.Context(), made, contentOf(content.Name, []byte("other")))
 		wantIs(t, err, publisher.ErrExists)
 		now, err := s.Read(t.Context(), made.ID)
 		must(t, err)
@@ -128,7 +125,7 @@ func Store(t *testing.T, newStore func(*testing.T) publisher.Store) {
 		must(t, err)
 		const many = 7
 		for i := range many {
-			_, err := s.Upload(t.Context(), made, ContentOf(strings.Repeat("a", i+1), []byte("x")))
+			_, err := s.Upload(t.Context(), made, contentOf(strings.Repeat("a", i+1), []byte("x")))
 			must(t, err)
 		}
 		if now, err := s.Read(t.Context(), made.ID); err != nil || len(now.Assets) != many {

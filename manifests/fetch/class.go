@@ -62,18 +62,18 @@ func is[T error](err error) bool {
 	return errors.As(err, &as)
 }
 
-// all are all errors of a type that an error joins or wraps.
-func all[T error](err error) []T {
+// errorsOf returns all errors of a type that an error joins or wraps.
+func errorsOf[T error](err error) []T {
 	if found, ok := err.(T); ok {
 		return []T{found}
 	}
 	switch e := err.(type) {
 	case interface{ Unwrap() error }:
-		return all[T](e.Unwrap())
+		return errorsOf[T](e.Unwrap())
 	case interface{ Unwrap() []error }:
 		var list []T
 		for _, part := range e.Unwrap() {
-			list = append(list, all[T](part)...)
+			list = append(list, errorsOf[T](part)...)
 		}
 		return list
 	}

@@ -1,0 +1,52 @@
+package bundler_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
+)
+
+func TestAuditReport(t *testing.T) {
+	got, err := bundler.Audit(open(t, newTree(t, "sm89-ptx.fatbin sm89-ptx.fatbin")), rules(89))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &bundler.Report{
+		DeviceCode: manifests.DeviceCode{Cubin: []matrix.SM{89}, PTX: []matrix.SM{89}},
+		Requires: manifests.Requires{
+			DriverMin:   manifests.DriverMin{Cubin: "525.60.13", PTX: "550.54.14"},
+			Glibc:       "2.34",
+			Libraries:   []string{"libc.so.6", "libcuda.so.1", "libcudart.so.12"},
+			CPUVariants: []string{"haswell", "x64"},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestAuditNamesEverything holds the audit to its promise that one run shows all there is to mend.
+func TestAuditNamesEverything(t *testing.T) {
+	dir := newTree(t, "sm86.fatbin")
+	for _, name := range []string{"LICENSE", "binaries/cuda12/llama-cli"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := bundler.Audit(open(t, dir), rules(75))
+	want := []string{"LICENSE: missing-file", "binaries/cuda12/llama-cli: missing-file", "lib/libggml-cuda.so: device-code"}
+	if diff := cmp.Diff(want, findingsIn(t, err)); diff != "" {
+		t.Error(diff)
+	}
+	var refused *bundler.AuditError
+	if errors.As(err, &refused) && refused.Name != "llcuda-bins-sm75" {
+		t.Errorf("the error is about %q", refused.Name)
+	}
+}
