@@ -127,8 +127,10 @@ func limit(answer *github.ErrorResponse) (after time.Duration, limited bool) {
 		return 0, false
 	case asked:
 		return after, true
+	case status == http.StatusTooManyRequests, strings.Contains(strings.ToLower(answer.Message), "rate limit"):
+		return secondaryWait, true
 	}
-	return secondaryWait, answer.Response.StatusCode == http.StatusTooManyRequests || strings.Contains(strings.ToLower(answer.Message), "rate limit")
+	return 0, false
 }
 
 // message is what GitHub says in an answer that says no.

@@ -47,6 +47,9 @@ const (
 // maxPage bounds an index's answer. That of a project with ten thousand files has 5 MB.
 const maxPage = 64 << 20
 
+// answerTime bounds one answer, so that an index that hangs is asked again.
+const answerTime = time.Minute
+
 var separators = regexp.MustCompile(`[-_.]+`)
 
 // Normal is a project's name as indexes write it in addresses.
@@ -65,6 +68,8 @@ func (x Index) Files(ctx context.Context, project string) ([]File, error) {
 }
 
 func (x Index) page(ctx context.Context, address string) ([]File, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -90,6 +91,26 @@ func TestFilesFail(t *testing.T) {
 			}
 		})
 	}
+}
+
+// hanging is a server that takes requests and never answers.
+type hanging struct{ asked int }
+
+func (h *hanging) RoundTrip(r *http.Request) (*http.Response, error) {
+	h.asked++
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+// An index that hangs is asked again, and given up.
+func TestFilesHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hanging := &hanging{}
+		_, err := Index{URL: "http://127.0.0.1/simple", Client: &http.Client{Transport: hanging}}.Files(t.Context(), "llcuda")
+		if !retry.IsTemporary(err) || hanging.asked != retry.Tries {
+			t.Errorf("%v after %d requests, want %d", err, hanging.asked, retry.Tries)
+		}
+	})
 }
 
 // What is there is told by its digest, whether the index says it or its bytes do.

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A DigestError is a file whose bytes all came and are not the ones wanted. It is a security error:
@@ -58,6 +60,9 @@ func (e *SpaceError) Error() string {
 	return fmt.Sprintf("writing %s: %d bytes are needed, %d are free", e.Path, e.Need, e.Free)
 }
 func (e *SpaceError) Unwrap() error { return e.Err }
+
+// Is makes a lack that was seen beforehand what the system would have said.
+func (e *SpaceError) Is(target error) bool { return target == unix.ENOSPC }
 
 // A StatusError is an answer that is not the blob.
 type StatusError struct {

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -184,7 +185,7 @@ func TestFetchFile(t *testing.T) {
 		t.Error(err)
 	}
 	blob.Size, blob.URLs = 1<<60, nil
-	if err := client().Fetch(t.Context(), blob, filepath.Join(t.TempDir(), "p"), nil, nil); !is[*SpaceError](err) {
+	if err := client().Fetch(t.Context(), blob, filepath.Join(t.TempDir(), "p"), nil, nil); !is[*SpaceError](err) || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("got %v", err)
 	}
 }
