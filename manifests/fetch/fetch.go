@@ -9,10 +9,12 @@
 //	Install: download ──▶ verify ──▶ unpack ──▶ link the CUDA libraries ──▶ try the programs ──▶ flip `current`
 //	SelfUpdate: download ──▶ verify ──▶ unpack ──▶ try the client ──▶ put it in the place of the one that runs
 //
-// Nothing is used before what vouches for it was verified, in the order that package manifests
-// gives. What is installed already is answered from the store, with no network. The package calls
-// functions of the Client's to report progress; it never logs, prints or asks, and never sets the
-// process's environment.
+// Nothing is used before its signature and digests are verified, in the order that package manifests
+// gives. What is installed already is answered from the store, with no network. An installation is
+// an offer, which functions of the Client make and for which they only read the store, and an
+// installer that carries it out, whose methods alone write there. The package calls functions of the
+// Client's to report progress; it never logs, prints or asks, and never sets the process's
+// environment.
 package fetch
 
 import (
