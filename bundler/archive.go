@@ -116,8 +116,7 @@ func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata
 		return nil
 	}
 	report, err := Audit(fsys, rules)
-	var refused *AuditError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*AuditError](err); ok {
 		a.Findings = append(a.Findings, refused.Findings...)
 	} else if err != nil {
 		return err

@@ -238,8 +238,7 @@ func spaceError(err error, dir *os.Root, name string, needed int64) error {
 
 // errnoOf leaves the temporary file's name out of a message.
 func errnoOf(err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
 	}
 	return err

@@ -45,8 +45,7 @@ func TestAuditNamesEverything(t *testing.T) {
 	if diff := cmp.Diff(want, findingsIn(t, err)); diff != "" {
 		t.Error(diff)
 	}
-	var refused *bundler.AuditError
-	if errors.As(err, &refused) && refused.Name != "llcuda-bins-sm75" {
+	if refused, ok := errors.AsType[*bundler.AuditError](err); ok && refused.Name != "llcuda-bins-sm75" {
 		t.Errorf("the error is about %q", refused.Name)
 	}
 }

@@ -231,8 +231,7 @@ func packages(t *testing.T) []goPackage {
 	cmd.Env = append(cmd.Environ(), "GOOS=linux")
 	out, err := cmd.Output()
 	if err != nil {
-		var failed *exec.ExitError
-		if errors.As(err, &failed) {
+		if failed, ok := errors.AsType[*exec.ExitError](err); ok {
 			t.Fatalf("go list: %v\n%s", err, failed.Stderr)
 		}
 		t.Fatal(err)

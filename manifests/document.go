@@ -105,8 +105,7 @@ func parse(data []byte) (node, error) {
 	}
 	var raw json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 			line := 1 + bytes.Count(data[:syntax.Offset], []byte("\n"))
 			return node{}, fmt.Errorf("line %d: %w", line, err)
 		}

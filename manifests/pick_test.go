@@ -107,8 +107,7 @@ func trace(d manifests.Decision, err error) string {
 
 // outcome is a decision in two words, or what the host lacks.
 func outcome(d manifests.Decision, err error) string {
-	var none *manifests.NoBundleError
-	if errors.As(err, &none) {
+	if none, ok := errors.AsType[*manifests.NoBundleError](err); ok {
 		return string(none.Lack)
 	}
 	return d.SM.String() + " " + d.Through

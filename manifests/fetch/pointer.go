@@ -251,8 +251,7 @@ func (c *Client) Withdrawn(release string) error {
 
 // warnWithdrawn warns of an installation whose release was withdrawn.
 func (c *Client) warnWithdrawn(i Install) {
-	var w *manifests.WithdrawnError
-	if errors.As(c.Withdrawn(i.Release), &w) {
+	if w, ok := errors.AsType[*manifests.WithdrawnError](c.Withdrawn(i.Release)); ok {
 		c.warn("%v; llcuda-fetch install --update takes %s", w, w.Instead)
 	}
 }

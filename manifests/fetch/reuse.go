@@ -81,8 +81,7 @@ func (c *Client) findReusable(o Options, host manifests.Host) (i Install, d mani
 		// Where there is a GPU that this bundle does not serve, another one may.
 		allowCPU := len(host.GPUs) == 0 && (o.AllowCPU || mine && onCPU)
 		d, err := manifests.Pick(releaseOf(meta), host, manifests.PickOptions{AllowCPU: allowCPU})
-		var none *manifests.NoBundleError
-		if errors.As(err, &none) && (none.Lack == manifests.LackGPU || none.Lack == manifests.LackDriver) && o.SM == 0 && !o.AllowCPU {
+		if none, ok := errors.AsType[*manifests.NoBundleError](err); ok && (none.Lack == manifests.LackGPU || none.Lack == manifests.LackDriver) && o.SM == 0 && !o.AllowCPU {
 			return Install{}, d, false, err
 		}
 		if err == nil && d.Through == manifests.ThroughCPU && !onCPU { // its CPU half will do

@@ -41,8 +41,7 @@ func (k *Killer) Run(cmd *exec.Cmd) (killed bool, err error) {
 
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
 		k.killed++
 		k.window += k.window/16 + 1
 		return true, nil

@@ -80,8 +80,7 @@ func (b Branch) Has(ctx context.Context, commit string) (bool, error) {
 		return false, nil // git has no other way to say that there is none
 	}
 	_, err = b.git(ctx, nil, "merge-base", "--is-ancestor", commit, tip)
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() == 1 {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 {
 		return false, nil
 	}
 	return err == nil, err

@@ -314,8 +314,7 @@ func (r *stepRun) stage(ctx context.Context, name string, ctr *dagger.Container,
 		return ctr, nil
 	}
 	err = stageError(r.step.Name(), name, err, tail)
-	var failed *farm.StepError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*farm.StepError](err); ok {
 		for _, line := range unseen(failed.Tail, tail) {
 			r.events(farm.Event{Stage: name, State: farm.StateLine, Line: line})
 		}

@@ -294,8 +294,7 @@ func (r *run) endStep(ctx context.Context, stop context.CancelCauseFunc, end ste
 		result.Err = end.err
 	}
 	result.Tail = end.tail
-	var failed *StepError
-	if errors.As(end.err, &failed) && len(failed.Tail) > 0 {
+	if failed, ok := errors.AsType[*StepError](end.err); ok && len(failed.Tail) > 0 {
 		result.Tail = failed.Tail
 	}
 	if t.step.Kind == StepHost {
@@ -305,8 +304,7 @@ func (r *run) endStep(ctx context.Context, stop context.CancelCauseFunc, end ste
 
 // stopped says why a run ended early: by the host step's failure, or by its caller.
 func stopped(ctx context.Context) error {
-	var host *HostError
-	if errors.As(context.Cause(ctx), &host) {
+	if host, ok := errors.AsType[*HostError](context.Cause(ctx)); ok {
 		return host
 	}
 	return ctx.Err()

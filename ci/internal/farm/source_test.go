@@ -464,8 +464,7 @@ func TestResolveSourceRefuses(t *testing.T) {
 				t.Fatalf("accepted as %+v", src)
 			}
 			text := err.Error()
-			var wrong *SourceError
-			if errors.As(err, &wrong) {
+			if wrong, ok := errors.AsType[*SourceError](err); ok {
 				text += " " + wrong.Hint + " user"
 			}
 			for _, want := range test.want {

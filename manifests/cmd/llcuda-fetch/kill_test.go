@@ -68,8 +68,7 @@ func (m *machine) sound() string {
 		m.t.Fatalf("the store is broken: %v", err)
 	}
 	if _, _, err := c.Verify(m.t.Context()); err != nil {
-		var damage *fetch.DamageError
-		if errors.As(err, &damage) {
+		if damage, ok := errors.AsType[*fetch.DamageError](err); ok {
 			m.t.Fatalf("the store is broken: %v: %v", err, damage.Findings)
 		}
 		m.t.Fatalf("the store is broken: %v", err)

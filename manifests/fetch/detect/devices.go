@@ -42,8 +42,7 @@ func describe(name string, err error) []string {
 	case errors.Is(err, fs.ErrNotExist):
 		return []string{"/dev/" + name + " is not there"}
 	}
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		err = path.Err
 	}
 	return []string{fmt.Sprintf("/dev/%s cannot be opened (%v)", name, err)}

@@ -128,8 +128,7 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		return context.Cause(interrupted)
 	}
 	err = server.Run(ctx, a.tellServer())
-	var exit *serve.ExitError
-	if errors.As(err, &exit) && exit.Reason == serve.ReasonArgument {
+	if exit, ok := errors.AsType[*serve.ExitError](err); ok && exit.Reason == serve.ReasonArgument {
 		return console.Usage(err, exit.Hint())
 	}
 	return err

@@ -30,8 +30,7 @@ func (a *app) verifyCommand() *cobra.Command {
 				return err
 			}
 			current, _, err := c.Verify(cmd.Context())
-			var damage *fetch.DamageError
-			if errors.As(err, &damage) {
+			if damage, ok := errors.AsType[*fetch.DamageError](err); ok {
 				if a.json {
 					return errors.Join(a.print(damage.Findings), err)
 				}

@@ -116,8 +116,7 @@ func freePort(host string, asked int) (int, error) {
 	try := func(port int) (int, error) {
 		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 		if err != nil {
-			var operation *net.OpError
-			if errors.As(err, &operation) {
+			if operation, ok := errors.AsType[*net.OpError](err); ok {
 				err = operation.Err
 			}
 			return 0, err

@@ -135,8 +135,7 @@ func TestFetchRefuses(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.within) {
 				t.Errorf("got %+v, %v; want %q", got, err, test.within)
 			}
-			var unreachable *UnreachableError
-			if errors.As(err, &unreachable) && !strings.Contains(unreachable.Hint(), "PIP_INDEX_URL") {
+			if unreachable, ok := errors.AsType[*UnreachableError](err); ok && !strings.Contains(unreachable.Hint(), "PIP_INDEX_URL") {
 				t.Errorf("hint %q", unreachable.Hint())
 			}
 			if left, _ := filepath.Glob(filepath.Join(dir, "pypi", "*")); len(left) > 0 {

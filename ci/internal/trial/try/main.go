@@ -15,8 +15,7 @@ import (
 func main() {
 	if err := run(os.Args[1], os.Args[2]); err != nil {
 		fmt.Println(err)
-		var failed *trial.FailedError
-		if errors.As(err, &failed) {
+		if failed, ok := errors.AsType[*trial.FailedError](err); ok {
 			fmt.Println("hint: " + failed.Hint())
 		}
 		os.Exit(1)
