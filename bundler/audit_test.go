@@ -15,88 +15,68 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// TestAudit breaks a good bundle in each way that a rule names.
-func TestAudit(t *testing.T) {
-	type breaker struct {
-		t   *testing.T
-		dir string
-		*toolbox
-	}
-	at := func(b breaker, name string) string { return filepath.Join(b.dir, filepath.FromSlash(name)) }
-	must := func(b breaker, err error) {
-		b.t.Helper()
-		if err != nil {
-			b.t.Fatal(err)
-		}
-	}
-	remove := func(names ...string) func(breaker) {
-		return func(b breaker) {
-			for _, name := range names {
-				must(b, os.Remove(at(b, name)))
-			}
-		}
-	}
-	write := func(name, text string, mode os.FileMode) func(breaker) {
-		return func(b breaker) {
-			must(b, os.WriteFile(at(b, name), []byte(text), mode))
-			must(b, os.Chmod(at(b, name), mode))
-		}
-	}
-	relink := func(name, target string) func(breaker) {
-		return func(b breaker) {
-			os.Remove(at(b, name))
-			b.link(target, at(b, name))
-		}
-	}
-	const cuda, cpu, base, llama, server = "lib/libggml-cuda.so", "lib/libggml-cpu-x64.so", "lib/libggml-base.so.0.5.0", "lib/libllama.so.0.5.0", "binaries/cuda12/llama-server"
-	// rebuild compiles one file of the bundle again with a change.
-	rebuildCUDA := func(fatbin string, change func(breaker, *module)) func(breaker) {
-		return func(b breaker) {
-			m := b.cudaBackend(at(b, base), fatbin)
-			if change != nil {
-				change(b, &m)
-			}
-			b.library(at(b, cuda), m)
-		}
-	}
-	rebuildCPU := func(change func(breaker, *module)) func(breaker) {
-		return func(b breaker) {
-			m := module{source: "int ggml_base(void); int cpu(void) { return ggml_base(); }", soname: "libggml-cpu-x64.so", runPath: "$ORIGIN:$ORIGIN/../../lib", needs: []string{at(b, base)}}
-			change(b, &m)
-			b.library(at(b, cpu), m)
-		}
-	}
-	rebuildServer := func(change func(breaker, *module)) func(breaker) {
-		return func(b breaker) {
-			m := module{source: "int llama(void); int main(void) { return llama(); }", runPath: "$ORIGIN/../../lib", needs: []string{at(b, llama), at(b, "lib/libggml.so.0.5.0"), at(b, base)}}
-			change(b, &m)
-			b.program(at(b, server), m)
-		}
-	}
+// An auditCase is a bundle with a change, and what the audit finds in it.
+type auditCase struct {
+	sm     matrix.SM // 75 where it is 0
+	fatbin string    // sm75.fatbin where it is ""
+	rules  func(*bundler.Rules)
+	change func(breaker)
+	want   []string
+	detail string // a part of the findings' text
+}
 
-	// holding gives the CUDA backend the name of a kernel.
-	holding := func(name string) func(breaker, *module) {
-		return func(_ breaker, m *module) {
-			m.source += fmt.Sprintf("\nconst char *kernel(void) { return %q; }\n", name)
-		}
+func testAudit(t *testing.T, cases map[string]auditCase) {
+	t.Helper()
+	for name, test := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sm, fatbin := test.sm, test.fatbin
+			if sm == 0 {
+				sm = 75
+			}
+			if fatbin == "" {
+				fatbin = "sm75.fatbin"
+			}
+			dir := newTree(t, fatbin)
+			r := rules(sm)
+			if test.rules != nil {
+				test.rules(&r)
+			}
+			if test.change != nil {
+				test.change(breaker{t: t, dir: dir, toolbox: newToolbox(t)})
+			}
+			report, err := bundler.Audit(open(t, dir), r)
+			want := slices.Clone(test.want)
+			slices.Sort(want)
+			if diff := cmp.Diff(want, findingsIn(t, err)); diff != "" {
+				t.Errorf("findings (-want +got):\n%s\n%v", diff, err)
+			}
+			if report == nil {
+				t.Error("no report")
+			}
+			if err != nil && !strings.Contains(err.Error(), test.detail) {
+				t.Errorf("error does not say %q:\n%v", test.detail, err)
+			}
+		})
 	}
+}
 
-	for name, test := range map[string]struct {
-		sm     matrix.SM // 75 where it is 0
-		fatbin string    // sm75.fatbin where it is ""
-		rules  func(*bundler.Rules)
-		change func(breaker)
-		want   []string
-		detail string // a part of the findings' text
-	}{
+// A bundle as the farm makes it has no finding.
+func TestAuditWhole(t *testing.T) {
+	testAudit(t, map[string]auditCase{
 		"nothing":               {},
 		"two translation units": {fatbin: "sm75.fatbin sm75.fatbin"},
 		"compressed code":       {sm: 50, fatbin: "sm50-lz4.fatbin sm50-plain.fatbin"},
+	})
+}
 
+// What a bundle must hold is missing, or is something else.
+func TestAuditMissingFiles(t *testing.T) {
+	testAudit(t, map[string]auditCase{
 		"program missing":        {change: remove("binaries/cuda12/llama-bench"), want: []string{"binaries/cuda12/llama-bench: missing-file"}},
 		"program is a link":      {change: relink("binaries/cuda12/llama-bench", "llama-cli"), want: []string{"binaries/cuda12/llama-bench: link", "binaries/cuda12/llama-bench: missing-file"}},
 		"program is a script":    {change: write(server, "#!/bin/sh\n", 0o755), want: []string{server + ": elf"}},
-		"program not executable": {change: func(b breaker) { must(b, os.Chmod(at(b, server), 0o644)) }, want: []string{server + ": file-mode"}},
+		"program not executable": {change: func(b breaker) { b.must(os.Chmod(b.at(server), 0o644)) }, want: []string{server + ": file-mode"}},
 		"CPU backends missing": {
 			change: remove("lib/libggml-cpu-x64.so", "lib/libggml-cpu-haswell.so", "binaries/cuda12/libggml-cpu-x64.so", "binaries/cuda12/libggml-cpu-haswell.so"),
 			want:   []string{"lib/libggml-cpu-*.so: missing-file"},
@@ -129,29 +109,44 @@ func TestAudit(t *testing.T) {
 		},
 		"licence missing": {change: remove("LICENSE"), want: []string{"LICENSE: missing-file"}},
 		"licence empty":   {change: write("THIRD_PARTY_LICENSES.txt", "", 0o644), want: []string{"THIRD_PARTY_LICENSES.txt: missing-file"}},
+	})
+}
 
-		"unexpected folder":  {change: func(b breaker) { must(b, os.Mkdir(at(b, "share"), 0o755)) }, want: []string{"share: unexpected-file"}},
+// What a bundle must not hold.
+func TestAuditUnexpectedFiles(t *testing.T) {
+	testAudit(t, map[string]auditCase{
+		"unexpected folder":  {change: func(b breaker) { b.must(os.Mkdir(b.at("share"), 0o755)) }, want: []string{"share: unexpected-file"}},
 		"unexpected file":    {change: write("lib/cmake.txt", "x", 0o644), want: []string{"lib/cmake.txt: elf"}},
-		"unexpected program": {change: func(b breaker) { must(b, os.Link(at(b, server), at(b, "binaries/cuda12/llama-run"))) }, want: []string{"binaries/cuda12/llama-run: unexpected-file"}},
+		"unexpected program": {change: func(b breaker) { b.must(os.Link(b.at(server), b.at("binaries/cuda12/llama-run"))) }, want: []string{"binaries/cuda12/llama-run: unexpected-file"}},
 		"unused library": {
 			change: func(b breaker) {
-				b.library(at(b, "lib/libstray.so.1"), module{source: "int stray;", soname: "libstray.so.1", runPath: "$ORIGIN"})
+				b.library(b.at("lib/libstray.so.1"), module{source: "int stray;", soname: "libstray.so.1", runPath: "$ORIGIN"})
 			},
 			want: []string{"lib/libstray.so.1: unexpected-file"},
 		},
 		"CUDA's own library": {
 			change: func(b breaker) {
-				must(b, os.Rename(b.stub("libcudart.so.12", "libcudart.so.12", "cudaMalloc"), at(b, "lib/libcudart.so.12")))
+				b.must(os.Rename(b.stub("libcudart.so.12", "libcudart.so.12", "cudaMalloc"), b.at("lib/libcudart.so.12")))
 			},
 			want:   []string{"lib/libcudart.so.12: runpath", "lib/libcudart.so.12: unexpected-file"},
 			detail: "runtime asset",
 		},
 		"metadata in the tree": {change: write("metadata.json", "{}", 0o644), want: []string{"metadata.json: unexpected-file"}},
+	})
+}
 
-		"setuid":         {change: func(b breaker) { must(b, os.Chmod(at(b, server), 0o755|os.ModeSetuid)) }, want: []string{server + ": file-mode"}, detail: "setuid"},
-		"world-writable": {change: func(b breaker) { must(b, os.Chmod(at(b, cpu), 0o757)) }, want: []string{cpu + ": file-mode"}},
-		"pipe":           {change: func(b breaker) { must(b, syscall.Mkfifo(at(b, "lib/pipe"), 0o644)) }, want: []string{"lib/pipe: file-mode", "lib/pipe: unexpected-file"}},
+// Modes and kinds of files.
+func TestAuditModes(t *testing.T) {
+	testAudit(t, map[string]auditCase{
+		"setuid":         {change: func(b breaker) { b.must(os.Chmod(b.at(server), 0o755|os.ModeSetuid)) }, want: []string{server + ": file-mode"}, detail: "setuid"},
+		"world-writable": {change: func(b breaker) { b.must(os.Chmod(b.at(cpu), 0o757)) }, want: []string{cpu + ": file-mode"}},
+		"pipe":           {change: func(b breaker) { b.must(syscall.Mkfifo(b.at("lib/pipe"), 0o644)) }, want: []string{"lib/pipe: file-mode", "lib/pipe: unexpected-file"}},
+	})
+}
 
+// Links: those beside the programs, and where any may lead.
+func TestAuditLinks(t *testing.T) {
+	testAudit(t, map[string]auditCase{
 		"backend link missing":   {change: remove("binaries/cuda12/libggml-cuda.so"), want: []string{"binaries/cuda12/libggml-cuda.so: link"}, detail: "beside the executable"},
 		"backend link absolute":  {change: relink("binaries/cuda12/libggml-cuda.so", "/usr/lib/libggml-cuda.so"), want: []string{"binaries/cuda12/libggml-cuda.so: link"}},
 		"backend link elsewhere": {change: relink("binaries/cuda12/libggml-cuda.so", "../../lib/libggml-cpu-x64.so"), want: []string{"binaries/cuda12/libggml-cuda.so: link"}},
@@ -161,8 +156,8 @@ func TestAudit(t *testing.T) {
 		},
 		"backend is a copy beside the programs": {
 			change: func(b breaker) {
-				must(b, os.Remove(at(b, "binaries/cuda12/libggml-cpu-x64.so")))
-				must(b, os.Link(at(b, cpu), at(b, "binaries/cuda12/libggml-cpu-x64.so")))
+				b.must(os.Remove(b.at("binaries/cuda12/libggml-cpu-x64.so")))
+				b.must(os.Link(b.at(cpu), b.at("binaries/cuda12/libggml-cpu-x64.so")))
 			},
 			want: []string{"binaries/cuda12/libggml-cpu-x64.so: elf", "binaries/cuda12/libggml-cpu-x64.so: link", "binaries/cuda12/libggml-cpu-x64.so: runpath", "binaries/cuda12/libggml-cpu-x64.so: unexpected-file"},
 		},
@@ -171,23 +166,28 @@ func TestAudit(t *testing.T) {
 		"dangling link":    {change: relink("lib/libllama.so", "libllama.so.9"), want: []string{"lib/libllama.so: link"}, detail: "no file"},
 		"circular link":    {change: relink("lib/libllama.so", "libllama.so"), want: []string{"lib/libllama.so: link"}},
 		"link to a folder": {change: relink("lib64", "lib"), want: []string{"lib64: link"}},
+	})
+}
 
+// What an ELF file in its place must be.
+func TestAuditELF(t *testing.T) {
+	testAudit(t, map[string]auditCase{
 		"not an x86-64 file": {
 			change: func(b breaker) {
-				data, err := os.ReadFile(at(b, cpu))
-				must(b, err)
+				data, err := os.ReadFile(b.at(cpu))
+				b.must(err)
 				data[18] = 183 // EM_AARCH64
-				must(b, os.WriteFile(at(b, cpu), data, 0o755))
+				b.must(os.WriteFile(b.at(cpu), data, 0o755))
 			},
 			want: []string{cpu + ": elf", cpu + ": runpath"},
 		},
 		"truncated file": {
-			change: func(b breaker) { must(b, os.Truncate(at(b, cpu), 300)) },
+			change: func(b breaker) { b.must(os.Truncate(b.at(cpu), 300)) },
 			want:   []string{cpu + ": elf"}, detail: "damaged",
 		},
 		"program in the place of a library": {
 			change: func(b breaker) {
-				b.program(at(b, cpu), module{source: "int main(void) { return 0; }", runPath: "$ORIGIN:$ORIGIN/../../lib"})
+				b.program(b.at(cpu), module{source: "int main(void) { return 0; }", runPath: "$ORIGIN:$ORIGIN/../../lib"})
 			},
 			want: []string{cpu + ": elf"},
 		},
@@ -205,11 +205,16 @@ func TestAudit(t *testing.T) {
 		},
 		"library without a SONAME": {
 			change: func(b breaker) {
-				b.library(at(b, "lib/libmtmd.so.0.5.0"), module{source: "int llama(void); int mtmd(void) { return llama(); }", runPath: "$ORIGIN", needs: []string{at(b, llama)}})
+				b.library(b.at("lib/libmtmd.so.0.5.0"), module{source: "int llama(void); int mtmd(void) { return llama(); }", runPath: "$ORIGIN", needs: []string{b.at(llama)}})
 			},
 			want: []string{"lib/libmtmd.so.0.5.0: soname"},
 		},
+	})
+}
 
+// Where programs and libraries look for others.
+func TestAuditRunPaths(t *testing.T) {
+	testAudit(t, map[string]auditCase{
 		"program's RUNPATH of 1.x": {
 			change: rebuildServer(func(b breaker, m *module) { m.runPath = "$ORIGIN/../lib" }),
 			want:   []string{server + ": runpath"}, detail: `"$ORIGIN/../lib" and must be "$ORIGIN/../../lib"`,
@@ -223,15 +228,21 @@ func TestAudit(t *testing.T) {
 		},
 		"libgomp without RUNPATH": {
 			change: func(b breaker) {
-				b.library(at(b, "lib/libgomp.so.1"), module{source: "int omp(void) { return 1; }", soname: "libgomp.so.1"})
-				rebuildCPU(func(b breaker, m *module) { m.needs = append(m.needs, at(b, "lib/libgomp.so.1")) })(b)
+				b.library(b.at("lib/libgomp.so.1"), module{source: "int omp(void) { return 1; }", soname: "libgomp.so.1"})
+				rebuildCPU(func(b breaker, m *module) { m.needs = append(m.needs, b.at("lib/libgomp.so.1")) })(b)
 				write("THIRD_PARTY_LICENSES.txt", "GCC RUNTIME LIBRARY EXCEPTION\n", 0o644)(b)
 			},
 		},
+	})
+}
+
+// The license texts of what the binaries hold.
+func TestAuditNotices(t *testing.T) {
+	testAudit(t, map[string]auditCase{
 		"libgomp without its licence": {
 			change: func(b breaker) {
-				b.library(at(b, "lib/libgomp.so.1"), module{source: "int omp(void) { return 1; }", soname: "libgomp.so.1"})
-				rebuildCPU(func(b breaker, m *module) { m.needs = append(m.needs, at(b, "lib/libgomp.so.1")) })(b)
+				b.library(b.at("lib/libgomp.so.1"), module{source: "int omp(void) { return 1; }", soname: "libgomp.so.1"})
+				rebuildCPU(func(b breaker, m *module) { m.needs = append(m.needs, b.at("lib/libgomp.so.1")) })(b)
 			},
 			want: []string{"lib/libgomp.so.1: notice"},
 		},
@@ -252,7 +263,12 @@ func TestAudit(t *testing.T) {
 				write("THIRD_PARTY_LICENSES.txt", "Copyright: (c) 2010-2011, Duane Merrill.  All rights reserved.\n", 0o644)(b)
 			},
 		},
+	})
+}
 
+// Libraries that nobody provides, and symbols that none of the needed ones has.
+func TestAuditLibraries(t *testing.T) {
+	testAudit(t, map[string]auditCase{
 		"library from nowhere": {
 			change: rebuildServer(func(b breaker, m *module) { m.needs = append(m.needs, b.stub("libssl.so.3", "OPENSSL_3.0.0", "ssl")) }),
 			want:   []string{server + ": library"}, detail: "libssl.so.3",
@@ -282,7 +298,12 @@ func TestAudit(t *testing.T) {
 			change: rebuildCPU(func(b breaker, m *module) { m.needs = []string{b.stub("libggml-base.so.0", "GGML_9", "ggml_base")} }),
 			want:   []string{cpu + ": undefined-symbol"}, detail: "GGML_9",
 		},
+	})
+}
 
+// Versions of the system's libraries above the floors.
+func TestAuditFloors(t *testing.T) {
+	testAudit(t, map[string]auditCase{
 		"glibc above the floor": {
 			rules: func(r *bundler.Rules) { r.Floors.Glibc = "2.31" },
 			want: []string{
@@ -326,7 +347,12 @@ func TestAudit(t *testing.T) {
 			}),
 			want: []string{server + ": symbol-version"}, detail: "GLIBC_PRIVATE",
 		},
+	})
+}
 
+// Device code: all of it, for one SM, as the driver loads it.
+func TestAuditDeviceCode(t *testing.T) {
+	testAudit(t, map[string]auditCase{
 		"no device code":         {change: rebuildCUDA("", nil), want: []string{cuda + ": device-code"}, detail: "no cubin for sm_75"},
 		"cubin of another SM":    {change: rebuildCUDA("sm86.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "cubin for sm_86: the bundle is for sm_75 alone"},
 		"cubin of a second SM":   {change: rebuildCUDA("sm75.fatbin sm86.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "1 piece of cubin for sm_86"},
@@ -343,11 +369,11 @@ func TestAudit(t *testing.T) {
 			change: func(b breaker) {
 				p := b.write("damaged", "")
 				data, err := os.ReadFile("testdata/fatbin/sm75.fatbin")
-				must(b, err)
+				b.must(err)
 				data[8]++ // the container's size
-				must(b, os.WriteFile(p, data, 0o644))
+				b.must(os.WriteFile(p, data, 0o644))
 				rel, err := filepath.Rel(mustAbs(b.t, "testdata/fatbin"), p)
-				must(b, err)
+				b.must(err)
 				rebuildCUDA(rel, nil)(b)
 			},
 			want: []string{cuda + ": elf"}, detail: "truncated",
@@ -356,24 +382,29 @@ func TestAudit(t *testing.T) {
 			change: func(b breaker) {
 				p := b.write("lying", "")
 				data, err := os.ReadFile("testdata/fatbin/sm86.fatbin")
-				must(b, err)
+				b.must(err)
 				data[16+28] = 75
-				must(b, os.WriteFile(p, data, 0o644))
+				b.must(os.WriteFile(p, data, 0o644))
 				rel, err := filepath.Rel(mustAbs(b.t, "testdata/fatbin"), p)
-				must(b, err)
+				b.must(err)
 				rebuildCUDA(rel, nil)(b)
 			},
 			want: []string{cuda + ": elf"}, detail: "the code inside is for sm_86",
 		},
 		"device code that nothing loads": {
 			change: func(b breaker) {
-				m := b.cudaBackend(at(b, base), "")
+				m := b.cudaBackend(b.at(base), "")
 				m.source += "\n__attribute__((section(\".nvFatBinSegment\"))) long long record[3] = {0x1466243b1, 0, 0};"
-				b.library(at(b, cuda), m)
+				b.library(b.at(cuda), m)
 			},
 			want: []string{cuda + ": elf"}, detail: "where no container begins",
 		},
+	})
+}
 
+// Names of the folders in which a bundle was built.
+func TestAuditBuildPaths(t *testing.T) {
+	testAudit(t, map[string]auditCase{
 		"build path in a program": {
 			change: rebuildServer(func(b breaker, m *module) {
 				m.source = `const char *where = "` + buildFolder + `ggml.c"; int main(void) { return *where; }`
@@ -386,36 +417,85 @@ func TestAudit(t *testing.T) {
 			}),
 		},
 		"build path in a licence": {change: write("LICENSE", "see "+buildFolder+"LICENSE", 0o644), want: []string{"LICENSE: build-path"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			sm, fatbin := test.sm, test.fatbin
-			if sm == 0 {
-				sm = 75
-			}
-			if fatbin == "" {
-				fatbin = "sm75.fatbin"
-			}
-			dir := newTree(t, fatbin)
-			r := rules(sm)
-			if test.rules != nil {
-				test.rules(&r)
-			}
-			if test.change != nil {
-				test.change(breaker{t: t, dir: dir, toolbox: newToolbox(t)})
-			}
-			report, err := bundler.Audit(open(t, dir), r)
-			want := slices.Clone(test.want)
-			slices.Sort(want)
-			if diff := cmp.Diff(want, findingsIn(t, err)); diff != "" {
-				t.Errorf("findings (-want +got):\n%s\n%v", diff, err)
-			}
-			if report == nil {
-				t.Error("no report")
-			}
-			if err != nil && !strings.Contains(err.Error(), test.detail) {
-				t.Errorf("error does not say %q:\n%v", test.detail, err)
-			}
-		})
+	})
+}
+
+// A breaker changes a bundle.
+type breaker struct {
+	t   *testing.T
+	dir string
+	*toolbox
+}
+
+func (b breaker) at(name string) string { return filepath.Join(b.dir, filepath.FromSlash(name)) }
+
+func (b breaker) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// remove removes files.
+func remove(names ...string) func(breaker) {
+	return func(b breaker) {
+		for _, name := range names {
+			b.must(os.Remove(b.at(name)))
+		}
+	}
+}
+
+// write writes a file with a mode.
+func write(name, text string, mode os.FileMode) func(breaker) {
+	return func(b breaker) {
+		b.must(os.WriteFile(b.at(name), []byte(text), mode))
+		b.must(os.Chmod(b.at(name), mode))
+	}
+}
+
+// relink makes a link in the place of whatever there is.
+func relink(name, target string) func(breaker) {
+	return func(b breaker) {
+		os.Remove(b.at(name))
+		b.link(target, b.at(name))
+	}
+}
+
+// The files that most cases change.
+const cuda, cpu, base, llama, server = "lib/libggml-cuda.so", "lib/libggml-cpu-x64.so", "lib/libggml-base.so.0.5.0", "lib/libllama.so.0.5.0", "binaries/cuda12/llama-server"
+
+// rebuildCUDA compiles the CUDA backend again, with a change.
+func rebuildCUDA(fatbin string, change func(breaker, *module)) func(breaker) {
+	return func(b breaker) {
+		m := b.cudaBackend(b.at(base), fatbin)
+		if change != nil {
+			change(b, &m)
+		}
+		b.library(b.at(cuda), m)
+	}
+}
+
+// rebuildCPU compiles a CPU backend again, with a change.
+func rebuildCPU(change func(breaker, *module)) func(breaker) {
+	return func(b breaker) {
+		m := module{source: "int ggml_base(void); int cpu(void) { return ggml_base(); }", soname: "libggml-cpu-x64.so", runPath: "$ORIGIN:$ORIGIN/../../lib", needs: []string{b.at(base)}}
+		change(b, &m)
+		b.library(b.at(cpu), m)
+	}
+}
+
+// rebuildServer compiles llama-server again, with a change.
+func rebuildServer(change func(breaker, *module)) func(breaker) {
+	return func(b breaker) {
+		m := module{source: "int llama(void); int main(void) { return llama(); }", runPath: "$ORIGIN/../../lib", needs: []string{b.at(llama), b.at("lib/libggml.so.0.5.0"), b.at(base)}}
+		change(b, &m)
+		b.program(b.at(server), m)
+	}
+}
+
+// holding gives the CUDA backend the name of a kernel.
+func holding(name string) func(breaker, *module) {
+	return func(_ breaker, m *module) {
+		m.source += fmt.Sprintf("\nconst char *kernel(void) { return %q; }\n", name)
 	}
 }
