@@ -51,7 +51,7 @@ var allowed = map[string][]string{
 	"publisher/pypi":       {"publisher", "manifests/retry"},
 	"publisher/wheel":      {"manifests", "manifests/measure"},
 	"publisher/provenance": {"manifests"},
-	"publisher/pointer":    {"publisher", "manifests", "manifests/sigverify"},
+	"publisher/pointer":    {"publisher", "manifests", "manifests/retry", "manifests/sigverify"},
 
 	"manifests/fetch":                  {"manifests/measure", "manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
 	"manifests/fetch/detect":           {"manifests/fetch/home", "manifests/fetch/launch", "manifests", "matrix"},

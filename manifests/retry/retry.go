@@ -42,7 +42,7 @@ func (e *TemporaryError) Unwrap() error { return e.Err }
 
 // Hint says the way out.
 func (e *TemporaryError) Hint() string {
-	return "repeat the command, and it resumes: what has arrived is not sent twice"
+	return "repeat the command: it resumes, and does not transfer again what has arrived"
 }
 
 // IsTemporary reports whether another try may succeed.

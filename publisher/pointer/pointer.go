@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 )
 
@@ -140,10 +141,8 @@ func Publish(ctx context.Context, place Place, o Options) (now, before manifests
 		if !errors.Is(err, ErrMoved) {
 			break
 		}
-		select {
-		case <-ctx.Done():
-			return manifests.Pointer{}, before, ctx.Err()
-		case <-time.After(rand.N(shortly)):
+		if err := retry.Sleep(ctx, rand.N(shortly)); err != nil {
+			return manifests.Pointer{}, before, err
 		}
 	}
 	if err != nil {
@@ -246,10 +245,8 @@ func (o Options) number(ctx context.Context, present manifests.Pointer) (number 
 			return now.Unix(), now, nil
 		}
 		// Clients take the present pointer since this very second, and one with the next number from the next second on.
-		select {
-		case <-ctx.Done():
-			return 0, now, ctx.Err()
-		case <-time.After(time.Second):
+		if err := retry.Sleep(ctx, time.Second); err != nil {
+			return 0, now, err
 		}
 	}
 }

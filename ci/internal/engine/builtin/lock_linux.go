@@ -7,7 +7,7 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 )
 
 // lockPoll is how often a lock held by another process is tried again.
@@ -22,39 +22,30 @@ func lockDir(ctx context.Context, dir string, perm os.FileMode, busy func()) (un
 		if err := os.MkdirAll(dir, perm); err != nil {
 			return nil, fmt.Errorf("locking %s: %w", dir, err)
 		}
-		f, err := os.Open(dir)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // removed by its last holder in between
-		}
-		if err != nil {
-			return nil, fmt.Errorf("locking %s: %w", dir, err)
-		}
-		for {
-			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-			if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-				break
-			}
+		lock := flock.New(dir, flock.SetFlag(os.O_RDONLY))
+		locked, err := lock.TryLock()
+		if err == nil && !locked {
 			if busy != nil {
 				busy()
 				busy = nil
 			}
-			select {
-			case <-ctx.Done():
-				f.Close()
-				return nil, fmt.Errorf("waiting for the lock on %s: %w", dir, context.Cause(ctx))
-			case <-time.After(lockPoll):
+			if _, err = lock.TryLockContext(ctx, lockPoll); err != nil && ctx.Err() != nil {
+				err = fmt.Errorf("waiting for the holder: %w", context.Cause(ctx))
 			}
 		}
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed by its last holder in between
+		}
 		if err != nil {
-			f.Close()
+			lock.Close()
 			return nil, fmt.Errorf("locking %s: %w", dir, err)
 		}
 		// The lock is worth something only while the path still leads to it.
-		held, errHeld := f.Stat()
+		held, errHeld := lock.Stat()
 		current, errCurrent := os.Stat(dir)
 		if errHeld == nil && errCurrent == nil && os.SameFile(held, current) {
-			return func() { f.Close() }, nil
+			return func() { lock.Close() }, nil
 		}
-		f.Close()
+		lock.Close()
 	}
 }
