@@ -2,6 +2,9 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -135,7 +138,7 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 	for _, builder := range session.Builders {
 		b.term.Notef("engine    %s", builder.Name())
 	}
-	runtime, err := b.knownRuntime()
+	known, err := b.knownSteps()
 	if err != nil {
 		return farm.Outcome{}, err
 	}
@@ -144,7 +147,7 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 		LogDir:         b.dir.Path(release.LogsName),
 		Collect:        b.collect,
 		CollectRuntime: b.collectRuntime,
-		Runtime:        runtime,
+		Known:          known,
 		Events:         b.show.event,
 	})
 }
@@ -186,7 +189,11 @@ func (b *buildCommand) collect(ctx context.Context, tree farm.Tree) ([]manifests
 	if err != nil {
 		return nil, err
 	}
-	return b.pack(step, "", func(opts bundler.PackOptions) ([]manifests.Artifact, error) {
+	key, err := b.bundleKey(tree.Job.Target)
+	if err != nil {
+		return nil, err
+	}
+	return b.pack(step, key, func(opts bundler.PackOptions) ([]manifests.Artifact, error) {
 		opts.Epoch = b.source.Epoch
 		return bundler.Pack(ctx, fsys, meta, string(b.dir), opts)
 	})
@@ -212,26 +219,51 @@ func (b *buildCommand) runtimeKey() string {
 	return fmt.Sprintf("%s, CUDA %s, nvcc %s", b.recipe.Runtime, b.matrix.Toolkit.CUDA, b.matrix.Toolkit.NVCC)
 }
 
-// knownRuntime are the archives of the CUDA runtime, if the folder has those that would be made: they are the same until
-// the toolkit changes, and making them means moving half a gigabyte.
-func (b *buildCommand) knownRuntime() ([]manifests.Artifact, error) {
-	key := b.runtimeKey()
+// bundleKey names all that decides the bytes of a bundle's archives, apart from this program.
+func (b *buildCommand) bundleKey(target matrix.Target) (string, error) {
+	text, err := json.Marshal(struct {
+		Identity bundler.Identity
+		Target   matrix.Target
+		Source   string
+	}{b.identity(), target, b.source.Digest})
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), err
+}
+
+// knownSteps are the archives in the folder that steps would end in, as make would say: the same
+// inputs made them, and their files did not change. reproduce has all of it built again.
+func (b *buildCommand) knownSteps() (map[string][]manifests.Artifact, error) {
 	names, err := b.dir.Names()
-	if err != nil || key == "" {
+	if err != nil {
 		return nil, err
 	}
-	var found []manifests.Artifact
-	for _, name := range names { // ascending, so that the .tar.gz is the first
-		if artifact, madeFrom, ok := b.known.Known(b.dir.Path(name)); ok && manifests.IsArchive(name) && madeFrom == key {
-			found = append(found, artifact)
+	known := map[string][]manifests.Artifact{}
+	look := func(step, key string, kind manifests.Kind) {
+		var found []manifests.Artifact
+		for _, name := range names { // ascending, so that the .tar.gz is the first
+			if artifact, madeFrom, ok := b.known.Known(b.dir.Path(name)); ok && artifact.Kind == kind && madeFrom == key {
+				found = append(found, artifact)
+			}
+		}
+		if key != "" && len(found) == len(manifests.Formats()) && found[0].Stem() == found[1].Stem() {
+			known[step] = found
+			b.show.event(farm.Event{Step: step, Stage: "pack", State: farm.StateDone, Cached: true})
 		}
 	}
-	const formats = 2
-	if len(found) != formats || found[0].Stem() != found[1].Stem() {
-		return nil, nil
+	look(string(farm.StepRuntime), b.runtimeKey(), manifests.KindCUDART)
+	if b.like == nil {
+		for _, target := range b.targets {
+			key, err := b.bundleKey(target)
+			if err != nil {
+				return nil, err
+			}
+			look(target.SM.String(), key, manifests.KindBundle)
+		}
 	}
-	b.show.event(farm.Event{Step: string(farm.StepRuntime), Stage: "pack", State: farm.StateDone, Cached: true})
-	return found, b.otherRuntimes(found)
+	if runtime := known[string(farm.StepRuntime)]; runtime != nil {
+		return known, b.otherRuntimes(runtime)
+	}
+	return known, nil
 }
 
 // otherRuntimes tells early of what would keep the folder from being described:

@@ -47,7 +47,7 @@ func summary(outcome farm.Outcome, took time.Duration) string {
 		lines = append(lines, fmt.Sprintf("not run, as the engine's CPU cannot: the CPU variants %s; go run ./ci try BUNDLE on a machine that can tries them", strings.Join(untried, ", ")))
 	}
 	if cached {
-		lines = append(lines, "nothing was compiled: every step came from the engine's cache")
+		lines = append(lines, "nothing was compiled: all of it was there already")
 	}
 	return strings.Join(lines, "\n")
 }

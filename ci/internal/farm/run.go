@@ -26,9 +26,9 @@ type RunOptions struct {
 	// CollectRuntime does the same for the runtime step's folder. Without it
 	// there is no runtime step.
 	CollectRuntime func(ctx context.Context, dir string) ([]manifests.Artifact, error)
-	// Runtime are the archives that the runtime step would end in, where they
-	// are there already. Then it is not run.
-	Runtime []manifests.Artifact
+	// Known are the archives, by the name of a device or runtime step, that the step would end in,
+	// where they are there already. Such a step is not run, and the host step only for others.
+	Known map[string][]manifests.Artifact
 
 	// Events gets what the builders say, one event at a time.
 	Events func(Event)
@@ -184,15 +184,25 @@ func newRun(jobs []Job, builders []Builder, opts RunOptions) *run {
 		r.pending = append(r.pending, &task{step: step, index: index})
 		return step.Name()
 	}
-	r.outcome.Host.Step = add(StepHost, -1, jobs[0])
+	known := func(name string) Result {
+		return Result{Step: name, Stats: StepStats{Cached: true}, Artifacts: opts.Known[name]}
+	}
+	r.outcome.Host = known(string(StepHost))
+	if slices.ContainsFunc(jobs, func(job Job) bool { return opts.Known[job.Target.SM.String()] == nil }) {
+		r.outcome.Host = Result{Step: add(StepHost, -1, jobs[0])}
+	}
 	switch {
-	case len(opts.Runtime) > 0:
-		r.outcome.Runtime = Result{Step: string(StepRuntime), Stats: StepStats{Cached: true}, Artifacts: opts.Runtime}
+	case opts.Known[string(StepRuntime)] != nil:
+		r.outcome.Runtime = known(string(StepRuntime))
 	case opts.CollectRuntime != nil:
 		r.outcome.Runtime.Step = add(StepRuntime, -1, jobs[0])
 	}
 	for i, job := range jobs {
-		r.outcome.Bundles = append(r.outcome.Bundles, Result{Step: add(StepDevice, i, job)})
+		bundle := known(job.Target.SM.String())
+		if bundle.Artifacts == nil {
+			bundle = Result{Step: add(StepDevice, i, job)}
+		}
+		r.outcome.Bundles = append(r.outcome.Bundles, bundle)
 	}
 	return r
 }

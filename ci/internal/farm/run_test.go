@@ -160,9 +160,24 @@ func TestRun(t *testing.T) {
 	tests := []struct {
 		name     string
 		builders []*fakeBuilder
+		known    map[string][]manifests.Artifact
 		want     map[string]string
 		ran      [][]string // by builder
 	}{
+		{
+			name:     "what is there already is not run",
+			builders: []*fakeBuilder{{name: "a"}},
+			known:    map[string][]manifests.Artifact{"sm75": {{Name: "75"}}, "runtime": {{Name: "runtime"}}},
+			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"host", "sm86", "sm89"}},
+		},
+		{
+			name:     "without a device step there is no host step",
+			builders: []*fakeBuilder{{name: "a"}},
+			known:    map[string][]manifests.Artifact{"sm75": {{Name: "75"}}, "sm86": {{Name: "86"}}, "sm89": {{Name: "89"}}},
+			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"runtime"}},
+		},
 		{
 			name:     "one engine does all in order",
 			builders: []*fakeBuilder{{name: "a"}},
@@ -219,6 +234,7 @@ func TestRun(t *testing.T) {
 				for _, b := range test.builders {
 					builders = append(builders, b)
 				}
+				h.opts.Known = test.known
 				out, err := Run(t.Context(), jobsFor(75, 86, 89), builders, h.opts)
 				got := verdicts(out)
 				if diff := cmp.Diff(test.want, got); diff != "" {
@@ -237,6 +253,12 @@ func TestRun(t *testing.T) {
 					t.Errorf("%d trees were collected at once", h.maxParallel)
 				}
 				for _, r := range out.Bundles {
+					if known := test.known[r.Step]; known != nil {
+						if diff := cmp.Diff(known, r.Artifacts); diff != "" || !r.Stats.Cached {
+							t.Errorf("%s, which is known: cached is %v, artifacts (-want +got):\n%s", r.Step, r.Stats.Cached, diff)
+						}
+						continue
+					}
 					if collected := slices.Contains(h.collected, "llcuda-bins-"+r.Step); collected != (r.Err == nil) || collected != (len(r.Artifacts) == 1) {
 						t.Errorf("%s: collected is %v, artifacts are %v, error is %v", r.Step, collected, r.Artifacts, r.Err)
 					}
