@@ -84,17 +84,18 @@ func (f *farm) testChain(t *testing.T) {
 	} {
 		t.Run(host.name, func(t *testing.T) {
 			home := t.TempDir()
+			// In front of a command, the flags of any command are accepted.
 			args := []string{"--home", home, "--mirror", folder, "--trusted-root", sigstore.TrustedRoot}
 			if host.file != "" {
 				args = append(args, "--as-host", filepath.Join("..", "manifests", "testdata", "hosts", host.file+".json"))
 			} else {
 				args = append(args, "--allow-cpu")
 			}
-			startProcess(t, client, append([]string{"install"}, args...)...).wait().
+			startProcess(t, client, append(slices.Clone(args), "install")...).wait().
 				want(t, 0, host.bundle, "signed by "+manifests.SignerIdentity+"@"+workflow.Ref)
-			startProcess(t, client, append([]string{"run"}, append(slices.Clone(args), "llama-server", "--version")...)...).wait().
+			startProcess(t, client, append(slices.Clone(args), "run", "llama-server", "--version")...).wait().
 				want(t, 0, "version: 0.5.0 ")
-			startProcess(t, client, append([]string{"verify"}, args...)...).wait().want(t, 0)
+			startProcess(t, client, append(slices.Clone(args), "verify")...).wait().want(t, 0)
 		})
 	}
 

@@ -252,13 +252,13 @@ def test_batch(fake: FakeServer) -> None:
             if at_once == 3:
                 full.set()
         assert full.wait(10)
+        with lock:
+            at_once -= 1  # before the answer, after which the client sends the next prompt
         if handler.body["prompt"] == "p4":
             handler.json({"error": "no"}, 500)
         else:
             done = {"content": handler.body["prompt"] + "!", "stop": True, "stop_type": "limit"}
             handler.stream([b"data: " + json.dumps(done).encode() + b"\n\n"])
-        with lock:
-            at_once -= 1
 
     fake.answers["/props"] = {"model_path": "/m.gguf", "total_slots": 3}
     fake.answers["/completion"] = answer
