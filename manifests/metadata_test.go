@@ -2,6 +2,7 @@ package manifests_test
 
 import (
 	"bytes"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/goldentest"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -24,7 +26,7 @@ func encodeMetadata(t testing.TB, m manifests.Metadata) []byte {
 func TestMetadataEncode(t *testing.T) {
 	want := metadata()
 	data := encodeMetadata(t, want)
-	golden(t, manifests.MetadataName, data)
+	goldentest.Check(t, filepath.Join("testdata", manifests.MetadataName), data)
 	got, err := manifests.DecodeMetadata(bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/goldentest"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
@@ -121,7 +122,7 @@ func TestPick(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		fmt.Fprintf(&b, "%s: %s\n", name, trace(manifests.Pick(r, all[name], manifests.PickOptions{})))
 	}
-	golden(t, "picks.txt", []byte(b.String()))
+	goldentest.Check(t, filepath.Join("testdata", "picks.txt"), []byte(b.String()))
 }
 
 // TestPickOfEachHost says in one line what the goldens say in many.

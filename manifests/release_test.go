@@ -3,6 +3,7 @@ package manifests_test
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,13 +12,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/goldentest"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 func TestEncode(t *testing.T) {
 	want := sample(t)
 	data := encode(t, want)
-	golden(t, manifests.ManifestName, data)
+	goldentest.Check(t, filepath.Join("testdata", manifests.ManifestName), data)
 	got, err := decode(data)
 	if err != nil {
 		t.Fatal(err)

@@ -1,21 +1,16 @@
 package publisher_test
 
 import (
-	"flag"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
+	"github.com/waqasm86/llcuda-farm/manifests/goldentest"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func TestNotes(t *testing.T) {
 	table := matrix.Matrix{
@@ -64,18 +59,6 @@ func TestNotes(t *testing.T) {
 		"full": publisher.Notes(full, table, publisher.NotesOptions{Downloads: downloads, Identity: manifests.SignerIdentity + "@refs/tags/v1.1.0-runtime", Issuer: manifests.SignerIssuer}),
 		"key":  publisher.Notes(bare, table, publisher.NotesOptions{Downloads: downloads}),
 	} {
-		golden := filepath.Join("testdata", "notes-"+name+".golden.md")
-		if *update {
-			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(golden)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), got); diff != "" {
-			t.Errorf("%s (-want +got; -update writes it):\n%s", name, diff)
-		}
+		goldentest.Check(t, filepath.Join("testdata", "notes-"+name+".golden.md"), []byte(got))
 	}
 }

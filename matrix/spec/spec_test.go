@@ -3,8 +3,6 @@ package spec_test
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,11 +10,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/waqasm86/llcuda-farm/manifests/goldentest"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func golden(t *testing.T, name string, value any) {
 	t.Helper()
@@ -24,20 +21,7 @@ func golden(t *testing.T, name string, value any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got = append(got, '\n')
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", file, diff)
-	}
+	goldentest.Check(t, filepath.Join("testdata", name), append(got, '\n'))
 }
 
 func TestDefault(t *testing.T) {

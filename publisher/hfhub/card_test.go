@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,28 +11,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/waqasm86/llcuda-farm/manifests/goldentest"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", file, diff)
-	}
-}
 
 func catalogue() Catalogue {
 	digest := func(c string) string { return strings.Repeat(c, 64) }
@@ -56,17 +36,17 @@ func TestCard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "README.md", card)
+	goldentest.Check(t, filepath.Join("testdata", "README.md"), card)
 	notice, err := all.Notice()
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "NOTICE", notice)
+	goldentest.Check(t, filepath.Join("testdata", "NOTICE"), notice)
 	data, err := all.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "models.json", data)
+	goldentest.Check(t, filepath.Join("testdata", "models.json"), data)
 	back, err := DecodeCatalogue(data)
 	if diff := cmp.Diff(all, back); err != nil || diff != "" {
 		t.Errorf("%v, read back (-want +got):\n%s", err, diff)
@@ -75,7 +55,7 @@ func TestCard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "one-licence.md", one)
+	goldentest.Check(t, filepath.Join("testdata", "one-licence.md"), one)
 
 	for name, text := range map[string]string{
 		"another schema": `{"schema_version":2,"models":[]}`,

@@ -1,16 +1,12 @@
 package main
 
 import (
-	"flag"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/waqasm86/llcuda-farm/manifests/goldentest"
 )
-
-var update = flag.Bool("update", false, "write the completions anew")
 
 // The archives of a release carry the completions as files, for systems that look for them in a folder: what
 // `llcuda-fetch completion` prints.
@@ -20,19 +16,7 @@ func TestCompletions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := filepath.Join("completions", name)
-		if *update {
-			if err := os.WriteFile(path, got, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), string(got)); diff != "" {
-			t.Errorf("%s is not what llcuda-fetch completion %s prints: go test ./manifests/cmd/llcuda-fetch -run Completions -update\n%s", path, shell, diff)
-		}
+		goldentest.Check(t, filepath.Join("completions", name), got)
 	}
 }
 

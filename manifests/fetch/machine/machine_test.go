@@ -2,7 +2,6 @@ package machine
 
 import (
 	"encoding/json"
-	"flag"
 	"hash/fnv"
 	"os"
 	"path/filepath"
@@ -10,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/waqasm86/llcuda-farm/manifests/goldentest"
 )
 
 // gpu is a GPU's file under sys.
@@ -76,19 +76,7 @@ func TestLook(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got = append(got, '\n')
-	if *update {
-		if err := os.WriteFile(golden, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", golden, diff)
-	}
+	goldentest.Check(t, golden, append(got, '\n'))
 }
 
 // A kindRow is a row of the table that the tests of the Python package read, which finds a
@@ -97,8 +85,6 @@ type kindRow struct {
 	Files map[string]string `json:"files"`
 	Kind  string            `json:"kind"`
 }
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func write(t *testing.T, path, text string) {
 	t.Helper()
