@@ -52,7 +52,7 @@ func Unpack(ctx context.Context, name string, root *os.Root) (manifests.Metadata
 	}
 	_, meta := a.describe()
 	if meta == nil && len(a.Findings) == 0 {
-		return manifests.Metadata{}, fmt.Errorf("unpacking %s: it is no bundle", name)
+		return manifests.Metadata{}, fmt.Errorf("unpacking %s: it is not a bundle", name)
 	}
 	if len(a.Findings) > 0 {
 		return manifests.Metadata{}, fmt.Errorf("unpacking %s: %w", name, &AuditError{Name: a.name, Findings: a.Findings})

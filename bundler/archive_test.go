@@ -302,7 +302,7 @@ func TestForgedArchive(t *testing.T) {
 			f.metadata(func(doc map[string]any) { doc["files"].([]any)[0].(map[string]any)["mode"] = "0755" })
 		}, want: []string{"LICENSE: metadata"}},
 		"metadata in another form": {change: func(f *forgery) { f.set("metadata.json", append(f.at("metadata.json").data, '\n')) }, want: []string{"metadata.json: metadata"}},
-		"metadata is no JSON":      {change: func(f *forgery) { f.set("metadata.json", []byte("no")) }, want: []string{"metadata.json: metadata"}},
+		"metadata is not JSON":     {change: func(f *forgery) { f.set("metadata.json", []byte("no")) }, want: []string{"metadata.json: metadata"}},
 		"metadata missing":         {change: func(f *forgery) { f.remove("metadata.json") }, want: []string{"metadata.json: archive", "metadata.json: metadata"}},
 
 		"link out of the archive": {change: func(f *forgery) { f.link("lib/zzz", "../../../etc/passwd") }, want: []string{top + "lib/zzz: archive"}},

@@ -86,7 +86,7 @@ func (a *audit) checkPresence() {
 		} else if !n.isRegular() {
 			a.add(RuleMissingFile, p, "a program must be a file of its own, not a %s", kindOf(n))
 		} else if n.elf == nil && n.err == nil {
-			a.add(RuleELF, p, "the program is no ELF file")
+			a.add(RuleELF, p, "the program is not an ELF file")
 		}
 	}
 	for _, stem := range libraries() {
@@ -145,7 +145,7 @@ func (a *audit) libraryPlace(n *node, wanted map[*node]bool) {
 		return
 	}
 	if n.isRegular() && n.elf == nil && n.err == nil {
-		a.add(RuleELF, n.path, "the file is no ELF library; remove it")
+		a.add(RuleELF, n.path, "the file is not an ELF library; remove it")
 		return
 	}
 	if !n.isBackend() && !wanted[n] {

@@ -317,7 +317,7 @@ func cubinSM(head []byte) (sm matrix.SM, oneChip bool, err error) {
 		flagsOffset   = 48
 	)
 	if len(head) < elf64Header || !bytes.HasPrefix(head, []byte("\x7fELF\x02\x01")) {
-		return 0, false, errors.New("the payload is no 64-bit ELF file")
+		return 0, false, errors.New("the payload is not a 64-bit ELF file")
 	}
 	if machine := binary.LittleEndian.Uint16(head[machineOffset:]); machine != elfMachineCUDA {
 		return 0, false, fmt.Errorf("the ELF file inside is for machine %d, not for a GPU (%d)", machine, elfMachineCUDA)
@@ -336,7 +336,7 @@ func cubinSM(head []byte) (sm matrix.SM, oneChip bool, err error) {
 func checkWrappers(segment []byte, address uint64, relocated map[uint64]uint64, starts map[uint64]bool) error {
 	const pointer = 8 // offset in a record
 	if len(segment)%wrapperSize != 0 {
-		return fatbinErrorf(0, "%d bytes are no multiple of %d", len(segment), wrapperSize)
+		return fatbinErrorf(0, "%d bytes are not a multiple of %d", len(segment), wrapperSize)
 	}
 	for i := 0; i < len(segment); i += wrapperSize {
 		if magic := binary.LittleEndian.Uint32(segment[i:]); magic != wrapperMagic {

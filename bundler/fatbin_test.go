@@ -120,7 +120,7 @@ func TestReadFatbinRefuses(t *testing.T) {
 		"another SM":            {edit("sm75.fatbin", func(d []byte) { d[entry+28] = 86 }), "the code inside is for sm_75"},
 		"another SM, PTX":       {edit("ptx75.fatbin", func(d []byte) { d[entry+28] = 86 }), "the code inside is for sm_75"},
 		"another SM, LZ4":       {edit("sm50-lz4.fatbin", func(d []byte) { d[entry+28] = 52 }), "the code inside is for sm_50"},
-		"PTX called cubin":      {edit("ptx75.fatbin", func(d []byte) { d[entry] = 2 }), "no 64-bit ELF"},
+		"PTX called cubin":      {edit("ptx75.fatbin", func(d []byte) { d[entry] = 2 }), "not a 64-bit ELF"},
 		"cubin called PTX":      {edit("sm75.fatbin", func(d []byte) { d[entry] = 1 }), "no .target line"},
 		"host code":             {edit("sm75.fatbin", func(d []byte) { le.PutUint16(d[entry+72+18:], 62) }), "machine 62"},
 		"two compressions":      {edit("sm50-lz4.fatbin", func(d []byte) { le.PutUint64(d[entry+40:], 0xA011) }), "in two ways"},

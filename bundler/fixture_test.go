@@ -298,7 +298,7 @@ func findingsIn(t testing.TB, err error) []string {
 	}
 	var refused *bundler.AuditError
 	if !errors.As(err, &refused) {
-		t.Fatalf("error is no AuditError: %v", err)
+		t.Fatalf("error is not an AuditError: %v", err)
 	}
 	return keysOf(refused.Findings)
 }

@@ -169,7 +169,7 @@ func checkRuntimeLibrary(n *node, add func(path, format string, args ...any)) {
 	case n.err != nil:
 		add(n.path, "%v", n.err)
 	case e == nil || e.Class != elf.ELFCLASS64 || e.Machine != elf.EM_X86_64 || e.Type != elf.ET_DYN:
-		add(n.path, "it is no x86-64 shared library")
+		add(n.path, "it is not an x86-64 shared library")
 	case e.Soname != base:
 		add(n.path, "its SONAME is %q: it is another library or another major version", e.Soname)
 	default:

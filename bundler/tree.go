@@ -50,7 +50,7 @@ func (n *node) isBackend() bool { return n.inLibraries() && isBackendName(path.B
 
 func isBackendName(name string) bool { return name == cudaBackend || cpuVariant(name) != "" }
 
-// cpuVariant is "haswell" for libggml-cpu-haswell.so, and "" for what is no CPU backend.
+// cpuVariant is "haswell" for libggml-cpu-haswell.so, and "" for what is not a CPU backend.
 func cpuVariant(name string) string {
 	rest, ok := strings.CutPrefix(name, cpuPrefix)
 	if !ok {

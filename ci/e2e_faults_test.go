@@ -199,7 +199,7 @@ func (f *farm) testFullDisk(t *testing.T) {
 	}
 }
 
-// A folder that is no llama.cpp is refused before anything costs time.
+// A folder that is not a llama.cpp is refused before anything costs time.
 func (f *farm) testNotLlamaCPP(t *testing.T) {
 	other := t.TempDir()
 	if err := os.WriteFile(filepath.Join(other, "CMakeLists.txt"), []byte("project(other)\n"), 0o644); err != nil {

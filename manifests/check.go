@@ -29,7 +29,7 @@ const (
 
 func checkName(p *matrix.Problems, at, name string) {
 	if len(name) > maxName || !nameForm.MatchString(name) {
-		p.Addf(at, "%q is no name: letters, digits and ._- with no dot in front", shorten(name))
+		p.Addf(at, "%q is not a name: letters, digits and ._- with no dot in front", shorten(name))
 	}
 }
 
@@ -76,7 +76,7 @@ func isTreePath(name string) bool {
 func (l LlamaCPP) check() error {
 	var p matrix.Problems
 	if !labelForm.MatchString(l.Version) {
-		p.Addf("version", "%q is no version", shorten(l.Version))
+		p.Addf("version", "%q is not a version", shorten(l.Version))
 	}
 	if !commitForm.MatchString(l.Commit) {
 		p.Addf("commit", "%q is neither a commit's 40 hex digits nor sha256: and 64", shorten(l.Commit))
@@ -109,7 +109,7 @@ type facts struct {
 func (f facts) check() error {
 	var p matrix.Problems
 	if !f.sm.Valid() {
-		p.Addf("sm", "%d is no compute capability", int(f.sm))
+		p.Addf("sm", "%d is not a compute capability", int(f.sm))
 	}
 	if want := BundleName(f.sm); f.name != want {
 		p.Addf("name", "%q, but the bundle for %d is %s", shorten(f.name), f.sm, want)
@@ -158,7 +158,7 @@ func (r Requires) check(ptx bool) error {
 	}{{"libraries", r.Libraries}, {"cpu_variants", r.CPUVariants}} {
 		for i, name := range list.names {
 			if len(name) > maxName || !labelForm.MatchString(name) {
-				p.Addf(fmt.Sprintf("%s[%d]", list.at, i), "%q is no name", shorten(name))
+				p.Addf(fmt.Sprintf("%s[%d]", list.at, i), "%q is not a name", shorten(name))
 			}
 		}
 		checkAscending(&p, list.at, list.names)

@@ -140,7 +140,7 @@ func (h Host) Check() error {
 	for i, gpu := range h.GPUs {
 		at := fmt.Sprintf("gpus[%d]", i)
 		if gpu.SM != 0 && !gpu.SM.Valid() {
-			p.Addf(at+".sm", "%d is no compute capability; 7.5 is 75, and 0 stands for one that is not known", int(gpu.SM))
+			p.Addf(at+".sm", "%d is not a compute capability; 7.5 is 75, and 0 stands for one that is not known", int(gpu.SM))
 		}
 		if gpu.MemoryMiB < 0 {
 			p.Addf(at+".memory_mib", "%d is less than 0, which stands for a size that is not known", gpu.MemoryMiB)

@@ -168,7 +168,7 @@ func checkFiles(files []File) error {
 		}
 		for dir := path.Dir(f.Path); isTreePath(dir); dir = path.Dir(dir) {
 			if _, ok := listed[dir]; ok {
-				p.Addf(at+".path", "%q is below %q, which is no folder", shorten(f.Path), shorten(dir))
+				p.Addf(at+".path", "%q is below %q, which is not a folder", shorten(f.Path), shorten(dir))
 			}
 		}
 		if f.Link != "" && !endsAtFile(f, listed) {
@@ -192,7 +192,7 @@ func endsAtFile(f File, listed map[string]File) bool {
 func (f File) check() error {
 	var p matrix.Problems
 	if !isTreePath(f.Path) {
-		p.Addf("path", "%q is no path below the top folder", shorten(f.Path))
+		p.Addf("path", "%q is not a path below the top folder", shorten(f.Path))
 	}
 	switch {
 	case (f.SHA256 == "") == (f.Link == ""):

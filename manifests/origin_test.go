@@ -16,7 +16,7 @@ import (
 func TestPointerWorkflow(t *testing.T) {
 	path, ref, ok := strings.Cut(manifests.PointerWorkflow, "@")
 	if !ok || !strings.HasPrefix(ref, "refs/heads/") {
-		t.Fatalf("%q is no workflow on a branch", manifests.PointerWorkflow)
+		t.Fatalf("%q is not a workflow on a branch", manifests.PointerWorkflow)
 	}
 	data, err := os.ReadFile(filepath.Join("..", path))
 	if err != nil {

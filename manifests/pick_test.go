@@ -315,7 +315,7 @@ func TestDecodeHost(t *testing.T) {
 	}
 	for _, test := range []struct{ old, new, want string }{
 		{`"sm": 75`, `"sm": "75"`, "gpus[0].sm: want a number, found text"},
-		{`"sm": 75`, `"sm": 7`, "gpus[0].sm: 7 is no compute capability"},
+		{`"sm": 75`, `"sm": 7`, "gpus[0].sm: 7 is not a compute capability"},
 		{`"mig": false`, `"mig": 0`, "gpus[0].mig: want true or false, found a number"},
 		{`"mig": false`, `"mig": null`, "gpus[0].mig: want true or false, found null"},
 		{`"platform": "colab"`, `"platform": "cloud"`, `platform: "cloud" is none of`},

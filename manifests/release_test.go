@@ -84,7 +84,7 @@ func TestCheckRefuses(t *testing.T) {
 		want string
 	}{
 		"schema":            {func(r *manifests.Release) { r.SchemaVersion = 0 }, "schema_version: 0, want 1"},
-		"release":           {func(r *manifests.Release) { r.Release = "" }, `release: "" is no name: letters, digits and ._- with no dot in front`},
+		"release":           {func(r *manifests.Release) { r.Release = "" }, `release: "" is not a name: letters, digits and ._- with no dot in front`},
 		"epoch":             {func(r *manifests.Release) { r.SourceDateEpoch = 0 }, "source_date_epoch: 0 is not between 1 and 8589934591"},
 		"toolkit":           {func(r *manifests.Release) { r.Toolkit.CUDA = "12.8.0" }, `assets[0].toolkit: CUDA "12.4.1", nvcc "12.4.131"; the release has "12.8.0", "12.4.131"`},
 		"asset of another":  {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.Release = "v1" }) }, `assets[0].release: "v1"; the release is "v1.1.0-runtime"`},
@@ -110,12 +110,12 @@ func TestCheckRefuses(t *testing.T) {
 		"models":      {func(r *manifests.Release) { slices.Reverse(r.Models) }, `models[1].name: "a" comes after "b": models ascend by name`},
 		"model names": {func(r *manifests.Release) { r.Models[1].Aliases = []string{"A1"} }, `models[1]: "A1" is already a name of a`},
 
-		"dot name":   {func(r *manifests.Release) { r.Assets[7].Name = ".sbom" }, "assets[7].name: \".sbom\" comes after \"llcuda-fetch_linux_amd64\": assets ascend by name, each once\nassets[7].name: \".sbom\" is no name: letters, digits and ._- with no dot in front\nassets[7].url: \"sbom.spdx.json\" does not lead to \".sbom\" below the release"},
-		"slash name": {func(r *manifests.Release) { r.Assets[7].Name, r.Assets[7].URL = "s/x", "s/x" }, "assets[7].name: \"s/x\" is no name: letters, digits and ._- with no dot in front\nassets[7].url: \"s/x\" does not lead to \"s/x\" below the release"},
+		"dot name":   {func(r *manifests.Release) { r.Assets[7].Name = ".sbom" }, "assets[7].name: \".sbom\" comes after \"llcuda-fetch_linux_amd64\": assets ascend by name, each once\nassets[7].name: \".sbom\" is not a name: letters, digits and ._- with no dot in front\nassets[7].url: \"sbom.spdx.json\" does not lead to \".sbom\" below the release"},
+		"slash name": {func(r *manifests.Release) { r.Assets[7].Name, r.Assets[7].URL = "s/x", "s/x" }, "assets[7].name: \"s/x\" is not a name: letters, digits and ._- with no dot in front\nassets[7].url: \"s/x\" does not lead to \"s/x\" below the release"},
 		"long name": {func(r *manifests.Release) {
 			r.Assets[7].Name = strings.Repeat("s", 256)
 			r.Assets[7].URL = r.Assets[7].Name
-		}, `assets[7].name: "` + strings.Repeat("s", 80) + `…" is no name: letters, digits and ._- with no dot in front`},
+		}, `assets[7].name: "` + strings.Repeat("s", 80) + `…" is not a name: letters, digits and ._- with no dot in front`},
 		"reserved":       {func(r *manifests.Release) { r.Assets[7].Name, r.Assets[7].URL = "manifest.json", "manifest.json" }, "assets[7].name: manifest.json is a name of the release itself"},
 		"scheme":         {func(r *manifests.Release) { r.Assets[7].URL = "https://example.org/sbom.spdx.json" }, `assets[7].url: "https://example.org/sbom.spdx.json" does not lead to "sbom.spdx.json" below the release`},
 		"host":           {func(r *manifests.Release) { r.Assets[7].URL = "//example.org/sbom.spdx.json" }, `assets[7].url: "//example.org/sbom.spdx.json" does not lead to "sbom.spdx.json" below the release`},
@@ -156,7 +156,7 @@ func TestCheckRefuses(t *testing.T) {
 		}, `assets[0].requires.driver_min.cubin: "" is not dotted numbers
 assets[0].requires.glibc: "GLIBC_2.34" is not dotted numbers
 assets[0].requires.glibcxx: "3.x" is not dotted numbers
-assets[0].requires.libraries[1]: "/x" is no name
+assets[0].requires.libraries[1]: "/x" is not a name
 assets[0].requires.libraries[1]: "/x" comes after "libc.so.6": the list ascends, each once
 assets[0].requires.cpu_variants[1]: "x64" comes after "x64": the list ascends, each once`},
 		"no architecture": {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.Architecture = "" }) }, "assets[0].architecture: missing from an asset of kind bundle"},
@@ -165,7 +165,7 @@ assets[0].requires.cpu_variants[1]: "x64" comes after "x64": the list ascends, e
 			both(r, func(a *manifests.Artifact) {
 				a.LlamaCPP = &manifests.LlamaCPP{Version: "-x", Commit: "main", Build: -1}
 			})
-		}, `assets[0].llama_cpp.version: "-x" is no version
+		}, `assets[0].llama_cpp.version: "-x" is not a version
 assets[0].llama_cpp.commit: "main" is neither a commit's 40 hex digits nor sha256: and 64
 assets[0].llama_cpp.build: -1 is negative`},
 
@@ -177,7 +177,7 @@ assets[0].llama_cpp.build: -1 is negative`},
 			asset(r, cudart).Libraries[0] = manifests.File{Path: "LICENSE", Mode: "0777", Link: "lib/libcudart.so.12"}
 		}, "assets[4].libraries[0]: a link: the runtime's files are themselves"},
 		"runtime's files": {func(r *manifests.Release) { slices.Reverse(asset(r, cudart).Libraries) }, `assets[4].libraries[1].path: "LICENSE" comes after "lib/libcudart.so.12": files ascend by path, each once`},
-		"runtime's paths": {func(r *manifests.Release) { asset(r, cudart).Libraries[0].Path = "../x" }, `assets[4].libraries[0].path: "../x" is no path below the top folder`},
+		"runtime's paths": {func(r *manifests.Release) { asset(r, cudart).Libraries[0].Path = "../x" }, `assets[4].libraries[0].path: "../x" is not a path below the top folder`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := decode(encode(t, sample(t))) // a deep copy

@@ -69,7 +69,7 @@ func DecodeSums(r io.Reader) (Sums, error) {
 	for line := range strings.SplitSeq(text, "\n") {
 		digest, name, ok := strings.Cut(line, sumSeparator)
 		if !ok {
-			return nil, fmt.Errorf("reading %s: line %d is no digest, two blanks and a name", SumsName, len(sums)+1)
+			return nil, fmt.Errorf("reading %s: line %d is not a digest, two blanks and a name", SumsName, len(sums)+1)
 		}
 		sums = append(sums, Sum{Name: name, SHA256: digest})
 	}

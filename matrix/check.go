@@ -104,7 +104,7 @@ func checkWords(p *Problems, at string, words []string) {
 	for i, w := range words {
 		switch {
 		case !isText(w):
-			p.Addf(fmt.Sprintf("%s[%d]", at, i), "%q is no name", w)
+			p.Addf(fmt.Sprintf("%s[%d]", at, i), "%q is not a name", w)
 		case slices.Contains(words[:i], w):
 			p.Addf(fmt.Sprintf("%s[%d]", at, i), "%q stands here twice", w)
 		}
@@ -153,10 +153,10 @@ func (f Floors) check() error {
 func (l LlamaPin) check() error {
 	var p Problems
 	if u, err := url.Parse(l.Repository); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		p.Addf("repository", "%q is no https address", l.Repository)
+		p.Addf("repository", "%q is not an https address", l.Repository)
 	}
 	if !refForm.MatchString(l.Ref) {
-		p.Addf("ref", "%q is no tag or branch", l.Ref)
+		p.Addf("ref", "%q is not a tag or branch", l.Ref)
 	}
 	checkVersion(&p, "version", l.Version)
 	if !commitForm.MatchString(l.Commit) {
@@ -188,7 +188,7 @@ func checkVersion(p *Problems, at, version string) {
 
 func checkPath(p *Problems, at, name string) {
 	if !isText(name) || path.Clean("/"+name) != "/"+name || name == "" {
-		p.Addf(at, "%q is no relative path", name)
+		p.Addf(at, "%q is not a relative path", name)
 	}
 }
 
@@ -217,11 +217,11 @@ func CheckModels(models []Model) error {
 func (m Model) check() error {
 	var p Problems
 	if !modelNameForm.MatchString(m.Name) {
-		p.Addf("name", "%q is no name", m.Name)
+		p.Addf("name", "%q is not a name", m.Name)
 	}
 	for i, alias := range m.Aliases {
 		if !modelNameForm.MatchString(alias) {
-			p.Addf(fmt.Sprintf("aliases[%d]", i), "%q is no name", alias)
+			p.Addf(fmt.Sprintf("aliases[%d]", i), "%q is not a name", alias)
 		}
 	}
 	for _, repo := range []struct{ at, name string }{{"repo", m.Repo}, {"source", m.Source}} {
@@ -234,7 +234,7 @@ func (m Model) check() error {
 	}
 	checkPath(&p, "file", m.File)
 	if !strings.HasSuffix(m.File, ".gguf") {
-		p.Addf("file", "%q is no .gguf", m.File)
+		p.Addf("file", "%q is not a .gguf", m.File)
 	}
 	if m.SHA256 != "" && !sha256Form.MatchString(m.SHA256) {
 		p.Addf("sha256", "%q is not 64 lower-case hex digits", m.SHA256)
@@ -243,7 +243,7 @@ func (m Model) check() error {
 		p.Addf("size", "%d: size and sha256 are given together or not at all", m.Size)
 	}
 	if !licenceForm.MatchString(m.Licence) {
-		p.Addf("licence", "%q is no licence's short name", m.Licence)
+		p.Addf("licence", "%q is not a licence's short name", m.Licence)
 	}
 	if m.VRAM < 0 {
 		p.Addf("vram_mib", "%d is negative", m.VRAM)

@@ -109,7 +109,7 @@ func TestCheck(t *testing.T) {
 		"architecture":     {func(m *matrix.Matrix) { m.Targets[0].Architecture = "Volta" }, `targets[0].architecture: "Volta", but 7.5 is Turing`},
 		"no GPUs":          {func(m *matrix.Matrix) { m.Targets[0].GPUs = nil }, "targets[0].gpus: empty"},
 		"GPU twice":        {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4", "T4"} }, `targets[0].gpus[1]: "T4" stands here twice`},
-		"GPU text":         {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4\x1b[2J", " T4", ""} }, `targets[0].gpus[0]: "T4\x1b[2J" is no name` + "\n" + `targets[0].gpus[1]: " T4" is no name` + "\n" + `targets[0].gpus[2]: "" is no name`},
+		"GPU text":         {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4\x1b[2J", " T4", ""} }, `targets[0].gpus[0]: "T4\x1b[2J" is not a name` + "\n" + `targets[0].gpus[1]: " T4" is not a name` + "\n" + `targets[0].gpus[2]: "" is not a name`},
 		"platform":         {func(m *matrix.Matrix) { m.Targets[0].Platforms = []string{"Collab"} }, `targets[0].platforms[0]: "Collab" is none of Colab, Colab Pro, Enterprise, Kaggle, Local`},
 		"no PTX":           {func(m *matrix.Matrix) { m.Targets[1].PTX = false }, "targets[1].ptx: false for 89: PTX stands on the highest seed row, 89, alone"},
 		"PTX beyond":       {func(m *matrix.Matrix) { m.Targets[2].PTX = true }, "targets[2].ptx: true for 90: PTX stands on the highest seed row, 89, alone"},
@@ -120,16 +120,16 @@ func TestCheck(t *testing.T) {
 		"nvcc":             {func(m *matrix.Matrix) { m.Toolkit.NVCC = "12.40.1" }, "toolkit.nvcc: 12.40.1 is not of CUDA 12.4.1"},
 		"drivers":          {func(m *matrix.Matrix) { m.Toolkit.DriverPTX = "525.60.12" }, "toolkit.driver_ptx: 525.60.12 is older than driver_cubin 525.60.13"},
 		"floors":           {func(m *matrix.Matrix) { m.Floors = matrix.Floors{Glibc: "GLIBC_2.35"} }, "floors.glibc: \"GLIBC_2.35\" is not dotted numbers\nfloors.glibcxx: \"\" is not dotted numbers"},
-		"repository":       {func(m *matrix.Matrix) { m.LlamaCPP.Repository = "http://example.org/x" }, `llama_cpp.repository: "http://example.org/x" is no https address`},
-		"credentials":      {func(m *matrix.Matrix) { m.LlamaCPP.Repository = "https://me@example.org/x" }, `llama_cpp.repository: "https://me@example.org/x" is no https address`},
-		"ref":              {func(m *matrix.Matrix) { m.LlamaCPP.Ref = "--upload-pack=x" }, `llama_cpp.ref: "--upload-pack=x" is no tag or branch`},
+		"repository":       {func(m *matrix.Matrix) { m.LlamaCPP.Repository = "http://example.org/x" }, `llama_cpp.repository: "http://example.org/x" is not an https address`},
+		"credentials":      {func(m *matrix.Matrix) { m.LlamaCPP.Repository = "https://me@example.org/x" }, `llama_cpp.repository: "https://me@example.org/x" is not an https address`},
+		"ref":              {func(m *matrix.Matrix) { m.LlamaCPP.Ref = "--upload-pack=x" }, `llama_cpp.ref: "--upload-pack=x" is not a tag or branch`},
 		"version":          {func(m *matrix.Matrix) { m.LlamaCPP.Version = "latest" }, `llama_cpp.version: "latest" is not dotted numbers`},
 		"commit":           {func(m *matrix.Matrix) { m.LlamaCPP.Commit = "de3ff81" }, `llama_cpp.commit: "de3ff81" is not 40 hex digits`},
 		"tree":             {func(m *matrix.Matrix) { m.LlamaCPP.Tree = "" }, `llama_cpp.tree: "" is not 40 hex digits`},
 		"build":            {func(m *matrix.Matrix) { m.LlamaCPP.Build = -1 }, `llama_cpp.build: -1 is negative`},
 		"npm":              {func(m *matrix.Matrix) { m.LlamaCPP.NPMPackage = "some-package@latest" }, `llama_cpp.npm_package: "some-package@latest" is not name@1.2.3`},
 		"integrity":        {func(m *matrix.Matrix) { m.LlamaCPP.NPMIntegrity = "sha1-AAAA" }, `llama_cpp.npm_integrity: "sha1-AAAA" is not sha512- and 64 bytes in base64`},
-		"bundle path":      {func(m *matrix.Matrix) { m.LlamaCPP.BundlePath = "../x" }, `llama_cpp.bundle_path: "../x" is no relative path`},
+		"bundle path":      {func(m *matrix.Matrix) { m.LlamaCPP.BundlePath = "../x" }, `llama_cpp.bundle_path: "../x" is not a relative path`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := valid()
@@ -162,10 +162,10 @@ func TestCheckModels(t *testing.T) {
 		"least":       {[]matrix.Model{{Name: "b", Repo: "o/r", File: "x.gguf", Source: "o/w", Licence: "mit"}}, ""},
 		"order":       {[]matrix.Model{model(func(*matrix.Model) {}), {Name: "a", Repo: "o/r", File: "x.gguf", Source: "o/w", Licence: "mit"}}, `[1].name: "a" comes after "b": models ascend by name`},
 		"shared name": {[]matrix.Model{model(func(*matrix.Model) {}), {Name: "c", Aliases: []string{"B2"}, Repo: "o/r", File: "x.gguf", Source: "o/w", Licence: "mit"}}, `[1]: "B2" is already a name of b`},
-		"empty":       {[]matrix.Model{{}}, "[0].name: \"\" is no name\n[0].repo: \"\" is not owner/name\n[0].source: \"\" is not owner/name\n[0].file: \"\" is no relative path\n[0].file: \"\" is no .gguf\n[0].licence: \"\" is no licence's short name"},
+		"empty":       {[]matrix.Model{{}}, "[0].name: \"\" is not a name\n[0].repo: \"\" is not owner/name\n[0].source: \"\" is not owner/name\n[0].file: \"\" is not a relative path\n[0].file: \"\" is not a .gguf\n[0].licence: \"\" is not a licence's short name"},
 		"forms": {[]matrix.Model{model(func(m *matrix.Model) {
 			m.Aliases, m.Revision, m.File, m.SHA256, m.Licence, m.VRAM = []string{"a/b"}, "main", "../x.gguf", "AB", "Apache 2", -1
-		})}, "[0].aliases[0]: \"a/b\" is no name\n[0].revision: \"main\" is not 40 hex digits: a branch may move\n[0].file: \"../x.gguf\" is no relative path\n[0].sha256: \"AB\" is not 64 lower-case hex digits\n[0].licence: \"Apache 2\" is no licence's short name\n[0].vram_mib: -1 is negative"},
+		})}, "[0].aliases[0]: \"a/b\" is not a name\n[0].revision: \"main\" is not 40 hex digits: a branch may move\n[0].file: \"../x.gguf\" is not a relative path\n[0].sha256: \"AB\" is not 64 lower-case hex digits\n[0].licence: \"Apache 2\" is not a licence's short name\n[0].vram_mib: -1 is negative"},
 		"size alone": {[]matrix.Model{model(func(m *matrix.Model) { m.SHA256 = "" })}, "[0].size: 1: size and sha256 are given together or not at all"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -16,7 +16,7 @@ func IsVersion(s string) bool {
 }
 
 // CompareVersions orders dotted numbers, as cmp.Compare does. A missing part counts as 0 and leading zeros do not
-// count ("580.159.04"); a part that is no number comes before every number, so a version that cannot be read never
+// count ("580.159.04"); a part that is not a number comes before every number, so a version that cannot be read never
 // satisfies a floor.
 func CompareVersions(a, b string) int {
 	for a != "" || b != "" {

@@ -58,6 +58,6 @@ type TemporaryError = retry.TemporaryError
 var (
 	// ErrExists is a name or tag that is taken.
 	ErrExists = errors.New("it exists already")
-	// ErrGone is something that was there and is no longer.
+	// ErrGone is something that was there and is not a longer.
 	ErrGone = errors.New("it is not there any more")
 )

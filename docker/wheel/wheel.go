@@ -12,7 +12,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 )
 
-// uv, of any recent version, resolves the requirements; it is no part of anything that is built.
+// uv, of any recent version, resolves the requirements; it is not part of anything that is built.
 //
 //go:generate go run ../cuda12/lock --beside ../cuda12/packages.lock
 //go:generate uv pip compile --quiet --python-version 3.11 --only-binary :all: --generate-hashes --no-annotate --custom-compile-command "go generate ./docker/wheel" --output-file requirements.lock requirements.in

@@ -180,7 +180,7 @@ func TestFolders(t *testing.T) {
 	}{
 		{name: "the farm's own", tag: tag, want: []string{"https://github.com/waqasm86/llcuda-farm/releases/download/v1.1.0-runtime/"}},
 		{name: "the farm's own, without a network", tag: tag, offline: true},
-		{name: "a tag that is no part of an address", tag: "v1 ?#/..", want: []string{"https://github.com/waqasm86/llcuda-farm/releases/download/v1%20%3F%23%2F../"}},
+		{name: "a tag that is not part of an address", tag: "v1 ?#/..", want: []string{"https://github.com/waqasm86/llcuda-farm/releases/download/v1%20%3F%23%2F../"}},
 		{name: "web servers and folders", mirrors: []string{"https://a.example/x/", "http://b.example", "dir", "/abs/di r", "file:///abs"}, tag: tag,
 			want: []string{"https://a.example/x/", "http://b.example/", "file://" + here + "/dir/", "file:///abs/di%20r/", "file:///abs/"}},
 		{name: "without a network, the ones here", mirrors: []string{"https://a.example/x/", "dir", "file:///abs"}, tag: tag, offline: true,

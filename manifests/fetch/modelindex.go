@@ -95,7 +95,7 @@ func decodeIndex(data []byte) ([]exportedModel, error) {
 	}
 	for _, m := range models {
 		if !filepath.IsLocal(m.URL) || path.Clean(m.URL) != m.URL {
-			return nil, fmt.Errorf("%q is no path below the folder", m.URL)
+			return nil, fmt.Errorf("%q is not a path below the folder", m.URL)
 		}
 	}
 	return models, nil

@@ -99,7 +99,7 @@ func (s Signer) By() string {
 }
 
 // Tag is the tag that the workflow ran for; empty where the signature does not tell. A branch is given as the whole ref,
-// which is no release's tag.
+// which is not a release's tag.
 func (s Signer) Tag() string { return strings.TrimPrefix(s.Ref, Tags) }
 
 // A Problem is the way in which a signature does not count.

@@ -72,7 +72,7 @@ func TestStatementByKey(t *testing.T) {
 		{"an unknown field", changed(`"predicate":`, `"more":1,"predicate":`), Malformed},
 		{"a predicate in another case", changed(`"predicate":`, `"Predicate":{},"predicate":`), Malformed},
 		{"two predicates", changed(`"predicate":`, `"predicate":{},"predicate":`), Malformed},
-		{"a predicate that is no object", changed(`{"number":9007199254740993}`, `7`), Malformed},
+		{"a predicate that is not an object", changed(`{"number":9007199254740993}`, `7`), Malformed},
 		{"something after it", dsse(statement+"{}", inToto), Malformed},
 		{"no JSON", dsse("statement", inToto), Malformed},
 		{"no bundle", func(t *testing.T) ([]byte, []byte) { return nil, otherKey(t) }, Malformed},

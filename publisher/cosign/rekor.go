@@ -53,7 +53,7 @@ type tiles struct {
 func (c *tiles) Add(ctx context.Context, entry any) (*protorekor.TransparencyLogEntry, error) {
 	hashed, ok := entry.(*tilespb.HashedRekordRequestV002)
 	if !ok {
-		return nil, fmt.Errorf("a %T is no entry that the log takes", entry)
+		return nil, fmt.Errorf("a %T is not an entry that the log takes", entry)
 	}
 	text, err := protojson.Marshal(&tilespb.CreateEntryRequest{Spec: &tilespb.CreateEntryRequest_HashedRekordRequestV002{HashedRekordRequestV002: hashed}})
 	if err != nil {

@@ -37,8 +37,8 @@ type claims struct {
 	} `json:"federated_claims"`
 }
 
-// errNoToken is text that is no token.
-var errNoToken = errors.New("it is no OIDC token: three parts in base64, with dots between them")
+// errNoToken is text that is not a token.
+var errNoToken = errors.New("it is not an OIDC token: three parts in base64, with dots between them")
 
 // ParseToken reads a token that the user has.
 func ParseToken(text string) (Token, error) {

@@ -96,7 +96,7 @@ func Start(t testing.TB) *Stack {
 func stop(command *exec.Cmd, stdin io.Closer) {
 	stdin.Close()
 	late := time.AfterFunc(10*time.Second, func() { command.Process.Kill() })
-	command.Wait() // how it ended is no test's business
+	command.Wait() // how it ended is not a test's business
 	late.Stop()
 }
 

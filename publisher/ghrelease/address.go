@@ -20,7 +20,7 @@ func apiURL(text string) (*url.URL, error) {
 	}
 	switch {
 	case u.Host == "" || u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("%q is no address of an API, like %s or https://HOST/api/v3", text, defaultAPI)
+		return nil, fmt.Errorf("%q is not an address of an API, like %s or https://HOST/api/v3", text, defaultAPI)
 	case u.User != nil:
 		return nil, errors.New("the API's address must not have a password in it: the token is given in GITHUB_TOKEN")
 	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())):
@@ -44,7 +44,7 @@ func isLoopback(host string) bool {
 func APIURLOf(server string) (string, error) {
 	u, err := url.Parse(server)
 	if err != nil || u.Host == "" {
-		return "", fmt.Errorf("%q is no address of a GitHub server", server)
+		return "", fmt.Errorf("%q is not an address of a GitHub server", server)
 	}
 	if isCloud(u.Hostname()) {
 		return u.Scheme + "://api." + u.Host, nil

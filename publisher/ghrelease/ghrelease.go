@@ -77,7 +77,7 @@ var _ publisher.Store = (*Store)(nil)
 func New(repository string, o Options) (*Store, error) {
 	owner, repo, ok := strings.Cut(repository, "/")
 	if !ok || !isName(owner) || !isName(repo) {
-		return nil, fmt.Errorf("%q is no repository: owner/name", repository)
+		return nil, fmt.Errorf("%q is not a repository: owner/name", repository)
 	}
 	api, err := apiURL(cmp.Or(o.APIURL, defaultAPI))
 	if err != nil {

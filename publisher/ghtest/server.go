@@ -214,7 +214,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	route, params := match(r.Method, path, strings.HasPrefix(r.URL.Path, uploadPrefix))
 	if route == nil {
-		s.t.Errorf("ghtest: %s %s is no request that GitHub knows", r.Method, r.URL.Path)
+		s.t.Errorf("ghtest: %s %s is not a request that GitHub knows", r.Method, r.URL.Path)
 		http.NotFound(w, r)
 		return
 	}

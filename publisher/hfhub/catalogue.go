@@ -90,7 +90,7 @@ var (
 // check keeps out of the page what would be another page: whoever may write to the repository may write its catalogue.
 func (m Model) check() error {
 	if !wordForm.MatchString(m.Name) {
-		return fmt.Errorf("%q is no model's name", m.Name)
+		return fmt.Errorf("%q is not a model's name", m.Name)
 	}
 	switch {
 	case !wordForm.MatchString(m.File), m.Size <= 0, !sha256Form.MatchString(m.SHA256):

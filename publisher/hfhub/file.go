@@ -32,14 +32,14 @@ const sampleSize = 512
 func (f File) check() error {
 	for part := range strings.SplitSeq(f.Path, "/") {
 		if part == "" || part == "." || part == ".." || part == ".git" {
-			return fmt.Errorf("%q is no path in a repository", f.Path)
+			return fmt.Errorf("%q is not a path in a repository", f.Path)
 		}
 	}
 	if strings.ContainsFunc(f.Path, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' }) {
-		return fmt.Errorf("%q is no path in a repository", f.Path)
+		return fmt.Errorf("%q is not a path in a repository", f.Path)
 	}
 	if f.SHA256 != "" && !sha256Form.MatchString(f.SHA256) {
-		return fmt.Errorf("%s: %q is no sha256", f.Path, f.SHA256)
+		return fmt.Errorf("%s: %q is not a sha256", f.Path, f.SHA256)
 	}
 	return nil
 }

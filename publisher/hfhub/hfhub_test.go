@@ -453,13 +453,13 @@ func TestRefused(t *testing.T) {
 		settings    hftest.Settings
 		want, way   string
 	}{
-		"no token":             {"", repo, other, settings, "401", "HF_TOKEN"},
-		"unknown token":        {"hf_unknown", repo, other, settings, "Invalid credentials", "HF_TOKEN"},
-		"token to read":        {hftest.ReadToken, repo, other, settings, "403", "right to write"},
-		"another's new repo":   {hftest.ReadToken, "other/new", other, settings, "403", "right to write"},
-		"left out":             {hftest.WriteToken, repo, other, hftest.Settings{LargeFrom: 1 << 20, Ignored: []string{"basic.gguf"}}, "leaves out basic.gguf", ".gitignore"},
-		"card":                 {hftest.WriteToken, repo, []File{{Path: "README.md", Content: []byte("---\nlicense: homemade\n---\n")}}, settings, `must be one of`, "models.yaml"},
-		"card that is no YAML": {hftest.WriteToken, repo, []File{{Path: "README.md", Content: []byte("---\nlicense: [mit\n---\n")}}, settings, "yaml", "models.yaml"},
+		"no token":              {"", repo, other, settings, "401", "HF_TOKEN"},
+		"unknown token":         {"hf_unknown", repo, other, settings, "Invalid credentials", "HF_TOKEN"},
+		"token to read":         {hftest.ReadToken, repo, other, settings, "403", "right to write"},
+		"another's new repo":    {hftest.ReadToken, "other/new", other, settings, "403", "right to write"},
+		"left out":              {hftest.WriteToken, repo, other, hftest.Settings{LargeFrom: 1 << 20, Ignored: []string{"basic.gguf"}}, "leaves out basic.gguf", ".gitignore"},
+		"card":                  {hftest.WriteToken, repo, []File{{Path: "README.md", Content: []byte("---\nlicense: homemade\n---\n")}}, settings, `must be one of`, "models.yaml"},
+		"card that is not YAML": {hftest.WriteToken, repo, []File{{Path: "README.md", Content: []byte("---\nlicense: [mit\n---\n")}}, settings, "yaml", "models.yaml"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hub.Set(test.settings)

@@ -23,7 +23,7 @@ var repoForm = regexp.MustCompile(`^[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?
 // CheckRepo reports whether a name is one that a repository can have.
 func CheckRepo(repo string) error {
 	if !repoForm.MatchString(repo) || strings.Contains(repo, "--") || strings.Contains(repo, "..") || strings.HasSuffix(repo, ".git") {
-		return fmt.Errorf("%q is no repository of the Hub: it is owner/name", repo)
+		return fmt.Errorf("%q is not a repository of the Hub: it is owner/name", repo)
 	}
 	return nil
 }

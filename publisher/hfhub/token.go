@@ -67,7 +67,7 @@ func (c *Client) TrustedPublisher(getenv func(string) string, repo string) (sour
 func (c *Client) actionsToken(ctx context.Context, address, key string) (string, error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return "", errors.New("ACTIONS_ID_TOKEN_REQUEST_URL is no address")
+		return "", errors.New("ACTIONS_ID_TOKEN_REQUEST_URL is not an address")
 	}
 	query := u.Query()
 	query.Set("audience", audience)

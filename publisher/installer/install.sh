@@ -88,7 +88,7 @@ get() {
 		fi
 		;;
 	*://*)
-		say "install.sh: $1 is no file, http or https address"
+		say "install.sh: $1 is not a file, http or https address"
 		return 1
 		;;
 	*)

@@ -190,10 +190,10 @@ func Check(statement []byte, facts Facts, signer string) []string {
 	fail := func(format string, args ...any) []string { return []string{fmt.Sprintf(format, args...)} }
 	var got intoto.Statement
 	if err := protojson.Unmarshal(statement, &got); err != nil {
-		return fail("it is no in-toto statement: %v", err)
+		return fail("it is not an in-toto statement: %v", err)
 	}
 	if err := got.Validate(); err != nil {
-		return fail("it is no in-toto statement: %v", err)
+		return fail("it is not an in-toto statement: %v", err)
 	}
 	if got.PredicateType != PredicateType {
 		return fail("it is a statement of type %q, want %s", got.PredicateType, PredicateType)

@@ -111,7 +111,7 @@ func TestCheck(t *testing.T) {
 		{name: "a subject twice", text: func(s map[string]any) {
 			s["subject"] = append(s["subject"].([]any), s["subject"].([]any)[0])
 		}, want: "twice"},
-		{name: "no statement", text: func(s map[string]any) { clear(s) }, want: "no in-toto statement"},
+		{name: "no statement", text: func(s map[string]any) { clear(s) }, want: "not an in-toto statement"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			text, f, signer := good, facts(), workflow

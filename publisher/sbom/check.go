@@ -32,7 +32,7 @@ type Facts struct {
 func Check(text []byte, facts Facts) []string {
 	doc, err := json.Read(bytes.NewReader(text))
 	if err != nil {
-		return []string{fmt.Sprintf("it is no SPDX document: %v", err)}
+		return []string{fmt.Sprintf("it is not an SPDX document: %v", err)}
 	}
 	c := checking{doc: doc}
 	c.document()
@@ -57,12 +57,12 @@ func (c *checking) document() {
 		c.addf("it is not version %s, under %s, with the identifier SPDXRef-DOCUMENT and a name", v2_3.Version, v2_3.DataLicense)
 	}
 	if u, err := url.Parse(d.DocumentNamespace); err != nil || !u.IsAbs() || u.Fragment != "" {
-		c.addf("its namespace %q is no address without fragment", d.DocumentNamespace)
+		c.addf("its namespace %q is not an address without fragment", d.DocumentNamespace)
 	}
 	if info := d.CreationInfo; info == nil || len(info.Creators) == 0 {
 		c.addf("it has no creator")
 	} else if _, err := time.Parse("2006-01-02T15:04:05Z", info.Created); err != nil {
-		c.addf("it was created at %q, which is no time in UTC", info.Created)
+		c.addf("it was created at %q, which is not a time in UTC", info.Created)
 	}
 	if err := spdxlib.ValidateDocument(d); err != nil {
 		c.addf("%v", err)

@@ -193,7 +193,7 @@ func TestCheck(t *testing.T) {
 		{name: "another version", text: func(d *v2_3.Document) { d.DataLicense = "MIT" }, within: "under CC0-1.0"},
 		{name: "no namespace", text: func(d *v2_3.Document) { d.DocumentNamespace = "here" }, within: "namespace"},
 		{name: "no creator", text: func(d *v2_3.Document) { d.CreationInfo.Creators = nil }, within: "no creator"},
-		{name: "no time", text: func(d *v2_3.Document) { d.CreationInfo.Created = "yesterday" }, within: "no time"},
+		{name: "not a time", text: func(d *v2_3.Document) { d.CreationInfo.Created = "yesterday" }, within: "not a time"},
 		{name: "a name twice", text: func(d *v2_3.Document) { d.Packages[1].PackageSPDXIdentifier = d.Packages[0].PackageSPDXIdentifier }, within: "there twice"},
 		{name: "a relationship to nothing", text: func(d *v2_3.Document) { d.Relationships[1].RefB.ElementRefID = "nothing" }, within: "nothing"},
 		{name: "a licence without its text", text: func(d *v2_3.Document) { d.OtherLicenses = nil }, within: "whose text is not there"},

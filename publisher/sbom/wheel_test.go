@@ -111,6 +111,6 @@ func TestWheel(t *testing.T) {
 		})
 	}
 	if text, err := sbom.Wheel([]byte("x"), manifests.Artifact{Name: wheelName}, "3.0.0", time.Unix(0, 0)); err == nil {
-		t.Errorf("what is no archive has the bill %s", text)
+		t.Errorf("what is not an archive has the bill %s", text)
 	}
 }

@@ -39,7 +39,7 @@ var nameChars = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_.]
 func (c *checking) archive(data []byte) {
 	r, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
-		c.addf("it is no ZIP archive: %v", err)
+		c.addf("it is not a ZIP archive: %v", err)
 		return
 	}
 	if r.Comment != "" {
@@ -51,7 +51,7 @@ func (c *checking) archive(data []byte) {
 	unpacked := uint64(0)
 	for _, f := range r.File {
 		if !nameChars.MatchString(f.Name) || path.Clean(f.Name) != f.Name || f.NonUTF8 {
-			c.addf("%q is no plain name of a file", f.Name)
+			c.addf("%q is not a plain name of a file", f.Name)
 			return
 		}
 		if before, ok := folded[strings.ToLower(f.Name)]; ok {

@@ -202,11 +202,11 @@ func TestCheck(t *testing.T) {
 		{"writable module", set(init, func(e *entry) { e.mode = 0o666 }), nil, "its mode is -rw-rw-rw-"},
 		{"link", set(init, func(e *entry) { e.mode = 0o120777 }), nil, "its mode is"},
 		{"program that cannot be run", set("llcuda/_bin/llcuda-fetch", func(e *entry) { e.mode = 0o644 }), nil, "its mode is -rw-r--r--"},
-		{"way up", another("llcuda/../x.py", "", 0o644), nil, "no plain name"},
-		{"absolute", another("/x.py", "", 0o644), nil, "no plain name"},
-		{"backslash", another(`llcuda\x.py`, "", 0o644), nil, "no plain name"},
-		{"control character", another("llcuda/x\n.py", "", 0o644), nil, "no plain name"},
-		{"folder", another("llcuda/x/", "", 0o755), nil, "no plain name"},
+		{"way up", another("llcuda/../x.py", "", 0o644), nil, "not a plain name"},
+		{"absolute", another("/x.py", "", 0o644), nil, "not a plain name"},
+		{"backslash", another(`llcuda\x.py`, "", 0o644), nil, "not a plain name"},
+		{"control character", another("llcuda/x\n.py", "", 0o644), nil, "not a plain name"},
+		{"folder", another("llcuda/x/", "", 0o755), nil, "not a plain name"},
 		{"name in two cases", another("llcuda/__INIT__.py", "", 0o644), nil, "is there beside"},
 
 		{"not in RECORD", nil, func(text string) string { _, rest, _ := strings.Cut(text, "\n"); return rest }, "RECORD does not list"},
@@ -277,8 +277,8 @@ func TestCheckWhole(t *testing.T) {
 		data       []byte
 		within     string
 	}{
-		{"no archive", nameOf(PlatformAny), []byte("PK"), "no ZIP archive"},
-		{"cut off", nameOf(PlatformAny), good[:len(good)-1], "no ZIP archive"},
+		{"no archive", nameOf(PlatformAny), []byte("PK"), "not a ZIP archive"},
+		{"cut off", nameOf(PlatformAny), good[:len(good)-1], "not a ZIP archive"},
 		{"something behind", nameOf(PlatformAny), append(slices.Clone(good), 0), ""},
 		{"archive comment", nameOf(PlatformAny), packed(entries, "x", ""), "comment"},
 		{"gap before the list", nameOf(PlatformAny), packed(entries, "", "x"), "between the files and the list"},

@@ -20,7 +20,7 @@ func openCache(given string) (string, error) {
 	if dir == "" {
 		user, err := os.UserCacheDir()
 		if err == nil && !filepath.IsAbs(user) {
-			err = fmt.Errorf("$HOME is %q, which is no absolute path", os.Getenv("HOME"))
+			err = fmt.Errorf("$HOME is %q, which is not an absolute path", os.Getenv("HOME"))
 		}
 		if err != nil {
 			return refuse(fmt.Errorf("finding the user's cache folder: %w", err))

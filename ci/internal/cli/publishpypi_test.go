@@ -64,7 +64,7 @@ func pypiReleaseOf(t *testing.T) pypiMade {
 	dir := t.TempDir()
 	here, err := goreleaser.Open(t.Context(), repositoryRoot)
 	if err != nil {
-		t.Skipf("this is no git checkout, so there is no commit to package: %v", err)
+		t.Skipf("this is not a git checkout, so there is no commit to package: %v", err)
 	}
 	checkout, err := here.Clone(t.Context(), dir, true)
 	if err != nil {

@@ -385,7 +385,7 @@ func stepOf(t *testing.T, j job, name string) step {
 	return j.Steps[at]
 }
 
-// A tag on a commit that is not on main is no release that the pointer names, and the reviewers are asked for any but the
+// A tag on a commit that is not on main is not a release that the pointer names, and the reviewers are asked for any but the
 // weekly renewal, which they must not hold up.
 func TestPointerWorkflow(t *testing.T) {
 	w := workflows(t)["pointer.yml"]
@@ -552,7 +552,7 @@ func parses(arguments []string) (path string, err error) {
 		return cmd.CommandPath(), err
 	}
 	if !cmd.Runnable() || cmd.HasSubCommands() {
-		return cmd.CommandPath(), fmt.Errorf("%s is no command by itself", cmd.CommandPath())
+		return cmd.CommandPath(), fmt.Errorf("%s is not a command by itself", cmd.CommandPath())
 	}
 	return cmd.CommandPath(), cmd.ValidateArgs(cmd.Flags().Args())
 }
@@ -618,7 +618,7 @@ func TestWorkflowMatrix(t *testing.T) {
 	}
 	value, found := bytes.CutPrefix(read(t, output), []byte("matrix="))
 	if !found || bytes.Count(value, []byte("\n")) != 1 {
-		t.Fatalf("the output is no line of its own: %q", value)
+		t.Fatalf("the output is not a line of its own: %q", value)
 	}
 	var matrix struct {
 		Include []map[string]string `json:"include"`

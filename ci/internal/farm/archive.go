@@ -146,7 +146,7 @@ func badTree(given string, err error) error {
 		return &SourceError{Given: given, Problem: wrong.Error(), Hint: "give the top folder of a llama.cpp tree"}
 	case errors.As(err, &stray):
 		top, _, _ := strings.Cut(stray.name, "/")
-		return &SourceError{Given: given, Problem: stray.Error(), Hint: "remove " + top + " if it is no part of the source, or give a git clone, of which only its own files count"}
+		return &SourceError{Given: given, Problem: stray.Error(), Hint: "remove " + top + " if it is not part of the source, or give a git clone, of which only its own files count"}
 	}
 	return err
 }

@@ -216,7 +216,7 @@ func parseLocation(given string, pin matrix.LlamaPin) (location, error) {
 	switch {
 	case err == nil && info.IsDir():
 		if ref != "" && !isWorkTree(base) && !isBareRepository(base) {
-			return refuse("the folder is no git repository, so "+ref+" does not apply to it", "leave out @"+ref)
+			return refuse("the folder is not a git repository, so "+ref+" does not apply to it", "leave out @"+ref)
 		}
 		if ref == "" && isBareRepository(base) {
 			return location{kind: inGit, base: base}, nil

@@ -27,7 +27,7 @@ func checkout(t *testing.T) Checkout {
 	t.Helper()
 	c, err := Open(t.Context(), ".")
 	if err != nil {
-		t.Skipf("this is no git checkout, so there is no commit to package: %v", err)
+		t.Skipf("this is not a git checkout, so there is no commit to package: %v", err)
 	}
 	return c
 }

@@ -100,7 +100,7 @@ func (t *trial) score(parent context.Context, model string) (got scores, problem
 	return got, "", nil
 }
 
-// answerError is an answer that is no score.
+// answerError is an answer that is not a score.
 type answerError struct{ problem string }
 
 func (e *answerError) Error() string { return e.problem }
@@ -184,7 +184,7 @@ func completion(ctx context.Context, client *http.Client, prompt []int) (map[int
 		} `json:"completion_probabilities"`
 	}
 	if err := json.Unmarshal(text, &answer); err != nil {
-		return nil, &answerError{fmt.Sprintf("its answer is no JSON: %v", err)}
+		return nil, &answerError{fmt.Sprintf("its answer is not JSON: %v", err)}
 	}
 	if len(answer.Probabilities) != 1 {
 		return nil, &answerError{fmt.Sprintf("its answer has the scores of %d tokens, want 1", len(answer.Probabilities))}
@@ -192,7 +192,7 @@ func completion(ctx context.Context, client *http.Client, prompt []int) (map[int
 	got := map[int]float64{}
 	for _, token := range answer.Probabilities[0].Top {
 		if token.LogProb == nil || math.IsNaN(*token.LogProb) || math.IsInf(*token.LogProb, 0) {
-			return nil, &answerError{"its scores are no numbers"}
+			return nil, &answerError{"its scores are not numbers"}
 		}
 		got[token.ID] = *token.LogProb
 	}

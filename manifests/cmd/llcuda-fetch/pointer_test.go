@@ -135,7 +135,7 @@ func TestPointerAttacks(t *testing.T) {
 		"two numbers":                     {made: statement(`"number"`, `"number": 9, "number"`), want: verifying},
 		"a number below zero":             {made: statement(`"number": 2`, `"number": -2`), want: "number: -2 is not between"},
 		"a pointer that is good for ever": {made: statement(`"expires": "2`, `"expires": "9`), want: "and at most"},
-		"a release that is a path":        {made: statement(`"v1.1.0-runtime"`, `"../../v1.1.0-runtime"`), want: "is no name"},
+		"a release that is a path":        {made: statement(`"v1.1.0-runtime"`, `"../../v1.1.0-runtime"`), want: "is not a name"},
 		"too large": {made: func(t *testing.T, m *mirror) []byte {
 			return append(m.newer.SignPointer(t, m.newer.Pointer(t, 2)), bytes.Repeat([]byte(" "), manifests.MaxPointerSize)...)
 		}, want: "has more than 65536 bytes"},

@@ -78,7 +78,7 @@ func TestCUDALibraries(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, env: []string{"LD_LIBRARY_PATH", "/opt/plain"}, want: []string{}},
-		"nor what is no library": {put: func(dir string) {
+		"nor what is not a library": {put: func(dir string) {
 			libraries(t, dir, "/usr/local/cuda/lib64")
 			if err := os.WriteFile(dir+"/usr/local/cuda/lib64/libcudart.so.12", []byte("text"), 0o644); err != nil {
 				t.Fatal(err)

@@ -364,7 +364,7 @@ func TestMoved(t *testing.T) {
 	if !errors.As(err, &redirect) || redirect.To != target.URL || !errors.As(err, &repository) || repository.Token || !strings.Contains(redirect.Hint(), "HF_ENDPOINT="+target.URL) {
 		t.Errorf("%v", err)
 	}
-	// What it redirects to is no Hub.
+	// What it redirects to is not a Hub.
 	s.set(func() { s.moved = target.cdn.URL })
 	if err := refuse(t, c, "org/model:m-F16.gguf", Want{}); !strings.Contains(err.Error(), "redirects to "+target.cdn.URL) {
 		t.Error(err)

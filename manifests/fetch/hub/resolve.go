@@ -191,7 +191,7 @@ func (c *Client) do(ctx context.Context, method, address string, last func(http.
 		if target.Scheme != request.URL.Scheme || target.Host != request.URL.Host {
 			a.from, a.token, header = target.Scheme+"://"+target.Host, false, http.Header{}
 			if target.Scheme != "https" && (target.Scheme != "http" || request.URL.Scheme == "https") {
-				return a, &NetworkError{Endpoint: c.endpoint(), Err: a.explain(errors.New("that is no https address"))}
+				return a, &NetworkError{Endpoint: c.endpoint(), Err: a.explain(errors.New("that is not an https address"))}
 			}
 		}
 		address = target.String()

@@ -53,7 +53,7 @@ func TestLook(t *testing.T) {
 		"the driver and no GPU": {[]map[string]string{driver}, Machine{Kind: "none", Fingerprint: "none"}},
 		"the processor": {[]map[string]string{{"sys/devices/system/cpu/modalias": modalias + "\n"}},
 			Machine{Kind: "none", Fingerprint: "none cpu " + strconv.FormatUint(sum.Sum64(), 16), Unreachable: true}},
-		"names that are no file names": {[]map[string]string{{"proc/driver/nvidia/gpus/0/information": "Model: NVIDIA A100-SXM4/40GB (é)\n", "proc/driver/nvidia/gpus/1/information": "IRQ: 1\n"}},
+		"names that are not file names": {[]map[string]string{{"proc/driver/nvidia/gpus/0/information": "Model: NVIDIA A100-SXM4/40GB (é)\n", "proc/driver/nvidia/gpus/1/information": "IRQ: 1\n"}},
 			Machine{Kind: "1xNVIDIA_A100_SXM4_40GB_____,1xgpu", Fingerprint: "1xNVIDIA_A100_SXM4_40GB_____,1xgpu driver unknown", GPUs: 2, Unreachable: true}},
 		"WSL": {[]map[string]string{{"dev/dxg": ""}}, Machine{Kind: "wsl", Fingerprint: "wsl"}},
 	} {

@@ -26,7 +26,7 @@ func write(t testing.TB, path string) {
 	}
 }
 
-// Folders that are no store: nothing in them changes.
+// Folders that are not store: nothing in them changes.
 func TestForeignHomes(t *testing.T) {
 	for name, test := range map[string]struct {
 		home func(t *testing.T, dir string) string

@@ -295,7 +295,7 @@ func TestFetchKilled(t *testing.T) {
 		_ = child.Wait()
 		got, err := os.ReadFile(partial)
 		if err != nil && !os.IsNotExist(err) || !bytes.HasPrefix(data, got) {
-			t.Fatalf("after a kill %d bytes are no prefix: %v", len(got), err)
+			t.Fatalf("after a kill %d bytes are not prefix: %v", len(got), err)
 		}
 	}
 	if err := client().Fetch(t.Context(), Blob{Name: "file", Size: size, SHA256: sum, URLs: []string{s.URL + "/file"}}, partial, nil, nil); err != nil {

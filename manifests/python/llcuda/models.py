@@ -61,7 +61,7 @@ class ModelInfo:
         file_size_mb: The file's size in MiB.
 
     Args:
-        filepath: The file. One that is not there, or that is no model, has a size of 0 or attributes that are None.
+        filepath: The file. One that is not there, or that is not a model, has a size of 0 or attributes that are None.
     """
 
     def __init__(self, filepath: str) -> None:
@@ -105,7 +105,7 @@ class ModelInfo:
 
         Raises:
             ModelNotFoundError: There is no such file.
-            LlcudaError: The file is no model.
+            LlcudaError: The file is not a model.
         """
         return recommended(self.filepath, vram_gb)
 

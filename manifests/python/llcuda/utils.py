@@ -281,7 +281,7 @@ def auto_configure_for_model(model_path: Path, vram_gb: float | None = None) -> 
 
     Raises:
         ModelNotFoundError: There is no such model here.
-        LlcudaError: The file is no model.
+        LlcudaError: The file is not a model.
     """
     from .models import recommended
 

@@ -152,7 +152,7 @@ def test_bytes_that_are_no_text(inside: StandIn) -> None:
 
 
 def test_panic_between_events(inside: StandIn) -> None:
-    """What came before it is no explanation."""
+    """What came before it is not an explanation."""
     inside.answers("x", None, events(("step", {"message": "going on"})) + "fatal error: all goroutines are asleep\n", 2)
     with pytest.raises(errors.SetupError, match="all goroutines are asleep") as caught:
         fetch.call(["x"])

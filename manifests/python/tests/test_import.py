@@ -331,7 +331,7 @@ os.waitpid(pid, 0)
         .replace("if pid := 0:\n", "if True:\n"),
         standin.environ(),
     )
-    assert standin.calls == AT_IMPORT  # where the same is no fork
+    assert standin.calls == AT_IMPORT  # where the same is not a fork
 
 
 @pytest.mark.parametrize("args", [["-m", "llcuda"], ["-m", "llcuda", "status"]])
@@ -494,7 +494,7 @@ def test_installed(standin: StandIn) -> None:
 
 
 def test_half_installed(standin: StandIn) -> None:
-    """A link that leads nowhere is no installation."""
+    """A link that leads nowhere is not an installation."""
     standin.installed()
     (standin.home / "bundles" / "x").rmdir()
     run_in_terminal(IMPORT, standin.environ())

@@ -155,7 +155,7 @@ func (l *rekorV1) prove(ctx context.Context, body []byte, index int64) (models.L
 	if err != nil {
 		return models.LogEntryAnon{}, err
 	}
-	path := []string{} // null is no list to other clients
+	path := []string{} // null is not a list to other clients
 	for _, hash := range hashes {
 		path = append(path, hex.EncodeToString(hash))
 	}

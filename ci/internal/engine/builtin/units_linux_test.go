@@ -431,7 +431,7 @@ func TestLockDir(t *testing.T) {
 	if _, err := lockDir(ctx, dir, 0o755, func() { waited++ }); !errors.Is(err, context.DeadlineExceeded) || waited != 1 {
 		t.Errorf("locking twice: %v, busy called %d times", err, waited)
 	}
-	// A lock on a folder that was removed meanwhile is no lock.
+	// A lock on a folder that was removed meanwhile is not a lock.
 	got := make(chan error)
 	go func() {
 		second, err := lockDir(t.Context(), dir, 0o755, nil)

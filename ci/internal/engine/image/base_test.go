@@ -153,7 +153,7 @@ func rootOf(t *testing.T, layout []byte) map[string]string {
 		inner := tar.NewReader(outer)
 		for {
 			h, err := inner.Next()
-			if err != nil { // the small blobs are no tar files
+			if err != nil { // the small blobs are not tar files
 				break
 			}
 			if h.ModTime.After(baseEpoch) {

@@ -121,7 +121,7 @@ func TestResolveBaseFaults(t *testing.T) {
 		"no registry behind it": {strings.TrimPrefix(portal.URL, "http://") + "/debian:bookworm-slim", true, "403"},
 		"no such tag":           {registry.Host + "/debian:bookwurm", false, "debian:bookwurm"},
 		"pinned image is gone":  {ref + "@" + gone, false, "looking for the pinned digest"},
-		"pin is no digest":      {ref + "@sha256:12", false, "resolving base image"},
+		"pin is not a digest":   {ref + "@sha256:12", false, "resolving base image"},
 		"no reference at all":   {"Debian Bookworm", false, "resolving base image"},
 	} {
 		t.Run(name, func(t *testing.T) {

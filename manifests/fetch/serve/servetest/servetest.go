@@ -108,7 +108,7 @@ func Check(t *testing.T, command func(args ...string) *exec.Cmd, model string) {
 		r.send(r.cmd.Process.Pid, syscall.SIGINT)
 		r.ends(0, "stopped")
 	})
-	t.Run("standard input is no lifeline unasked", func(t *testing.T) {
+	t.Run("standard input is not a lifeline unasked", func(t *testing.T) {
 		r := start(t, nil, nil)
 		r.stdin.Close()
 		r.until("ready")

@@ -42,7 +42,7 @@ EVENT_VERSION = 1
 """The version of the events that this module reads."""
 
 RAW_LINES = 200
-"""How many lines that are no events are kept: a Go panic with its goroutines."""
+"""How many lines that are not events are kept: a Go panic with its goroutines."""
 
 INTERRUPT_SECONDS = 5.0
 """How long an interrupted client may take to end in order."""

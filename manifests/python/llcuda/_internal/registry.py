@@ -190,7 +190,7 @@ def resolve(
 
     Raises:
         ModelNotFoundError: There is no such model, or nothing is known of it before it is downloaded.
-        LlcudaError: The file is no model.
+        LlcudaError: The file is not a model.
     """
     args = ["inspect", PATIENCE]
     if ctx_size is not None:

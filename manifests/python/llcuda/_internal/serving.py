@@ -149,7 +149,7 @@ class Serving:
             OutOfMemoryError: It does not fit; the message has the log's end.
             ServerTimeoutError: It was not ready in time.
             ServerStartError: The server ended while it loaded; the message has the log's end.
-            ServerMismatchError: The server at ``server_url`` has another model, or is no llama-server.
+            ServerMismatchError: The server at ``server_url`` has another model, or is not a llama-server.
             ServerNotRunningError: ``auto_start=False``, and no server runs.
             LlcudaError: Setting up or downloading failed, by its class.
         """

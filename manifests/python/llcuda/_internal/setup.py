@@ -134,7 +134,7 @@ def _is_worker() -> bool:
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         return True
-    # The workers of joblib and ray are no children of multiprocessing; what they run as main tells.
+    # The workers of joblib and ray are not children of multiprocessing; what they run as main tells.
     main = sys.modules.get("__main__")
     name = getattr(getattr(main, "__spec__", None), "name", None) or ""
     path = str(getattr(main, "__file__", None) or "").replace("\\", "/")
@@ -164,7 +164,7 @@ def in_ipython() -> bool:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a stream is a terminal. It may be None, closed, or something that is no file."""
+    """Whether a stream is a terminal. It may be None, closed, or something that is not a file."""
     try:
         return bool(stream.isatty())
     except (AttributeError, ValueError, OSError):
