@@ -44,7 +44,7 @@ func (f *farm) testChain(t *testing.T) {
 	release := append([]string{"release", "--release", e2eRelease, "--sm", "all", "--llama", f.llama, "--base", "made", "--out", dir,
 		"--signing-config", sigstore.SigningConfig}, public...)
 
-	// Nobody publishes what is not signed.
+	// publish refuses a folder that is not signed.
 	ci(append([]string{"publish", "github", dir}, public...)...).want(t, 3)
 	if there := github.Releases(manifests.Repository); len(there) > 0 {
 		t.Fatalf("an unsigned folder made a release: %v", there)
@@ -99,7 +99,7 @@ func (f *farm) testChain(t *testing.T) {
 		})
 	}
 
-	// What is exported is all that pip needs where there is no network, and the client that it installs is the released one.
+	// The exported files are all that pip needs without a network, and the client it installs is the released one.
 	t.Run("Wheel", func(t *testing.T) {
 		folder, environment := t.TempDir(), filepath.Join(t.TempDir(), "with a blank and ü")
 		startProcess(t, client, "export", "--to", folder, "--sm", "75", "--mirror", dir, "--trusted-root", sigstore.TrustedRoot).wait().want(t, 0, ".whl")
@@ -121,7 +121,7 @@ func (f *farm) testChain(t *testing.T) {
 		}
 	})
 
-	// Somebody else's workflow signs the same files as well as it can.
+	// A workflow of another repository signs the same files, as well as an attacker could.
 	t.Run("Forged", func(t *testing.T) {
 		forged := t.TempDir()
 		linkFiles(t, f.release(t), forged, "*")

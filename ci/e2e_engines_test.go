@@ -35,7 +35,7 @@ func (f *farm) testRegistryBase(t *testing.T) {
 // Two engines, each in a network namespace without any network and each with nothing in
 // its cache, share the SMs. One is killed while it compiles: the other takes its step over,
 // and the bundles are the very bytes that the first engine made. Then the last one is
-// killed as well: the command says so, and goes on when the engine is back.
+// killed as well: the command says so, and continues when the engine is back.
 func (f *farm) testTwoEngines(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("running engines of its own needs root")

@@ -16,8 +16,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/killtest"
 )
 
-// A change of C++ outside of the CUDA backend recompiles no CUDA, and an interrupted build
-// goes on where it was stopped.
+// A change to C++ outside the CUDA backend recompiles no CUDA, and an interrupted build resumes
+// where it stopped.
 func (f *farm) testHostChangeAndInterrupt(t *testing.T) {
 	llama := copyTree(t, f.llama)
 	change(t, llama, "src/llama.cpp", unseen)
@@ -243,7 +243,7 @@ func lookFor(t *testing.T, program string) {
 	}
 }
 
-// An engine that runs serves every user of the machine, wherever their home is: nobody starts a second one beside it.
+// A running engine serves every user of the machine, wherever their home is: no user starts a second one beside it.
 func (f *farm) testOtherHome(t *testing.T) {
 	out := f.out(t)
 	home := t.TempDir()

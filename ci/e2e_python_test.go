@@ -25,7 +25,7 @@ import (
 )
 
 // The Python package on the real llama-server, in a bundle that the farm built, signed and served: its own tests, and what
-// pip and the other installers make of its wheel. There is no GPU: the CPU computes.
+// pip and the other installers make of its wheel. It runs on the CPU, without a GPU.
 func TestPython(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles llama.cpp on a real engine: minutes")
@@ -45,7 +45,7 @@ func TestPython(t *testing.T) {
 		cmd.Dir = filepath.Join("..", "manifests", "python")
 		cmd.Env = append(os.Environ(), "LLCUDA_FETCH="+dir.client, "LLCUDA_TEST_HOME="+home, "LLCUDA_TEST_MODEL="+model,
 			"LLCUDA_TEST_FROM="+server.URL, "LLCUDA_TEST_TRUST=--trusted-root "+dir.trustedRoot)
-		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout // minutes: whoever waits wants to see it
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout // it takes minutes: show its progress
 		if err := cmd.Run(); err != nil {
 			t.Errorf("pytest: %v", err)
 		}
@@ -252,8 +252,8 @@ set_source_files_properties(json.cpp jinja/value.cpp mtmd-helper.cpp mtmd-helper
 	return tree
 }
 
-// noticed are the places of the real llama.cpp whose files have a notice of their own: what a bundle's licence texts must say
-// of them, or nothing where no bundle holds them.
+// noticed maps each path in the real llama.cpp whose files have a copyright notice of their own to
+// what a bundle's license texts must say of it; the text is empty if no bundle contains those files.
 var noticed = map[string]string{
 	"common/base64.hpp":                     "common/base64.hpp",
 	"ggml/include/ggml-cann.h":              "",
@@ -274,7 +274,8 @@ var noticed = map[string]string{
 	"vendor/stb/stb_image.h":                "Sean Barrett",
 }
 
-// Each file of llama.cpp that is under another's copyright is known, and the licence texts of a bundle name who holds it.
+// checkNotices checks that every file of llama.cpp under a third party's copyright is known, and
+// that the license texts of a bundle name the copyright holder.
 func checkNotices(t *testing.T, tree, texts string) {
 	t.Helper()
 	notice := regexp.MustCompile(`(?i)copyright|spdx-license-identifier`)

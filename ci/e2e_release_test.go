@@ -126,8 +126,8 @@ __device__ char ggml_cuda_day[] = "device " __DATE__ " " __TIME__;
 	}
 }
 
-// The licence texts of a bundle speak of what both halves compiled: files of the tree with a notice of their own, and
-// headers of the toolkit.
+// The license texts of a bundle cover what both halves compiled: files of the tree with a notice of
+// their own, and headers of the toolkit.
 func (f *farm) testNotices(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(unpack(t, f.release(t), 75), "THIRD_PARTY_LICENSES.txt"))
 	if err != nil {
@@ -289,7 +289,7 @@ func (f *farm) testTamperedRelease(t *testing.T) {
 		}
 		return data
 	}
-	// sum makes SHA256SUMS agree with a file: whoever can change one can change both.
+	// sum makes SHA256SUMS agree with a file: an attacker who can change one can change both.
 	sum := func(name string) {
 		t.Helper()
 		digest := sha256.Sum256(read(name))
@@ -389,7 +389,7 @@ func (f *farm) testBareSystem(t *testing.T) {
 	}
 }
 
-// A backend that somebody put into the current directory is not even loaded, while a model there is found by its name.
+// A backend planted in the current directory is never loaded, while a model there is found by its name.
 func (f *farm) testPlantedBackend(t *testing.T) {
 	bundle, here := unpack(t, f.release(t), 75), t.TempDir()
 	const planted = "PLANTED"

@@ -365,8 +365,8 @@ func unseen(text string) string {
 	return text + fmt.Sprintf("\n// %d\n", time.Now().UnixNano())
 }
 
-// linkFiles links the files that fit the pattern into another folder. Whoever changes
-// one of them there has to replace it.
+// linkFiles hard-links the files that match the pattern into another folder. To change one of
+// them there, a test must replace it.
 func linkFiles(t testing.TB, from, to, pattern string) {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(from, pattern))

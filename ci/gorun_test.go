@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// Whoever ends `go run ./ci build` ends the build: go passes no signal on. The source's server takes the call and never
-// answers, so that the command is busy until then.
+// Ending `go run ./ci build` ends the build, although go forwards no signals. The source's server
+// accepts the connection and never answers, so that the command is busy until then.
 func TestEndsWithGoRun(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		t.Run(signal.String(), func(t *testing.T) {

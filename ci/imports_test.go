@@ -217,12 +217,12 @@ func TestMapOfImports(t *testing.T) {
 	}
 }
 
-// reaches says whether the map leads from one package to another.
+// reaches reports whether the map leads from one package to another.
 func reaches(from, to string) bool {
 	return slices.ContainsFunc(allowed[from], func(next string) bool { return next == to || reaches(next, to) })
 }
 
-// under says whether path is parent or lies in it. Major versions are part of a
+// under reports whether path is parent or is below it. Major versions are part of a
 // module's path: go-github/v66 is under go-github.
 func under(path, parent string) bool {
 	return path == parent || strings.HasPrefix(path, parent+"/")

@@ -16,7 +16,7 @@ func TestOpenCache(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		prepare func(dir string) error // of the folder that --cache names
-		env     map[string]string      // then there is no --cache
+		env     map[string]string      // if set, --cache is not passed
 		want    string                 // what the error says; none if empty
 	}{
 		{name: "new"},

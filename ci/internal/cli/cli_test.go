@@ -45,7 +45,7 @@ func scripts(t *testing.T, dir string) testscript.Params {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The scripts have a home folder of their own, in which Go would compile everything anew.
+	// The scripts have a home folder of their own, in which Go would recompile everything.
 	caches, err := exec.Command("go", "env", "GOCACHE", "GOMODCACHE").Output()
 	if err != nil {
 		t.Fatal(err)

@@ -16,8 +16,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/python/pythontest"
 )
 
-// fakeEngines is a Backend whose engines make trees that pass the audit out of
-// nothing. What goes wrong is told by FAKE, words separated by blanks:
+// fakeEngines is a Backend whose engines make trees out of nothing that pass the
+// audit. FAKE lists what goes wrong, as words separated by blanks:
 //
 //	no-engine     none can be connected
 //	unbuildable   the stages cannot build the source

@@ -49,7 +49,7 @@ func (p *publishModelsCommand) isThere(m matrix.Model, there hfhub.Model) bool {
 	return !local && there.Is(m)
 }
 
-// held is what the repository holds, and the texts of the licences of all that it will hold.
+// held returns what the repository contains, and the license texts of everything it will contain.
 func (p *publishModelsCommand) held(ctx context.Context, head *hfhub.Head) (hfhub.Catalogue, []hfhub.File, error) {
 	old, err := head.Catalogue(ctx)
 	if err != nil {

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endWithGoRun lets the command end in order when `go run`, which started it, ends before it: go passes no signal on,
-// so whoever stops `go run ./ci build` would leave the build running. Any other parent may end, as a shell does under
-// nohup and setsid.
+// endWithGoRun makes the command shut down cleanly when `go run`, which started it, ends before it:
+// go forwards no signals, so stopping `go run ./ci build` would leave the build running. Any other
+// parent may end, as a shell does under nohup and setsid.
 func endWithGoRun() error {
 	parent := os.Getppid()
 	if !isGoRun(parent) {
@@ -27,7 +27,7 @@ func endWithGoRun() error {
 	return nil
 }
 
-// isGoRun says whether a process is the go command with its subcommand run.
+// isGoRun reports whether a process is the go command with its subcommand run.
 func isGoRun(pid int) bool {
 	proc := fmt.Sprintf("/proc/%d/", pid)
 	program, err := os.Readlink(proc + "exe")

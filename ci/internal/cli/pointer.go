@@ -177,7 +177,7 @@ func (p *pointerCommand) checkWithdrawal() error {
 	return nil
 }
 
-// lifeOf reads a duration in days or in Go's units.
+// lifeOf parses a duration in days or in Go's units.
 func lifeOf(text string) (time.Duration, error) {
 	life, err := time.ParseDuration(text)
 	if days, ok := strings.CutSuffix(text, "d"); ok {
@@ -222,7 +222,8 @@ func (p *pointerCommand) place(ctx context.Context) (pointer.Place, func() error
 // defaultBranch is the branch that the pointer's own workflow runs on.
 var defaultBranch = manifests.PointerWorkflow[strings.LastIndex(manifests.PointerWorkflow, "/")+1:]
 
-// A strayError is a release whose commit is not on the default branch: whoever may push a tag made it, without review.
+// A strayError reports a release whose commit is not on the default branch: anyone who may push a
+// tag could have made it, without review.
 type strayError struct{ tag, commit string }
 
 func (e *strayError) Error() string {
@@ -234,8 +235,9 @@ func (e *strayError) Hint() string {
 	return "look who pushed the tag; merge the commit into " + defaultBranch + ", or publish under a new tag from there"
 }
 
-// onDefaultBranch refuses a release that a workflow made from a commit that is not on the default branch of where the pointer
-// goes. A key tells no commit, and a file has no branches: there whoever holds the key answers for it.
+// onDefaultBranch refuses a release that a workflow made from a commit outside the default branch of
+// the repository the pointer goes to. A signature by a key names no commit, and a file has no
+// branches: in those cases the key's holder is responsible.
 func (p *pointerCommand) onDefaultBranch(ctx context.Context, place pointer.Place, tag, commit string) error {
 	branch, ok := place.(pointer.Branch)
 	if !ok || commit == "" {

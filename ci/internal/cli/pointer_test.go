@@ -46,7 +46,7 @@ func tempFile(t *testing.T, data []byte) string {
 	return name
 }
 
-// signRelease signs a test's release anew.
+// signRelease signs a test's release again.
 func signRelease(t *testing.T, r *fetchtest.Release, signer *cosign.Signer) {
 	t.Helper()
 	signature, err := signer.SignFile(t.Context(), r.Read(t, manifests.SumsName))
@@ -145,7 +145,7 @@ func TestPointerByWorkflow(t *testing.T) {
 	} {
 		runPointer(t, work, exitRefused, "hint: clients accept a pointer that the workflow signed on the default branch", as(other)...)
 	}
-	// A tag that somebody pushed beside the default branch, whoever signs, and a commit that nobody has.
+	// A tag pushed outside the default branch, regardless of the signer, and an unknown commit.
 	runPointer(t, work, exitRefused, "which is not on the branch main", append(as(mine), "--release", "v9.9.9", "--dir", signed("v9.9.9", stray).Dir)...)
 	runPointer(t, work, exitRefused, "which is not on the branch main", append(as(mine), "--release", "v9.9.9", "--dir", signed("v9.9.9", "").Dir)...)
 	// A release that does not hold is not named.
@@ -213,7 +213,7 @@ func TestPointerByKey(t *testing.T) {
 	runPointer(t, work, exitDone, "release pointer 6: v1.1.0-runtime", to(newer, "--restore", "v1.1.0-runtime")...)
 	wantPointer(t, policy, public(), 6, newer)
 
-	// Somebody else's key, and a pointer that is not this farm's.
+	// An unknown signer's key, and a pointer of another farm.
 	other, stranger := newKey()
 	runPointer(t, work, exitRefused, "verifying the signature", to(older, "--key", other)...)
 	signRelease(t, newer, stranger)

@@ -169,8 +169,8 @@ func (g *publishGitHubCommand) store() (store *ghrelease.Store, server string, e
 	return store, server, nil
 }
 
-// openSigned opens a release folder and holds its signature to the client's own policy, so that nothing is published that
-// no client takes.
+// openSigned opens a release folder and checks its signature against the client's own policy, so
+// that nothing is published that no client accepts.
 func openSigned(ctx context.Context, dir release.Dir, signedBy *trust) (*publisher.Folder, sigverify.Signer, error) {
 	refuse := func(err error, hint string) (*publisher.Folder, sigverify.Signer, error) {
 		return nil, sigverify.Signer{}, &refusal{err, hint}
@@ -225,7 +225,7 @@ func (g *publishGitHubCommand) printPlan(term *terminal, folder *publisher.Folde
 	}
 }
 
-// readBack downloads what was published and holds it to the folder's files.
+// readBack downloads what was published and checks it against the folder's files.
 func (g *publishGitHubCommand) readBack(ctx context.Context, term *terminal, server string, folder *publisher.Folder) error {
 	cache, err := openCache(g.cache)
 	if err != nil {

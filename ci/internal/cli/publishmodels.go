@@ -65,7 +65,7 @@ type publishModelsCommand struct {
 
 	models []matrix.Model
 	files  map[string]string // a model's name → its file on this machine
-	given  map[string][]byte // a licence's ID → its text
+	given  map[string][]byte // a license's ID → its text
 	source *hub.Client
 	client *hfhub.Client
 	// anonymous says that there is neither a token nor what could be exchanged for one.

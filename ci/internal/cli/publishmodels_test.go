@@ -34,12 +34,12 @@ func TestModelScripts(t *testing.T) {
 //
 //	hub                       starts one, with a token, and a cache of its own
 //	gguf FILE SEED            writes a small model, and sets SHA and SIZE
-//	upload REPO FILE PATH     has somebody else put a file into a repository; sets COMMIT
+//	upload REPO FILE PATH     puts a file into a repository as another client would; sets COMMIT
 //	trouble STAGE DO [STATUS] lets something go wrong: see hftest.Fault
 //	held REPO                 says in held.txt what a repository has, and how many commits
 //	read REPO PATH FILE       brings a file of a repository
 //	pull REPO FILE            brings a file as llcuda-fetch does, and checks it
-//	trust TOKEN REPO          makes the repository trust whoever has an id token
+//	trust TOKEN REPO          makes the repository trust any client with an ID token
 //	requests                  says in requests.txt what was asked of the Hub since the last time
 //	expand FILE               makes FILE of FILE.in, with the script's variables in it
 func hubCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {

@@ -135,7 +135,8 @@ func (p *publishPyPICommand) run(ctx context.Context) error {
 	return nil
 }
 
-// wheels are the folder's, the one with the client first: whoever installs while the other is not there yet gets that.
+// wheels returns the folder's wheels, the one with the client first: a user who installs before the
+// other is uploaded gets that one.
 func (p *publishPyPICommand) wheels(ctx context.Context, folder *publisher.Folder) (wheels []publisher.File, version string, err error) {
 	var names []string
 	for _, file := range folder.Files {
@@ -160,8 +161,8 @@ func (p *publishPyPICommand) wheels(ctx context.Context, folder *publisher.Folde
 	return wheels, version, nil
 }
 
-// upload sends what is missing. After an error the index says whether the file arrived: an answer can be lost, and another
-// run can have sent it.
+// upload sends the files that are missing. After an error it asks the index whether the file
+// arrived: a response can be lost, and another run can have sent it.
 func (p *publishPyPICommand) upload(ctx context.Context, twine pypi.Twine, index pypi.Index, plan pypi.Plan) error {
 	for _, file := range plan.Upload {
 		p.term.Notef("upload    %s, %s", file.Name, measure.Bytes(file.Size))
@@ -186,7 +187,8 @@ func (p *publishPyPICommand) upload(ctx context.Context, twine pypi.Twine, index
 	return nil
 }
 
-// install tries what is published as a user does, and holds the client in it to the one that was signed.
+// install installs the published package as a user does, and checks its client against the signed
+// one.
 func (p *publishPyPICommand) install(ctx context.Context, python pypi.Python, index, version string, wheels []publisher.File) error {
 	work, remove, err := openWork(p.cache)
 	if err != nil {

@@ -25,7 +25,7 @@ import (
 )
 
 // A release with its Python package, made as maintainers do, reaches real indexes: pypiserver, and devpi as a second
-// opinion. Whatever moment the command is killed at, the same command goes on.
+// opinion. Whenever the command is killed, running it again resumes the work.
 func TestPublishPyPI(t *testing.T) {
 	made := pypiReleaseOf(t)
 	t.Run("again", func(t *testing.T) { testSameWheels(t, made) })
@@ -44,8 +44,8 @@ func TestPublishPyPI(t *testing.T) {
 	t.Run("killed", func(t *testing.T) { testKilledPublish(t, made) })
 }
 
-// pypiMade is a folder with a signed release, dist, and its key, key.pem and key.pub. It was made in a checkout of its own,
-// for somebody may be at work in the one that the test runs in.
+// pypiMade is a folder with a signed release, dist, and its key, key.pem and key.pub. It is made in
+// a checkout of its own, because the one that the test runs in may change meanwhile.
 type pypiMade struct{ dir, cache, checkout string }
 
 func (m pypiMade) dist() release.Dir { return release.Dir(filepath.Join(m.dir, "dist")) }

@@ -101,8 +101,8 @@ func workflowOf(ts *testscript.TestScript, args []string) cosigntest.Workflow {
 	return w
 }
 
-// Whenever sign is killed, the same command goes on and makes a whole release, and no one who looks meanwhile finds a
-// signature over something else than what is there.
+// Whenever sign is killed, running it again completes the release, and a reader meanwhile never
+// finds a signature over anything other than the files that are there.
 func TestKilledSign(t *testing.T) {
 	const kills = 60
 	dir := t.TempDir()

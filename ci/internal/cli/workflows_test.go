@@ -287,8 +287,9 @@ func uses(j job, action string) bool {
 	return slices.ContainsFunc(j.Steps, func(s step) bool { return strings.HasPrefix(s.Uses, action) })
 }
 
-// Whoever is a Trusted Publisher runs nothing of this repository: it takes the wheels that were signed, and uploads them with
-// attestations. What is there then is compared and installed by a job that may do nothing, before the next index gets it.
+// The jobs that are Trusted Publishers run nothing from this repository: they take the signed wheels
+// and upload them with attestations. A job without permissions then compares and installs what was
+// published, before it goes to the next index.
 func TestPyPIPublishers(t *testing.T) {
 	jobs := workflows(t)["release.yml"].Jobs
 	for name, test := range map[string]struct {
@@ -430,7 +431,7 @@ func TestPointerWorkflow(t *testing.T) {
 	}
 }
 
-// Whoever maintains the farm hears of a pointer that was not renewed: once, however many weeks it goes on.
+// The farm's maintainers hear of a pointer that was not renewed: once, however many weeks the failure lasts.
 func TestPointerFailureIsTold(t *testing.T) {
 	tell := workflows(t)["pointer.yml"].Jobs["tell"]
 	for _, want := range []string{"always()", "needs.pointer.result != 'success'", "needs.pointer.result != 'skipped'"} {
@@ -466,8 +467,8 @@ echo "$@"
 	}
 }
 
-// Values that somebody else chose reach a shell through the environment alone, nothing needs a secret, and a fork has
-// nothing to change.
+// Untrusted values reach a shell only through the environment, nothing needs a secret, and a fork
+// has nothing to change.
 func TestWorkflowsTakeNothingLiterally(t *testing.T) {
 	for file, w := range workflows(t) {
 		text := string(read(t, filepath.Join(repositoryRoot, ".github", "workflows", file)))

@@ -152,7 +152,7 @@ func (r *stepRun) host(ctx context.Context, image *dagger.Container) (*dagger.Di
 	return half, r.try(ctx, image, half)
 }
 
-// webUI builds the web UI: in dist what the server embeds, in licenses.txt the licences of what went into it.
+// webUI builds the web UI: dist contains what the server embeds, licenses.txt the licenses of what went into it.
 func (r *stepRun) webUI(ctx context.Context, image *dagger.Container, ui webUI) (*dagger.Directory, error) {
 	host, src := r.builder.client.Host(), r.step.Source
 	packages, err := r.packages(ctx, filepath.Join(src.Dir, ui.project, "package-lock.json"))

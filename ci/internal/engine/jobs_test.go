@@ -20,7 +20,8 @@ const (
 	cgroup2   = "29 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n22 1 8:1 / / rw - ext4 /dev/sda rw\n"
 )
 
-// How many compilers run is told from what this process may use, in control groups of both versions and of those above.
+// The number of compilers follows from what this process may use, in control groups of both versions
+// and in their ancestors.
 func TestJobs(t *testing.T) {
 	script, err := filepath.Abs("stages/jobs.sh")
 	if err != nil {

@@ -136,7 +136,7 @@ func TestLlamaTree(t *testing.T) {
 	}
 }
 
-// What cannot be built is told before an engine is looked for.
+// Open reports a source that cannot be built before it looks for an engine.
 func TestOpenReadsTheTreeFirst(t *testing.T) {
 	src := farm.Source{Given: "the tree", Dir: t.TempDir()}
 	files := oldTree()

@@ -82,8 +82,8 @@ type endpoint struct {
 	builtIn builtin.Info // where it is one of this machine's own
 }
 
-// listens tells at once of an address where nobody listens: a Dagger client keeps trying for
-// minutes. Hosts of other kinds are left to it.
+// listens fails at once if nothing listens at the address: a Dagger client would keep trying for
+// minutes. Hosts of other kinds are left to the client.
 func (e endpoint) listens(ctx context.Context) error {
 	network, address, _ := strings.Cut(e.host, "://")
 	if network != "unix" && network != "tcp" {
@@ -185,10 +185,12 @@ func (o Options) builtIn(ctx context.Context) (e endpoint, version string, err e
 // engineName is an engine as bundles record it.
 func engineName(version string) string { return "dagger " + version }
 
-// Exposed are those of the hosts, or where there is none of those in $_EXPERIMENTAL_DAGGER_RUNNER_HOST, that are reached at
-// a public address: an engine asks nobody who he is and encrypts nothing, so that whoever is on the way, or reaches the
-// port, decides what is built. Addresses of this machine, of private networks and of tunnels (RFC 1918, 4193, 6598) are not
-// public, nor is what has no address, like unix://. A name that cannot be resolved is left to the connection, which fails.
+// Exposed returns those of the hosts, or if none are given of those in
+// $_EXPERIMENTAL_DAGGER_RUNNER_HOST, that are reached at a public address: an engine authenticates
+// no client and encrypts nothing, so that an attacker on the network path, or one who reaches the
+// port, decides what is built. Addresses of this machine, of private networks and of tunnels
+// (RFC 1918, 4193, 6598) are not public, nor are hosts without an address, like unix://. A name that
+// cannot be resolved is left to the connection, which fails.
 func Exposed(ctx context.Context, hosts []string) []string {
 	if len(hosts) == 0 {
 		hosts = strings.Split(os.Getenv(runnerHostVar), ",")

@@ -18,7 +18,7 @@ const (
 	buildDir = "/build"
 )
 
-// BuildPaths are the builder's own folders, which no file of a bundle may name.
+// BuildPaths returns the builder's own folders, whose paths must not occur in any file of a bundle.
 func BuildPaths() []string { return []string{srcDir + "/", buildDir + "/"} }
 
 // commonCMake are the arguments of both halves.

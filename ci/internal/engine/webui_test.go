@@ -66,7 +66,7 @@ func installVite(t *testing.T) string {
 	return dir
 }
 
-// Whatever form upstream's configuration has, the real Vite builds as it says and lists the licences of what went in.
+// Whatever form upstream's configuration has, the real Vite follows it and lists the licenses of what went in.
 func TestWebUIBuild(t *testing.T) {
 	script, err := filepath.Abs("stages/ui/build.sh")
 	if err != nil {

@@ -31,7 +31,7 @@ import (
 // Source is a llama.cpp tree on this machine, and what is known of its origin.
 type Source struct {
 	Given   string // what the user or the pin asked for
-	Commit  string // full commit id; with "-dirty" for a work tree with changes; empty where there is no git
+	Commit  string // full commit id; with "-dirty" for a work tree with changes; empty without git
 	Version string // as the tree states it: "0.5.0", a tag, or "b1234"
 	Build   int    // llama.cpp's build number; 0 where neither the history nor the pin gives it
 	Dir     string // a folder holding the tree, without .git
@@ -47,7 +47,7 @@ type Recipe struct {
 	Toolkit      matrix.Toolkit
 	BuilderImage string   // digest of the image the compilers run in
 	BaseImage    string   // what that image was made from
-	Runtime      string   // names the bytes that the runtime step gives; empty if nobody knows
+	Runtime      string   // names the bytes that the runtime step gives; empty if unknown
 	Engine       string   // the engine's version; it decides no byte
 	HostCMake    []string // arguments of the host half
 	CUDACMake    []string // arguments of the device half, without the architecture

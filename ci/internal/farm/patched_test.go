@@ -99,7 +99,7 @@ func TestPatchedSource(t *testing.T) {
 				if text, err := os.ReadFile(filepath.Join(src.Dir, "ggml/src/ggml.c")); err != nil || string(text) != test.text {
 					t.Errorf("the tree has %q, %v", text, err)
 				}
-				if len(src.Patches) > 0 { // the patched tree is no more believed than the others
+				if len(src.Patches) > 0 { // the patched tree is not trusted either
 					if err := os.WriteFile(filepath.Join(src.Dir, "ggml/src/ggml.c"), []byte("planted"), 0o644); err != nil {
 						t.Fatal(err)
 					}

@@ -24,7 +24,7 @@ type RunOptions struct {
 	// the compile steps.
 	Collect func(context.Context, Tree) ([]manifests.Artifact, error)
 	// CollectRuntime does the same for the runtime step's folder. Without it
-	// there is no runtime step.
+	// the runtime step does not run.
 	CollectRuntime func(ctx context.Context, dir string) ([]manifests.Artifact, error)
 	// Known are the archives, by the name of a device or runtime step, that the step would end in,
 	// where they are there already. Such a step is not run, and the host step only for others.

@@ -118,7 +118,7 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 		Warnings: tree.warnings,
 	}
 	if number := buildOfTag(tree.tag); src.Build == 0 && number > 0 {
-		src.Build, src.Warnings = number, nil // of a tag, they only tell that there is no number
+		src.Build, src.Warnings = number, nil // a tag has the number, and the warnings only say that it is missing
 	}
 	if given == "" {
 		src.Given = pin.Repository + "@" + pin.Ref
@@ -147,7 +147,7 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 type origin struct {
 	sums   treeSums
 	commit string
-	tree   string // git's id of the tree that the files make; empty where nobody asked
+	tree   string // git's id of the tree that the files make; empty if it was not needed
 	tag    string // the ref it was asked by, where that is a tag
 	build  int
 	date   int64 // Unix seconds; 0 if unknown

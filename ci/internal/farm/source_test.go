@@ -367,8 +367,8 @@ func TestResolveSourceHistory(t *testing.T) {
 	}
 }
 
-// A commit that was fetched once needs its repository no more, and a tree that
-// somebody changed in the cache is not used.
+// A commit that was fetched once no longer needs its repository, and a cached
+// tree that was changed is not used.
 func TestResolveSourceFromCache(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "")
 	repo, commits := llamaRepo(t)
@@ -794,7 +794,7 @@ func TestResolveSourceSaysTheWay(t *testing.T) {
 	}{
 		{name: "CRLF", given: crlf, problem: "core.autocrlf", hint: crlf + "@HEAD"},
 		{name: "CRLF by attributes", given: attributes, problem: "CRLF line ends", hint: attributes + "@HEAD"},
-		// git's own tests make it take every repository for somebody else's so.
+		// This is how git's own tests make it treat every repository as another user's.
 		{name: "foreign", given: foreign, problem: "another user", hint: "git config --global --add safe.directory " + foreign, env: "GIT_TEST_ASSUME_DIFFERENT_OWNER"},
 		{name: "foreign at a ref", given: foreign + "@main", problem: "another user", hint: "safe.directory " + foreign, env: "GIT_TEST_ASSUME_DIFFERENT_OWNER"},
 		{name: "link up", given: folder(map[string]string{"build/bin/x": "→ ../../../y"}), problem: "build/bin/x is a link that leaves the tree, to ../../../y", hint: "remove build"},
@@ -854,7 +854,7 @@ func TestStaysInside(t *testing.T) {
 	}
 }
 
-// A server that never answers does not hold up whoever wants to stop.
+// A server that never answers does not delay cancellation.
 func TestResolveSourceStops(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

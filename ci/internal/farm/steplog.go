@@ -76,7 +76,7 @@ func logPath(dir, step string) string {
 	return filepath.Join(dir, step+".log")
 }
 
-// openStepLog begins a step's log, or goes on with it where the step is run again.
+// openStepLog begins a step's log, or continues it if the step is run again.
 func openStepLog(dir, step, engine string, again bool) (*stepLog, error) {
 	if dir == "" {
 		return &stepLog{w: bufio.NewWriter(io.Discard)}, nil

@@ -95,8 +95,8 @@ func (c *treeCache) stage() (dir string, remove func(), err error) {
 	return dir, func() { os.RemoveAll(dir) }, nil
 }
 
-// has gives the sums of a tree that is there and is what its name says. A tree that somebody
-// changed is removed.
+// has returns the sums of a tree that is in the cache and matches its name. A tree that was changed
+// is removed.
 func (c *treeCache) has(digest string) (treeSums, bool, error) {
 	dir := c.path(digest)
 	if _, err := os.Stat(dir); err != nil {

@@ -139,7 +139,7 @@ type strayError struct{ name, what string }
 
 func (e *strayError) Error() string { return fmt.Sprintf("the tree's %s is %s", e.name, e.what) }
 
-// staysInside says whether the link at the slash path name points into its tree.
+// staysInside reports whether the link at the slash path name points into its tree.
 func staysInside(name, target string) bool {
 	if path.IsAbs(target) || filepath.IsAbs(target) {
 		return false

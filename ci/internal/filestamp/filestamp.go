@@ -1,4 +1,4 @@
-// Package filestamp tells whether a file is still the one that was read before, without reading it.
+// Package filestamp detects whether a file is still the one that was read before, without reading it.
 package filestamp
 
 import (
@@ -7,7 +7,7 @@ import (
 )
 
 // Of is the stamp of a regular file: its device and inode, its size, and the times of its last modification and its last
-// change. It is empty where there is no such file. Nobody but root can set the time of the last change, so a file that was
+// change. It is empty if there is no such file. Only root can set the time of the last change, so a file that was
 // written, copied or restored from an archive since never has the stamp that it had before.
 func Of(name string) string {
 	var s syscall.Stat_t

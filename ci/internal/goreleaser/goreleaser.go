@@ -1,10 +1,11 @@
 // Package goreleaser packages llcuda-fetch: it runs goreleaser, as .goreleaser.yaml says, over a commit of this
 // repository.
 //
-// ci's client command calls it. In go a checkout and a release's name; out comes a folder with one archive for each
-// architecture, each with the licenses of what is linked into the program. goreleaser is built from the module ci/tools, once, and sees a clone of the commit alone: neither what
-// lies about in the working tree nor the clone's folder can change a byte. The package publishes nothing, signs nothing
-// and prints nothing; what is written goes below the work folder it is given.
+// ci's client command calls it. Given a checkout and a release's name, Package makes a folder with
+// one archive for each architecture, each with the licenses of what is linked into the program.
+// goreleaser is built once, from the module ci/tools, and sees only a clone of the commit: neither
+// stray files in the working tree nor the path of the clone can change a byte. The package publishes
+// nothing, signs nothing and prints nothing; it writes only below the work folder it is given.
 package goreleaser
 
 import (
@@ -82,7 +83,7 @@ func below(root, folder string) (string, bool) {
 	return inside, err == nil && inside != "." && filepath.IsLocal(inside)
 }
 
-// Tagged is the commit that a tag is of; empty where there is no such tag yet.
+// Tagged returns the commit that a tag points to; empty if the tag does not exist yet.
 func (c Checkout) Tagged(ctx context.Context, tag string) string {
 	commit, err := git(ctx, c.Root, nil, "rev-parse", "--quiet", "--verify", "refs/tags/"+tag+"^{commit}")
 	if err != nil {
@@ -104,7 +105,7 @@ type Options struct {
 	// Probe compiles the program that asks CUDA, for amd64, from the folder with its source into another, which is empty.
 	// Without it the archive has none, and the client goes by nvidia-smi.
 	Probe func(ctx context.Context, source, dest string) error
-	// Stage is told of each stage when it begins, if not nil; the function it returns, when it ends.
+	// Stage, if not nil, is called when each stage begins, and the function it returns when the stage ends.
 	Stage func(name string) (done func(error))
 }
 

@@ -315,7 +315,7 @@ func TestPackageFails(t *testing.T) {
 	}
 }
 
-// What is linked without a license is an error that names it, and what lies beside licenses is none.
+// Linking code without a license is an error that names it, and other files beside licenses are not licenses.
 func TestLicenseFiles(t *testing.T) {
 	for name, want := range map[string]bool{
 		"LICENSE": true, "license": true, "LICENCE.md": true, "License.txt": true, "COPYING": true, "NOTICE.txt": true, "PATENTS": true,

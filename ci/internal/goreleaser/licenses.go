@@ -18,9 +18,9 @@ var licenseForm = regexp.MustCompile(`(?i)^((un)?licen[cs]e|copying|copyright|no
 // standardDir is the folder of the standard library's license.
 const standardDir = "golang.org/go"
 
-// licenses copies the licenses of everything that is linked into llcuda-fetch for an architecture: those of a module's top
-// folder, and of the folders on the way to each package that is linked, into MODULE/…/FILE. A module without any is an
-// error: nobody could tell whether it may be passed on.
+// licenses copies the licenses of everything that is linked into llcuda-fetch for an architecture:
+// those of a module's top folder, and of the folders on the way to each package that is linked, into
+// MODULE/…/FILE. A module without any is an error: it is unclear whether it may be redistributed.
 func licenses(ctx context.Context, clone, arch, dest string) error {
 	const each = `{{with .Module}}{{if not .Main}}{{.Path}}{{"\t"}}{{.Dir}}{{"\t"}}{{end}}{{end}}{{.Dir}}{{"\t"}}{{.Standard}}`
 	environ := []string{"CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH=" + arch}
@@ -70,7 +70,7 @@ func noLicense(what, dir string, found int) error {
 	return fmt.Errorf("looking for the license of %s, which is linked into llcuda-fetch: %s has none; ask its authors, or do without it", what, dir)
 }
 
-// copyLicenses copies the license files of one folder, and says how many there are.
+// copyLicenses copies the license files of one folder, and returns how many there are.
 func copyLicenses(from, to string) (int, error) {
 	entries, err := os.ReadDir(from)
 	if err != nil {

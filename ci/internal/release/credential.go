@@ -21,8 +21,8 @@ type Credential struct {
 	Signed func(cosign.Signature)
 }
 
-// Expects refuses, before anything goes into a public log, a signer whom the policy does not accept
-// for a tag.
+// Expects refuses a signer that the policy does not accept for a tag, before anything goes into a
+// public log.
 func (c *Credential) Expects(tag string) error {
 	want := c.Policy.Identity
 	if c.Policy.Refs != "" {

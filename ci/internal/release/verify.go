@@ -39,7 +39,7 @@ type Report struct {
 	Findings []publisher.Finding
 	// Archives is how many there are.
 	Archives int
-	// Signer is who signed; empty where there is no signature that is accepted.
+	// Signer is the signer's name; empty without an accepted signature.
 	Signer string
 }
 

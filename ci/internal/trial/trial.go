@@ -1,10 +1,11 @@
-// Package trial runs every CPU variant of a bundle that this machine's CPU can run, and compares what they compute with
-// the plainest one: what was never executed is not known to run.
+// Package trial runs every CPU variant of a bundle that this machine's CPU can run, and compares
+// what they compute with the plainest one: code that was never executed is not known to run.
 //
-// The program try beside it calls it, in a container, for the host half of a build; ci's try command calls it for a bundle
-// on any machine. In goes a bundle's folder; out come a Report, and a line of progress for each variant. Each variant
-// scores the next token of one prompt twice, in llama-server on a generated model with matrices of every type of
-// tinygguf: the prompt in one batch, which takes one set of kernels, and one token more, which takes another.
+// The program try beside it calls it, in a container, for the host half of a build; ci's try command
+// calls it for a bundle on any machine. Given a bundle's folder, it returns a Report, and reports a
+// line of progress for each variant. Each variant scores the next token of one prompt twice, in
+// llama-server on a generated model with matrices of every type of tinygguf: the prompt in one
+// batch, which uses one set of kernels, and one token more, which uses another.
 //
 // The package uses no network, changes nothing in the bundle and prints nothing.
 package trial
@@ -229,8 +230,9 @@ func (t *trial) loads(parent context.Context, name string) (problem string, err 
 	return "", nil
 }
 
-// lacking says whether the CPU cannot run a variant, by the variant's own word: llama-bench says what it loaded, and ends
-// in order where that is nothing. Any other end is for score to find and name.
+// lacking reports whether the CPU cannot run a variant, according to the variant itself: llama-bench
+// names what it loaded, and exits normally if that is nothing. Any other exit is left to score to
+// find and name.
 func (t *trial) lacking(parent context.Context, name string) (bool, error) {
 	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()

@@ -76,8 +76,8 @@ func writeConfig(stateDir, name string) (file, binDir string, err error) {
 		// all addresses, which fails beside any other name server, such as that
 		// of a second engine. Bound to the bridge alone, all fit.
 		"dnsmasq": fmt.Sprintf("#!/bin/sh\nexec %s --bind-dynamic \"$@\"\n", dnsmasq),
-		// The engine installs the host's own certificates anew at every start.
-		// That is for its image; here they are installed, and it takes seconds.
+		// The engine reinstalls the host's own certificates at every start. Its
+		// image needs that; here they are installed already, and it takes seconds.
 		"update-ca-certificates": nothing,
 		"c_rehash":               nothing,
 	} {

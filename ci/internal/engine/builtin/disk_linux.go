@@ -67,7 +67,7 @@ func diskFree(dir string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// allowsPrograms says whether a folder's file system lets programs run.
+// allowsPrograms reports whether a folder's file system lets programs run.
 func allowsPrograms(dir string) (bool, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {

@@ -5,7 +5,7 @@
 // of its three ways to an engine, and `ci engine up|status|down|prune` calls it
 // directly.
 //
-// In goes a name; out comes an Info, whose RunnerHost and CLI are all that a
+// Given a name, Up returns an Info, whose RunnerHost and CLI are all that a
 // Dagger client needs. Engines of different names share nothing but the
 // compiled programs: each has its own state folder, socket, bridge, address
 // range and control group, and may live in a network namespace of its own.
@@ -50,8 +50,8 @@ const (
 	minDiskToStart = 5e9
 )
 
-// defaultAnswerTimeout is long because restarting an engine ends somebody's
-// build: a call takes 0.2 s, seconds on a machine that compiles.
+// defaultAnswerTimeout is long because restarting an engine ends another
+// user's build: a call takes 0.2 s, or seconds on a machine that is compiling.
 const defaultAnswerTimeout = 2 * time.Minute
 
 // namePattern keeps a name usable as a folder, and short enough for the path
@@ -74,7 +74,7 @@ type Options struct {
 	BinaryDir string
 
 	// ModuleDir is the folder docker/engine of a checkout. Empty searches
-	// upwards from the working folder.
+	// upward from the working folder.
 	ModuleDir string
 
 	// NetNS is the path of a network namespace (/run/netns/x) to run in. Empty
@@ -160,8 +160,8 @@ func (e *StartError) Unwrap() error { return e.Err }
 type Engine struct {
 	opts Options // with every default filled in, but ModuleDir
 
-	// anyState says that nobody asked for a state folder: an engine that runs
-	// with another one, as of a user with another home, is this one.
+	// anyState means that the caller named no state folder: a running engine
+	// with another one, such as that of a user with another home, is this one.
 	anyState bool
 
 	// answerTimeout is how long a running engine may take to answer before Up
@@ -220,7 +220,7 @@ func New(opts Options) (*Engine, error) {
 // StateDir is where the engine keeps its cache, whether it is there yet or not.
 func (e *Engine) StateDir() string {
 	if err := e.follow(); err != nil {
-		return "" // whoever starts the engine will hear of it
+		return "" // starting the engine reports the error
 	}
 	return e.opts.StateDir
 }

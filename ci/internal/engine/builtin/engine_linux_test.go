@@ -879,8 +879,8 @@ func TestUpRefusesWhatItCannotDo(t *testing.T) {
 	}
 }
 
-// TestKilledEngineLeavesItsName: a killed engine's record stands in nobody's
-// way, wherever its state was.
+// TestKilledEngineLeavesItsName: a killed engine's record does not block a new
+// engine, wherever its state was.
 func TestKilledEngineLeavesItsName(t *testing.T) {
 	t.Parallel()
 	netNS := newNetNS(t)

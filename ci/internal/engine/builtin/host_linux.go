@@ -20,7 +20,7 @@ import (
 // packagesFile lists, in docker/engine, the Debian packages the engine needs.
 const packagesFile = "debian-packages.txt"
 
-// Preflight says whether Up could work on this host, and changes nothing. Its
+// Preflight checks whether Up could work on this host, and changes nothing. Its
 // error is a *PreflightError.
 func (e *Engine) Preflight() error {
 	var problems []string

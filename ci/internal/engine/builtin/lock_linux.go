@@ -16,7 +16,7 @@ const lockPoll = 100 * time.Millisecond
 // lockDir creates the folder if need be, locks it against other processes and
 // returns what unlocks it. A folder, not a file in it, is locked: the holder
 // may remove the folder and leave nothing behind. busy is called once if the
-// lock is held by somebody else.
+// lock is held by another process.
 func lockDir(ctx context.Context, dir string, perm os.FileMode, busy func()) (unlock func(), err error) {
 	for {
 		if err := os.MkdirAll(dir, perm); err != nil {

@@ -161,7 +161,7 @@ func bridgeIoctl(sock int, request uintptr, name string) error {
 // own syntax.
 type table struct {
 	name   string
-	chains map[string]string // chain → policy, "-" for those somebody made
+	chains map[string]string // chain → policy, "-" for user-defined ones
 	rules  []string
 }
 
@@ -290,7 +290,7 @@ func cleanRules(tables []table, network, cidr string, shared bool) (string, erro
 	return script.String(), nil
 }
 
-// ruleInRange says whether a rule is about one address of the range.
+// ruleInRange reports whether a rule is about one address of the range.
 func ruleInRange(rule string, prefix netip.Prefix) bool {
 	fields := strings.Fields(rule)
 	for i, field := range fields[:len(fields)-1] {
@@ -303,8 +303,8 @@ func ruleInRange(rule string, prefix netip.Prefix) bool {
 	return false
 }
 
-// cleanFirewall also says whether somebody else has made rules since the
-// baseline: then forwarding is no longer for the engines alone.
+// cleanFirewall also reports whether other programs have added rules since the
+// baseline: then forwarding no longer serves the engines alone.
 func (r *record) cleanFirewall(ctx context.Context, alone bool) (othersRoute bool, err error) {
 	tables, err := iptablesSave(ctx)
 	if err != nil {
@@ -344,8 +344,8 @@ func (r *record) cleanFirewall(ctx context.Context, alone bool) (othersRoute boo
 	return othersRoute, nil
 }
 
-// sharedChainsUsed says whether CNI's shared chains serve somebody who is not
-// one of these engines, such as podman: they were there before, or hold rules
+// sharedChainsUsed reports whether CNI's shared chains serve a program other
+// than these engines, such as podman: they existed before, or contain rules
 // about other addresses.
 func sharedChainsUsed(tables []table, r *record) bool {
 	prefix, err := netip.ParsePrefix(r.CIDR)

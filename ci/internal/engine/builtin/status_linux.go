@@ -70,9 +70,10 @@ func (e *Engine) measure(info Info) (Info, error) {
 	return info, nil
 }
 
-// Prune frees the engine's cache and returns how many bytes that gave. A
-// running engine keeps what its sessions use and goes on; of one that does not
-// run everything goes. Compiled engines that nothing runs go, too.
+// Prune frees the engine's cache and returns how many bytes that freed. A
+// running engine keeps what its sessions use and continues to run; for a
+// stopped one, everything is removed. Compiled engines that are not running are
+// removed, too.
 func (e *Engine) Prune(ctx context.Context) (freed int64, err error) {
 	if os.Geteuid() != 0 {
 		return 0, errors.New("freeing the engine's cache: it needs root")

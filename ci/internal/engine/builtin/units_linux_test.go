@@ -453,8 +453,8 @@ func TestLockDir(t *testing.T) {
 	}
 }
 
-// TestProcessIdentity: a PID that belongs to somebody else now is never
-// signalled.
+// TestProcessIdentity: a PID that now belongs to another process is never
+// signaled.
 func TestProcessIdentity(t *testing.T) {
 	start, err := startTime(os.Getpid())
 	if err != nil {

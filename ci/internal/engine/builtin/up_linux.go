@@ -39,7 +39,7 @@ func (e *Engine) Up(ctx context.Context, progress func(string)) (Info, error) {
 	if progress == nil {
 		progress = func(string) {}
 	}
-	// Whoever is not root can neither start an engine nor open its socket.
+	// Only root can start an engine or open its socket.
 	if os.Geteuid() != 0 {
 		return Info{}, e.Preflight()
 	}
@@ -153,7 +153,7 @@ func (e *Engine) reuse(ctx context.Context, rec *record, progress func(string)) 
 // takeName frees the name of an engine whose state is elsewhere, if that engine
 // was killed. One that runs keeps its name.
 func (r *record) takeName(ctx context.Context, progress func(string)) error {
-	// Its own lock: somebody may be starting it at this moment.
+	// Take its own lock: another process may be starting it at this moment.
 	unlock, err := lockDir(ctx, r.StateDir, 0o700, nil)
 	if err != nil {
 		return err

@@ -172,7 +172,7 @@ func bootstrap(ctx context.Context, debs cuda12.Lock, cacheDir, work string) err
 		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
 		`--aptopt=APT::Sandbox::User "root"`, // the cache may be readable for root alone
 		`--aptopt=Acquire::Languages "none"`,
-		// As in Debian's slim images. Copyright files stay: the licences of what bundles contain
+		// As in Debian's slim images. Copyright files stay: the licenses of what bundles contain
 		// are read from them.
 		"--dpkgopt=path-exclude=/usr/share/man/*",
 		"--dpkgopt=path-exclude=/usr/share/info/*",

@@ -153,7 +153,7 @@ func TestFetchOnce(t *testing.T) {
 		}
 	}
 
-	// What a killed run left, and nobody goes on with, is removed.
+	// What a killed run left behind, and no later run resumed, is removed.
 	unfinished, monthAgo := filepath.Join(FilesDir(cache), "1.partial"), time.Now().AddDate(0, -1, 0)
 	if err := os.WriteFile(unfinished, nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -176,7 +176,7 @@ func TestFetchFaults(t *testing.T) {
 		answers []http.HandlerFunc
 		asked   int
 		check   func(error) bool // nil: no error
-		left    string           // of a failure: what the next run goes on from
+		left    string           // by a failure: what the next run resumes from
 	}{
 		"unavailable, then there": {[]http.HandlerFunc{status(503), status(429), whole(content)}, 3, nil, ""},
 		"interrupted, then whole": {[]http.HandlerFunc{cut(content), whole(content)}, 2, nil, ""},
@@ -336,7 +336,7 @@ func TestFetchResumes(t *testing.T) {
 	}
 }
 
-// Where a mirror breaks off and stays so, the next one goes on at the same byte.
+// When a mirror breaks off and does not recover, the next one resumes at the same byte.
 func TestFetchFromNextMirror(t *testing.T) {
 	const content = "the very content"
 	broken, good := newMirror(t), newMirror(t)

@@ -1,9 +1,9 @@
 // Package image makes and fetches what the builder image is made of.
 //
-// The engine's stages call it before they build anything. In go the lock and the script of package
-// cuda12; out come a folder of checked files to mount for install.sh (Fetch), a base image
-// (ResolveBase where a registry is reachable, MakeBase where none is), and the digest that names
-// the builder (Digest). It talks to mirrors and registries; it never talks to the engine and never
+// The engine's stages call it before they build anything. From the lock and the script of package
+// cuda12 it makes a folder of checked files to mount for install.sh (Fetch), a base image
+// (ResolveBase if a registry is reachable, MakeBase if none is), and the digest that names the
+// builder (Digest). It talks to mirrors and registries; it never talks to the engine and never
 // prints.
 package image
 

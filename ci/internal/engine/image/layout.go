@@ -118,7 +118,7 @@ func writeLayout(layer, dest string) (string, error) {
 	header := func(name string, size int64) error {
 		return out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, ModTime: baseEpoch, Format: tar.FormatPAX})
 	}
-	// The index comes first: whoever only wants the digest reads no layer.
+	// The index comes first: a caller that only wants the digest reads no layer.
 	for _, small := range []struct {
 		name    string
 		content []byte

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// ErrNoRegistry says that no registry answered: there is no network, no such host, or something in
+// ErrNoRegistry means that no registry answered: there is no network, no such host, or something in
 // between that is not a registry. Without a registry the base can still be made (MakeBase).
 var ErrNoRegistry = errors.New("no registry answers")
 

@@ -1,8 +1,8 @@
 // Package npm brings what a package-lock.json names to this machine, so that `npm ci --offline` can
-// install it where there is no network.
+// install it without a network.
 //
-// The engine's host step calls it before the web UI's stage. In go the bytes of the lock file and a
-// cache folder; out comes a folder to mount in the stage, which holds the lock file and an npm
+// The engine's host step calls it before the web UI's stage. Given the bytes of the lock file and a
+// cache folder, Fetch returns a folder to mount in the stage, which holds the lock file and an npm
 // cache with every tarball that npm will ask for:
 //
 //	package-lock.json
@@ -46,7 +46,7 @@ const (
 	concurrency = 15 // connections that npm itself opens to one registry
 
 	// keepLocks is how long a lock's folder is kept after its last use. It holds links to the
-	// tarballs, or copies of them where there are no links.
+	// tarballs, or copies of them if links are not supported.
 	keepLocks = 30 * 24 * time.Hour
 
 	// contentDir is where npm's cache keeps tarballs by digest; every npm since version 5 does.

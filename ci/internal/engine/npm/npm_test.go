@@ -349,7 +349,7 @@ func TestFetchInterrupted(t *testing.T) {
 	}
 }
 
-// What killed runs left goes, and so do the folders of locks that nobody used for long.
+// Fetch removes what killed runs left behind, and the folders of locks that were not used for long.
 func TestFetchTidies(t *testing.T) {
 	r := newRegistry(t)
 	p := r.publish(t, "plain", "1.0.0")

@@ -1,9 +1,9 @@
 // Package pypi brings what a lock of Python packages names to this machine, so that a stage without
 // a network can use it.
 //
-// The engine's step for the Python package calls it. In go the text of the lock, in the form of
-// pip's requirements with hashes, and a cache folder; out come the names of the wheels in that
-// folder, each under its SHA-256. Only wheels for any platform count: nothing of theirs runs on
+// The engine's step for the Python package calls it. Given the text of the lock, in the form of
+// pip's requirements with hashes, and a cache folder, Fetch returns the names of the wheels in that
+// folder, each under its SHA-256. Only wheels for any platform count: none of their code runs on
 // this machine.
 //
 // Downloads are transfer's: they resume after an interruption, and honor the proxy variables and
