@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// The environment variables that make BenchmarkFarm measure something else than minillama
+// The environment variables that make BenchmarkFarm measure something other than minillama
 // for all SMs.
 const (
 	benchLlama = "LLCUDA_BENCH_LLAMA" // a folder with a llama.cpp tree, or what git can clone
@@ -100,7 +100,7 @@ func (f *farm) planned(b *testing.B) []string {
 // compiled are the names of files that a compiler reads.
 var compiled = regexp.MustCompile(`\.(c|cc|cpp|cu|cuh|h|hpp)$`)
 
-// spoil changes all that any cache knows a tree by, and nothing that it does.
+// spoil changes everything by which a cache identifies a tree, but not what the tree compiles to.
 func spoil(b *testing.B, tree string) {
 	b.Helper()
 	note := fmt.Sprintf("\n/* %d */\n", time.Now().UnixNano())
@@ -237,8 +237,8 @@ func comparison(title string, sms []string, farm bill, full []bill) string {
 	return text.String()
 }
 
-// BenchmarkNothingChanged measures a build that has nothing to do, beside what make takes to find the same: it looks at
-// the times of every file of the tree and of what was made from it.
+// BenchmarkNothingChanged measures a build that has nothing to do, and for comparison how long make
+// takes to find that out: it checks the times of every file of the tree and of what was made from it.
 func BenchmarkNothingChanged(b *testing.B) {
 	f := newFarm(b)
 	out := b.TempDir()

@@ -212,7 +212,7 @@ func (f *farm) testNotLlamaCPP(t *testing.T) {
 	}
 }
 
-// An engine that is not there is an error of its own, with the ways out.
+// A missing engine has an error of its own, whose hint names the ways out.
 func (f *farm) testNoEngine(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "engine.sock")
 	build := f.build(t, f.llama, "75", t.TempDir(), "--engine", "unix://"+socket)
@@ -225,7 +225,7 @@ func (f *farm) testNoEngine(t *testing.T) {
 	}
 }
 
-// noUnfinished makes sure that nothing half written lies in a release folder.
+// noUnfinished checks that a release folder contains no partially written file.
 func noUnfinished(t *testing.T, dir string) {
 	t.Helper()
 	for _, name := range fileNames(t, dir) {
@@ -255,11 +255,11 @@ func (f *farm) testOtherHome(t *testing.T) {
 	}
 }
 
-// killsVariable says how often testKilledAtAnyMoment kills a build; a few times if it is not set.
+// killsVariable sets how often testKilledAtAnyMoment kills a build; a few times if it is not set.
 const killsVariable = "LLCUDA_TEST_KILLS"
 
-// A build that is killed at any moment is finished by the same command, in the same folder, with the bytes that a build
-// without a kill gives. Each round compiles a tree that no engine has seen.
+// After a build is killed at any moment, the same command in the same folder finishes it, with the
+// bytes of an uninterrupted build. Each round compiles a tree that no engine has seen.
 func (f *farm) testKilledAtAnyMoment(t *testing.T) {
 	kills := 2
 	if text := os.Getenv(killsVariable); text != "" {

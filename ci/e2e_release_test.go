@@ -106,7 +106,7 @@ func (f *farm) testAllSMs(t *testing.T) {
 	})
 }
 
-// Device code that asks for the day and the time of its compilation gives the same bytes on any of them.
+// Device code that uses __DATE__ and __TIME__ compiles to the same bytes at any time.
 func (f *farm) testClockInDeviceCode(t *testing.T) {
 	llama := copyTree(t, f.llama)
 	change(t, llama, "ggml/src/ggml-cuda/scale.cu", func(text string) string {
@@ -144,7 +144,7 @@ func (f *farm) testNotices(t *testing.T) {
 	}
 }
 
-// Code that the baseline of x86-64 has no instruction for, and code that knows when its file was changed, are refused.
+// Code that needs instructions beyond the x86-64 baseline, and code that contains its file's modification time, are refused.
 func (f *farm) testStrayCode(t *testing.T) {
 	for _, test := range []struct{ name, file, code, want string }{
 		{"AVX in the programs' library", "src/llama.cpp", "#pragma GCC target(\"avx2\")\nfloat llama_stray(const float * x, int n) { float s = 0; for (int i = 0; i < n; i++) { s += x[i] * x[i]; } return s; }",

@@ -210,8 +210,8 @@ func (b *buildCommand) collectRuntime(ctx context.Context, dir string) ([]manife
 	return artifacts, b.otherRuntimes(artifacts)
 }
 
-// runtimeKey names the bytes of the CUDA runtime's archives, as far as this program makes them; empty where the engine
-// does not tell what its step would give.
+// runtimeKey identifies the bytes of the CUDA runtime's archives, as far as this program makes them;
+// empty if the engine does not tell what its step would produce.
 func (b *buildCommand) runtimeKey() string {
 	if b.recipe.Runtime == "" {
 		return ""
@@ -219,7 +219,7 @@ func (b *buildCommand) runtimeKey() string {
 	return fmt.Sprintf("%s, CUDA %s, nvcc %s", b.recipe.Runtime, b.matrix.Toolkit.CUDA, b.matrix.Toolkit.NVCC)
 }
 
-// bundleKey names all that decides the bytes of a bundle's archives, apart from this program.
+// bundleKey identifies everything that decides the bytes of a bundle's archives, apart from this program.
 func (b *buildCommand) bundleKey(target matrix.Target) (string, error) {
 	text, err := json.Marshal(struct {
 		Identity bundler.Identity
@@ -230,8 +230,8 @@ func (b *buildCommand) bundleKey(target matrix.Target) (string, error) {
 	return hex.EncodeToString(sum[:]), err
 }
 
-// knownSteps are the archives in the folder that steps would end in, as make would say: the same
-// inputs made them, and their files did not change. reproduce has all of it built again.
+// knownSteps returns the archives in the folder that are up to date, in the sense of make: the same
+// inputs made them, and their files did not change. reproduce rebuilds everything.
 func (b *buildCommand) knownSteps() (map[string][]manifests.Artifact, error) {
 	names, err := b.dir.Names()
 	if err != nil {
@@ -266,8 +266,8 @@ func (b *buildCommand) knownSteps() (map[string][]manifests.Artifact, error) {
 	return known, nil
 }
 
-// otherRuntimes tells early of what would keep the folder from being described:
-// another CUDA runtime than this one, which an older builder left.
+// otherRuntimes warns early of what would prevent the folder from being described:
+// a CUDA runtime other than this one, left behind by an older builder.
 func (b *buildCommand) otherRuntimes(mine []manifests.Artifact) error {
 	names, err := b.dir.Names()
 	if err != nil {
@@ -336,7 +336,7 @@ func (b *buildCommand) identity() bundler.Identity {
 	}
 }
 
-// buildError says in one line what the table and the tails said in many.
+// buildError summarizes in one line what the table and the tails said in many.
 func buildError(ctx context.Context, outcome farm.Outcome, err error) error {
 	var failed []string
 	var causes []error

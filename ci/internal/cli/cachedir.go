@@ -50,7 +50,7 @@ func openCache(given string) (string, error) {
 	return dir, nil
 }
 
-// ownFolder says whose a folder is if others than the caller and root can change what is in it.
+// ownFolder returns an error that says who, if users other than the caller and root can change what is in a folder.
 func ownFolder(dir string) error {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {

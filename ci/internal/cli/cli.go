@@ -83,7 +83,7 @@ func exitCode(ctx context.Context, err error) int {
 	}
 }
 
-// isInterrupt reports whether an error only tells that the user stopped the command.
+// isInterrupt reports whether an error only means that the user stopped the command.
 func isInterrupt(err error) bool { return errors.Is(err, context.Canceled) }
 
 func isAs[T error](err error) bool {

@@ -170,8 +170,9 @@ func (c *clientCommand) checkout(ctx context.Context) (goreleaser.Checkout, erro
 // numberForm is a number of GitHub's.
 var numberForm = regexp.MustCompile(`^[1-9][0-9]{0,19}$`)
 
-// numbers are those of the repository that this workflow runs in, which the program then asks of every signature. Elsewhere
-// they are not known for certain, and the program does without: that is said.
+// numbers returns the IDs of the repository that this workflow runs in and of its owner, which the
+// program then requires of every signature. Elsewhere they are not known for certain: numbers says
+// so, and the program does not check them.
 func (c *clientCommand) numbers() (repository, owner string, err error) {
 	if c.snapshot {
 		return "", "", nil
@@ -231,7 +232,7 @@ func (c *clientCommand) build(ctx context.Context, kind farm.StepKind, source fa
 	return err
 }
 
-// put has a file in the folder. One that is there already with the same bytes is left alone.
+// put writes a file to the folder. An existing one with the same bytes is left alone.
 func (c *clientCommand) put(name string, data []byte) error {
 	how := "is as it was"
 	old, err := os.ReadFile(c.dir.Path(name))

@@ -33,7 +33,7 @@ belong to one release and one llama.cpp.`,
 	}
 }
 
-// describeDir describes a folder and says what became of it.
+// describeDir describes a folder and prints the outcome.
 func describeDir(ctx context.Context, term *terminal, dir release.Dir, known *release.Ledger) error {
 	says, err := dir.Describe(ctx, known)
 	if says.SignatureRemoved {

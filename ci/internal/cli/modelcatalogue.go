@@ -20,7 +20,7 @@ type madeModel struct {
 	local string
 }
 
-// build says what the repository shall hold, given what it holds.
+// build returns what the repository is to contain, given what it contains now.
 func (p *publishModelsCommand) build(ctx context.Context, head *hfhub.Head) ([]hfhub.File, error) {
 	old, files, err := p.held(ctx, head)
 	if err != nil {
@@ -43,7 +43,7 @@ func (p *publishModelsCommand) build(ctx context.Context, head *hfhub.Head) ([]h
 	return append(files, documents...), err
 }
 
-// isThere reports whether the repository's model is the one to publish, where that can be told without having it.
+// isThere reports whether the repository's model is known, without a download, to be the one to publish.
 func (p *publishModelsCommand) isThere(m matrix.Model, there hfhub.Model) bool {
 	_, local := p.files[m.Name]
 	return !local && there.Is(m)

@@ -120,7 +120,7 @@ func TestKnownArchivesAreChecked(t *testing.T) {
 		t.Errorf("verifying a changed archive: %v, %v", report.Findings, err)
 	}
 
-	// An entry about other bytes than those in SHA256SUMS is not believed.
+	// An entry about bytes other than those in SHA256SUMS is not trusted.
 	if err := os.WriteFile(bundle, right, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestKnownArchivesAreChecked(t *testing.T) {
 		t.Errorf("the manifest after signing (-want +got):\n%s", diff)
 	}
 
-	// An archive of another release in the folder is read and refused, whatever the ledger knows of
+	// An archive of another release in the folder is read and refused, whatever the ledger says about
 	// the others.
 	other := buildRelease(t)
 	for _, format := range manifests.Formats() {

@@ -2,5 +2,5 @@
 
 package cli
 
-// endWithGoRun does nothing: this system tells no process of its parent's end.
+// endWithGoRun does nothing: this system does not notify a process of its parent's end.
 func endWithGoRun() error { return nil }

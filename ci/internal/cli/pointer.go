@@ -230,7 +230,7 @@ func (e *strayError) Error() string {
 	return fmt.Sprintf("release %s was made from commit %.12s, which is not on the branch %s", e.tag, e.commit, defaultBranch)
 }
 
-// Hint says the way out.
+// Hint suggests a way out.
 func (e *strayError) Hint() string {
 	return "look who pushed the tag; merge the commit into " + defaultBranch + ", or publish under a new tag from there"
 }

@@ -104,8 +104,8 @@ func (b *buildCommand) openLedger() (err error) {
 	return err
 }
 
-// exposed refuses engines at public addresses in GitHub Actions, where what is built is signed for everybody, and elsewhere
-// warns of them.
+// exposed refuses engines at public addresses in GitHub Actions, where builds are signed for all
+// users, and warns of them elsewhere.
 func (b *buildCommand) exposed(ctx context.Context) error {
 	hosts := engine.Exposed(ctx, b.engines)
 	if len(hosts) == 0 {
@@ -215,8 +215,8 @@ func deviceOf(dir string) uint64 {
 	return stat.Dev
 }
 
-// sameRelease makes sure that what lies in the folder and is not built again
-// belongs to the same release: a folder of two could not be described.
+// sameRelease checks that the files in the folder that are not rebuilt belong to
+// the same release: a folder with files of two could not be described.
 func (b *buildCommand) sameRelease(ctx context.Context) error {
 	names, err := b.dir.Names()
 	if err != nil {

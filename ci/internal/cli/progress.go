@@ -13,7 +13,7 @@ import (
 const (
 	// redrawEvery is how often live lines show a new elapsed time.
 	redrawEvery = time.Second
-	// Without a screen a running stage speaks when it got this much further, however soon that is.
+	// Without a screen, a running stage prints a line after this much progress, however soon that is.
 	plainPercent = 10
 )
 
@@ -22,7 +22,7 @@ const (
 type progress struct {
 	term    *terminal
 	now     func() time.Time
-	engines bool // say which engine; of use where there are several
+	engines bool // name the engine; useful with several
 	hide    func()
 	stop    chan struct{}
 	stopped chan struct{}
@@ -37,7 +37,7 @@ type stageLine struct {
 	engine, step, stage string
 	done, total         int
 	began               time.Time
-	said                time.Time // when a plain line last told of it
+	said                time.Time // when a plain line last reported it
 	saidDone            int
 }
 
@@ -89,11 +89,11 @@ func (p *progress) event(e farm.Event) {
 	}
 }
 
-// engineStep is the step under which engines tell how they come up. They have no
-// log of their own, so what they say is shown.
+// engineStep is the step under which engines report how they start. They have no
+// log of their own, so their output is shown.
 const engineStep = "engine"
 
-// leave ends the stages of a step that does not say so itself.
+// leave ends the stages of a step that does not end them itself.
 func (p *progress) leave(step string) {
 	p.term.Above(func() {
 		p.running = slices.DeleteFunc(p.running, func(s *stageLine) bool { return s.step == step })
@@ -151,7 +151,7 @@ func (p *progress) take(e farm.Event) {
 	}
 }
 
-// due reports whether a plain line should tell of the stage again.
+// due reports whether a plain line should report the stage again.
 func (p *progress) due(s *stageLine) bool {
 	if s.total == 0 || s.done == s.saidDone {
 		return false
@@ -159,7 +159,7 @@ func (p *progress) due(s *stageLine) bool {
 	return p.now().Sub(s.said) >= console.PlainEvery || (s.done-s.saidDone)*100 >= plainPercent*s.total
 }
 
-// say tells how a stage ended.
+// say prints how a stage ended.
 func (p *progress) say(s *stageLine, e farm.Event) {
 	how := "done in " + measure.Time(p.now().Sub(s.began))
 	switch {

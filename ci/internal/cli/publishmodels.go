@@ -219,7 +219,7 @@ func (p *publishModelsCommand) pairs(flag string, given []string) (map[string]st
 	return found, nil
 }
 
-// plan says what would be done, without bringing anything.
+// plan prints what would be done, without downloading anything.
 func (p *publishModelsCommand) plan(ctx context.Context) error {
 	head, err := p.client.Head(ctx, p.repo)
 	if err != nil {
@@ -286,7 +286,7 @@ func (p *publishModelsCommand) refuse(err error) error {
 	return err
 }
 
-// waiting tells of waits that a person would wonder about.
+// waiting reports waits that are long enough to make a user wonder.
 func (p *publishModelsCommand) waiting(wait time.Duration, why error) {
 	const long = 10 * time.Second
 	if wait >= long {
@@ -294,7 +294,7 @@ func (p *publishModelsCommand) waiting(wait time.Duration, why error) {
 	}
 }
 
-// advise says what models.yaml could know now.
+// advise prints what could now be added to models.yaml.
 func (p *publishModelsCommand) advise() {
 	for _, m := range p.models {
 		if ready, ok := p.made[m.Name]; ok && m.SHA256 == "" {

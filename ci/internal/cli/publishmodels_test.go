@@ -39,7 +39,7 @@ func TestModelScripts(t *testing.T) {
 //	held REPO                 says in held.txt what a repository has, and how many commits
 //	read REPO PATH FILE       brings a file of a repository
 //	pull REPO FILE            brings a file as llcuda-fetch does, and checks it
-//	trust TOKEN REPO          makes the repository trust any client with an ID token
+//	trust TOKEN REPO          makes the repository trust any client that has the ID token
 //	requests                  says in requests.txt what was asked of the Hub since the last time
 //	expand FILE               makes FILE of FILE.in, with the script's variables in it
 func hubCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {

@@ -112,7 +112,7 @@ func (r *releaseCommand) run(ctx context.Context) error {
 	return nil
 }
 
-// A stepError says at which step a release stopped.
+// A stepError names the step at which a release stopped.
 type stepError struct {
 	step string
 	err  error
@@ -123,7 +123,7 @@ func (e *stepError) Error() string {
 }
 func (e *stepError) Unwrap() error { return e.err }
 
-// preflight asks for everything that a later step needs.
+// preflight checks for everything that a later step needs.
 func (r *releaseCommand) preflight(ctx context.Context, b *buildCommand, c *clientCommand) (server string, as *release.Credential, err error) {
 	if err := b.choose(); err != nil {
 		return "", nil, err
@@ -181,7 +181,7 @@ func (b *buildCommand) already(ctx context.Context) (bool, error) {
 	return !slices.ContainsFunc(b.targets, func(t matrix.Target) bool { _, has := has.Bundle(t.SM); return !has }), nil
 }
 
-// say is the dry run.
+// say prints the dry run.
 func (r *releaseCommand) say(b *buildCommand, as *release.Credential, server string, built bool) error {
 	p, err := newPlan(b.matrix, b.targets, foundSource(b.source))
 	if err != nil {

@@ -55,7 +55,7 @@ Elsewhere --sign-in signs as a person, --oidc-token as the identity in a token, 
 	return cmd
 }
 
-// signDir signs a folder and says what became of it.
+// signDir signs a folder and prints the outcome.
 func signDir(ctx context.Context, term *terminal, dir release.Dir, opts release.SignOptions) error {
 	opts.Run = builtBy(opts.Identity)
 	opts.Removed = func(name string) {

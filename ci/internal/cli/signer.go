@@ -161,7 +161,7 @@ func (s *signing) tokens(ctx context.Context, term *terminal, services cosign.Se
 	return nil, console.Usage(errors.New("nothing to sign with: there is no token and no key"), waysToSign)
 }
 
-// logged tells where a signature was logged.
+// logged prints where a signature was logged.
 func logged(term *terminal) func(cosign.Signature) {
 	return func(signature cosign.Signature) {
 		for _, missed := range signature.Missed {

@@ -110,7 +110,7 @@ func shortened(line string) string {
 	return line
 }
 
-// writeFailures tells of each failed step why, with the last lines of its output.
+// writeFailures prints why each failed step failed, with the last lines of its output.
 func writeFailures(term *terminal, outcome farm.Outcome) {
 	for _, r := range results(outcome) {
 		var host *farm.HostError

@@ -7,8 +7,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 )
 
-// trust is whose signature over a release counts: the farm's own workflow's, unless the flags say otherwise. They are
-// those of llcuda-fetch.
+// trust names the signer whose signature over a release is accepted: the farm's own workflow, unless
+// the flags say otherwise. The flags are those of llcuda-fetch.
 type trust struct{ issuer, identity, trustedRoot, key string }
 
 func (t *trust) flags(cmd *cobra.Command) {

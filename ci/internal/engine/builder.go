@@ -290,8 +290,8 @@ func (r *stepRun) offline(ctx context.Context, name string, ctr *dagger.Containe
 	return ctr.Directory("/out"), nil
 }
 
-// stage forces one container and reports on it while it runs; seen counts the lines shown. That
-// it is done is for its caller to report, who knows whether it ran.
+// stage forces one container and reports on it while it runs; seen counts the lines shown. Its
+// caller reports that it is done, because only the caller knows whether it ran.
 func (r *stepRun) stage(ctx context.Context, name string, ctr *dagger.Container, seen *int) (*dagger.Container, error) {
 	var tail []string
 	r.builder.console.listen(func(line string) {
@@ -324,9 +324,9 @@ func (r *stepRun) stage(ctx context.Context, name string, ctr *dagger.Container,
 	return nil, err
 }
 
-// unseen are the lines of a command's output after those that were shown, of which seen are the last. The live view can
-// end before the command does, and of a long output the engine gives the end alone: where that begins after what was
-// shown, all of it is unseen.
+// unseen returns the lines of a command's output after those that were shown, of which seen are the
+// last. The live view can end before the command does, and the engine returns only the end of a long
+// output: if that begins after what was shown, all of it is unseen.
 func unseen(output, seen []string) []string {
 	for end := len(output); end > 0 && len(seen) > 0; end-- {
 		n := min(end, len(seen))

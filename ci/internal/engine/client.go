@@ -41,7 +41,7 @@ func startClient(ctx context.Context, program, host string, log io.Writer) (*cli
 	cmd := exec.Command(program, "session")
 	cmd.Env = append(os.Environ(), "_EXPERIMENTAL_DAGGER_RUNNER_HOST="+host, "DO_NOT_TRACK=1", "NO_COLOR=1")
 	cmd.Stderr = log
-	stdin, err := cmd.StdinPipe() // its end tells the client that this process ended
+	stdin, err := cmd.StdinPipe() // its EOF tells the client that this process ended
 	if err != nil {
 		return nil, err
 	}

@@ -11,8 +11,8 @@ import (
 // fullBelow is how much free space still counts as a full disk: what an engine or a file system keeps to itself.
 const fullBelow = 64 << 20
 
-// An engine runs elsewhere than this process, so the errors of its disk come as text. EOF is what the receiving end of
-// an export says when it could not write.
+// An engine runs outside this process, so the errors of its disk arrive as text. EOF is what the
+// receiving end of an export reports when it could not write.
 var (
 	spaceWords  = regexp.MustCompile(`(?i)no space left on device|disk quota exceeded`)
 	exportWords = regexp.MustCompile(`failed to export: EOF|failed to copy|unexpected EOF`)

@@ -53,7 +53,7 @@ func Buildable(src farm.Source) error {
 	return err
 }
 
-// readLlamaTree reads a source before any engine is asked for. A *farm.SourceError says why it cannot be built.
+// readLlamaTree reads a source before any engine is looked for. A *farm.SourceError says why it cannot be built.
 func readLlamaTree(src farm.Source) (llamaTree, error) {
 	root, err := os.OpenRoot(src.Dir)
 	if err != nil {
@@ -87,7 +87,7 @@ func readLlamaTree(src farm.Source) (llamaTree, error) {
 	return tree, nil
 }
 
-// fit leaves out of a recipe what this tree does not know and does not need.
+// fit removes from a recipe the optional settings that this tree does not have.
 func (t llamaTree) fit(recipe farm.Recipe) farm.Recipe {
 	known := func(args []string, options map[string]bool) []string {
 		return slices.DeleteFunc(slices.Clone(args), func(arg string) bool {
@@ -105,7 +105,7 @@ func optionName(arg string) string {
 	return name
 }
 
-// unknownOptions are the options that a recipe depends on and a tree does not know: CMake itself would ignore them.
+// unknownOptions returns the options that a recipe depends on and a tree does not define: CMake itself would ignore them.
 func unknownOptions(args []string, options map[string]bool) []string {
 	var unknown []string
 	for _, arg := range args {
@@ -181,9 +181,9 @@ func (c cmakeFiles) missingTargets(names []string) []string {
 	return slices.DeleteFunc(names, func(name string) bool { return found[name] })
 }
 
-// findUI finds the web UI: in tools/ui, whose build embeds dist where that is there, or in tools/server/webui, whose
-// build writes to the folder of the files that the server embeds. Where it cannot be built, the page that the tree carries
-// serves.
+// findUI finds the web UI: in tools/ui, whose build embeds dist if that exists, or in
+// tools/server/webui, whose build writes to the folder of the files that the server embeds. If it
+// cannot be built, the prebuilt page in the tree is used.
 func findUI(fsys fs.FS, cmake cmakeFiles) (ui webUI, problem string, err error) {
 	const server = "tools/server"
 	project := "tools/ui"
@@ -214,7 +214,7 @@ func findUI(fsys fs.FS, cmake cmakeFiles) (ui webUI, problem string, err error) 
 	return ui, "", nil
 }
 
-// unbuildable says why an npm project cannot be built, if so.
+// unbuildable returns why an npm project cannot be built; empty if it can be.
 func unbuildable(fsys fs.FS, project string) (string, error) {
 	for _, name := range []string{"package.json", "package-lock.json"} {
 		text, err := fs.ReadFile(fsys, path.Join(project, name))

@@ -24,13 +24,13 @@ const (
 	runnerHostVar = "_EXPERIMENTAL_DAGGER_RUNNER_HOST"
 	cliVar        = "_EXPERIMENTAL_DAGGER_CLI_BIN"
 
-	// runtimeTimeout is how long a container runtime may take to say that its daemon is there.
+	// runtimeTimeout is how long a container runtime may take to report that its daemon is running.
 	runtimeTimeout = 10 * time.Second
 	// connectTimeout is how long an engine may take to accept a client; it may be busy.
 	connectTimeout = 2 * time.Minute
 )
 
-// Options say which engines to use, and for what. Source and Toolkit are required.
+// Options select the engines to use, and for what. Source and Toolkit are required.
 type Options struct {
 	Hosts    []string // runner hosts; none means the first engine that is found
 	Base     string   // what the builder image starts from: see prepareImage
@@ -61,7 +61,7 @@ func (s *Session) Close() error {
 	return errors.Join(errs...)
 }
 
-// UnavailableError says that no engine can be had.
+// UnavailableError means that no engine is available.
 type UnavailableError struct {
 	Err  error
 	Hint string
@@ -100,8 +100,9 @@ func (e endpoint) listens(ctx context.Context) error {
 
 // Open finds and connects engines and readies the builder image on this machine. The
 // engines are looked for in this order: the hosts asked for, $_EXPERIMENTAL_DAGGER_RUNNER_HOST,
-// a container runtime (the SDK's own way), the built-in engine. An engine that cannot be had
-// gives an *UnavailableError; a source that cannot be built gives a *farm.SourceError before any is looked for.
+// a container runtime (the SDK's own way), the built-in engine. If an engine is not available, the
+// error is an *UnavailableError; if the source cannot be built, it is a *farm.SourceError, before any
+// engine is looked for.
 func Open(ctx context.Context, opts Options) (*Session, error) {
 	var tree llamaTree
 	var err error
@@ -230,8 +231,8 @@ func isPublic(ip netip.Addr) bool {
 	return !ip.IsLoopback() && !ip.IsPrivate() && !ip.IsLinkLocalUnicast() && !ip.IsUnspecified() && !sharedAddresses.Contains(ip)
 }
 
-// Store is the folder where the engine that Open would take for the hosts keeps its cache, running or not; empty if that
-// is not on this machine, or a container runtime's to know.
+// Store returns the folder where the engine that Open would choose for the hosts keeps its cache,
+// running or not; empty if that is not on this machine, or if only a container runtime knows it.
 func Store(hosts []string) string {
 	if len(hosts) == 0 && os.Getenv(runnerHostVar) != "" {
 		hosts = strings.Split(os.Getenv(runnerHostVar), ",")
@@ -340,7 +341,7 @@ func connect(ctx context.Context, e endpoint, image Image, cacheDir string, jobs
 	return b, nil
 }
 
-// report gives a stage's lines to Progress.
+// report passes a stage's lines to Progress.
 func (o Options) report(stage string) func(string) {
 	return func(line string) {
 		if o.Progress != nil {
@@ -349,7 +350,7 @@ func (o Options) report(stage string) func(string) {
 	}
 }
 
-// prepareImage prepares the image as a stage that Progress hears of, in MB.
+// prepareImage prepares the image as a stage that it reports to Progress, in MB.
 func (o Options) prepareImage(ctx context.Context) (Image, error) {
 	send := func(e farm.Event) {
 		if e.Step, e.Stage = "engine", "packages"; o.Progress != nil {

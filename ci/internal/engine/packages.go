@@ -16,7 +16,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
-// packages brings what the web UI is built from to this machine: no stage has a network.
+// packages downloads what the web UI is built from: no stage has a network.
 func (r *stepRun) packages(ctx context.Context, lockFile string) (npm.Packages, error) {
 	lock, err := os.ReadFile(lockFile)
 	if err != nil {
@@ -35,7 +35,7 @@ func (r *stepRun) packages(ctx context.Context, lockFile string) (npm.Packages, 
 	return packages, err
 }
 
-// fetch tells of a stage that brings files to this machine.
+// fetch reports the events of a stage that downloads files to this machine.
 func (r *stepRun) fetch(stage string, do func() (cached bool, err error)) error {
 	r.events(farm.Event{Stage: stage, State: farm.StateStart})
 	cached, err := do()
@@ -62,7 +62,7 @@ func (r *stepRun) wheel(ctx context.Context, builder *dagger.Container) (*dagger
 		"/stages/wheel.sh")
 }
 
-// python brings Python and what builds the package to this machine.
+// python downloads Python and what builds the package.
 func (r *stepRun) python(ctx context.Context) (python, packages pypi.Packages, err error) {
 	lock, err := wheel.DefaultLock()
 	if err != nil {

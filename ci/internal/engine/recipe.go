@@ -39,7 +39,8 @@ var commonCMake = []string{
 	"-DGGML_CCACHE=OFF",
 }
 
-// optional are the options that a tree need not know: they name its build, or switch off what another tree does not have.
+// optional lists the options that a tree need not define: they name its build, or switch off what
+// some trees do not have.
 var optional = map[string]bool{
 	"GGML_BUILD_EXAMPLES":      true,
 	"GGML_BUILD_TESTS":         true,
@@ -57,7 +58,7 @@ var optional = map[string]bool{
 	"LLAMA_USE_PREBUILT_WEBUI": true,
 }
 
-// newRecipe says how a tree is compiled in the given builder image.
+// newRecipe returns how a tree is compiled in the given builder image.
 func newRecipe(toolkit matrix.Toolkit, src farm.Source, image Image, version string) farm.Recipe {
 	host, cuda := cmakeArguments(src)
 	return farm.Recipe{
@@ -71,7 +72,7 @@ func newRecipe(toolkit matrix.Toolkit, src farm.Source, image Image, version str
 	}
 }
 
-// cmakeArguments are those of the two halves, for a tree that knows all options.
+// cmakeArguments returns the arguments of the two halves, for a tree that defines all options.
 //
 // The programs link no OpenSSL: a bundle lists every library it needs, and TLS belongs in
 // front of llama-server. The web UI comes from a stage of its own, so that the compile stage
@@ -117,7 +118,7 @@ func cmakeArguments(src farm.Source) (host, cuda []string) {
 	return host, cuda
 }
 
-// runtimeKey names what the runtime step gives: it copies files of the image.
+// runtimeKey identifies what the runtime step produces: it copies files of the image.
 func runtimeKey(image Image) string {
 	sum := sha256.New()
 	io.WriteString(sum, image.Digest)

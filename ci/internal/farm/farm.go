@@ -11,7 +11,7 @@
 // step gathers CUDA's own libraries. A bundle's tree is the host half and one
 // device half put together.
 //
-// The package knows no container engine, never prints, and never looks inside
+// The package does not depend on a container engine, never prints, and never looks inside
 // the files it moves.
 package farm
 
@@ -33,13 +33,13 @@ type Source struct {
 	Given   string // what the user or the pin asked for
 	Commit  string // full commit id; with "-dirty" for a work tree with changes; empty without git
 	Version string // as the tree states it: "0.5.0", a tag, or "b1234"
-	Build   int    // llama.cpp's build number; 0 where neither the history nor the pin gives it
+	Build   int    // llama.cpp's build number; 0 if neither the history nor the pin has it
 	Dir     string // a folder holding the tree, without .git
 	Digest  string // of the tree as it came, before Patches: "sha256:" over sorted paths, modes, links and contents
 	Epoch   time.Time
 	Patches []manifests.Patch // what was changed in Dir, in this order
 
-	Warnings []string // what the user should know of it
+	Warnings []string // what the user should know about it
 }
 
 // Recipe is how a tree is compiled: everything but the tree and the SM.
@@ -47,7 +47,7 @@ type Recipe struct {
 	Toolkit      matrix.Toolkit
 	BuilderImage string   // digest of the image the compilers run in
 	BaseImage    string   // what that image was made from
-	Runtime      string   // names the bytes that the runtime step gives; empty if unknown
+	Runtime      string   // identifies the bytes that the runtime step produces; empty if unknown
 	Engine       string   // the engine's version; it decides no byte
 	HostCMake    []string // arguments of the host half
 	CUDACMake    []string // arguments of the device half, without the architecture
@@ -148,17 +148,17 @@ type Builder interface {
 	// Name is the engine's name in messages; no two builders share one.
 	Name() string
 	// Build fills dest, an empty folder, and calls events from any goroutine
-	// until it returns. A step whose commands failed gives a *StepError; an
-	// engine that can take no more steps gives an error that wraps
+	// until it returns. If the step's commands failed, the error is a
+	// *StepError; if the engine can take no more steps, the error wraps
 	// ErrEngineLost. It returns soon after ctx ends.
 	Build(ctx context.Context, step Step, dest string, events func(Event)) (StepStats, error)
 }
 
-// ErrEngineLost says that an engine went away. Its step can run on another one.
+// ErrEngineLost means that an engine went away. Its step can run on another one.
 var ErrEngineLost = errors.New("engine lost")
 
 // StepError is a step whose own command failed: the tree or the recipe is at
-// fault, and another engine would say the same.
+// fault, and it would fail on another engine, too.
 type StepError struct {
 	Step, Stage string
 	ExitCode    int
@@ -169,7 +169,7 @@ func (e *StepError) Error() string {
 	return fmt.Sprintf("building %s: %s ended with exit code %d", e.Step, e.Stage, e.ExitCode)
 }
 
-// Hint is the way out where the kernel ended a compiler for want of memory.
+// Hint suggests a way out if the kernel killed a compiler for lack of memory.
 func (e *StepError) Hint() string {
 	if e.ExitCode == killedCode || slices.ContainsFunc(e.Tail, killedWords.MatchString) {
 		return "the memory was probably too small for so many compilers at once: repeat the command with --jobs 1"
@@ -180,7 +180,7 @@ func (e *StepError) Hint() string {
 // killedCode is a shell's exit code for a command that was killed.
 const killedCode = 128 + 9
 
-// killedWords are how shells, compilers and ninja say that the kernel killed one of them, or refused it memory.
+// killedWords matches how shells, compilers and ninja report that the kernel killed one of them, or refused it memory.
 var killedWords = regexp.MustCompile(`(?i)\bkilled\b|signal 9\b|\bSIGKILL\b|out of memory|cannot allocate memory|virtual memory exhausted|std::bad_alloc`)
 
 // Tree is a finished bundle tree: both halves and the links between them.

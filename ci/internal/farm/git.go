@@ -20,8 +20,8 @@ const gitGrace = 5 * time.Second
 // foreignRepository is how git refuses a repository that belongs to another user.
 var foreignRepository = regexp.MustCompile(`dubious ownership in repository at '([^']+)'`)
 
-// git runs git in dir and gives its output without the last newline. It asks nothing, and neither
-// the caller's repository nor line-ending settings count.
+// git runs git in dir and returns its output without the last newline. It never prompts, and ignores
+// the caller's repository and line-ending settings.
 func git(ctx context.Context, dir string, args ...string) (string, error) {
 	fixed := []string{"-c", "core.autocrlf=false", "-c", "core.eol=lf", "-c", "advice.detachedHead=false"}
 	if dir != "" {
@@ -54,7 +54,7 @@ func git(ctx context.Context, dir string, args ...string) (string, error) {
 	return strings.TrimSuffix(stdout.String(), "\n"), nil
 }
 
-// lastLine picks the line of git's complaint that says why.
+// lastLine returns the line of git's error output that says why.
 func lastLine(text string, err error) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	for _, line := range lines {

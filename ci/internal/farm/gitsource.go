@@ -30,7 +30,7 @@ func (e *TreeError) Error() string {
 	return fmt.Sprintf("the files are not those of commit %s: git's id of their tree is %s instead of %s", e.Commit, e.Got, e.Want)
 }
 
-// Hint says what can be wrong.
+// Hint suggests what can be wrong.
 func (e *TreeError) Hint() string {
 	return "the source was changed, or matrix.yaml has the tree of another commit; git rev-parse " + e.Commit + "^{tree} tells"
 }
@@ -112,7 +112,7 @@ func (r resolver) gitURL(ctx context.Context, where, ref string) (origin, error)
 		err = repo.fetch(ctx, commit)
 	}
 	if commit == "" || err != nil {
-		// Part of an id, or a server that gives no commit by its id.
+		// Part of an id, or a server that does not serve commits by id.
 		r.progress("fetching the history of " + where)
 		if err := repo.fetch(ctx, "HEAD", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"); err != nil {
 			return origin{}, err
@@ -161,7 +161,7 @@ func lookUp(ctx context.Context, where, ref string) (commit, tag string, err err
 	return "", "", &SourceError{Given: where, Problem: "it has no tag or branch " + ref, Hint: "list them with: git ls-remote " + where}
 }
 
-// remoteRefs is what a repository says about the given refs.
+// remoteRefs returns what a repository says about the given refs.
 func remoteRefs(ctx context.Context, where string, names ...string) (map[string]string, error) {
 	limited, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()

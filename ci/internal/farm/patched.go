@@ -11,8 +11,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix/patches"
 )
 
-// patched applies a set of patches to a tree of the cache, and gives the folder of the result and which of them are in
-// it. The set is made for the pin: there, a file that is missing is an error.
+// patched applies a set of patches to a tree of the cache, and returns the folder of the result and
+// the patches that it contains. The set is made for the pin: there, a missing file is an error.
 func (r resolver) patched(ctx context.Context, tree origin, set []patches.Patch, isPin bool) (string, []manifests.Patch, error) {
 	pristine := r.cache.path(tree.sums.digest)
 	root, err := os.OpenRoot(pristine)
@@ -69,8 +69,9 @@ func applyForm(p patches.Patch, read func(name string) ([]byte, error)) (form pa
 	return p, nil, err
 }
 
-// changed gives a copy of a tree with some of its files changed, from the cache if it is there. The copy goes by the id of
-// the git tree that its files must make, and is hashed each time: nothing in the cache is believed.
+// changed returns a copy of a tree with some of its files changed, from the cache if it is there. The
+// copy is named by the id of the git tree that its files must make, and is hashed each time: nothing
+// in the cache is trusted.
 func (r resolver) changed(ctx context.Context, root *os.Root, id string, changed map[string][]byte) (string, error) {
 	dir := r.cache.path("patched-" + id)
 	if there, err := hashTree(dir); err == nil && there.gitTree(nil) == id {

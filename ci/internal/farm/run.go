@@ -20,8 +20,8 @@ type RunOptions struct {
 	WorkDir string // for halves and trees; the caller removes it
 	LogDir  string // for one full log a step, NAME.log; none are kept if empty
 
-	// Collect audits and packs a finished tree. One call runs at a time, beside
-	// the compile steps.
+	// Collect audits and packs a finished tree. One call runs at a time, in
+	// parallel with the compile steps.
 	Collect func(context.Context, Tree) ([]manifests.Artifact, error)
 	// CollectRuntime does the same for the runtime step's folder. Without it
 	// the runtime step does not run.
@@ -312,7 +312,7 @@ func (r *run) endStep(ctx context.Context, stop context.CancelCauseFunc, end ste
 	}
 }
 
-// stopped says why a run ended early: by the host step's failure, or by its caller.
+// stopped returns why a run ended early: the host step failed, or the caller canceled it.
 func stopped(ctx context.Context) error {
 	if host, ok := errors.AsType[*HostError](context.Cause(ctx)); ok {
 		return host
@@ -320,7 +320,7 @@ func stopped(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// EngineKillerError is a step that cost so many engines that it gets no more.
+// EngineKillerError reports a step that lost so many engines that it gets no more.
 type EngineKillerError struct {
 	Step    string
 	Engines []string
@@ -348,7 +348,7 @@ func (r *run) collect(ctx context.Context, t *task, host, half string, stats Ste
 	return end
 }
 
-// finish says of each step that never ended why it did not.
+// finish records why each unfinished step did not end.
 func (r *run) finish(ctx context.Context) (Outcome, error) {
 	unbuilt := func(name string) error { return fmt.Errorf("building %s: no engine left: %w", name, ErrEngineLost) }
 	if ctx.Err() != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // fallbackEpoch dates a tree that carries no date of its own, so that the same
-// content gives the same bytes on any day: 2020-01-01 00:00:00 UTC.
+// content produces the same bytes on any day: 2020-01-01 00:00:00 UTC.
 const fallbackEpoch = 1577836800
 
 // shortCommit is how much of a commit id or digest stands for a version where
@@ -49,11 +49,11 @@ func (e *SourceError) Error() string {
 // alone is the pin's repository at that ref. Empty is the pin: its commit from
 // its git URL or, where that cannot be had, from its npm package, whose
 // integrity is checked. A full commit id that is cached needs no network. The
-// files of a commit make the git tree that the commit names, or a *TreeError
-// tells of it; for the pinned commit, the tree is the pinned one.
+// files of a commit make the git tree that the commit names, or the error
+// is a *TreeError; for the pinned commit, the tree is the pinned one.
 //
-// A folder that is a git work tree gives its tracked files and those that git
-// does not ignore; any other folder gives all of its files.
+// A folder that is a git work tree contributes its tracked files and those that
+// git does not ignore; any other folder contributes all of its files.
 //
 // The patches are applied to a copy of the tree, which is kept as well. One that the
 // tree has already is dropped, with a word to progress, and so is one that changes
@@ -143,7 +143,7 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 	return src, nil
 }
 
-// origin is a tree in the cache and what its way here told about it.
+// origin is a tree in the cache and what is known about where it came from.
 type origin struct {
 	sums   treeSums
 	commit string
@@ -271,7 +271,7 @@ func splitRef(given string) (base, ref string) {
 	return base, ref
 }
 
-// checkTree says what keeps a tree from being llama.cpp.
+// checkTree returns an error if a tree is not llama.cpp.
 func checkTree(dir string) error {
 	var missing []string
 	switch text, err := os.ReadFile(filepath.Join(dir, "CMakeLists.txt")); {

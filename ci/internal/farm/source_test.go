@@ -564,8 +564,8 @@ func TestResolveSourcePinFromNPM(t *testing.T) {
 	}
 }
 
-// What a run that was interrupted had of the npm package is not downloaded again, and a package that is there is not
-// downloaded at all.
+// The part of the npm package that an interrupted run downloaded is not downloaded again, and a
+// complete package is not downloaded at all.
 func TestResolveSourceResumesNPM(t *testing.T) {
 	pkg, pin := npmPin(t)
 	half := len(pkg) / 2
@@ -630,7 +630,7 @@ func pinned(t *testing.T, repo, commit string) matrix.LlamaPin {
 	return matrix.LlamaPin{Repository: "file://" + repo, Ref: "v0.7.3", Commit: commit, Tree: mustGit(t, repo, "rev-parse", commit+"^{tree}")}
 }
 
-// Whatever lies in the cache under a commit's name, the files are those of the commit or none.
+// Whatever the cache contains under a commit's name, the result is that commit's files or an error.
 func TestResolveSourceDoesNotBelieveTheCache(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "")
 	repo, commits := llamaRepo(t)
@@ -766,7 +766,7 @@ func TestResolveSourceHiddenChanges(t *testing.T) {
 	}
 }
 
-// Sources that need another way to be given say which.
+// The error for a source that must be given in another form says which form.
 func TestResolveSourceSaysTheWay(t *testing.T) {
 	repo, commits := llamaRepo(t)
 	crlf := filepath.Join(t.TempDir(), "crlf")

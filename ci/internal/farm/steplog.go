@@ -128,7 +128,7 @@ func (l *stepLog) event(e Event) {
 			state = "cached"
 		}
 		if e.State == StateStart {
-			l.last = nil // what went before says nothing of why this stage fails
+			l.last = nil // earlier output does not explain why this stage fails
 		}
 		l.stage = e.Stage
 		l.write("--- " + e.Stage + ": " + state)

@@ -114,8 +114,8 @@ func linkBackends(dir string) error {
 	return nil
 }
 
-// isBackend tells loadable backends (libggml-cuda.so, libggml-cpu-haswell.so)
-// from the libraries that programs are linked with (libggml-base.so).
+// isBackend reports whether a library is a loadable backend (libggml-cuda.so,
+// libggml-cpu-haswell.so), not one that programs are linked with (libggml-base.so).
 func isBackend(name string) bool {
 	return strings.HasPrefix(name, "libggml-") && strings.HasSuffix(name, ".so") && name != "libggml-base.so"
 }

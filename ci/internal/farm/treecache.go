@@ -30,7 +30,7 @@ const (
 //	lock
 //
 // Everything in it appears by rename, so any number of processes may share one. Nothing in it is
-// believed: a tree is hashed again each time it is used, and a commit's record holds the commit
+// trusted: a tree is hashed again each time it is used, and a commit's record holds the commit
 // itself, whose id is its hash and which names the git tree that the files must make. Only the
 // build number cannot be checked so, which is why the pin has its own.
 type treeCache struct {
@@ -138,7 +138,7 @@ func (c *treeCache) adopt(dir string) (treeSums, error) {
 	return sums, nil
 }
 
-// commitRecord is what is kept of a commit beside its tree.
+// commitRecord is what the cache keeps about a commit, next to its tree.
 type commitRecord struct {
 	Digest     string            `json:"digest"`
 	Build      int               `json:"build"`

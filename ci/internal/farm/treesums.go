@@ -80,7 +80,7 @@ func hashTree(dir string) (treeSums, error) {
 // The farm's digest takes for every one of them, in the order of their slash
 // paths, whether it is a link, an executable or a plain file, its length, and its
 // bytes or target. Folders count only through what is in them. A link that leaves
-// the tree and anything else than a file or link is a *strayError.
+// the tree, and anything other than a file or link, is a *strayError.
 func hashFiles(root *os.Root, names []string) (treeSums, error) {
 	names = slices.Sorted(slices.Values(names))
 	all := sha256.New()

@@ -12,7 +12,7 @@ import (
 // dirty follows the commit of a work tree whose files are not the commit's.
 const dirty = "-dirty"
 
-// workTree lists what a checked-out folder holds of its repository, and says which commit that is.
+// workTree lists the files of its repository that a checked-out folder contains, and returns their commit.
 func workTree(ctx context.Context, dir string) ([]string, origin, error) {
 	commit, err := git(ctx, dir, "rev-parse", "-q", "--verify", "HEAD^{commit}")
 	if err != nil {

@@ -39,7 +39,7 @@ type Report struct {
 	Findings []publisher.Finding
 	// Archives is how many there are.
 	Archives int
-	// Signer is the signer's name; empty without an accepted signature.
+	// Signer describes who signed; empty without an accepted signature.
 	Signer string
 }
 

@@ -2,8 +2,8 @@
 // what they compute with the plainest one: code that was never executed is not known to run.
 //
 // The program try beside it calls it, in a container, for the host half of a build; ci's try command
-// calls it for a bundle on any machine. Given a bundle's folder, it returns a Report, and reports a
-// line of progress for each variant. Each variant scores the next token of one prompt twice, in
+// calls it for a bundle on any machine. Given a bundle's folder, Run returns a Report, and calls
+// back with each variant's Result. Each variant scores the next token of one prompt twice, in
 // llama-server on a generated model with matrices of every type of tinygguf: the prompt in one
 // batch, which uses one set of kernels, and one token more, which uses another.
 //
@@ -106,8 +106,8 @@ func (r Report) Err() error {
 	return failed
 }
 
-// Run tries all variants of a bundle and tells progress of each. The error is one of trying; what a variant does wrong is
-// in the Report.
+// Run tries all variants of a bundle and calls progress with each result. The error means that the
+// trial itself failed; what a variant does wrong is in the Report.
 func Run(ctx context.Context, dir string, progress func(Result)) (Report, error) {
 	t, err := newTrial(dir)
 	if err != nil {

@@ -16,7 +16,7 @@
 // started. What remains of a killed engine (a bridge, firewall rules, control
 // groups) is described by a record in /run and removed by the next Up or Down.
 //
-// The package knows no Dagger SDK, prints nothing, and never ends a process
+// The package does not depend on the Dagger SDK, prints nothing, and never ends a process
 // that it did not start.
 package builtin
 
@@ -137,7 +137,7 @@ func (e *PreflightError) Error() string {
 	return "this host cannot run the built-in engine: " + strings.Join(e.Problems, "; ")
 }
 
-// A StartError says that an engine was started and did not come to answer. It
+// A StartError means that an engine was started and never answered. It
 // has been stopped and cleaned up when the error is returned.
 type StartError struct {
 	Name string

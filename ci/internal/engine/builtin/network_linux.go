@@ -91,8 +91,8 @@ func readBaseline(ctx context.Context, netNS string) (baseline, error) {
 }
 
 // cleanNetwork removes what an ended engine leaves in its network namespace.
-// alone says that no other engine lives there: then what all engines share
-// goes back to the baseline, too.
+// alone means that no other engine lives there: then what all engines share is
+// restored to the baseline, too.
 func (r *record) cleanNetwork(ctx context.Context, alone bool) error {
 	id, err := netNSID(r.NetNS)
 	if errors.Is(err, os.ErrNotExist) || err == nil && id != r.NetNSID {
@@ -189,7 +189,7 @@ func parseIptablesSave(out string) []table {
 	return tables
 }
 
-// empty says that the table does nothing.
+// empty reports whether the table does nothing.
 func (t table) empty() bool {
 	for _, policy := range t.chains {
 		if policy != "ACCEPT" {
@@ -203,7 +203,7 @@ var containerChain = regexp.MustCompile(`^CNI-[0-9a-f]{24}$`)
 
 // unfinishedChains returns the chains of containers that hold no rule and that
 // no rule leads to: CNI makes a chain, fills it and only then jumps to it, and
-// an engine can be killed in between. Nothing says whose they are.
+// an engine can be killed in between. Nothing identifies their owner.
 func (t table) unfinishedChains() []string {
 	var chains []string
 	for chain := range t.chains {

@@ -45,7 +45,7 @@ func (p programs) built() bool {
 	return err == nil
 }
 
-// programs says where the programs of the module are, compiled or not.
+// programs returns where the module's programs are, compiled or not.
 func (e *Engine) programs(module string) (programs, error) {
 	mod, err := os.ReadFile(filepath.Join(module, "go.mod"))
 	if err != nil {
@@ -180,7 +180,7 @@ func goBuild(ctx context.Context, module, out, version string, progress func(str
 	return nil
 }
 
-// layOut gives the CNI plugins a folder of their own, Debian's beside Dagger's.
+// layOut puts the CNI plugins, Debian's and Dagger's, into a folder of their own.
 func layOut(dir string) error {
 	cni := filepath.Join(dir, "cni")
 	err := errors.Join(

@@ -134,7 +134,7 @@ func (r *record) live() (*process, error) {
 	return openProcess(r.PID, r.StartTime)
 }
 
-// writeFile writes beside, syncs and renames.
+// writeFile writes a temporary file in the same folder, syncs it and renames it.
 func writeFile(path string, data []byte, perm os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
 	if err != nil {

@@ -38,7 +38,7 @@ type MadeBase struct {
 	Digest  string // of the image's manifest: sha256:…
 }
 
-// ToolError says that a program this package runs went wrong.
+// ToolError reports the failure of a program that this package runs.
 type ToolError struct {
 	Tool   string
 	Output string // its last lines
@@ -51,10 +51,10 @@ func (e *ToolError) Error() string {
 
 func (e *ToolError) Unwrap() error { return e.Err }
 
-// MakeBase makes a Debian base image from the lock's base packages, which Fetch has brought into
-// cacheDir. It needs root and a Debian or Ubuntu host, installs mmdebstrap where that is missing,
-// and changes nothing else. The same lock gives the same bytes; an image made before is returned as
-// it is.
+// MakeBase makes a Debian base image from the lock's base packages, which Fetch has downloaded into
+// cacheDir. It needs root and a Debian or Ubuntu host, installs mmdebstrap if that is missing, and
+// changes nothing else. The same lock produces the same bytes; an image made before is returned
+// unchanged.
 func MakeBase(ctx context.Context, lock cuda12.Lock, cacheDir string) (MadeBase, error) {
 	debs := lock.Of(cuda12.Base)
 	if len(debs) == 0 {
@@ -194,7 +194,7 @@ func runTool(ctx context.Context, arguments ...string) error {
 	return runCommand(ctx, command)
 }
 
-// runCommand runs a program in mount and process namespaces of its own: killed in whatever way, it
+// runCommand runs a program in mount and process namespaces of its own: however it is killed, it
 // leaves no mount and no process behind.
 func runCommand(ctx context.Context, command *exec.Cmd) error {
 	const excerpt = 4 << 10 // of the program's output, for the error

@@ -24,14 +24,14 @@ const fetchConcurrency = 8
 
 // FetchOptions are Fetch's options; the zero value fetches from the public mirrors.
 type FetchOptions struct {
-	Mirrors     []string // roots of Debian mirrors, in order of trial; an archive of the mirror of some day works as well
+	Mirrors     []string // roots of Debian mirrors, tried in this order; an archive of the mirror of some day works as well
 	NPMRegistry string   // the npm registry's root
 	Archive     string   // what Debian's files come from that no mirror gives: the root of its archive of the lock's day
 	Snapshot    string   // the lock's day, where it is not that of docker/cuda12
 	Concurrency int      // files downloaded and hashed at once
 	// Transfer downloads. The zero value will do.
 	Transfer transfer.Client
-	// Progress hears of bytes that are there, of all bytes of the lock. Calls do not overlap.
+	// Progress is called with the bytes that have arrived, out of all bytes of the lock. Calls do not overlap.
 	Progress func(measure.Progress)
 }
 
@@ -63,7 +63,7 @@ const checkedFile = "checked.json"
 // too.
 func FilesDir(cacheDir string) string { return filepath.Join(cacheDir, "files") }
 
-// Fetch brings every file of the lock into FilesDir(cacheDir). Files that are there already are
+// Fetch downloads every file of the lock into FilesDir(cacheDir). Existing files are
 // replaced if they are damaged; those that did not change since they were hashed are not hashed
 // again. An interrupted download resumes.
 func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOptions) error {
@@ -140,7 +140,7 @@ func fetchFile(ctx context.Context, p cuda12.Package, dir string, checked *files
 	return fmt.Errorf("fetching %s: %w", p.Name, err)
 }
 
-// addresses are where a package may be, in order of trial. npm has no archive.
+// addresses returns where a package may be, in the order to try them. npm has no archive.
 func addresses(p cuda12.Package, opts FetchOptions) []string {
 	if p.Kind == cuda12.NPM {
 		return []string{strings.TrimRight(opts.NPMRegistry, "/") + "/" + p.Path}

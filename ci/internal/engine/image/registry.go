@@ -72,8 +72,8 @@ func ResolveBase(ctx context.Context, ref string, client http.RoundTripper) (Res
 	return resolved, nil
 }
 
-// pingRegistry tells "no registry there" from every later failure: a registry answers its version
-// check with 200 or asks for a login.
+// pingRegistry distinguishes a missing registry from every later failure: a registry answers its
+// version check with 200 or asks for a login.
 func pingRegistry(ctx context.Context, registry name.Registry, client http.RoundTripper) error {
 	_, err := transport.Ping(ctx, registry, client)
 	if err == nil {

@@ -65,8 +65,8 @@ func (c choices) allow(value string) bool {
 	return !others || slices.Contains(c, value) || slices.Equal(c, choices{"any"})
 }
 
-// parseLock lists the tarballs that a lock names for the target, each once, and gives the
-// lock back with `resolved` filled in where it was left out.
+// parseLock lists the tarballs that a lock names for the target, each once, and returns the
+// lock with `resolved` filled in where it was left out.
 func parseLock(text []byte) ([]tarball, []byte, error) {
 	var lock struct {
 		Version  int              `json:"lockfileVersion"`
@@ -141,7 +141,7 @@ func (e entry) tarball() (tarball, error) {
 	return t, fmt.Errorf("its integrity %q has no SHA-512", e.Integrity)
 }
 
-// isFetchable reports whether an address is one that downloads know.
+// isFetchable reports whether an address has a scheme that downloads support.
 func isFetchable(u *url.URL) bool {
 	return u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
 }

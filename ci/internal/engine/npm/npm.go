@@ -1,4 +1,4 @@
-// Package npm brings what a package-lock.json names to this machine, so that `npm ci --offline` can
+// Package npm downloads what a package-lock.json names to this machine, so that `npm ci --offline` can
 // install it without a network.
 //
 // The engine's host step calls it before the web UI's stage. Given the bytes of the lock file and a
@@ -59,7 +59,7 @@ type Options struct {
 	Concurrency int    // tarballs downloaded at once
 	// Transfer downloads. The zero value will do.
 	Transfer transfer.Client
-	// Progress hears of tarballs that are there, of all that are needed. Calls do not overlap.
+	// Progress is called with the tarballs that have arrived, out of all that are needed. Calls do not overlap.
 	Progress func(measure.Progress)
 }
 
@@ -110,13 +110,13 @@ func (e *GoneError) Hint() string {
 	return "set npm_config_registry to a registry that has it, or build a llama.cpp whose package-lock.json names a version that exists"
 }
 
-// Check says what keeps a lock from being fetched, without a network.
+// Check returns an error if a lock cannot be fetched. It uses no network.
 func Check(lockfile []byte) error {
 	_, _, err := parseLock(lockfile)
 	return err
 }
 
-// Fetch brings every tarball that npm needs on linux, x64, glibc to install the lock into cacheDir,
+// Fetch downloads into cacheDir every tarball that npm needs on linux, x64, glibc to install the lock,
 // and lays out the folder for this lock there. A second run needs no network.
 func Fetch(ctx context.Context, lockfile []byte, cacheDir string, opts Options) (Packages, error) {
 	if opts.Registry != "" {
@@ -189,7 +189,7 @@ func hashAll(ctx context.Context, tarballs []tarball, store string) ([]int64, er
 	return sizes, nil
 }
 
-// downloadAll brings the missing ones of tarballs, by index, and notes their sizes.
+// downloadAll downloads the missing ones of tarballs, by index, and records their sizes.
 func downloadAll(ctx context.Context, tarballs []tarball, missing []int, sizes []int64, store string, opts Options) error {
 	var mu sync.Mutex
 	left := len(missing)
@@ -247,8 +247,8 @@ func layOut(dir string, lockfile []byte, tarballs []tarball, store string) error
 	})
 }
 
-// removeUnused removes the folders of locks that were not used for long, beside the one in use.
-// What cannot be removed does no harm there, and the next run tries again.
+// removeUnused removes the folders of locks that were not used for long, next to the one in use.
+// A folder that cannot be removed does no harm, and the next run tries again.
 func removeUnused(used string) {
 	locks := filepath.Dir(used)
 	folders, err := os.ReadDir(locks)

@@ -26,7 +26,7 @@ func (t tarball) file(store string) string {
 	return filepath.Join(store, hex.EncodeToString(t.sha512[:])+".tgz")
 }
 
-// blob is what the lock says of the tarball.
+// blob returns what the lock says about the tarball.
 func (t tarball) blob() transfer.Blob {
 	return transfer.Blob{Name: t.name, Size: -1, Max: maxTarball, SHA512: hex.EncodeToString(t.sha512[:])}
 }
@@ -61,7 +61,7 @@ func (t tarball) address(registry string) string {
 	return strings.TrimRight(registry, "/") + "/" + path
 }
 
-// fetch brings the tarball into the store and returns its size.
+// fetch downloads the tarball into the store and returns its size.
 func (t tarball) fetch(ctx context.Context, store string, opts Options) (int64, error) {
 	blob := t.blob()
 	blob.URLs = []string{t.address(opts.Registry)}

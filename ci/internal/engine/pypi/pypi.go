@@ -1,5 +1,5 @@
-// Package pypi brings what a lock of Python packages names to this machine, so that a stage without
-// a network can use it.
+// Package pypi downloads what a lock of Python packages names to this machine, so that a stage
+// without a network can use it.
 //
 // The engine's step for the Python package calls it. Given the text of the lock, in the form of
 // pip's requirements with hashes, and a cache folder, Fetch returns the names of the wheels in that
@@ -96,7 +96,7 @@ func parseLock(text []byte) ([]requirement, error) {
 	return all, nil
 }
 
-// Fetch brings every package of the lock into cacheDir.
+// Fetch downloads every package of the lock into cacheDir.
 func Fetch(ctx context.Context, lock []byte, cacheDir string, opts Options) (Packages, error) {
 	requirements, err := parseLock(lock)
 	if err != nil {
