@@ -144,7 +144,8 @@ func (f *farm) testNotices(t *testing.T) {
 	}
 }
 
-// Code that needs instructions beyond the x86-64 baseline, and code that contains its file's modification time, are refused.
+// Code that needs instructions beyond the x86-64 baseline, and code that contains its file's
+// modification time, are refused.
 func (f *farm) testStrayCode(t *testing.T) {
 	for _, test := range []struct{ name, file, code, want string }{
 		{"AVX in the programs' library", "src/llama.cpp", "#pragma GCC target(\"avx2\")\nfloat llama_stray(const float * x, int n) { float s = 0; for (int i = 0; i < n; i++) { s += x[i] * x[i]; } return s; }",
@@ -409,7 +410,7 @@ func (f *farm) testPlantedBackend(t *testing.T) {
 	}
 }
 
-// baseSystem unpacks the builder's base image, as it was before anything was installed.
+// baseSystem unpacks the builder's base image, before anything was installed in it.
 func (f *farm) baseSystem(t *testing.T) string {
 	t.Helper()
 	layout, root := t.TempDir(), t.TempDir()

@@ -21,7 +21,7 @@ import (
 
 // The end-to-end tests run the ci command as a process and look at what users get:
 // exit codes, messages, files. They build testdata/minillama on the engine that ci
-// finds, with the real nvcc. That engine may be at work for others, so it is never
+// finds, with the real nvcc. That engine may be serving others, so it is never
 // stopped or pruned: a test that kills an engine brings up its own.
 //
 // What every engine keeps makes a second run of these tests quick, and none of them
@@ -225,7 +225,7 @@ func (p *process) await(pattern string) []string {
 
 func (p *process) interrupt() error { return p.cmd.Process.Signal(syscall.SIGINT) }
 
-// wait returns when the command ended by itself. A test that fails shows all its output.
+// wait returns when the command has exited. A test that fails shows all its output.
 func (p *process) wait() result {
 	p.t.Helper()
 	<-p.read

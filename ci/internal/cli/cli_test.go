@@ -65,7 +65,7 @@ func scripts(t *testing.T, dir string) testscript.Params {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			// exits CODE args…: runs ci and wants that exit code.
+			// exits CODE args…: runs ci and expects that exit code.
 			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 				if neg || len(args) < 1 {
 					ts.Fatalf("usage: exits CODE args…")

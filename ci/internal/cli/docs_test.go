@@ -235,7 +235,7 @@ func TestDocsMake(t *testing.T) {
 	}
 }
 
-// README's table of GPUs, and the versions beside it, are the matrix's.
+// README's table of GPUs, and the versions next to it, match the matrix.
 func TestDocsGPUs(t *testing.T) {
 	m, err := spec.Default()
 	if err != nil {

@@ -148,7 +148,7 @@ func fatbins() map[matrix.SM]string {
 	return map[matrix.SM]string{75: "sm75.fatbin", 86: "sm86.fatbin", 89: "sm89-ptx.fatbin"}
 }
 
-// deviceCode reads an SM's device code; a script has set where that lies.
+// deviceCode reads an SM's device code; a script has set its path.
 func deviceCode(sm matrix.SM) ([]byte, error) {
 	dir := os.Getenv("FATBINS")
 	if dir == "" {

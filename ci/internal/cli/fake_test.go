@@ -25,7 +25,7 @@ import (
 //	fail-STEP     the step's command fails
 //	kill-STEP     the kernel kills a compiler of the step
 //	lose-STEP     the engine that takes the step is lost
-//	wrong-STEP    the step gives device code for another SM
+//	wrong-STEP    the step produces device code for another SM
 //	other-runtime the CUDA runtime is another one
 //	other-builder the builder image is another one
 //	other-engine  the engine is of another version

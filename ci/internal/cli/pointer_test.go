@@ -21,7 +21,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
 )
 
-// runPointer runs the command in a folder and wants its exit code, and a text in what it says.
+// runPointer runs the command in a folder and expects an exit code, and a text in its output.
 func runPointer(t *testing.T, dir string, code int, text string, args ...string) {
 	t.Helper()
 	cmd := exec.Command("ci", append([]string{"pointer"}, args...)...)
@@ -58,7 +58,7 @@ func signRelease(t *testing.T, r *fetchtest.Release, signer *cosign.Signer) {
 	}
 }
 
-// wantPointer reads a release pointer by a policy and wants its number and its release.
+// wantPointer reads a release pointer under a policy and expects its number and its release.
 func wantPointer(t *testing.T, policy sigverify.Policy, signed []byte, number int64, release *fetchtest.Release) {
 	t.Helper()
 	v, err := sigverify.New(policy)
@@ -136,7 +136,7 @@ func TestPointerByWorkflow(t *testing.T) {
 	runPointer(t, work, exitDone, "release pointer 2: "+cosigntest.Tag+", until ", append(as(mine), "--expires", "12h")...)
 	wantPointer(t, policy, public(), 2, release)
 
-	// Others sign nothing: neither the release's own workflow, nor another branch, nor another repository.
+	// No other signer is accepted: not the release's own workflow, another branch, or another repository.
 	for _, other := range []cosigntest.Workflow{
 		{},
 		{Path: mine.Path, Ref: "refs/heads/other"},

@@ -201,7 +201,7 @@ func (e *spaceError) Error() string {
 
 func (e *spaceError) Is(target error) bool { return target == error(unix.ENOSPC) }
 
-// exists reports whether there is something of that name.
+// exists reports whether anything of that name exists.
 func exists(name string) bool {
 	_, err := os.Lstat(name)
 	return err == nil

@@ -127,7 +127,7 @@ func TestSummary(t *testing.T) {
 		Host: farm.Result{Step: "host", Stats: farm.StepStats{Wall: time.Second, Cached: true}},
 		Bundles: []farm.Result{
 			{Step: "sm50", Stats: ran},
-			// A stage that fails leaves no figures: the engine's builder gives its time alone.
+			// A stage that fails leaves no figures: the engine's builder reports only its time.
 			{Step: "sm60", Stats: farm.StepStats{Wall: 90 * time.Second, Cached: true}, Err: &farm.StepError{Step: "sm60", Stage: "compile", ExitCode: 1}},
 			{Step: "sm61", Stats: ran, Err: fmt.Errorf("auditing: %w", audit)},
 			{Step: "sm70", Err: fmt.Errorf("building: %w", farm.ErrEngineLost)},

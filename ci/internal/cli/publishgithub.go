@@ -36,7 +36,7 @@ type publishGitHubCommand struct {
 	cache    string
 	// table is the matrix, which the notes need.
 	table matrix.Matrix
-	// verified says that what is public is verified after this, so that it is not read back.
+	// verified means that the caller verifies what is public afterwards, so that it is not read back.
 	verified bool
 }
 

@@ -17,7 +17,7 @@ import (
 //
 //	github DIR    starts one, with a token, and makes a signed release folder whose key is DIR.pub
 //	fault WORDS…  lets the named fault happen once
-//	released      says in released.txt what there is
+//	released      lists in released.txt what was released
 func githubCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {
 	var mu sync.Mutex
 	servers := map[string]*ghtest.Server{}

@@ -68,7 +68,7 @@ type publishModelsCommand struct {
 	given  map[string][]byte // a license's ID → its text
 	source *hub.Client
 	client *hfhub.Client
-	// anonymous says that there is neither a token nor what could be exchanged for one.
+	// anonymous means that there is neither a token nor anything to exchange for one.
 	anonymous bool
 	made      map[string]madeModel
 }
@@ -275,7 +275,7 @@ func (p *publishModelsCommand) message() string {
 	return "Publish " + strings.Join(list, ", ")
 }
 
-// refuse gives errors their exit codes.
+// refuse wraps errors so that they get their exit codes.
 func (p *publishModelsCommand) refuse(err error) error {
 	switch {
 	case isAs[*matrix.LicenceError](err), isAs[*hub.MismatchError](err), isAs[*hfhub.CatalogueError](err):

@@ -36,11 +36,11 @@ func TestModelScripts(t *testing.T) {
 //	gguf FILE SEED            writes a small model, and sets SHA and SIZE
 //	upload REPO FILE PATH     puts a file into a repository as another client would; sets COMMIT
 //	trouble STAGE DO [STATUS] lets something go wrong: see hftest.Fault
-//	held REPO                 says in held.txt what a repository has, and how many commits
-//	read REPO PATH FILE       brings a file of a repository
-//	pull REPO FILE            brings a file as llcuda-fetch does, and checks it
+//	held REPO                 lists in held.txt what a repository has, and how many commits
+//	read REPO PATH FILE       downloads a file of a repository
+//	pull REPO FILE            downloads a file as llcuda-fetch does, and checks it
 //	trust TOKEN REPO          makes the repository trust any client that has the ID token
-//	requests                  says in requests.txt what was asked of the Hub since the last time
+//	requests                  lists in requests.txt the requests to the Hub since the last time
 //	expand FILE               makes FILE of FILE.in, with the script's variables in it
 func hubCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {
 	var mu sync.Mutex

@@ -99,7 +99,7 @@ func pypiReleaseOf(t *testing.T) pypiMade {
 	return m
 }
 
-// The same commit and the same client give the same bytes, in another folder, at another time, and under another umask.
+// The same commit and the same client produce the same bytes, in another folder, at another time, and under another umask.
 func testSameWheels(t *testing.T, m pypiMade) {
 	copied := release.Dir(filepath.Join(t.TempDir(), "with a blank and ü"))
 	if err := os.CopyFS(string(copied), os.DirFS(string(m.dist()))); err != nil {
@@ -188,7 +188,7 @@ func serve(t *testing.T, address, program string, args ...string) {
 	}
 }
 
-// pypiserver serves a folder, and gives the text of a .pypirc with it: as loop, and as locked with a wrong password.
+// pypiserver serves a folder, and returns the text of a .pypirc for it: as loop, and as locked with a wrong password.
 func pypiserver(t *testing.T, packages string) string {
 	t.Helper()
 	if err := os.MkdirAll(packages, 0o755); err != nil {

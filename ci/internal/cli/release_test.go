@@ -84,7 +84,7 @@ func (b built) checks(t *testing.T) release.Checks {
 	return release.Checks{RulesFor: rulesIn(m, (&fakeEngines{}).BuildPaths()), Verifier: b.as.Verifier}
 }
 
-// Only a folder with all that would be built, described to the end, is taken for built.
+// Only a folder with everything that would be built, completely described, counts as built.
 func TestAlreadyBuilt(t *testing.T) {
 	made := buildRelease(t)
 	const bundle = "llcuda-bins-sm75.tar.zst"

@@ -17,7 +17,7 @@ type terminal = console.Terminal
 
 func newTerminal(out, err *os.File) *terminal { return console.New("ci", out, err) }
 
-// hintFor is the way out of an error: its own where it has one.
+// hintFor returns the hint for an error: its own if it has one.
 func hintFor(err error) string {
 	var hinted interface{ Hint() string }
 	var source *farm.SourceError

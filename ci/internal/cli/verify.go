@@ -71,7 +71,7 @@ public can download, without a token, and verifies the signature first.`,
 	return cmd
 }
 
-// rulesFrom gives the rules of a target.
+// rulesFrom returns the rules of a target.
 func rulesFrom(m matrix.Matrix, buildPaths []string, target matrix.Target) bundler.Rules {
 	return bundler.Rules{Target: target, Toolkit: m.Toolkit, Floors: m.Floors, BuildPaths: buildPaths}
 }
@@ -113,7 +113,7 @@ func verifyDir(ctx context.Context, term *terminal, dir release.Dir, checks rele
 	return nil
 }
 
-// verifyPublic downloads all that is public and verifies it.
+// verifyPublic downloads everything that is public and verifies it.
 func verifyPublic(ctx context.Context, term *terminal, at publicFlags, patience time.Duration, cache string, rulesFor release.RulesFor) error {
 	if err := at.check(); err != nil {
 		return err

@@ -169,7 +169,8 @@ func TestActionsArePinned(t *testing.T) {
 	}
 }
 
-// What builds, and what tests it, runs in one image by its digest, and all else has the very Go that is in it.
+// Jobs that build, and jobs that test the result, run in one image pinned by digest; all others use
+// the same Go version as that image.
 func TestOneToolchain(t *testing.T) {
 	image := regexp.MustCompile(`^golang:1\.[0-9]+-bookworm@sha256:[0-9a-f]{64}$`)
 	all := workflows(t)
@@ -367,7 +368,7 @@ func TestReleaseIsAttested(t *testing.T) {
 	}
 }
 
-// script runs a step's script as GitHub does, with programs of the test's own first in PATH, and gives what it printed.
+// script runs a step's script as GitHub does, with programs of the test's own first in PATH, and returns what it printed.
 func script(t *testing.T, s step, dir, programs string, environ ...string) (string, error) {
 	t.Helper()
 	cmd := exec.Command("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", s.Run)

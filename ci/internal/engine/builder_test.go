@@ -33,7 +33,7 @@ func (a answering) Do(*http.Request) (*http.Response, error) {
 func (a answering) Host() string { return "test" }
 func (a answering) Close() error { return nil }
 
-// Only a command that ended by itself with an exit code is a failed step; what else the engine says is shown as it says it.
+// Only a command that exited with an exit code is a failed step; any other error of the engine is shown unchanged.
 func TestStageError(t *testing.T) {
 	const older = "[3/3] a line of an older stage"
 	for _, test := range []struct {
@@ -79,7 +79,7 @@ func TestFullDisk(t *testing.T) {
 	for _, test := range []struct {
 		name, says string
 		dirs       []string
-		want       string // empty if the error stays as it is
+		want       string // empty if the error is unchanged
 	}{
 		{"here", "write /var/lib/dagger/x: no space left on device", []string{roomy, full}, "the disk of " + full + " is full"},
 		{"elsewhere", "failed to copy: no space left on device", []string{roomy}, "the disk of the engine is full"},

@@ -18,7 +18,7 @@ type Image struct {
 	Base   string // "debian:bookworm-slim@sha256:…", or "made@sha256:…" for one made here
 	Digest string // "sha256:…" over the base, the install script and the lock
 
-	archive string      // the base as an OCI archive, where it was made here
+	archive string      // the base as an OCI archive, if it was made here
 	files   string      // a folder with the locked packages, each under its SHA-256
 	lock    cuda12.Lock // which of the folder's files belong to the image
 }
@@ -28,7 +28,7 @@ const BaseMade = "made"
 
 // prepareImage fetches what the builder image is made of into cacheDir. The base is the given
 // registry reference (NAME:TAG, resolved to a digest, or NAME:TAG@DIGEST), or BaseMade. Empty
-// means the reference in docker/cuda12/base.lock, or BaseMade where no registry answers.
+// means the reference in docker/cuda12/base.lock, or BaseMade if no registry answers.
 func prepareImage(ctx context.Context, base, cacheDir string, progress func(measure.Progress)) (Image, error) {
 	lock, err := cuda12.DefaultLock()
 	if err != nil {

@@ -29,7 +29,7 @@ func (e *FullDiskError) Error() string {
 }
 func (e *FullDiskError) Unwrap() error { return e.Err }
 
-// Is makes it a full disk's error as the kernel would give it.
+// Is makes the error match the one the kernel returns for a full disk.
 func (e *FullDiskError) Is(target error) bool { return target == error(unix.ENOSPC) }
 
 // fullDisk makes an engine's error a *FullDiskError where a disk is why. The folders are on the disks that can be.

@@ -34,7 +34,7 @@ func TestJobs(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		gib   string
-		files map[string]string // beside 64 GiB of memory
+		files map[string]string // in addition to 64 GiB of memory
 		env   []string
 		jobs  string
 		why   string

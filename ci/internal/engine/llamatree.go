@@ -105,7 +105,8 @@ func optionName(arg string) string {
 	return name
 }
 
-// unknownOptions returns the options that a recipe depends on and a tree does not define: CMake itself would ignore them.
+// unknownOptions returns the options that a recipe depends on and a tree does not define: CMake
+// itself would ignore them.
 func unknownOptions(args []string, options map[string]bool) []string {
 	var unknown []string
 	for _, arg := range args {

@@ -110,7 +110,7 @@ func (r resolver) tarball(ctx context.Context, file string) (origin, error) {
 	return tree, nil
 }
 
-// Unpack unpacks a tar archive, compressed or not, into an empty folder, and gives the one top folder in it.
+// Unpack unpacks a tar archive, compressed or not, into an empty folder, and returns the one top folder in it.
 func Unpack(ctx context.Context, file, dir string) (string, error) {
 	top, _, err := unpackFile(ctx, file, dir)
 	if err != nil {

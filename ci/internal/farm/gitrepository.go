@@ -56,7 +56,7 @@ func (r repository) fetch(ctx context.Context, refspecs ...string) error {
 	return nil
 }
 
-// commit is the id of the commit that a name stands for.
+// commit returns the id of the commit that a name refers to.
 func (r repository) commit(ctx context.Context, name string) (string, error) {
 	return git(ctx, r.dir, "rev-parse", "-q", "--verify", name+"^{commit}")
 }

@@ -64,7 +64,7 @@ func (r resolver) pinnedFromGit(ctx context.Context, pin matrix.LlamaPin) (origi
 	r.progress("fetching " + pin.Commit + " from " + pin.Repository)
 	err = repo.fetch(ctx, pin.Commit)
 	if err != nil && pin.Ref != "" {
-		// A server may refuse to give a commit by its id; the ref may be it.
+		// A server may refuse to serve a commit by its id; the ref may point to it.
 		err = repo.fetch(ctx, pin.Ref)
 	}
 	if err != nil {

@@ -55,7 +55,7 @@ func (r resolver) patched(ctx context.Context, tree origin, set []patches.Patch,
 	return dir, applied, nil
 }
 
-// applyForm applies the first form of a patch that fits. The error is that of the patch itself, where none does.
+// applyForm applies the first form of a patch that fits. If none fits, the error is that of the patch itself.
 func applyForm(p patches.Patch, read func(name string) ([]byte, error)) (form patches.Patch, files map[string][]byte, err error) {
 	for i, form := range p.Forms() {
 		files, formErr := form.Apply(read)

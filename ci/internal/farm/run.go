@@ -46,7 +46,7 @@ type Result struct {
 }
 
 // Outcome is how a run ended. Bundles[i] belongs to the i-th job. Runtime is
-// zero where no runtime step was asked for.
+// zero if no runtime step was requested.
 type Outcome struct {
 	Host    Result
 	Runtime Result
@@ -217,7 +217,7 @@ func (r *run) result(t *task) *Result {
 	return &r.outcome.Bundles[t.index]
 }
 
-// assign gives every idle builder a step and the collector a finished tree.
+// assign assigns a step to every idle builder and a finished tree to the collector.
 func (r *run) assign(ctx context.Context) {
 	if ctx.Err() != nil {
 		return

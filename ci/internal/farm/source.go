@@ -26,7 +26,7 @@ const fallbackEpoch = 1577836800
 // the tree states none.
 const shortCommit = 12
 
-// SourceError is a source that the user has to give differently.
+// SourceError reports a source that the user must specify differently.
 type SourceError struct {
 	Given   string
 	Problem string
@@ -105,7 +105,7 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 		}
 		return Source{}, fmt.Errorf("reading source %s: %w", given, err)
 	}
-	// Whichever way it came, what goes by the name of the pinned commit is the pinned tree.
+	// Wherever it came from, a tree named by the pinned commit must be the pinned tree.
 	if tree.commit == pin.Commit && tree.tree != pin.Tree {
 		return Source{}, fmt.Errorf("reading source %s: %w", cmp.Or(given, "of the pin"), &TreeError{pin.Commit, pin.Tree, tree.tree})
 	}
@@ -148,7 +148,7 @@ type origin struct {
 	sums   treeSums
 	commit string
 	tree   string // git's id of the tree that the files make; empty if it was not needed
-	tag    string // the ref it was asked by, where that is a tag
+	tag    string // the requested ref, if that is a tag
 	build  int
 	date   int64 // Unix seconds; 0 if unknown
 
@@ -323,7 +323,7 @@ func statedVersion(dir string) (string, error) {
 // buildTag is how llama.cpp tags its builds, since b1046.
 var buildTag = regexp.MustCompile(`^b([1-9][0-9]{3,})$`)
 
-// buildOfTag is the build number that a tag tells: llama.cpp counts the same commits. 0 is none.
+// buildOfTag returns the build number that a tag contains: llama.cpp counts the same commits. 0 means none.
 func buildOfTag(tag string) int {
 	match := buildTag.FindStringSubmatch(tag)
 	if match == nil {

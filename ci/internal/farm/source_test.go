@@ -259,7 +259,7 @@ func TestResolveSourceForms(t *testing.T) {
 	}
 }
 
-// What a killed process left on its way into the cache is removed, unless another is at work there.
+// What a killed process left unfinished in the cache is removed, unless another process is using the cache.
 func TestUnfinishedTreesAreRemoved(t *testing.T) {
 	cache := t.TempDir()
 	folder, file := filepath.Join(cache, "unfinished-123"), filepath.Join(cache, "unfinished-456")
@@ -325,7 +325,7 @@ func TestResolveSourceHistory(t *testing.T) {
 		t.Errorf("the first commit gives %+v", src)
 	}
 
-	// A build's own tag tells what a history that is squashed or cut short does not.
+	// A build's own tag has the number that a squashed or truncated history lacks.
 	mustGit(t, repo, "tag", "b8390", commits[0])
 	cut := filepath.Join(t.TempDir(), "cut")
 	mustGit(t, repo, "tag", "b10361", commits[2])

@@ -62,7 +62,7 @@ func (s *stepSink) close() {
 
 // stepLog is the full log of one step, and its last lines.
 type stepLog struct {
-	file  *os.File // nil where no logs are kept
+	file  *os.File // nil if no logs are kept
 	w     *bufio.Writer
 	stage string
 	last  []string

@@ -93,7 +93,7 @@ func duplicate(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// linkBackends links every loadable backend beside the programs.
+// linkBackends links every loadable backend next to the programs.
 func linkBackends(dir string) error {
 	entries, err := os.ReadDir(filepath.Join(dir, libDir))
 	if err != nil {

@@ -35,7 +35,7 @@ const (
 // build number cannot be checked so, which is why the pin has its own.
 type treeCache struct {
 	dir  string
-	used *flock.Flock // shared by the processes at work here
+	used *flock.Flock // shared by the processes that use the cache
 }
 
 // openTreeCache opens the cache, and removes what killed processes left unfinished if no other is
@@ -198,8 +198,8 @@ func isDigest(s string) bool {
 	return strings.HasPrefix(s, digestPrefix) && err == nil && len(raw) == sha256.Size
 }
 
-// normalise gives every file of a tree the modes and the time that do not depend on where it came
-// from, so that an engine sees equal trees as equal.
+// normalise sets the modes and times of every file of a tree to values that do not depend on where
+// it came from, so that an engine sees equal trees as equal.
 func normalise(dir string) error {
 	epoch := time.Unix(fallbackEpoch, 0)
 	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {

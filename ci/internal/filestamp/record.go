@@ -26,7 +26,7 @@ type Record struct {
 	changed bool
 }
 
-// OpenRecord reads a record. One that is not there, or cannot be used, knows nothing.
+// OpenRecord reads a record. A missing or unusable one is empty.
 func OpenRecord(path string) *Record {
 	r := &Record{path: path}
 	if text, err := os.ReadFile(path); err != nil || json.Unmarshal(text, &r.stamps) != nil || r.stamps == nil {
@@ -58,7 +58,7 @@ func (r *Record) noted(name string) string {
 	return r.stamps[name]
 }
 
-// Save writes the record, if there is anything new in it. In a folder that can only be read, it does nothing.
+// Save writes the record if it has new entries. In a read-only folder it does nothing.
 func (r *Record) Save() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

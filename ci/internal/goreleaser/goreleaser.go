@@ -70,11 +70,11 @@ func Open(ctx context.Context, dir string, built ...string) (Checkout, error) {
 	return c, nil
 }
 
-// below is the path of a folder inside the repository, and whether it lies there at all.
+// below returns the path of a folder inside the repository, and whether it is there at all.
 func below(root, folder string) (string, bool) {
 	abs, err := filepath.Abs(folder)
 	if err == nil {
-		abs, err = filepath.EvalSymlinks(abs) // git knows the root by its real path
+		abs, err = filepath.EvalSymlinks(abs) // git reports the root by its real path
 	}
 	if err != nil {
 		return "", false // it is not there yet, and holds nothing
@@ -95,7 +95,7 @@ func (c Checkout) Tagged(ctx context.Context, tag string) string {
 // Options say what to package. Release and WorkDir are required.
 type Options struct {
 	Release string
-	// WorkDir is an empty folder; what comes out lies in it.
+	// WorkDir is an empty folder; the output goes into it.
 	WorkDir string
 	// Snapshot packages the working tree as it is, changes included, and has the program say so.
 	Snapshot bool
@@ -203,7 +203,7 @@ func (c Checkout) Date(ctx context.Context) (time.Time, error) {
 }
 
 // snapshot makes a commit of the working tree as it is, on no branch, without touching the index. Its date is that of the
-// commit below, so that the same tree gives the same commit.
+// commit below, so that the same tree produces the same commit.
 func (c Checkout) snapshot(ctx context.Context, work string) (string, error) {
 	date, err := git(ctx, c.Root, nil, "show", "--no-patch", "--format=%ct +0000", c.Commit)
 	if err != nil {

@@ -32,7 +32,7 @@ func checkout(t *testing.T) Checkout {
 	return c
 }
 
-// The working tree, packaged twice in two folders, gives the same two archives, and they are what people shall get.
+// The working tree, packaged in two folders, produces the same two archives, with the contents that users should get.
 func TestPackage(t *testing.T) {
 	c := checkout(t)
 	var stages []string
@@ -171,7 +171,7 @@ func unpack(t *testing.T, archive []byte, program string, probe bool) {
 	}
 }
 
-// checkProgram wants a static, stripped program of an architecture that still knows which modules it is made of.
+// checkProgram expects a static, stripped program for an architecture that still lists the modules it is made of.
 func checkProgram(t *testing.T, path string, machine elf.Machine, arch string) {
 	t.Helper()
 	f, err := elf.Open(path)

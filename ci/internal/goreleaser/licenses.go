@@ -12,7 +12,7 @@ import (
 )
 
 // licenseForm is what files are called that say under which terms code may be passed on, or what has to be passed on with
-// it. LICENSE.docs and the like are about something else than the code.
+// it. LICENSE.docs and the like do not cover the code.
 var licenseForm = regexp.MustCompile(`(?i)^((un)?licen[cs]e|copying|copyright|notice|patents)([-_.](txt|md|rst|mit|bsd|apache2?|apache-2\.0|mpl|third[-_]party))?$`)
 
 // standardDir is the folder of the standard library's license.

@@ -35,7 +35,7 @@ func (v *verification) attestations(metadata map[string]manifests.Metadata) erro
 	return v.bills(metadata)
 }
 
-// complete reports whether the release must have all that signing makes.
+// complete reports whether the release must have everything that signing makes.
 func (v *verification) complete() bool { return v.MustBeSigned || v.has(manifests.SignatureName) }
 
 func (v *verification) signature() {

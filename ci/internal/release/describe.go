@@ -140,7 +140,7 @@ func (d Dir) Describe(ctx context.Context, known *Ledger) (Description, error) {
 	return d.writeDescription(archives)
 }
 
-// describe makes the documents of archives and of what lies beside them now.
+// describe makes the documents for archives and for the files that are next to them now.
 func (d Dir) describe(archives []manifests.Artifact) (Description, error) {
 	_, beside, err := d.Contents()
 	if err != nil {

@@ -33,10 +33,10 @@ const LogsName = "logs"
 // A Dir is a folder with the files of one release.
 type Dir string
 
-// Path is where a file of the release lies.
+// Path returns the path of a file of the release.
 func (d Dir) Path(name string) string { return filepath.Join(string(d), name) }
 
-// Names lists what lies in the folder, but for the logs.
+// Names lists the contents of the folder, except the logs.
 func (d Dir) Names() ([]string, error) {
 	entries, err := os.ReadDir(string(d))
 	if err != nil {
@@ -193,7 +193,7 @@ func (e *MissingError) Unwrap() error { return e.err }
 // Hint is the way out.
 func (e *MissingError) Hint() string { return e.hint }
 
-// hintOf is the way out that an error has; empty where it has none.
+// hintOf returns an error's hint; empty if it has none.
 func hintOf(err error) string {
 	var hinted interface{ Hint() string }
 	if errors.As(err, &hinted) {
@@ -207,7 +207,7 @@ func isAs[T error](err error) bool {
 	return errors.As(err, &target)
 }
 
-// exists reports whether there is something of that name.
+// exists reports whether anything of that name exists.
 func exists(name string) bool {
 	_, err := os.Lstat(name)
 	return err == nil

@@ -19,7 +19,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// RulesFor gives the bundler's rules for an SM.
+// RulesFor returns the bundler's rules for an SM.
 type RulesFor func(matrix.SM) (bundler.Rules, error)
 
 // Checks are what a release is verified against.
@@ -33,9 +33,9 @@ type Checks struct {
 
 // A Report is what verifying a folder found.
 type Report struct {
-	// Release is manifest.json; empty where that cannot be read.
+	// Release is manifest.json; empty if that cannot be read.
 	Release manifests.Release
-	// Findings are all that is wrong, ascending.
+	// Findings lists everything that is wrong, ascending.
 	Findings []publisher.Finding
 	// Archives is how many there are.
 	Archives int
@@ -180,7 +180,7 @@ func (v *verification) sort() {
 	})
 }
 
-// Joined are findings as one error, a line for each; nil where there are none.
+// Joined returns findings as one error, a line for each; nil if there are none.
 func (d Dir) Joined(findings []publisher.Finding) error {
 	var lines []error
 	for _, f := range findings {

@@ -47,7 +47,7 @@ type Result struct {
 	Variant string
 	Lacking bool    // this CPU cannot run it
 	Off     float64 // the greatest difference from the plainest variant
-	Problem string  // empty where it did well
+	Problem string  // empty if it did well
 }
 
 func (r Result) String() string {
@@ -172,7 +172,7 @@ func newTrial(dir string) (*trial, error) {
 	return t, nil
 }
 
-// variant tries one. Where it fails, models of one type each tell which kernels do.
+// variant tries one variant. If it fails, models of one type each show which kernels fail.
 func (t *trial) variant(ctx context.Context, name string) (Result, error) {
 	result := Result{Variant: name}
 	err := t.stage.Use(name)

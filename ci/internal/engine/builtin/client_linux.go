@@ -16,7 +16,7 @@ import (
 // its data.
 func (r *record) query(ctx context.Context, query string, data any) error {
 	cmd := exec.CommandContext(ctx, programs{dir: r.Binaries}.cli(), "query", "--silent")
-	// The client leaves nothing in the user's folders, and knows no cloud.
+	// The client leaves nothing in the user's folders, and uses no cloud.
 	cmd.Env = []string{
 		"PATH=" + toolPath,
 		"HOME=" + filepath.Join(r.StateDir, "home"),

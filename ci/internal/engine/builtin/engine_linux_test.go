@@ -29,7 +29,7 @@ import (
 
 // These tests run real engines. They share the compiled programs with the user
 // (the user's cache) and nothing else: names, state and network namespaces are
-// their own, so that an engine at work on this host is not touched.
+// their own, so that an engine running on this host is not touched.
 
 // lastEngine numbers the engines of this process.
 var lastEngine atomic.Int32
@@ -132,7 +132,7 @@ func newSession(t *testing.T, info Info) *session {
 	return s
 }
 
-// close ends the session. One whose engine was killed does not end by itself.
+// close ends the session. A session whose engine was killed does not end on its own.
 func (s *session) close() {
 	s.stdin.Close()
 	timer := time.AfterFunc(3*time.Second, func() { s.cmd.Process.Kill() })

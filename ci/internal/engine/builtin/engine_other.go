@@ -24,7 +24,7 @@ func (e *Engine) Down(context.Context) error { return e.Preflight() }
 // Prune cannot work here.
 func (e *Engine) Prune(context.Context) (int64, error) { return 0, e.Preflight() }
 
-// RunnerHost is the address of a built-in engine: there is none here.
+// RunnerHost returns an empty address: this system has no built-in engine.
 func RunnerHost(string) string { return "" }
 
 func (e *Engine) follow() error { return nil }

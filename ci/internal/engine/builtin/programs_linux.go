@@ -22,7 +22,7 @@ var cniPlugins = []string{"bridge", "firewall", "host-local", "loopback"}
 
 const debianCNIDir = "/usr/lib/cni"
 
-// progressEvery is how many compiled packages lie between two progress lines.
+// progressEvery is the number of compiled packages between two progress lines.
 const progressEvery = 100
 
 var daggerVersion = regexp.MustCompile(`(?m)^\s*(?:require\s+)?github\.com/dagger/dagger (v\S+)`)

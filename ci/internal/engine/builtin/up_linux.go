@@ -206,7 +206,7 @@ func (e *Engine) start(ctx context.Context, built programs) (*record, error) {
 	return nil, failure
 }
 
-// claim gives the engine its network and writes its record.
+// claim assigns the engine its network and writes its record.
 func (e *Engine) claim(ctx context.Context, built programs) (*record, error) {
 	unlock, err := lockRecords(ctx)
 	if err != nil {

@@ -119,7 +119,7 @@ func sweep(dir string) error {
 	return nil
 }
 
-// needBootstrap installs mmdebstrap where it is missing.
+// needBootstrap installs mmdebstrap if it is missing.
 func needBootstrap(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("making the base image: it needs root")

@@ -48,7 +48,7 @@ func baseCache(t *testing.T) (string, cuda12.Lock) {
 	return cache, lock
 }
 
-// emptyCache is a cache beside another one, with its files and no base image.
+// emptyCache makes a cache next to another one, with its files and no base image.
 func emptyCache(t *testing.T, cache string, lock cuda12.Lock) string {
 	t.Helper()
 	empty, err := os.MkdirTemp(cache, "test-") // on the same disk, since MakeBase links files

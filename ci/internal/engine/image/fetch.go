@@ -27,7 +27,7 @@ type FetchOptions struct {
 	Mirrors     []string // roots of Debian mirrors, tried in this order; an archive of the mirror of some day works as well
 	NPMRegistry string   // the npm registry's root
 	Archive     string   // what Debian's files come from that no mirror gives: the root of its archive of the lock's day
-	Snapshot    string   // the lock's day, where it is not that of docker/cuda12
+	Snapshot    string   // the lock's day, if it is not that of docker/cuda12
 	Concurrency int      // files downloaded and hashed at once
 	// Transfer downloads. The zero value will do.
 	Transfer transfer.Client

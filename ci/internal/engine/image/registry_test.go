@@ -55,7 +55,7 @@ func TestResolveBase(t *testing.T) {
 		t.Errorf("pulled %s, resolved %s", pulled, first)
 	}
 
-	// The tag moves. A pin still gives the first image and says so; the bare tag gives the second.
+	// The tag moves. A pin still resolves to the first image and says so; the bare tag resolves to the second.
 	_, second := registry.Push(t, layoutOf(t, "12.16"), "debian:bookworm-slim")
 	if second == first {
 		t.Fatal("two base images have one digest")

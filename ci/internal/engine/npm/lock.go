@@ -146,7 +146,7 @@ func isFetchable(u *url.URL) bool {
 	return u.Host != "" && (u.Scheme == "https" || u.Scheme == "http")
 }
 
-// fill sets `resolved` of some packages. A lock that lacks none stays as it is, byte for byte.
+// fill sets `resolved` of some packages. A lock that lacks none is unchanged, byte for byte.
 func fill(text []byte, resolved map[string]string) ([]byte, error) {
 	if len(resolved) == 0 {
 		return text, nil

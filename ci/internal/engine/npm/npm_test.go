@@ -85,7 +85,7 @@ func TestFetch(t *testing.T) {
 	}
 }
 
-// A lock that lacks nothing is mounted as it is.
+// A lock that lacks nothing is mounted unchanged.
 func TestFetchKeepsLock(t *testing.T) {
 	r := newRegistry(t)
 	lock := lockOf(t, 2, packages{"node_modules/plain": r.publish(t, "plain", "1.0.0").entry("engines", map[string]string{"node": ">=20 <30"})})
@@ -165,7 +165,7 @@ type transportFunc func(*http.Request) (*http.Response, error)
 
 func (f transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// A registry that is set stands for the public one, and for no other.
+// A configured registry replaces the public one, and no other.
 func TestFetchFromMirror(t *testing.T) {
 	near, private := newRegistry(t), newRegistry(t)
 	public, inner := pack(t, "@scope/public", "1.0.0"), private.publish(t, "inner", "1.0.0")

@@ -76,7 +76,7 @@ func TestOfflineInstall(t *testing.T) {
 	}
 }
 
-// install runs npm as the web UI's stage does, and gives the project's folder, or npm's output.
+// install runs npm as the web UI's stage does, and returns the project's folder, or npm's output.
 func install(t *testing.T, registry, cache string, manifest, lock []byte) (string, error) {
 	t.Helper()
 	dir := t.TempDir()

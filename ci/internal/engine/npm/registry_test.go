@@ -54,7 +54,7 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	answer(w, request)
 }
 
-// requests gives the requests since the last call.
+// requests returns the requests since the last call.
 func (r *registry) requests() map[string]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,7 +178,7 @@ func sendHalf(w http.ResponseWriter, content []byte) {
 	w.(http.Flusher).Flush()
 }
 
-// contents is what lies in a folder, by path.
+// contents returns the contents of a folder, by path.
 func contents(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	found := map[string]string{}

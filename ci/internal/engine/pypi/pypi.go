@@ -48,7 +48,7 @@ type Packages struct {
 	Downloaded int      // wheels that were not in the cache
 }
 
-// An UnreachableError is an index that did not give a package.
+// An UnreachableError reports an index that did not deliver a package.
 type UnreachableError struct {
 	Package, Cache string
 	Err            error
@@ -128,7 +128,7 @@ func (r requirement) blob(sum string) transfer.Blob {
 	return transfer.Blob{Name: r.name + " " + r.version, Size: -1, Max: maxWheel, SHA256: sum}
 }
 
-// findCached returns the name of the wheel in the folder; empty where it is not there.
+// findCached returns the name of the wheel in the folder; empty if it is not there.
 func (r requirement) findCached(dir string) (string, error) {
 	for _, sum := range r.sums {
 		switch size, err := r.blob(sum).SizeOf(filepath.Join(dir, fileName(sum))); {

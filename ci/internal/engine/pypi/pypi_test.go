@@ -29,7 +29,7 @@ type registry struct {
 	*httptest.Server
 	asked []string
 	wheel string // what is served for the wheel for any platform
-	sums  bool   // the index tells digests
+	sums  bool   // the index lists digests
 }
 
 func start(t *testing.T) *registry {
