@@ -99,7 +99,8 @@ func pypiReleaseOf(t *testing.T) pypiMade {
 	return m
 }
 
-// The same commit and the same client produce the same bytes, in another folder, at another time, and under another umask.
+// The same commit and the same client produce the same bytes in another folder, at another time, and
+// under another umask.
 func testSameWheels(t *testing.T, m pypiMade) {
 	copied := release.Dir(filepath.Join(t.TempDir(), "with a blank and ü"))
 	if err := os.CopyFS(string(copied), os.DirFS(string(m.dist()))); err != nil {

@@ -368,7 +368,8 @@ func TestReleaseIsAttested(t *testing.T) {
 	}
 }
 
-// script runs a step's script as GitHub does, with programs of the test's own first in PATH, and returns what it printed.
+// script runs a step's script as GitHub does, with programs of the test's own first in PATH, and
+// returns what it printed.
 func script(t *testing.T, s step, dir, programs string, environ ...string) (string, error) {
 	t.Helper()
 	cmd := exec.Command("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", s.Run)
