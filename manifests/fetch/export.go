@@ -88,8 +88,8 @@ func (c *Client) export(ctx context.Context, r *Release, assets []manifests.Arti
 }
 
 // assetsToExport are the assets to export: of each bundle and its runtime the archive to download,
-// and the client, without which nobody could use the folder, or read it once it is newer than the
-// client there.
+// and the client, without which the folder could not be used, or read once it is newer than the
+// client that a machine has.
 func assetsToExport(r *Release, sms []matrix.SM) ([]manifests.Artifact, error) {
 	bundles := r.Bundles()
 	if len(sms) > 0 {

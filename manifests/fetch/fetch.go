@@ -84,8 +84,8 @@ type Client struct {
 	Detector detect.Detector
 	// Host answers for another machine, if not nil.
 	Host *manifests.Host
-	// Verifier is required, unless SkipSignature is set: then whoever controls the mirrors decides
-	// what is installed.
+	// Verifier is required, unless SkipSignature is set: then an attacker who controls a mirror
+	// decides what is installed.
 	Verifier      Verifier
 	SkipSignature bool
 	// Pointers is required to look for the current release; not for one that is named.
@@ -93,8 +93,9 @@ type Client struct {
 	// Mirrors are the addresses of folders with a release, tried in turn: http, https, file, or a
 	// path. "{release}" in one stands for the release's tag, and for "current" where the release
 	// pointer is. Without any, they are those that the installation remembers, else DefaultMirror.
-	// Whose signature counts is never remembered: whoever can write one file of the store would
-	// decide it, for a program that may be replaced with the rights of another user.
+	// Whose signature counts is never remembered: otherwise an attacker who can write one file of
+	// the store would decide it, for a program that may be replaced with the rights of another
+	// user.
 	Mirrors []string
 	// Offline keeps the client from using the network. Mirrors on this machine are used all the
 	// same.

@@ -69,8 +69,8 @@ func toRemember(mirrors []string) ([]string, error) {
 	return list, nil
 }
 
-// A RememberedError is trouble with the mirrors that the installation remembers, which nobody gave
-// this time.
+// A RememberedError is a problem with mirrors that the installation remembers and the caller did
+// not give this time.
 type RememberedError struct {
 	Mirrors []string
 	Gone    []string // those that are folders which are not there

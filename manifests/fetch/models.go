@@ -26,7 +26,7 @@ type Model struct {
 	Cached bool `json:"cached"`
 	// Commit is that of the repository.
 	Commit string `json:"commit"`
-	SHA256 string `json:"sha256"` // empty where nobody knows it, and for several parts
+	SHA256 string `json:"sha256"` // empty where it is unknown, and for several parts
 	// Parts are the paths of all parts, where there are several.
 	Parts []string `json:"parts,omitempty"`
 	// Projector is the path of the file that llama.cpp takes as --mmproj; empty where the
@@ -77,8 +77,8 @@ func (c *Client) Models(ctx context.Context, release string) ([]matrix.Model, er
 
 func (c *Client) registry(ctx context.Context, release string) (*Release, error) {
 	if _, have := c.base(); have && len(c.Mirrors) == 0 {
-		// The installed release was verified when it came. Whoever can change the store now needs
-		// no list of models.
+		// The installed release was verified when it was installed. An attacker who can change the
+		// store now does not need the list of models.
 		kept := *c
 		kept.SkipSignature = true
 		if r, err := kept.storedRelease(release); err == nil {

@@ -33,7 +33,8 @@ func (e *NoPointerError) Hint() string {
 }
 
 // pointer reads the release pointer of a source. It is nil for a source that is one folder with one
-// release and has none: there, whoever filled the folder answers for its being new.
+// release and has none: there, the person who filled the folder is responsible for its being
+// current.
 func (c *Client) pointer(ctx context.Context, s source) (*Pointer, error) {
 	addresses, required, err := s.pointers()
 	if err != nil || len(addresses) == 0 {
@@ -154,8 +155,8 @@ func (c *Client) signedPointer(ctx context.Context, address string, patient bool
 
 // ownRelease is what an empty store takes where every release pointer that could be read has
 // expired and none names anything newer than the release that this program came with: that release.
-// Nobody can lead a machine to something older so than to what its user fetched the program from.
-// nil is that there is no such way out.
+// This way, an attacker cannot lead a machine to anything older than the release that its user got
+// the program from. It returns nil where there is no such fallback.
 func (c *Client) ownRelease(err error) *manifests.PointerTimeError {
 	if c.Own == "" || is[*manifests.PointerBackError](err) {
 		return nil

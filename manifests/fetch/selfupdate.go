@@ -71,8 +71,8 @@ func (r *Release) Newer(than string) bool {
 
 // SelfUpdate puts the client of a release, or, where its tag is empty, of the current one, in the
 // place of a program. It believes it for the same reasons as an installation. The store is read,
-// for its mirrors and release pointers, and not written: whoever replaces a program of the system
-// is often another user than the store's.
+// for its mirrors and release pointers, and not written: the user who replaces a program of the
+// system is often not the store's owner.
 func (c *Client) SelfUpdate(ctx context.Context, p Program, tag string) (SelfUpdated, error) {
 	r, a, err := c.resolveClient(ctx, tag)
 	if err != nil {

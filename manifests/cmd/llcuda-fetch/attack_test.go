@@ -13,8 +13,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 )
 
-// Every way in which somebody could try to have something else installed. Each ends with exit code 3, names what is wrong,
-// and leaves a store in which nothing is installed, no bundle, no library and no byte to go on from.
+// TestAttacks tries every way in which an attacker could get something else installed. Each attempt ends with exit code
+// 3, names what is wrong, and leaves a store with nothing installed: no bundle, no library and no partial download to
+// resume from.
 func TestAttacks(t *testing.T) {
 	const top = "llcuda-bins-sm75/"
 	const bundle, twin = "llcuda-bins-sm75.tar.zst", "llcuda-bins-sm75.tar.gz"

@@ -165,7 +165,7 @@ grep -q %[4]s %[1]s/sum
 			b.Fatal(err)
 		}
 		s.remove(b)
-		_ = exec.Command("sync", "-f", filepath.Dir(into)).Run() // what others wrote, nobody shall wait for
+		_ = exec.Command("sync", "-f", filepath.Dir(into)).Run() // flush what other processes wrote, so that no run waits for it
 	}
 	compare(b,
 		measured{"install", empty, func() *exec.Cmd { return s.command("install") }},

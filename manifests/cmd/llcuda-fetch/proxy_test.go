@@ -26,7 +26,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 )
 
-// An authority is a company's own: it vouches for mirror.example, and nobody outside knows it.
+// An authority is a company's private CA: it vouches for mirror.example, and is trusted only inside
+// the company.
 type authority struct {
 	pem    []byte
 	server tls.Certificate

@@ -203,7 +203,7 @@ func TestSelfUpdateWhereItCannot(t *testing.T) {
 			script := update + test.place + "; cat bin/* | sha256sum >before; " + command + "; echo code $? >code; cat bin/* | sha256sum >after; ls -A bin >left"
 			args := []string{"unshare", "--map-root-user", "--mount", "sh", "-c", script}
 			if strings.HasPrefix(test.hint, "another user") {
-				args = args[3:] // root of a namespace is the user whom the files belong to
+				args = args[3:] // root in a user namespace is the user who owns the files
 			}
 			cmd := exec.Command(args[0], args[1:]...)
 			cmd.Dir = work

@@ -233,7 +233,7 @@ func (n *refusal) noLibrary() (cause, way string) {
 	return cause, n.wayOfSMI()
 }
 
-// causeWithoutCUDA is for a machine that nobody asked CUDA on.
+// causeWithoutCUDA is for a machine on which CUDA itself was not asked.
 func (n *refusal) causeWithoutCUDA() (cause, way string) {
 	library := n.host.CUDA.Library
 	switch {

@@ -74,7 +74,8 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		return console.Usage(fmt.Errorf("--timeout %s is negative", f.timeout), "0 is no limit")
 	}
 	interrupted := ctx
-	// Whoever reads this process's output may be gone before it ends the server: that must not end it first.
+	// The reader of this process's output may be gone before this process ends the server: SIGPIPE must not end it
+	// first.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
 		var stop context.CancelFunc

@@ -56,7 +56,7 @@ func (t *terminal) tell(e any, text string) {
 	}
 }
 
-// emit writes an event in a line of its own, and at once: whoever reads it may be waiting.
+// emit writes an event on a line of its own, without buffering: the reader may be waiting for it.
 func (t *terminal) emit(e any) {
 	t.Above(func() {
 		lines := json.NewEncoder(t.Err)

@@ -286,9 +286,9 @@ const lockPoll = 200 * time.Millisecond
 
 // lock takes the lock of a blob and names the partial file. It waits for the process that has it.
 //
-// The lock is flock(2), as in Python's filelock, which removes lock files when it lets them go: a
-// lock on a file that is no longer there keeps nobody out, and is taken again. On file systems
-// without flock there is no lock, and the partial file gets a name of its own.
+// The lock is flock(2), as in Python's filelock, which removes lock files when it releases them: a
+// lock on a file that no longer exists keeps no other process out, and is taken again. On file
+// systems without flock there is no lock, and the partial file gets a name of its own.
 func (s repository) lock(ctx context.Context, etag string, waiting func(string)) (partial string, unlock func(), err error) {
 	path := filepath.Join(s.locks, etag+".lock")
 	for {

@@ -412,7 +412,8 @@ func TestRateLimit(t *testing.T) {
 	}
 }
 
-// A token that cannot be read keeps nobody from public files, and is named where one is needed.
+// A token that cannot be read does not prevent downloads of public files, and is named in the error
+// where a token is needed.
 func TestTokenProblem(t *testing.T) {
 	s := newServer(t)
 	c := newClient(t, s)

@@ -30,8 +30,7 @@ const (
 	StartName   = "start"
 	// AnyKind stands for machines of which none was there when something was installed for them.
 	AnyKind = "any"
-	// DescribedKind is what the kinds of machines begin with that somebody described, for
-	// --as-host.
+	// DescribedKind is the prefix of the kinds of machines that a user described with --as-host.
 	DescribedKind = "as-host-"
 )
 

@@ -52,8 +52,8 @@ func (s Server) output(on func(Event)) (*output, error) {
 	return &output{file: file}, nil
 }
 
-// newLog makes server-PID.log, or, where another container left that one, server-PID-2.log. Nobody else needs to read what
-// people ask a model.
+// newLog makes server-PID.log, or, where another container left that one, server-PID-2.log. No other user needs to read
+// what people ask a model.
 func newLog(dir string) (*os.File, error) {
 	for n := 1; ; n++ {
 		name := fmt.Sprintf("server-%d.log", os.Getpid())

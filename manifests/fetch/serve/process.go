@@ -99,8 +99,8 @@ func (p *process) exit() Exit {
 	return Exit{Code: &code}
 }
 
-// listens says whether it, or a process of its group, is the one that listens on a port. Where the kernel does not tell, it
-// is, unless it has ended.
+// listens reports whether p, or a process of its group, is the one that listens on a port. Where the kernel does not
+// tell, the answer is true, unless p has ended.
 func (p *process) listens(port int) bool {
 	members := group(p.pid)
 	sockets, told := listeners(port)
@@ -120,7 +120,7 @@ func (p *process) listens(port int) bool {
 	return hidden
 }
 
-// listeners are the sockets on which somebody listens on a port, as /proc/PID/fd names them, if the kernel tells.
+// listeners are the sockets that listen on a port, as /proc/PID/fd names them, if the kernel tells.
 func listeners(port int) (sockets map[string]bool, told bool) {
 	const listening = "0A" // TCP_LISTEN in include/net/tcp_states.h
 	sockets = map[string]bool{}

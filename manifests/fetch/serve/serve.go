@@ -1,7 +1,8 @@
 // Package serve supervises one llama-server: it starts it, says when it answers, keeps what it prints, and ends it.
 //
-// fetchcli calls it for `llcuda-fetch serve`. In goes a Server (a program with its arguments, where it is to listen, where
-// its log goes); out come Events by a callback, and an *ExitError that says why a server ended which nobody had ended:
+// fetchcli calls it for `llcuda-fetch serve`. The input is a Server (a program with its arguments, where it is to
+// listen, where its log goes); the output is Events, by a callback, and an *ExitError that says why a server ended that
+// was not asked to:
 //
 //	a free port ──▶ Starting ──▶ Loading, each second ──▶ Ready, once GET /health is 200 ──▶ Exit
 //
@@ -27,13 +28,13 @@ const UsualPort = 8090
 const (
 	// grace is what a server has for an end in order before it is killed.
 	grace = 5 * time.Second
-	// graceUnattended is the same where nobody is left to wait: what counts then is that GPU memory is free again.
+	// graceUnattended is the same where no user is waiting: what counts then is that GPU memory is freed.
 	graceUnattended = time.Second
 	// pollEvery is how often a server is asked whether it is ready: well below what a person notices.
 	pollEvery = 50 * time.Millisecond
 	// answerLimit bounds one answer. A server that computes on all cores is slow to answer, not dead.
 	answerLimit = 5 * time.Second
-	// maxTries bounds how often another port is tried after somebody else was faster.
+	// maxTries bounds how often another port is tried after another process took the port first.
 	maxTries = 5
 )
 
@@ -111,7 +112,8 @@ func (s Server) host() string {
 	return s.Host
 }
 
-// freePort is a port on which nobody listens: the one asked for, or, for 0, UsualPort, else any.
+// freePort returns a port on which no process listens: the one asked for, or, for 0, UsualPort,
+// else any.
 func freePort(host string, asked int) (int, error) {
 	try := func(port int) (int, error) {
 		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
@@ -232,8 +234,8 @@ func seconds(since time.Time) float64 {
 	return float64(time.Since(since).Round(time.Millisecond)) / float64(time.Second)
 }
 
-// answers waits until a process answers that it is ready, and says whether it did before the context ended. What else may
-// answer on its port does not count.
+// answers waits until a process answers that it is ready, and reports whether it did before the context ended. Answers
+// from another process on its port do not count.
 func (s Server) answers(ctx context.Context, address string, p *process, port int) bool {
 	client := &http.Client{
 		Timeout:       answerLimit,
