@@ -11,9 +11,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// A Host is what the client knows of a machine: its own, or one that somebody
-// wrote down. `llcuda-fetch detect --json` prints it and `--as-host` reads it.
-// What is not known is empty, never guessed.
+// A Host is what the client knows of a machine: its own, or one that a user described.
+// `llcuda-fetch detect --json` prints it and `--as-host` reads it. What is not known is empty,
+// never guessed.
 type Host struct {
 	// OS and Arch are Go's names: "linux", "amd64".
 	OS   string `json:"os"`

@@ -238,7 +238,7 @@ func TestPickLooksAtTheCPU(t *testing.T) {
 		{[]string{"haswell", "zen4"}, []string{"avx", "avx2", "sse4_2"}, "sm75 cubin"},
 		{[]string{"haswell", "sandybridge"}, []string{"avx", "sse4_2"}, "sm75 cubin"},
 		{[]string{"haswell", "sse42"}, []string{"sse2"}, "bundle"},
-		{[]string{"haswell"}, []string{}, "sm75 cubin"}, // nobody knows
+		{[]string{"haswell"}, []string{}, "sm75 cubin"}, // unknown
 	} {
 		for i, a := range r.Assets {
 			if a.Requires != nil {

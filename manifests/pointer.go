@@ -16,8 +16,8 @@ const (
 	// MaxPointerSize bounds the release pointer, in bytes. One with two log entries and a timestamp
 	// has about 15 kB.
 	MaxPointerSize = 64 << 10
-	// MaxPointerLife bounds how long a pointer counts, so that whoever got hold of a signing key
-	// for a day cannot hold machines at a release for ever.
+	// MaxPointerLife bounds how long a pointer counts, so that an attacker who had a signing key
+	// for a day cannot keep machines at a release forever.
 	MaxPointerLife = 366 * 24 * time.Hour
 	// MaxClockLag is how much later than a machine's clock says a pointer may have been issued. A
 	// clock that is further behind would take a pointer that expired long ago.
@@ -52,7 +52,7 @@ type Pointer struct {
 	Withdrawn []Withdrawal
 }
 
-// A Withdrawal is a release that was taken back: nobody should install it any more.
+// A Withdrawal is a release that was withdrawn: it should no longer be installed.
 type Withdrawal struct {
 	Release string `json:"release"`
 	// Reason is one line for those who ask for the release by its tag, or have it installed.
@@ -207,7 +207,7 @@ func decodePointer(statement []byte) (Pointer, error) {
 		time     *time.Time
 	}{{"predicate.issued", s.Predicate.Issued, &p.Issued}, {"predicate.expires", s.Predicate.Expires, &p.Expires}} {
 		parsed, err := time.Parse(pointerTime, t.text)
-		if err != nil || parsed.Format(pointerTime) != t.text { // Parse takes fractions of a second that nobody asked for
+		if err != nil || parsed.Format(pointerTime) != t.text { // Parse accepts fractions of a second that the layout does not have
 			problems.Addf(t.at, "%q is not a time like %s", shorten(t.text), pointerTime)
 		}
 		*t.time = parsed

@@ -205,7 +205,7 @@ func (r Release) checkArchives(p *matrix.Problems) {
 	}
 }
 
-// sameContents says whether two assets differ in nothing but their compression.
+// sameContents reports whether two assets differ in nothing but their compression.
 func sameContents(a, b Artifact) bool {
 	for _, x := range []*Artifact{&a, &b} {
 		x.Name, x.Size, x.SHA256, x.URL, x.Format = "", 0, "", "", ""

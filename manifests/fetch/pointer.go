@@ -156,7 +156,7 @@ func (c *Client) signedPointer(ctx context.Context, address string, patient bool
 // ownRelease is what an empty store takes where every release pointer that could be read has
 // expired and none names anything newer than the release that this program came with: that release.
 // This way, an attacker cannot lead a machine to anything older than the release that its user got
-// the program from. It returns nil where there is no such fallback.
+// the program from. ownRelease returns nil where there is no such fallback.
 func (c *Client) ownRelease(err error) *manifests.PointerTimeError {
 	if c.Own == "" || is[*manifests.PointerBackError](err) {
 		return nil

@@ -23,7 +23,7 @@ func Watch(ctx context.Context, patience time.Duration, stalled error) (context.
 	return ctx, &Watchdog{timer: time.AfterFunc(patience, func() { cancel(stalled) }), patience: patience, cancel: cancel}
 }
 
-// Moved says that something moved, or that a wait for the other side begins.
+// Moved records progress, or that a wait for the server begins.
 func (w *Watchdog) Moved() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

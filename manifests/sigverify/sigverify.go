@@ -1,9 +1,9 @@
 // Package sigverify verifies the signatures of a farm, offline: that over a release's SHA256SUMS, and those on statements,
 // as the release pointer and the provenance are.
 //
-// llcuda-fetch and the publisher call it. In go a Policy that says whose signature counts, and the bytes of SHA256SUMS with
-// those of SHA256SUMS.sigstore.json, or those of a Sigstore bundle with a statement in it; out comes the Signer, and the
-// statement, or a *SignatureError that says in what way the signature is not his:
+// llcuda-fetch and the publisher call it. The input is a Policy that says whose signature counts, and the bytes of
+// SHA256SUMS with those of SHA256SUMS.sigstore.json, or those of a Sigstore bundle with a statement in it. The output
+// is the Signer, and the statement, or a *SignatureError that says why the signature does not count:
 //
 //	Policy ──New──▶ Verifier ──Verify(sums, bundle)──▶ Signer
 //	                    └──VerifyStatement(bundle)──▶ Statement, Signer
@@ -12,8 +12,8 @@
 // certificate log (one SCT), the signature is in a transparency log, a log or a timestamp authority saw it while the
 // certificate was valid, and the certificate names exactly the issuer and the identity of the policy, and the
 // repository and kind of runner where the policy has them. Names are compared as wholes: a pattern that is not anchored
-// takes evil/repository for repository. Where a policy leaves the ref open (Refs), the Signer says which it was, and
-// whoever knows the release compares. A signature by key counts if it is that key's.
+// takes evil/repository for repository. Where a policy leaves the ref open (Refs), the Signer says which it was, and a
+// caller that knows the release compares it. A signature by key counts if it is that key's.
 //
 // The package never uses the network, never refreshes a trusted root, and never reads a file. It is the only one of
 // the client's that links sigstore-go.
@@ -110,7 +110,7 @@ const (
 	Malformed Problem = "malformed"
 	// OtherFile is a signature over another file.
 	OtherFile Problem = "other file"
-	// OtherSigner is a good signature by somebody else, or for another release.
+	// OtherSigner is a valid signature by an unknown signer, or for another release.
 	OtherSigner Problem = "other signer"
 	// Invalid is a signature that does not hold, or a certificate, log or time that the trusted root does not know.
 	Invalid Problem = "invalid"
@@ -191,7 +191,7 @@ func newByKey(policy Policy) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the public key: %w", err)
 	}
-	// The policy has one key: the hint by which a bundle names its own is nobody's word.
+	// The policy has one key: the hint by which a bundle names its own key is not to be trusted.
 	trusted := root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) {
 		return root.NewExpiringKey(key, time.Time{}, time.Time{}), nil
 	})
@@ -254,7 +254,7 @@ func read(signed []byte) (*bundle.Bundle, error) {
 	return &entity, nil
 }
 
-// verify holds an entity to the policy, whatever it is over.
+// verify checks an entity against the policy, whatever it signs.
 func (v *Verifier) verify(entity verify.SignedEntity, artifact verify.ArtifactPolicyOption) (Signer, error) {
 	// By itself no proof of anything, only a better message than what it fails with below.
 	if content, err := entity.VerificationContent(); err == nil {

@@ -108,7 +108,7 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// A digest that a bundle only claims convinces nobody.
+// A digest that a bundle only claims does not count as proof.
 func TestClaimedDigestIsNoProof(t *testing.T) {
 	bundle, key := signed(t, &sign.PlainData{Data: []byte("another file")})
 	honest, _ := signed(t, &sign.PlainData{Data: sums})

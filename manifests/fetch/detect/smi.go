@@ -112,7 +112,7 @@ func (d Detector) nvidiaSMI(ctx context.Context) smiAnswer {
 func (d Detector) findSMI() (string, bool) {
 	for _, folder := range append(filepath.SplitList(d.getenv("PATH")), smiFolders...) {
 		if !filepath.IsAbs(folder) {
-			continue // a program in the current folder does not belong to a driver
+			continue // a program relative to the current folder is not the driver's
 		}
 		program := d.path(folder, "nvidia-smi")
 		if info, err := os.Stat(program); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {

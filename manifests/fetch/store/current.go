@@ -50,8 +50,8 @@ func (s *Store) Sound(i Install) error {
 }
 
 // Current is the installation that programs are run from on this machine: that of its kind, else
-// the one that was made for machines that were not there, else the newest of a machine that
-// somebody described. Its error is ErrNotInstalled where there is none.
+// the one that was made for machines that were not present, else the newest for a machine that a
+// user described. Its error is ErrNotInstalled where there is none.
 func (s *Store) Current() (Install, error) {
 	here := s.ThisMachine().Kind
 	for _, kind := range []string{here, launch.AnyKind} {
@@ -200,8 +200,8 @@ func (s *Store) Previous() (Install, error) {
 	return previous, err
 }
 
-// Rollback makes the installation that Previous gave the current one. Whoever calls it has verified
-// its files.
+// Rollback makes the installation that Previous gave the current one. The caller has verified its
+// files.
 func (l *Locked) Rollback(previous Install) error {
 	if len(previous.Libraries) > 0 {
 		if _, err := l.Link(l.Dir(previous), previous.Libraries); err != nil {

@@ -75,8 +75,8 @@ func FileDigest(ctx context.Context, path string) (string, error) {
 }
 
 // put moves a finished folder to its place. Where another one is there already, as in an
-// installation that is repeated, the two change places in one call, so that whoever uses the
-// place always finds a whole one. What is not a folder there is not the store's.
+// installation that is repeated, the two are exchanged in one call, so that users of the place
+// always find a whole one. Anything there that is not a folder does not belong to the store.
 func (l *Locked) put(made, target string) error {
 	if info, err := os.Lstat(target); err == nil && !info.IsDir() {
 		return notFolder(target)

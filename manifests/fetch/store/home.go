@@ -24,8 +24,8 @@ const markerText = "llcuda-fetch keeps its installations in this folder, format 
 // lastNames are the files beside the store's folders. They go last.
 var lastNames = []string{home.Marker, lockName, lockName + heldSuffix, lockName + heldSuffix + stealSuffix}
 
-// folders are those that a store's folder has, and which of the names in them are the store's own.
-// Whatever else lies there is somebody's: it is never removed, nor followed if it is a link.
+// folders are the folders in a store, and which of the names in them are the store's own. Anything
+// else there belongs to a user: it is never removed, nor followed if it is a link.
 var folders = map[string]func(s *Store, name string, entry fs.DirEntry) bool{
 	downloadsDir: ownNames(`[0-9a-f]{64}\.partial`),
 	// What os.MkdirTemp made for the store, and records on their way to their place.
@@ -108,7 +108,8 @@ func (e *ForeignError) Error() string {
 // Hint says what helps.
 func (e *ForeignError) Hint() string { return e.Way }
 
-// create has the folder there with its marker. A folder that is somebody else's stays as it is.
+// create makes sure that the folder exists, with its marker. A folder that is not a store stays as
+// it is.
 func (s *Store) create() error {
 	if user, err := os.UserHomeDir(); err == nil && isSameFolder(user, s.Home) || isSameFolder("/", s.Home) {
 		return s.foreignError("is a folder for more than a store")
@@ -189,7 +190,7 @@ func notFolder(path string) error {
 	return &ForeignError{path, "is not a folder, and the store has one there", "remove it, or choose another folder by --home (LLCUDA_HOME)"}
 }
 
-// A DistrustError is a store in which somebody else may write.
+// A DistrustError reports a store that another user may write to.
 type DistrustError struct{ Path, Why string }
 
 func (e *DistrustError) Error() string {
@@ -213,8 +214,8 @@ func (s *Store) Trusted() error {
 	return nil
 }
 
-// clean makes the store's folders and removes what the store left under staging, which nobody uses
-// while the lock is held.
+// clean makes the store's folders and removes what the store left under staging, which no other
+// process uses while the lock is held.
 func (l *Locked) clean() error {
 	if marked, err := l.Marked(); err != nil || !marked {
 		return errors.Join(err, &ForeignError{l.Home, "was removed meanwhile", "run it again"})
@@ -303,8 +304,8 @@ func (s *Store) isEmpty(dir string) bool {
 	return errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0
 }
 
-// Uninstall removes everything that the store made, itself at last. What is somebody else's stays,
-// in a folder that is not a store any more.
+// Uninstall removes everything that the store made, and finally the store itself. Files that are
+// not the store's stay, in a folder that is no longer a store.
 func (l *Locked) Uninstall() (Contents, error) {
 	c, err := l.Contents()
 	if err != nil {

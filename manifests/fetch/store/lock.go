@@ -47,7 +47,7 @@ func (e *LockError) Hint() string {
 }
 
 // lockFile takes the lock at a path and returns what lets it go. While another process has it,
-// waiting, if not nil, is told of it once for each such process.
+// waiting, if not nil, is called once for each such process.
 //
 // The lock is flock(2), which ends with the process. Network file systems that do not have it get a
 // namedLock. Package flock would not do: it follows a link in the lock's place, and does not show
@@ -68,7 +68,7 @@ func lockFile(ctx context.Context, path string, me Holder, waiting func(Holder))
 				}
 				return f.Close, nil
 			}
-			err = unix.EINTR // somebody removed it meanwhile: a lock on it keeps nobody out
+			err = unix.EINTR // it was removed meanwhile: a lock on it excludes no other process
 		// flock(2) of NFS, Lustre and some FUSE file systems.
 		case unix.ENOLCK, unix.ENOSYS, unix.EOPNOTSUPP:
 			f.Close()
@@ -138,8 +138,8 @@ func isAt(f *os.File, path string) bool {
 	return err == nil && os.SameFile(mine, there)
 }
 
-// writeHolder notes in a locked file who has it, for those who wait. A file that holds anything
-// else, or has another name, is somebody's: it is a lock as it is.
+// writeHolder notes in a locked file who has it, for those who wait. A file with any other
+// contents, or with a second hard link, is not the store's: it serves as a lock, unchanged.
 func writeHolder(f *os.File, me Holder) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -168,9 +168,10 @@ func readHolder(f *os.File) Holder {
 	return h
 }
 
-// A namedLock is a file that whoever makes it has the lock by. Its holder changes it all the time;
-// once nobody does, the others take it away. Only whoever made the file beside it may do that, so
-// that none takes away the lock of the next one.
+// A namedLock is a lock by the existence of a file: the process that creates the file has the lock.
+// The holder keeps changing the file; once the changes stop, the other processes remove it. Only
+// the process that created a second file beside it may remove it, so that no process removes the
+// lock of the next holder.
 type namedLock struct {
 	path        string
 	beat, stale time.Duration

@@ -25,8 +25,8 @@ type seenRecord struct {
 	Statement json.RawMessage `json:"statement"`
 }
 
-// A PointerRecordError is a record of a release pointer that cannot be read. It is not a reason to
-// start over by itself: whoever can damage a file could go back so.
+// A PointerRecordError is a record of a release pointer that cannot be read. By itself, it is not a
+// reason to start over: otherwise an attacker who can damage a file could roll a machine back.
 type PointerRecordError struct {
 	Path string
 	Err  error
