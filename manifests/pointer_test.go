@@ -120,7 +120,7 @@ func TestPointerOfALaterVersion(t *testing.T) {
 	}
 }
 
-// However high a number was set, by mistake or by a thief of the key, the farm goes on with the
+// However high a number was set, by mistake or by a thief of the key, the farm continues with the
 // next second's.
 func TestNoNumberIsTheLast(t *testing.T) {
 	highest := pointer()

@@ -32,7 +32,7 @@ import (
 )
 
 // Limits of what an archive may hold, whatever its manifest says: where the signature is skipped,
-// anybody may have written that. A bundle has 80 entries and 9 tar bytes for a packed one; the CUDA
+// anyone may have written that. A bundle has 80 entries and 9 tar bytes for a packed one; the CUDA
 // runtime, the largest, has 0.6 GB.
 const (
 	// MaxEntries bounds the entries, each of which takes an inode.
@@ -43,7 +43,7 @@ const (
 	MaxDepth = 32
 	// MaxRatio is how many bytes a packed byte may unpack to; zeros alone are thousands.
 	MaxRatio = 400
-	// ratioFloor is what may be unpacked before the ratio counts: small archives of zeros are no
+	// ratioFloor is what may be unpacked before the ratio counts: small archives of zeros are not a
 	// danger.
 	ratioFloor = 64 << 20
 	// Window is the memory, in bytes, that a zstd frame may ask a decoder for. It spans the kernels

@@ -188,7 +188,7 @@ func TestForgedArchives(t *testing.T) {
 		"sparse, old": {header("LICENSE", func(b []byte) {
 			b[156] = tar.TypeGNUSparse
 			copy(b[257:], "ustar  \x00")
-			copy(b[386:], "00400000000\x0000000000000\x00") // where the data goes on, and how much there is
+			copy(b[386:], "00400000000\x0000000000000\x00") // where the data continues, and how much there is
 			copy(b[483:], "00400000000\x00")
 		}), top + "LICENSE", "the tar has only"},
 		"larger than the tar": {header("LICENSE", func(b []byte) { copy(b[124:], "00400000000\x00") }), top + "LICENSE", "the tar has only"},

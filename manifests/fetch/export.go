@@ -34,7 +34,7 @@ type Exported struct {
 
 // Export makes a folder that installs from: the bundles asked for, the CUDA runtime, the client,
 // models, and all that vouches for them. It is a mirror itself, by its path or on any web server.
-// What is there already is kept; a broken one goes on.
+// Files that are there already are kept, and an interrupted export is resumed.
 func (c *Client) Export(ctx context.Context, dir string, o ExportOptions) ([]Exported, error) {
 	r, err := c.resolveNamed(ctx, o.Release)
 	if err != nil {

@@ -1,9 +1,9 @@
 // Package fetch takes a machine to a verified, running llama.cpp: it is llcuda-fetch without flags
 // and without a terminal.
 //
-// fetchcli calls it. In go a Client (the store, mirrors, whose signature counts) and what the user
-// asked for; out come plans, installations and models, and errors that say by Classify what kind of
-// trouble they are:
+// fetchcli calls it. The input is a Client (the store, mirrors, whose signature counts) and what
+// the user asked for; the output is plans, installations and models, and errors, whose kind
+// Classify gives:
 //
 //	Resolve: release pointer ──▶ signature ──▶ SHA256SUMS ──▶ manifest.json      Plan: detect ──▶ manifests.Pick
 //	Install: download ──▶ verify ──▶ unpack ──▶ link the CUDA libraries ──▶ try the programs ──▶ flip `current`
@@ -112,12 +112,12 @@ type Client struct {
 	// Patience bounds the time in which a release is found, from its pointer to its manifest; 0 is
 	// no bound. Downloads take as long as they take.
 	Patience time.Duration
-	// Command is what others who wait for the store are told of: "llcuda-fetch install".
+	// Command is what other processes that wait for the store report: "llcuda-fetch install".
 	Command string
-	// Progress, Waiting and Step are told of what goes on, if not nil. Step is told a sentence at
-	// the beginning of each thing that takes time and is not a download; Warn one that the user
-	// must not miss. Resolved is told of each release that a mirror gave, Detected of the machine,
-	// and Decided of what is going to be installed for it.
+	// Progress, Waiting and Step, if not nil, report what the client is doing. Step gets a sentence
+	// at the beginning of each operation that takes time and is not a download; Warn gets one that
+	// the user must not miss. Resolved gets each release that a mirror gave, Detected the machine,
+	// and Decided what will be installed for it.
 	Progress func(Progress)
 	Waiting  func(Holder)
 	Step     func(string)

@@ -184,7 +184,7 @@ func (c *inspector) files(i Inspection, paths []string) (Inspection, error) {
 	return i, nil
 }
 
-// A noGPUError is why there is no GPU to reckon with.
+// A noGPUError says why there is no GPU to calculate with.
 type noGPUError struct{ why string }
 
 func (e *noGPUError) Error() string { return e.why }

@@ -48,8 +48,8 @@ type modelFile struct {
 	hub.Result
 }
 
-// modelClient is the client as far as models go: offline also where only the Hub's own tools are
-// told to be.
+// modelClient returns the client for models: it is also offline where only the Hub's own tools are
+// set to be offline.
 func (c *Client) modelClient() *Client {
 	m := *c
 	h := *c.Hub

@@ -105,8 +105,8 @@ func (s source) pointers() (addresses []string, required bool, err error) {
 	return []string{folder + manifests.PointerName}, false, err
 }
 
-// pointerAt reads the release pointer at one address and holds it to everything that it can be held
-// to by itself.
+// pointerAt reads the release pointer at one address and makes every check that needs only the
+// pointer, the store and the clock.
 func (c *Client) pointerAt(ctx context.Context, address string, patient bool) (*Pointer, error) {
 	p, err := c.signedPointer(ctx, address, patient)
 	if err != nil {

@@ -87,8 +87,8 @@ func withTimeout(ctx context.Context, d time.Duration) (context.Context, context
 	return context.WithTimeoutCause(ctx, d, fmt.Errorf("no answer within %s", d.Round(time.Millisecond)))
 }
 
-// resolve is Resolve. see is told of a release pointer as soon as it counts, before anything that
-// it names is looked at.
+// resolve implements Resolve. It calls see with a release pointer as soon as the pointer counts,
+// before it looks at anything that the pointer names.
 func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) error) (*Release, error) {
 	sources := c.sources()
 	if c.Offline && len(sources) == 0 {

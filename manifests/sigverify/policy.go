@@ -27,7 +27,7 @@ func Release(issuer, identity string, trustedRoot, publicKey []byte) Policy {
 	return policy
 }
 
-// Pointer returns the policy for release pointers that belongs to the policy for releases which Release returns for the
+// Pointer returns the policy for release pointers. It goes with the policy for releases that Release returns for the
 // same arguments. A key signs both. A workflow of GitHub's signs releases from a tag; the pointer is signed from the
 // default branch, by the workflow of the same repository that manifests.PointerWorkflow names: a user who may push to
 // the one decides what is on the other. An identity that is not a workflow signs both.

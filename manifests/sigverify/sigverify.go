@@ -235,7 +235,7 @@ func (v *Verifier) Verify(sums, signed []byte) (Signer, error) {
 	if message == nil {
 		return Signer{}, &SignatureError{Malformed, errors.New("it is over a statement, not over a file")}
 	}
-	// The digest in the bundle is no proof, only a better message.
+	// The digest in the bundle is not proof; it only makes for a better message.
 	digest := sha256.Sum256(sums)
 	if message.DigestAlgorithm() == "SHA2_256" && !bytes.Equal(message.Digest(), digest[:]) {
 		return Signer{}, &SignatureError{OtherFile, fmt.Errorf("it is over a file with sha256 %x, not %x", message.Digest(), digest)}

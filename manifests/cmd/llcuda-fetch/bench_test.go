@@ -106,7 +106,8 @@ func (s *stand) installHere(b *testing.B) {
 	}
 }
 
-// command is a run of the program that is told of such a machine, and does not have to look at it.
+// command returns a run of the program that gets a description of such a machine, and does not have
+// to detect it.
 func (s *stand) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(s.program, append([]string{"--home", s.home, "--public-key", s.key, "--mirror", s.url, "--as-host", "../../testdata/hosts/rtx-2080-ti.json"}, args...)...)
 	return cmd

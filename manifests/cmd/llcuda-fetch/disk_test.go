@@ -13,8 +13,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
 )
 
-// A disk that fills up, before a download, in the middle of it and of unpacking, or a limit on files: exit code 8, nothing
-// installed and nothing lost, and with more room the same command goes on.
+// A disk that fills up before a download, during it or while unpacking, or a limit on file sizes: exit code 8, nothing
+// installed and nothing lost, and with more room the same command resumes.
 func TestFullDisk(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{Padding: 6 << 20})
 	dir := t.TempDir()

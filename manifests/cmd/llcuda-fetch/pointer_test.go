@@ -199,7 +199,7 @@ func newestSeen(t *testing.T, home string) int64 {
 	return seen[0].Pointer.Number
 }
 
-// Many runs at once, killed at any moment, on a mirror that goes on and falls back all the time: the newest pointer seen
+// Many concurrent runs, killed at any moment, on a mirror that keeps moving forward and back: the newest pointer seen
 // never gets older, and the store is sound.
 func TestPointersSeenNeverGoBack(t *testing.T) {
 	const workers, runs = 4, 25

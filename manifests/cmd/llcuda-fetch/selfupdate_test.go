@@ -236,8 +236,8 @@ func TestSelfUpdateWhereItCannot(t *testing.T) {
 	}
 }
 
-// A manifest that is too new for the program: it says that a newer one is needed, and self-update brings that all the
-// same, by the sums under the same signature, which it holds to all that it can be held to.
+// A manifest that is too new for the program: it says that a newer program is needed, and self-update installs that all
+// the same, by the sums under the same signature, which it checks as far as it can without the manifest.
 func TestSelfUpdateFromANewerManifest(t *testing.T) {
 	p := newPublished(t)
 	r := p.releases["v1.1.0-runtime"]

@@ -59,7 +59,7 @@ func (t *Terminal) Printf(format string, args ...any) {
 	t.Above(func() { fmt.Fprintf(t.Out, format+"\n", args...) })
 }
 
-// Notef says what is going on.
+// Notef prints what the program is doing.
 func (t *Terminal) Notef(format string, args ...any) {
 	t.Above(func() { fmt.Fprintf(t.Err, format+"\n", args...) })
 }

@@ -1,9 +1,9 @@
 // Package detect finds out what a machine is: its GPUs, driver, platform, C libraries, processor,
 // CUDA libraries and disk.
 //
-// The fetch package calls it. In goes a Detector, which names the root folder and the environment
-// to look at; out comes a Report: the manifests.Host that Pick reads, and for each part of it which
-// source gave it, or why the source did not.
+// The fetch package calls it. The input is a Detector, which names the root folder and the
+// environment to look at; the output is a Report: the manifests.Host that Pick reads, and for each
+// part of it which source gave it, or why the source did not.
 //
 //	the probe (probe/probe.c), which asks CUDA        decides which GPUs programs have
 //	nvidia-smi → the driver's files → the PCI bus     say why there are none, and serve where the probe cannot run

@@ -50,7 +50,7 @@ func TestInterruptedCommandsEnd(t *testing.T) {
 					t.Errorf("the error is %v", err)
 				}
 				a.term.report(err, exitInterrupted)
-				time.Sleep(2 * time.Hour) // the command goes on for as long as it is let
+				time.Sleep(2 * time.Hour) // the command runs for as long as it may
 				want := "llcuda-fetch: interrupted; the next run resumes here\n"
 				if test.want == own {
 					want = "its last words\n" + want

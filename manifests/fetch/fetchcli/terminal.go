@@ -12,9 +12,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
-// terminal is where the command talks: printf (results, to standard output), notef (what is going on), warnf (what the
-// user should know), report (how the command ended), and the progress of one download at a time. For programs it says all
-// but the results in events.
+// terminal is where the command talks: printf (results, to standard output), notef (what the program is doing), warnf
+// (what the user should know), report (how the command ended), and the progress of one download at a time. For programs
+// it says all but the results in events.
 type terminal struct {
 	*console.Terminal
 	quiet  bool
@@ -44,8 +44,8 @@ func (t *terminal) warnf(format string, args ...any) {
 	t.Warnf(format, args...)
 }
 
-// tell says what goes on: an event to a program, the text to a person, if there is one. Like notef, which does for
-// what has no event of its own, it says nothing with --quiet.
+// tell says what the program is doing: an event to a program, the text to a person, if there is one. Like notef, which
+// serves where there is no event, it prints nothing with --quiet.
 func (t *terminal) tell(e any, text string) {
 	switch {
 	case t.quiet:

@@ -32,7 +32,7 @@ func bring(t *terminal) {
 	t.progress(p) // said once
 }
 
-// --quiet says nothing of what goes on; results, warnings and errors it says all the same.
+// --quiet hides progress messages; results, warnings and errors are still printed.
 func TestQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out, err bytes.Buffer

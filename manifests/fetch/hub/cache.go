@@ -262,7 +262,7 @@ func copyFile(from, to string) error {
 }
 
 // ownPartial stands where huggingface_hub has eight random hex digits in the names of its partial
-// files: those are thrown away, ours are gone on from, which the lock makes safe.
+// files: those are thrown away, while ours are resumed, which the lock makes safe.
 const ownPartial = "6c6c6375"
 
 // openPartial makes the partial file, or finds it to be writable. Where it is another user's, who

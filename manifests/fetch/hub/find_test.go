@@ -204,7 +204,7 @@ func TestFindNothing(t *testing.T) {
 	}
 }
 
-// A model in parts is one download: it goes on where it stopped, is reported as one, and moves with its branch as one.
+// A model in parts is one download: it resumes where it stopped, is reported as one, and moves with its branch as one.
 func TestDownloadAll(t *testing.T) {
 	s := newServer(t)
 	contents := withModels(s)

@@ -21,8 +21,8 @@ const (
 	maxLogs = 10
 )
 
-// An output is what a server prints: all of it in a file, and its last lines. A file that cannot be written, on a full disk,
-// is no reason to stop a server, nor to leave its pipe unread.
+// An output is what a server prints: all of it in a file, and its last lines. A file that cannot be written, on a full
+// disk, is not a reason to stop a server, or to leave its pipe unread.
 type output struct {
 	file *os.File // nil if there is none
 

@@ -41,7 +41,7 @@ const (
 // ErrUnattended is the cause of a context that ends because the program that asked for the server has let go of it.
 var ErrUnattended = errors.New("the program that asked for the server has let go of it")
 
-// A Model is what a server serves, for those who are told of it.
+// A Model is what a server serves, for events and messages.
 type Model struct {
 	Name string `json:"name"`
 	Path string `json:"path"`

@@ -270,7 +270,7 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-// Loading is told each second, whatever else happens; a caller that does not listen does not keep the server.
+// Loading is reported each second, whatever else happens; a caller that does not listen does not block the server.
 func TestStopWithoutEar(t *testing.T) {
 	t.Parallel()
 	ctx, stop := context.WithCancel(t.Context())

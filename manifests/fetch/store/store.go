@@ -8,9 +8,9 @@
 //	Stage.Unpack ──▶ staging/… ──Stage.Adopt──▶ bundles/…, runtimes/… ──Locked.Activate──▶ installs/N ◀── current
 //
 //	llcuda-store                says that the folder is a store
-//	lock                        held by whoever changes anything; lock.held stands for it where there is no flock(2)
-//	downloads/SHA256.partial    what transfers go on from
-//	staging/                    what is being made; whoever takes the lock removes what the store left there
+//	lock                        held by the process that changes anything; lock.held stands for it where there is no flock(2)
+//	downloads/SHA256.partial    what transfers resume from
+//	staging/                    what is being made; the process that takes the lock removes what the store left there
 //	bundles/NAME-TAR12/         an unpacked bundle, named by the beginning of its tar's sha256; left-out.json in it says
 //	                            which CPU variants fail here, and have no link beside the programs
 //	runtimes/NAME/              unpacked CUDA libraries, named by their own digest

@@ -43,7 +43,7 @@ func (c *Client) Save(ctx context.Context, b Blob, dest string, progress func(Pr
 	if err := c.fetch(ctx, b, partial, nil, progress); err != nil {
 		_, otherFile := errors.AsType[*SizeError](err)
 		if info, statErr := partial.Stat(); otherFile || statErr == nil && info.Size() == 0 {
-			os.Remove(partial.Name()) // nothing to go on from; gone already after a *DigestError
+			os.Remove(partial.Name()) // nothing to resume from; already removed after a *DigestError
 		}
 		return 0, err
 	}

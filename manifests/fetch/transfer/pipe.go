@@ -81,7 +81,7 @@ func (p *pipe) end(err error) {
 	p.changed.Broadcast()
 }
 
-// refuse is the reader's: it wants no more, and the writer is told why.
+// refuse is for the reader: it wants no more data, and the writer gets the error that says why.
 func (p *pipe) refuse(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

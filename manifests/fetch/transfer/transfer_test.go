@@ -276,7 +276,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Whenever a process is killed, the next one goes on from a prefix.
+// Whenever a process is killed, the next one resumes from a prefix.
 func TestFetchKilled(t *testing.T) {
 	dir, data, sum := sample(t)
 	s := transfertest.New(t, dir, transfertest.Fault{})
