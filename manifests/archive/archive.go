@@ -193,7 +193,7 @@ func (a *reader) readStream(buffered *bufio.Reader, src *source) error {
 	if err != nil {
 		return err
 	}
-	defer stream.Close() // before anybody else reads on: a decoder may read ahead
+	defer stream.Close() // before another reader continues: a decoder may read ahead
 	if hasExtras(stream) {
 		a.add("", "the gzip header holds a name, a time or other extras")
 	}

@@ -28,7 +28,7 @@ type ExportOptions struct {
 type Exported struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"`
-	// Already says that it was there.
+	// Already reports whether it was there before.
 	Already bool `json:"already"`
 }
 

@@ -13,7 +13,7 @@ import (
 // An Outcome is what Install did.
 type Outcome struct {
 	Install Install
-	// Already says that it was there, and nothing was done.
+	// Already reports whether it was there before, and nothing was done.
 	Already bool
 	// Decision says why, and Probe what the programs said. Both are empty where Already is set.
 	Decision manifests.Decision

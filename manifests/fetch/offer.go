@@ -79,10 +79,11 @@ func (c *Client) makeOfferLike(base Install, r *Release, host manifests.Host, o 
 	return c.makeOffer(r, host, o)
 }
 
-// choose finds the release and what of it this machine needs. Where the user names no release and
-// nothing newer, it is the one that is in the store: a repair, or other GPUs, are not a reason for
-// another one, nor for a network if all is there. Every release pointer that is followed is given
-// to see first, which refuses those that are older than one seen before.
+// choose finds the release and what of it this machine needs. Where the user asks neither for a
+// release nor for anything newer, it is the release in the store: a repair or other GPUs are not a
+// reason for another release, or for using the network if everything is there. Every release
+// pointer that is followed is passed to see first, which refuses those that are older than one seen
+// before.
 func (c *Client) choose(ctx context.Context, host manifests.Host, o Options, see func(signer string, p manifests.Pointer) error) (offer, error) {
 	base, have := c.base()
 	repair := have && o.Release == "" && !o.Update

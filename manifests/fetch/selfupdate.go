@@ -32,7 +32,7 @@ type SelfUpdated struct {
 	// folder.
 	Path  string   `json:"path"`
 	Files []string `json:"files"`
-	// Already says that the program is of that release, and nothing was done.
+	// Already reports whether the program was of that release before, and nothing was done.
 	Already bool `json:"already"`
 }
 

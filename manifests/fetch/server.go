@@ -58,7 +58,7 @@ func (c *Client) OwnServer(getenv func(string) string) (string, error) {
 	return "", nil
 }
 
-// inStore reports whether a path, which may not be there any more, leads into the store.
+// inStore reports whether a path, which may no longer exist, leads into the store.
 func (c *Client) inStore(path string) bool {
 	real := func(path string) string {
 		path, _ = filepath.Abs(path)

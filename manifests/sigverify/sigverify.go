@@ -76,7 +76,7 @@ type Policy struct {
 
 // A Signer is who signed.
 type Signer struct {
-	// Key says that the policy's key did. Then there is no identity, and no time.
+	// Key reports whether the policy's key did. Then there is neither an identity nor a time.
 	Key bool `json:"key"`
 	// Issuer and Identity are the certificate's.
 	Issuer   string `json:"issuer"`
@@ -256,7 +256,8 @@ func read(signed []byte) (*bundle.Bundle, error) {
 
 // verify checks an entity against the policy, whatever it signs.
 func (v *Verifier) verify(entity verify.SignedEntity, artifact verify.ArtifactPolicyOption) (Signer, error) {
-	// By itself no proof of anything, only a better message than what it fails with below.
+	// By itself this is not proof of anything; it only gives a better message than the failure
+	// below.
 	if content, err := entity.VerificationContent(); err == nil {
 		switch byKey := content.Certificate() == nil; {
 		case byKey && !v.byKey:

@@ -114,8 +114,8 @@ func (p *proxy) hosts() []string {
 	return slices.Compact(list)
 }
 
-// HTTPS_PROXY and SSL_CERT_FILE are honoured: behind a company's proxy, from a mirror with the company's certificate, it
-// installs; and where one of the two is missing or wrong, the hint names it.
+// HTTPS_PROXY and SSL_CERT_FILE are honored: behind a company's proxy, an installation from a mirror with the company's
+// certificate succeeds; where one of the two is missing or wrong, the hint names it.
 func TestProxyAndPrivateAuthority(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{Padding: 6 << 20}) // more than a range: several connections
 	dir := t.TempDir()

@@ -60,7 +60,7 @@ const (
 )
 
 // hasGPUs reports whether a machine that CUDA could not be asked on has GPUs for programs, as far
-// as anybody can tell: nvidia-smi lists them, or, where it is not installed, the driver does and
+// as can be determined: nvidia-smi lists them, or, where it is not installed, the driver does and
 // its device files are there, as in containers with the compute capability alone.
 func (n *refusal) hasGPUs() bool {
 	library := n.host.CUDA.Library

@@ -265,9 +265,9 @@ func copyFile(from, to string) error {
 // files: those are thrown away, while ours are resumed, which the lock makes safe.
 const ownPartial = "6c6c6375"
 
-// openPartial makes the partial file, or finds it to be writable. Where it is another user's, who
-// shares the cache and not the right to write, this user has one of his own. Made here, it has the
-// mode that the umask gives, as huggingface_hub's.
+// openPartial makes the partial file, or finds it to be writable. Where it belongs to another user,
+// who shares the cache but not the right to write, this user gets a partial file of their own.
+// Created here, the file has the mode that the umask gives, as huggingface_hub's have.
 func (s repository) openPartial(partial string) (string, error) {
 	f, err := os.OpenFile(partial, os.O_CREATE|os.O_RDWR, 0o666)
 	if shared := "." + ownPartial + ".incomplete"; errors.Is(err, fs.ErrPermission) && strings.HasSuffix(partial, shared) {

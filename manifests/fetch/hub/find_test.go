@@ -345,7 +345,7 @@ func TestUnsized(t *testing.T) {
 	}
 }
 
-// A Hub that sends everybody to another one, and a content network's host in between.
+// A Hub that redirects every client to another one, with a content network's host in between.
 func TestMoved(t *testing.T) {
 	target, s := newServer(t), newServer(t)
 	withModels(target)

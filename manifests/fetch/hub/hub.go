@@ -44,7 +44,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// DefaultEndpoint is the Hub that everybody means.
+// DefaultEndpoint is the public Hub.
 const DefaultEndpoint = "https://huggingface.co"
 
 // A Client downloads from one Hub into one cache. Its fields are not changed while it is used.

@@ -8,7 +8,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/gguf"
 )
 
-// AllLayers is the value of llama.cpp's -ngl that everybody writes for "all of them".
+// AllLayers is the value of llama.cpp's -ngl that is customary for "all of them".
 const AllLayers = 99
 
 const (

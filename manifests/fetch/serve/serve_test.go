@@ -416,7 +416,7 @@ func TestPruneLogs(t *testing.T) {
 	}
 }
 
-// hold listens on a free port, and answers everybody that all is well, as another server would.
+// hold listens on a free port, and answers every request with success, as another server would.
 func hold(t *testing.T, address string) int {
 	t.Helper()
 	l, err := net.Listen("tcp", address)

@@ -23,8 +23,9 @@ func writeFile(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// replaceFile writes a file of the store, which is as it was before or as it shall be, and on disk
-// when it returns. Killed, it leaves what it wrote in staging, where it is cleared away.
+// replaceFile writes a file of the store atomically: a reader sees the old contents or the new
+// ones. The file is on disk when it returns. A process killed meanwhile leaves what it wrote in
+// staging, where clean removes it.
 func (l *Locked) replaceFile(path string, data []byte) error {
 	stage, err := os.MkdirTemp(l.path(stagingDir), "install-")
 	if err != nil {

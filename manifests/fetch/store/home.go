@@ -114,7 +114,7 @@ func (s *Store) create() error {
 	if user, err := os.UserHomeDir(); err == nil && isSameFolder(user, s.Home) || isSameFolder("/", s.Home) {
 		return s.foreignError("is a folder for more than a store")
 	}
-	if err := os.MkdirAll(s.Home, 0o775); err != nil { // everybody may not write, whatever the umask is
+	if err := os.MkdirAll(s.Home, 0o775); err != nil { // not writable for everyone, whatever the umask is
 		return err
 	}
 	marked, err := s.Marked()

@@ -218,7 +218,7 @@ func (n namedLock) take(ctx context.Context, me Holder, waiting func(Holder)) (u
 	}
 }
 
-// read is what the file holds: nothing where there is none any more.
+// read returns the contents of the file: nothing where it no longer exists.
 func (n namedLock) read() ([]byte, error) {
 	f, err := os.OpenFile(n.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -235,7 +235,7 @@ func (n namedLock) read() ([]byte, error) {
 	return data, nil
 }
 
-// steal removes the file if it holds what it held for so long.
+// steal removes the file if its contents are still those that did not change for so long.
 func (n namedLock) steal(seen []byte) error {
 	beside := n.path + stealSuffix
 	f, err := os.OpenFile(beside, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)

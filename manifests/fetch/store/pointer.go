@@ -92,8 +92,8 @@ func readPointer(path string) (SeenPointer, error) {
 	return SeenPointer{record.Signer, p}, nil
 }
 
-// SeePointer remembers a release pointer of a signer, so that no older one is followed any more. It
-// refuses one that may not follow the one seen before, with a *manifests.PointerBackError.
+// SeePointer remembers a release pointer of a signer, so that older ones are no longer followed. It
+// refuses one that may not come after the one seen before, with a *manifests.PointerBackError.
 func (l *Locked) SeePointer(signer string, p manifests.Pointer) error {
 	seen, any, err := l.SeenPointer(signer)
 	switch {
