@@ -108,13 +108,13 @@ func (e *ForeignError) Error() string {
 // Hint says what helps.
 func (e *ForeignError) Hint() string { return e.Way }
 
-// create makes sure that the folder exists, with its marker. A folder that is not a store stays as
-// it is.
+// create makes sure that the folder exists, with its marker. A folder with other uses stays as it
+// is.
 func (s *Store) create() error {
 	if user, err := os.UserHomeDir(); err == nil && isSameFolder(user, s.Home) || isSameFolder("/", s.Home) {
 		return s.foreignError("is a folder for more than a store")
 	}
-	if err := os.MkdirAll(s.Home, 0o775); err != nil { // not writable for everyone, whatever the umask is
+	if err := os.MkdirAll(s.Home, 0o775); err != nil { // not world-writable, whatever the umask is
 		return err
 	}
 	marked, err := s.Marked()
