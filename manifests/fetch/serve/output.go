@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// ringLines are kept of what a server prints, and tailLines of them told.
+	// ringLines is how many lines of what a server prints are kept, and tailLines how many of them
+	// are reported.
 	ringLines, tailLines = 200, 40
 	// maxLine bounds a line that is kept, in bytes: a server may print without a newline.
 	maxLine = 1000

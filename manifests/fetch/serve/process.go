@@ -28,7 +28,7 @@ type process struct {
 	gone bool // its number may be another process's
 }
 
-// drain is how long the rest of a server's output is waited for, which a program that left its group may hold open.
+// drain is how long to wait for the rest of a server's output, which a program that left its group may hold open.
 const drain = time.Second
 
 func start(program string, arguments, environ []string, out io.Writer) (*process, error) {
@@ -53,7 +53,7 @@ func start(program string, arguments, environ []string, out io.Writer) (*process
 	return p, <-begun
 }
 
-// wait waits for the end, and kills whatever the server leaves in its group, before its number can be another process's.
+// wait waits for the end, and kills whatever the server leaves in its group, before its PID can be reused.
 func (p *process) wait() {
 	for {
 		err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)

@@ -26,7 +26,7 @@ import (
 const UsualPort = 8090
 
 const (
-	// grace is what a server has for an end in order before it is killed.
+	// grace is how long a server may take to end in order before it is killed.
 	grace = 5 * time.Second
 	// graceUnattended is the same where no user is waiting: what counts then is that GPU memory is freed.
 	graceUnattended = time.Second
@@ -60,9 +60,9 @@ type Server struct {
 	Port int
 	// Prefix stands before the paths of its address, as llama-server's --api-prefix says.
 	Prefix string
-	// Key is one that it wants of its clients. Behind a Prefix even /health wants it.
+	// Key is the API key that it requires of its clients. Behind a Prefix even /health requires it.
 	Key string
-	// Timeout bounds the time until it is ready; 0 is none.
+	// Timeout bounds the time until it is ready; 0 means no limit.
 	Timeout time.Duration
 	// Log is the file that what it prints is appended to. If it is empty, a new file in the folder Logs is, unless that is
 	// empty, too.
@@ -162,7 +162,7 @@ func (s Server) once(ctx context.Context, port int, out *output, on func(Event))
 		}
 		defer forget(s.Records)
 	}
-	// Apart from the events, for which a caller may have no ear.
+	// This does not depend on the events, which the caller may not be receiving.
 	stopped := make(chan struct{})
 	unhook := context.AfterFunc(ctx, func() {
 		within := grace

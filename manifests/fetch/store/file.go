@@ -38,7 +38,7 @@ func (l *Locked) replaceFile(path string, data []byte) error {
 	return errors.Join(os.Rename(beside, path), SyncFolder(filepath.Dir(path)), os.Remove(stage))
 }
 
-// SyncFolder has the names in a folder on disk when it returns.
+// SyncFolder flushes the names in a folder to disk.
 func SyncFolder(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -51,7 +51,7 @@ func SyncFolder(dir string) error {
 	return errors.Join(err, f.Close())
 }
 
-// relink makes a link, in the place of one that may be there, by one rename.
+// relink makes a link, replacing an existing one, by one rename.
 func (l *Locked) relink(target, at string) error {
 	stage, err := os.MkdirTemp(l.path(stagingDir), "link-")
 	if err != nil {
@@ -96,8 +96,8 @@ func (l *Locked) put(made, target string) error {
 	return os.Rename(made, target)
 }
 
-// discard moves a folder to staging and removes it there, so that what is half removed is cleared
-// away later.
+// discard moves a folder to staging and removes it there, so that a folder that is only partly
+// removed is cleared away later.
 func (l *Locked) discard(path string) error {
 	aside, err := os.MkdirTemp(l.path(stagingDir), "old-")
 	if err != nil {

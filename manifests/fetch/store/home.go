@@ -21,7 +21,7 @@ import (
 // unless the folder is empty.
 const markerText = "llcuda-fetch keeps its installations in this folder, format 1\n"
 
-// lastNames are the files beside the store's folders. They go last.
+// lastNames are the files beside the store's folders. They are removed last.
 var lastNames = []string{home.Marker, lockName, lockName + heldSuffix, lockName + heldSuffix + stealSuffix}
 
 // folders are the folders in a store, and which of the names in them are the store's own. Anything
@@ -56,8 +56,8 @@ var (
 	installNames  = []string{recordName, launch.StartName, launch.BundleName}
 )
 
-// ownNames says that names of a form are the store's, of files where the form says so and else of
-// folders.
+// ownNames returns a function that reports whether an entry has a name of this form and is of the
+// right type: a file where the name has a file's extension, else a folder.
 func ownNames(form string) func(*Store, string, fs.DirEntry) bool {
 	whole := regexp.MustCompile(`^(?:` + form + `)$`)
 	return func(_ *Store, name string, entry fs.DirEntry) bool {
@@ -73,7 +73,7 @@ func (s *Store) holdsOnly(dir, name string, names []string) bool {
 }
 
 // listOwn are the names in a folder of the store that are the store's, as paths relative to it. A
-// folder that is not there, or is a link, has none.
+// folder that does not exist, or is a link, has none.
 func (s *Store) listOwn(dir string) ([]string, error) {
 	if info, err := os.Lstat(s.path(dir)); err != nil || !info.IsDir() {
 		return nil, ignoreMissing(err)
@@ -311,7 +311,8 @@ func (l *Locked) Uninstall() (Contents, error) {
 	if err != nil {
 		return c, err
 	}
-	// What leads to programs goes first: nothing half removed is ever current.
+	// What leads to programs is removed first, so that nothing that is only partly removed is ever
+	// current.
 	slices.SortStableFunc(c.Own, func(a, b Item) int { return ranksFirst(b) - ranksFirst(a) })
 	for _, item := range c.Own {
 		if err := l.discard(l.path(item.Path)); err != nil {

@@ -66,7 +66,7 @@ type Install struct {
 	// were tried. Both are empty in the records of clients that did not keep them.
 	LlamaCPP string   `json:"llama_cpp"`
 	Seen     []string `json:"seen"`
-	// SignedBy is who signed the release; empty where the user did without a signature.
+	// SignedBy is who signed the release; empty where the user skipped the signature.
 	SignedBy string `json:"signed_by"`
 	// Pointer is the number of the release pointer that named the release, and PointerBy whose
 	// number it is; 0 where the user named it.

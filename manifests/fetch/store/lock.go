@@ -17,15 +17,15 @@ import (
 const (
 	lockName = "lock"
 	// heldSuffix is that of the file beside the lock where the file system has no flock(2), and
-	// stealSuffix that of the file by which the lock of a process that is gone is taken away.
+	// stealSuffix that of the file by which the lock of a process that has died is removed.
 	heldSuffix, stealSuffix = ".held", ".steal"
 	// maxRecord bounds what is read of who holds a lock, in bytes.
 	maxRecord = 4096
 	// lockPoll is how often a waiting process tries again.
 	lockPoll = 100 * time.Millisecond
-	// heldBeat is how often the holder of a named lock shows that it is alive, and heldStale after
-	// how long without that the others take it for gone. Network file systems show a change up to
-	// 20 seconds late: sshfs(1), dcache_timeout.
+	// heldBeat is how often the holder of a named lock shows that it is alive, and heldStale is the
+	// time without such a sign after which the others consider it dead. Network file systems show a
+	// change up to 20 seconds late: sshfs(1), dcache_timeout.
 	heldBeat, heldStale = 2 * time.Second, 40 * time.Second
 )
 
@@ -46,8 +46,8 @@ func (e *LockError) Hint() string {
 	return "remove " + e.Path + " if nothing else needs it, or choose another folder with --home (LLCUDA_HOME)"
 }
 
-// lockFile takes the lock at a path and returns what lets it go. While another process has it,
-// waiting, if not nil, is called once for each such process.
+// lockFile takes the lock at a path and returns the function that releases it. While another
+// process has it, waiting, if not nil, is called once for each such process.
 //
 // The lock is flock(2), which ends with the process. Network file systems that do not have it get a
 // namedLock. Package flock would not do: it follows a link in the lock's place, and does not show
@@ -86,7 +86,7 @@ func lockFile(ctx context.Context, path string, me Holder, waiting func(Holder))
 	}
 }
 
-// tellOnce tells of each holder once.
+// tellOnce reports each holder once.
 func tellOnce(waiting func(Holder)) func(Holder) {
 	var told *Holder
 	return func(h Holder) {
@@ -106,8 +106,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// openLock opens the file of a lock, and nothing else that may be in its place: who can write to
-// the folder could have a link there to a file that he cannot write to.
+// openLock opens the file of a lock, and nothing else that may be in its place: an attacker who can
+// write to the folder could place a link there to a file that the attacker cannot write to.
 func openLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o666)
 	switch {

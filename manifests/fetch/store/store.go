@@ -160,7 +160,7 @@ func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) 
 	return l, nil
 }
 
-// Close lets the lock go.
+// Close releases the lock.
 func (l *Locked) Close() error { return l.unlock() }
 
 // Partial is the file that a transfer of these bytes resumes from.
