@@ -18,7 +18,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// InspectOptions say what a model is to be reckoned for.
+// InspectOptions say what to calculate a model's needs for.
 type InspectOptions struct {
 	// Release is the one whose registry has the names; empty is the one installed, else the newest.
 	Release string

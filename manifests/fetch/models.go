@@ -122,8 +122,8 @@ func fromRegistry(m matrix.Model) wanted {
 		want: hub.Want{Size: m.Size, SHA256: m.SHA256}, model: &m}
 }
 
-// Pull has a model in the Hub's cache: one of the registry by its name, or one that is named by its
-// repository, all parts of it and its projector.
+// Pull makes sure that a model is in the Hub's cache: one of the registry by its name, or one that
+// is named by its repository, with all its parts and its projector.
 func (c *Client) Pull(ctx context.Context, release, name string) (Model, error) {
 	return c.pull(ctx, release, name, hub.WithProjector)
 }

@@ -20,7 +20,7 @@ type Pointer struct {
 	From string
 }
 
-// A NoPointerError is a place where a release pointer should be and is none.
+// A NoPointerError is a place where a release pointer is expected but missing.
 type NoPointerError struct{ Addresses []string }
 
 func (e *NoPointerError) Error() string {
@@ -83,7 +83,7 @@ func (c *Client) firstPointer(ctx context.Context, addresses []string, patient b
 		}
 		return nil, nil, &TrustError{e, ""}
 	}
-	if len(unreached) < len(failed) { // one is behind, or expired: no patience mends that
+	if len(unreached) < len(failed) { // one is behind, or expired: waiting longer does not help
 		unreached = nil
 	}
 	return nil, unreached, errors.Join(failed...)
@@ -241,7 +241,7 @@ func (c *Client) newestPointer(ctx context.Context) *Pointer {
 // Withdrawn is what the release pointers seen on this machine say of a release that was withdrawn:
 // a *manifests.WithdrawnError, or nil.
 func (c *Client) Withdrawn(release string) error {
-	seen, _ := c.Store.SeenPointers() // what cannot be read is said where pointers are followed
+	seen, _ := c.Store.SeenPointers() // records that cannot be read are reported where pointers are followed
 	for _, s := range seen {
 		if err := s.Pointer.CheckWithdrawn(release); err != nil {
 			return err

@@ -13,7 +13,7 @@ import (
 // ServerName is llama.cpp's server.
 const ServerName = "llama-server"
 
-// A VariableError is a variable of the environment that leads nowhere.
+// A VariableError is an environment variable whose path leads nowhere.
 type VariableError struct {
 	Variable, Value string
 	Err             error

@@ -15,7 +15,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
-// A Blob is a file to bring.
+// A Blob is a file to download.
 type Blob struct {
 	Name string // for messages
 	Size int64  // bytes; negative if it is not known

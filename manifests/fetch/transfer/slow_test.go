@@ -144,7 +144,7 @@ func TestGetSlow(t *testing.T) {
 	}
 }
 
-// What a server sends without end is bounded: bodies by what was asked for, redirects by their
+// A server that sends without end is cut off: bodies by what was asked for, redirects by their
 // number.
 func TestEndless(t *testing.T) {
 	dir, _, sum := sample(t)

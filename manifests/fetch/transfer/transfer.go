@@ -62,7 +62,7 @@ type Client struct {
 	// StallTimeout is how long a connection may bring no byte: 30 seconds.
 	StallTimeout time.Duration
 	// SlowRate is how many bytes a second a mirror must give over each SlowWindow, or the next one
-	// is asked: 16 KiB. A negative one has none given up.
+	// is asked: 16 KiB. With a negative rate, no mirror is abandoned.
 	SlowRate int64
 	// SlowWindow is how long a mirror may be slower than SlowRate: 1 minute.
 	SlowWindow time.Duration
@@ -102,7 +102,7 @@ func (c *Client) policy() retry.Policy {
 	return retry.Policy{Tries: c.Tries, FirstWait: c.FirstWait, MaxAfter: c.MaxRetryAfter}
 }
 
-// Patient is the same client, which gives no mirror up for being slow.
+// Patient returns the same client, except that it never abandons a mirror for being slow.
 func (c *Client) Patient() *Client {
 	p := *c
 	p.SlowRate = -1
