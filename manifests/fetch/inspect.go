@@ -66,7 +66,7 @@ func (e *NotHereError) Error() string { return e.Name + " is not downloaded" }
 // Hint says what helps.
 func (e *NotHereError) Hint() string { return "llcuda-fetch pull " + e.Name }
 
-// A NoFileError is the path of a model that is none.
+// A NoFileError is the path of a model at which there is no file.
 type NoFileError struct{ Path string }
 
 func (e *NoFileError) Error() string { return "there is no file " + e.Path }

@@ -40,7 +40,7 @@ type TemporaryError struct {
 func (e *TemporaryError) Error() string { return e.Err.Error() }
 func (e *TemporaryError) Unwrap() error { return e.Err }
 
-// Hint says the way out.
+// Hint says what helps.
 func (e *TemporaryError) Hint() string {
 	return "repeat the command: it resumes, and does not transfer again what has arrived"
 }
@@ -64,7 +64,7 @@ type Policy struct {
 	// Within is the time for all tries; 0 means no limit. A wait that would end after it is not
 	// begun.
 	Within time.Duration
-	// Waiting, if not nil, hears of each wait before it begins.
+	// Waiting, if not nil, is called before each wait.
 	Waiting func(why error, wait time.Duration)
 }
 

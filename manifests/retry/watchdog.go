@@ -32,7 +32,8 @@ func (w *Watchdog) Moved() {
 	}
 }
 
-// Rest says that this side is at work: until Moved is called, nothing is expected to move.
+// Rest pauses the watchdog while the client itself works: until Moved is called, no progress is
+// expected.
 func (w *Watchdog) Rest() { w.timer.Stop() }
 
 // End stops watching and ends the context. It may be called more than once.

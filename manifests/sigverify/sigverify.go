@@ -106,7 +106,7 @@ func (s Signer) Tag() string { return strings.TrimPrefix(s.Ref, Tags) }
 type Problem string
 
 const (
-	// Malformed is not a Sigstore bundle over a file.
+	// Malformed means that the input is not a Sigstore bundle over a file.
 	Malformed Problem = "malformed"
 	// OtherFile is a signature over another file.
 	OtherFile Problem = "other file"
@@ -116,8 +116,8 @@ const (
 	Invalid Problem = "invalid"
 )
 
-// A SignatureError is a signature that does not count. Nothing that it covers may be used, and trying again mends
-// nothing.
+// A SignatureError is a signature that does not count. Nothing that it covers may be used, and trying again does not
+// help.
 type SignatureError struct {
 	Problem Problem
 	Err     error
@@ -281,7 +281,8 @@ func (v *Verifier) verify(entity verify.SignedEntity, artifact verify.ArtifactPo
 	by := result.Signature.Certificate
 	signer := Signer{Issuer: by.Issuer, Identity: by.SubjectAlternativeName, Commit: by.SourceRepositoryDigest, Run: by.RunInvocationURI}
 	if v.anyRef != "" {
-		// The workflow's ref and that of what it ran on are two: a workflow may be called for another repository's tag.
+		// The workflow's ref and the ref that it ran for are separate: a workflow may be called for another
+		// repository's tag.
 		if signer.Ref = strings.TrimPrefix(signer.Identity, v.anyRef); by.SourceRepositoryRef != signer.Ref {
 			return Signer{}, &SignatureError{OtherSigner, fmt.Errorf("the workflow of %s ran for %s", signer.Ref, by.SourceRepositoryRef)}
 		}

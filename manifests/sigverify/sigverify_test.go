@@ -214,7 +214,7 @@ func TestWorkflow(t *testing.T) {
 	}
 }
 
-// A key's signature is none of a workflow's, and the other way round.
+// A signature by a key does not count as one by a workflow, and vice versa.
 func TestKeyIsNoIdentity(t *testing.T) {
 	trusted, err := data.TrustedRoot(t, "public-good.json").MarshalJSON()
 	if err != nil {

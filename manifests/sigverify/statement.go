@@ -55,8 +55,9 @@ func (v *Verifier) verifyStatement(entity verify.SignedEntity) (Statement, Signe
 		return Statement{}, Signer{}, &SignatureError{Malformed, err}
 	}
 	// There is no artifact to give: the statement itself is what was signed, and it is in the bundle. sigstore-go calls
-	// that unsafe because a caller may forget the subjects; to look for the first of them in the statement they were read
-	// from would prove nothing more. What is read above is the payload that the signature is held against here.
+	// that unsafe because a caller may forget the subjects; to look for the first of them in the statement they were
+	// read from would prove nothing more. What is read above is the payload against which the signature is verified
+	// here.
 	signer, err := v.verify(entity, verify.WithoutArtifactUnsafe())
 	if err != nil {
 		return Statement{}, Signer{}, err

@@ -53,8 +53,8 @@ const (
 	exitInterrupted = 130
 )
 
-// Main runs llcuda-fetch with the given arguments. The first interrupt ends the command in order, but soon, the second at
-// once.
+// Main runs llcuda-fetch with the given arguments. The first interrupt ends the command in order, but soon; the second
+// ends it at once.
 func Main(args []string, verifier NewVerifier) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -61,7 +61,7 @@ func (t *terminal) emit(e any) {
 	t.Above(func() {
 		lines := json.NewEncoder(t.Err)
 		lines.SetEscapeHTML(false)
-		_ = lines.Encode(e) // a reader that is gone does not keep the command from its work
+		_ = lines.Encode(e) // a reader that is gone does not stop the command
 	})
 }
 
