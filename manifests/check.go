@@ -23,7 +23,7 @@ const (
 	// maxPath bounds a path in a bundle, in bytes; the store it is unpacked into has its own path
 	// in front of it.
 	maxPath = 1024
-	// maxHops is how many links Linux follows before it takes them for a circle.
+	// maxHops is how many links Linux follows before it takes them for a loop.
 	maxHops = 40
 )
 

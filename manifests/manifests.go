@@ -23,7 +23,7 @@
 //
 // # Trust
 //
-// Nothing is believed before what vouches for it has been verified:
+// Nothing is trusted before what vouches for it has been verified:
 //
 //	signature → SHA256SUMS → manifest.json → asset → file in the archive
 //
@@ -58,8 +58,8 @@
 // the greatest number that it ever saw from this signer, which it keeps; then it resolves exactly
 // the release named, and its manifest.json must have the sha256 named. So an attacker cannot roll
 // it back to an older release, nor keep it at the one that it has for longer than a pointer lives;
-// what is missing or late is an error, never a reason to believe something else. A farm takes a bad
-// release back by a pointer of a greater number that names an older release. A reader that names a
+// what is missing or late is an error, never a reason to believe something else. A farm withdraws a
+// bad release by a pointer with a greater number that names an older release. A reader that names a
 // tag does not need a pointer.
 //
 // # Strictness

@@ -43,12 +43,12 @@ type Pointer struct {
 	Release, Manifest string
 	// Number is greater in each pointer than in the one before, also in one that goes back to an
 	// older release. It is at most the seconds from 1970 to Issued: so no mistake, and no thief of
-	// a key, can use up the numbers. Whatever a pointer said, one that is issued a second later may
-	// say more.
+	// a key, can use up the numbers. Whatever number a pointer had, one that is issued a second
+	// later may have a greater one.
 	Number int64
 	// Issued and Expires are in UTC, in whole seconds. The pointer counts between them.
 	Issued, Expires time.Time
-	// Withdrawn are the releases that were taken back, ascending by tag. Later pointers keep them.
+	// Withdrawn are the releases that were withdrawn, ascending by tag. Later pointers keep them.
 	Withdrawn []Withdrawal
 }
 
@@ -66,7 +66,7 @@ const (
 	maxReason    = 300 // bytes
 )
 
-// Withdrawal reports whether a release was taken back, and why.
+// Withdrawal reports whether a release was withdrawn, and why.
 func (p Pointer) Withdrawal(release string) (Withdrawal, bool) {
 	at := slices.IndexFunc(p.Withdrawn, func(w Withdrawal) bool { return w.Release == release })
 	if at < 0 {
@@ -247,7 +247,7 @@ func (e *PointerTimeError) Error() string {
 	return fmt.Sprintf("release pointer %d was issued at %s; the clock of this machine says %s, which is before", e.Pointer.Number, e.Pointer.Issued.Format(pointerTime), now)
 }
 
-// Expired says that it was the pointer's end that was missed, not its beginning.
+// Expired reports whether the pointer has expired, as opposed to not being valid yet.
 func (e *PointerTimeError) Expired() bool { return !e.Now.Before(e.Pointer.Expires) }
 
 // Hint says what it may mean.
@@ -286,7 +286,7 @@ func (e *PointerBackError) Hint() string {
 	return "the mirror may be holding you at an old release; if it is only a cache that is minutes behind, try again later"
 }
 
-// A WithdrawnError is a release that was asked for by its tag, and was taken back.
+// A WithdrawnError is a release that was asked for by its tag and was withdrawn.
 type WithdrawnError struct {
 	Withdrawal
 	// Instead is the release that the pointer names.
@@ -302,7 +302,7 @@ func (e *WithdrawnError) Hint() string {
 	return "--release " + e.Instead + " is the current release; --allow-withdrawn accepts " + e.Release + " anyway"
 }
 
-// CheckWithdrawn reports whether a release that was asked for was taken back. Its error is a
+// CheckWithdrawn reports whether a release that was asked for was withdrawn. Its error is a
 // *WithdrawnError.
 func (p Pointer) CheckWithdrawn(release string) error {
 	if w, withdrawn := p.Withdrawal(release); withdrawn {

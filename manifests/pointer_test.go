@@ -178,7 +178,7 @@ func TestEncodePointerRefuses(t *testing.T) {
 	}
 }
 
-// withdrawn are releases that were taken back, as they are given.
+// withdrawn are releases that were withdrawn, as they are given.
 func withdrawn(releases ...string) []manifests.Withdrawal {
 	var list []manifests.Withdrawal
 	for _, release := range releases {

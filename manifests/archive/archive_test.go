@@ -116,7 +116,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// A forged archive for each rule. The forger may also have written the manifest: its digests are
+// A forged archive for each rule. The attacker may also have written the manifest: its digests are
 // those of the forgery.
 func TestForgedArchives(t *testing.T) {
 	add := func(more ...fetchtest.Entry) func(entries) entries {
@@ -290,7 +290,7 @@ func TestCompareFiles(t *testing.T) {
 	}
 }
 
-// Whatever an archive says, nothing is written but in the folder, and no more bytes than the tar
+// Whatever an archive says, nothing is written outside the folder, and no more bytes than the tar
 // has.
 func FuzzRead(f *testing.F) {
 	const name = top + "a"

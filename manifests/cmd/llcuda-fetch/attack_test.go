@@ -115,7 +115,8 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// wantRefused runs a command that must be refused, with a word of the reason, and leave nothing installed in the store.
+// wantRefused runs a command that must be refused with a message that has want in it, and must leave nothing installed
+// in the store.
 func wantRefused(t *testing.T, cmd *exec.Cmd, home, want string) {
 	t.Helper()
 	out, _ := cmd.CombinedOutput()

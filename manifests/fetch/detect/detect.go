@@ -39,7 +39,7 @@ type Detector struct {
 	// Limit is the time that each source has: 10 seconds where 0. The probe has three times as
 	// much.
 	Limit time.Duration
-	// Probe is the program that asks CUDA. Where it is not there, the other sources serve.
+	// Probe is the program that asks CUDA. Where it does not exist, the other sources are used.
 	Probe string
 	// Disk is the store's folder, whose file system's free space counts. It need not exist yet.
 	Disk string

@@ -401,7 +401,7 @@ func (r *Release) PublicKey(t testing.TB) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }
 
-// Asset is the manifest's word on an asset.
+// Asset returns the manifest's entry for an asset.
 func (r *Release) Asset(t testing.TB, name string) manifests.Artifact {
 	t.Helper()
 	asset, ok := r.Manifest.Asset(name)
