@@ -91,7 +91,7 @@ func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, ru
 	return meta, a.Findings, nil
 }
 
-// audit holds the unpacked files to the rules and to what metadata.json says of them.
+// audit checks the unpacked files against the rules and against metadata.json.
 func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata, rulesFor func(matrix.SM) (Rules, error)) error {
 	l := layout{top: a.top, files: archive.WithoutMetadata(a.Files), fsys: fsys, described: a.Metadata, epoch: a.Time}
 	if again, err := l.digestTar(ctx); err != nil {
