@@ -31,7 +31,7 @@ func (p Plan) Done() bool {
 	return p.Release != nil && !p.Promote && len(p.Upload)+len(p.Unfinished)+len(p.Replace) == 0
 }
 
-// MakePlan reads what the other side has and says what there is to do. It changes nothing.
+// MakePlan reads what the server has and returns what there is to do. It changes nothing.
 func MakePlan(ctx context.Context, store Store, folder *Folder, opts Options) (Plan, error) {
 	p := newPublication(store, folder, opts)
 	found, err := p.find(ctx)
@@ -90,8 +90,8 @@ func choose(found []Release) (chosen *Release, twins []Release, err error) {
 	return nil, nil, nil
 }
 
-// compare holds what the other side has to the folder. It refuses what is in the way and may not be
-// touched.
+// compare checks what the server has against the folder. It refuses anything that is in the way and
+// may not be touched.
 func (p *publication) compare(r Release) (Plan, error) {
 	plan := Plan{Release: &r, Promote: r.Draft && !p.Draft}
 	var differ, foreign []string

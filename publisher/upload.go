@@ -70,7 +70,7 @@ func (p *publication) send(ctx context.Context, plan Plan) error {
 		}
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	// More connections are no faster, and the other side counts requests.
+	// More connections are not faster, and the server counts requests.
 	group.SetLimit(p.Limit)
 	for _, file := range append(files, waiting...) {
 		group.Go(func() error { return p.put(groupCtx, release, file, unfinished(file.Name)) })
@@ -163,10 +163,10 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 				there = nil
 			}
 		case errors.Is(failed, ErrExists):
-			// The name is taken by something that is not listed: the other side lags, or lost an
-			// upload half-way and forgets it after a while. It has no number by which it could be
-			// deleted. Between two runs it may also be that one of the other run's was deleted
-			// before it could be seen.
+			// The name is taken by something that is not listed: the server lags, or lost an upload
+			// halfway and forgets it after a while. It has no number by which it could be deleted.
+			// Between two runs, an asset of the other run may also have been deleted before it
+			// could be seen.
 			if blocked = append(blocked, begun); len(blocked) > blockedTries && begun.Sub(blocked[0]) > p.Grace {
 				return &RefusedError{
 					Err: fmt.Errorf("uploading %s: the name is taken, and no asset of that name is listed", file.Name),

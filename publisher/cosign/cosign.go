@@ -1,8 +1,8 @@
 // Package cosign signs the files of a release, the way that `cosign verify-blob` and package
 // sigverify verify them.
 //
-// ci's commands call it. In go the bytes of a file or an in-toto statement; out comes a Sigstore
-// bundle over them:
+// ci's commands call it. It takes the bytes of a file, or an in-toto statement, and returns a
+// Sigstore bundle over them:
 //
 //	token + Services ──Keyless──▶ Signer ──SignFile, SignStatement──▶ Signature
 //	private key      ──WithKey──▶ Signer

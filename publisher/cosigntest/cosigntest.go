@@ -34,7 +34,7 @@ const Tag = "v1.1.0-runtime"
 // RepositoryID and OwnerID are the numbers of the repository and its owner where a test does not say others.
 const RepositoryID, OwnerID = "1001", "2002"
 
-// Email is whom the stack's issuer signs in when somebody asks it for a token interactively.
+// Email is the user that the stack's issuer signs in when a client asks it for a token interactively.
 const Email = "maintainer@example.org"
 
 // A Stack is a running Sigstore.

@@ -150,8 +150,8 @@ func (s *Server) broken(w http.ResponseWriter, r *request, f *Fault) {
 	s.write(w, out)
 }
 
-// stall does nothing until the client goes, which is not seen while there is a body that nobody reads, or until the
-// test ends.
+// stall does nothing until the client disconnects, which goes unnoticed while part of the request's body is unread, or
+// until the test ends.
 func (s *Server) stall(r *request) {
 	select {
 	case <-r.Context().Done():

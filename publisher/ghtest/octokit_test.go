@@ -81,7 +81,7 @@ func TestRecorded(t *testing.T) {
 			assetPath := regexp.MustCompile(`/releases/assets/[0-9]+`)
 			var assetID string
 			for i, step := range ghtest.Recording(t, scenario) {
-				if scenario == "release-assets-conflict" && i == 1 { // somebody else's upload, which the recording does not show
+				if scenario == "release-assets-conflict" && i == 1 { // another client's upload, which the recording does not show
 					send("POST", "/repos/"+owner+scenario+"/releases/"+releaseID+"/assets?name=test-upload.txt&label=test", "application/octet-stream", []byte("Hello, world!\n"))
 				}
 				path := releasePath.ReplaceAllString(step.Path, "/releases/"+releaseID)

@@ -114,7 +114,7 @@ func scalar(s string) string {
 	return strconv.QuoteToASCII(s)
 }
 
-// Notice is the file that the licences want.
+// Notice returns the NOTICE file that the licenses require.
 func (c Catalogue) Notice() ([]byte, error) {
 	licences, err := c.Licences()
 	if err != nil {

@@ -1,6 +1,6 @@
 // Package hfhub publishes files to a model repository of the Hugging Face Hub.
 //
-// ci's publish command calls it. In goes what the repository shall hold (File); out comes one
+// ci's publish command calls it. It takes what the repository shall contain (File) and makes one
 // commit that has all of it:
 //
 //	head ──▶ build files ──▶ compare ──▶ preupload ──▶ LFS batch, PUT, verify ──▶ commit on that head ──▶ read back

@@ -28,8 +28,8 @@ func CheckRepo(repo string) error {
 	return nil
 }
 
-// A Head is what the repository holds now. It does not change: whoever builds files from it builds
-// from one commit.
+// A Head is what the repository contains now. It does not change: a caller that builds files from it
+// builds from one commit.
 type Head struct {
 	Repo string
 	// Commit is empty where the repository does not exist.
@@ -38,7 +38,7 @@ type Head struct {
 	client *Client
 }
 
-// Head reads what the repository holds now.
+// Head reads what the repository contains now.
 func (c *Client) Head(ctx context.Context, repo string) (*Head, error) {
 	if err := CheckRepo(repo); err != nil {
 		return nil, err

@@ -172,7 +172,8 @@ func (c *Client) askOnce(ctx context.Context, r call, address string, body []byt
 	return answer, nil
 }
 
-// send makes one request. Redirects are answers: whoever follows them decides what goes along.
+// send makes one request. It returns redirects as answers: a caller that follows one decides what to
+// send along.
 func (c *Client) send(ctx context.Context, request *http.Request) (*http.Response, error) {
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	if c.HTTP != nil {

@@ -1,8 +1,9 @@
 // Package prepared makes what tests run besides Go packages: the programs of modules of their own, the official
 // clients that npm brings, and Python's tools. Only test packages import it.
 //
-// In goes a folder of sources; out comes a path in the user's cache, where the thing lies ready. It is made once for
-// each state of the sources, minutes the first time and nothing after that; test binaries that want it meanwhile wait.
+// It takes a folder of sources and returns a path in the user's cache where the result is ready. The result is built once
+// for each state of the sources, which takes minutes; after that it costs nothing. Test binaries that want it meanwhile
+// wait.
 package prepared
 
 import (

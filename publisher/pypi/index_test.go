@@ -113,7 +113,7 @@ func TestFilesHang(t *testing.T) {
 	})
 }
 
-// What is there is told by its digest, whether the index says it or its bytes do.
+// A file that is there is identified by its digest, which the index states or its bytes give.
 func TestMakePlan(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {

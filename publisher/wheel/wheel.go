@@ -1,7 +1,7 @@
 // Package wheel says what a wheel of the Python package must be, and what is wrong with one.
 //
 // ci's commands call it: `ci wheel` before it keeps what hatchling built, `ci sign` and `ci verify` for what lies in a
-// release. In go the bytes of the wheel and what the release says of its contents; out comes what is wrong:
+// release. It takes the bytes of the wheel and what the release says of its contents, and returns what is wrong:
 //
 //	zip       ─▶ what package indexes and installers accept: every local header is its entry, and nothing lies between
 //	dist-info ─▶ RECORD lists what is there; METADATA and WHEEL say what the name says
