@@ -33,7 +33,8 @@ var apacheText string
 //   - apache-2.0, section 4: a copy of the license, and a notice in files that were changed;
 //   - mit: the copyright line and the text, both the model's own;
 //   - gemma, section 3.1: a copy of the terms, a NOTICE with that line, and a notice in files that were changed;
-//   - llama, section 1.b: a copy of the agreement, a NOTICE with that line, "Built with Llama", and a name that begins with it.
+//   - llama, section 1.b: a copy of the agreement, a NOTICE with that line, "Built with Llama", and a name that begins
+//     with it.
 var licences = []Licence{
 	{ID: "apache-2.0", Name: "Apache License 2.0", Link: "https://www.apache.org/licenses/LICENSE-2.0", Text: apacheText},
 	{ID: "gemma", Name: "Gemma Terms of Use", Link: "https://ai.google.dev/gemma/terms",

@@ -26,7 +26,7 @@ type Plan struct {
 	Promote bool
 }
 
-// Done says that there is nothing to do: the release is public and the same.
+// Done reports whether there is nothing to do: the release is public and the same.
 func (p Plan) Done() bool {
 	return p.Release != nil && !p.Promote && len(p.Upload)+len(p.Unfinished)+len(p.Replace) == 0
 }
@@ -49,9 +49,9 @@ func MakePlan(ctx context.Context, store Store, folder *Folder, opts Options) (P
 	return p.compare(whole)
 }
 
-// choose says which of a tag's releases is the one to go on with, and which drafts beside it are
-// empty twins of it: what was left by a run that was killed or lost an answer, or by another one at
-// the same time. It is nil where there is none.
+// choose returns which of a tag's releases to continue with, and which drafts beside it are empty
+// twins of it, left by a run that was killed or lost an answer, or by a concurrent run. chosen is nil
+// where there is none.
 func choose(found []Release) (chosen *Release, twins []Release, err error) {
 	var drafts []Release
 	for i, r := range found {

@@ -50,10 +50,10 @@ type Options struct {
 	Note func(string)
 }
 
-// abandoned is the age at which an asset that is not whole is on its way no longer.
+// abandoned is the age from which an incomplete asset no longer counts as an upload in progress.
 const abandoned = 15 * time.Minute
 
-// maxRounds bounds how often a run starts over because others changed what it had read.
+// maxRounds bounds how often a run starts over because another run changed what it had read.
 const maxRounds = 8
 
 // A Result is what came of publishing.
@@ -188,7 +188,7 @@ func (p *publication) sweep(ctx context.Context) error {
 	return nil
 }
 
-// open finds the release to go on with, or makes a draft.
+// open finds the release to continue with, or makes a draft.
 func (p *publication) open(ctx context.Context) (int64, error) {
 	step := p.patience("making the draft of " + p.draft.Tag)
 	for {

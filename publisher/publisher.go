@@ -6,7 +6,7 @@
 //
 //	Folder ──Plan──▶ upload what is missing ──▶ read again, compare ──▶ promote
 //
-// The remote side is behind small interfaces: ghrelease has GitHub Releases, hfhub the Hugging Face
+// The server is behind small interfaces: ghrelease has GitHub Releases, hfhub the Hugging Face
 // Hub, cosign the signatures. The package never builds, never packs, and never deletes what is
 // whole and right on the server.
 //
@@ -35,9 +35,8 @@ import (
 // Progress is how far the transfer of one file is.
 type Progress = measure.Progress
 
-// A RefusedError is a remote side that says no, and would say so again: wrong credentials, a
-// conflict with what is there, a release that cannot be changed any more. Trying again mends
-// nothing.
+// A RefusedError is a refusal that the server would repeat: wrong credentials, a conflict with what
+// is there, a release that can no longer be changed. Trying again does not help.
 type RefusedError struct {
 	Err error
 	// Way is the way out, for a person.
@@ -50,8 +49,8 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // Hint says the way out.
 func (e *RefusedError) Hint() string { return e.Way }
 
-// A TemporaryError is one that may be gone the next time: a lost connection, a server that is
-// overloaded, a limit of requests.
+// A TemporaryError is an error that may not recur on the next try: a lost connection, an overloaded
+// server, a rate limit.
 type TemporaryError = retry.TemporaryError
 
 // What a Store says of its things, beside RefusedError and TemporaryError.

@@ -136,7 +136,7 @@ func nameOf(change *gitdiff.File) string {
 	return change.OldName
 }
 
-// ErrUpstream says that a tree has a patch's changes already.
+// ErrUpstream means that a tree has a patch's changes already.
 var ErrUpstream = errors.New("the source has these changes already")
 
 // NotThereError is a tree without a file that a patch changes.

@@ -47,7 +47,7 @@ type Leave int
 const (
 	// Starter is an asset in state "starter".
 	Starter Leave = iota
-	// HiddenStarter is one that no list has, and that blocks the name.
+	// HiddenStarter is an asset that no list has, and that blocks the name.
 	HiddenStarter
 	// Nothing is nothing.
 	Nothing
@@ -87,7 +87,7 @@ func (s *Server) Fail(faults ...Fault) {
 	}
 }
 
-// Left says how many faults did not come yet.
+// Left returns how many faults have not occurred yet.
 func (s *Server) Left() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -614,7 +614,7 @@ func TestTokenStaysHome(t *testing.T) {
 	}
 }
 
-// An answer says whether another try may succeed, and when.
+// An answer determines whether and when to try again.
 func TestRefusalAsks(t *testing.T) {
 	type asked struct {
 		Temporary bool

@@ -68,7 +68,7 @@ var (
 	sha256Form = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
-// Read brings a small file of the head. ok is false where it has none of that name.
+// Read returns a small file of the head. ok is false where the head has none of that name.
 func (h *Head) Read(ctx context.Context, path string) (content []byte, ok bool, err error) {
 	if h.Commit == "" {
 		return nil, false, nil

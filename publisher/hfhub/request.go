@@ -66,7 +66,7 @@ func (c *Client) do(ctx context.Context, r call, value any) error {
 	})
 }
 
-// retry repeats what a later try may mend, with the waits that the Hub asks for.
+// retry repeats a request while retrying may help, with the waits that the Hub asks for.
 func (c *Client) retry(ctx context.Context, tries int, try func() error) error {
 	policy := c.policy()
 	policy.Tries = tries

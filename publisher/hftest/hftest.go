@@ -63,7 +63,7 @@ type Fault struct {
 	Body   string            `json:"body,omitempty"`
 }
 
-// A Request is one that the Hub or its storage got.
+// A Request is a request that the Hub or its storage received.
 type Request struct {
 	Stage  string `json:"stage"`
 	Method string `json:"method"`
@@ -153,7 +153,7 @@ func (h *Hub) Unspent() []Fault {
 	return faults
 }
 
-// Take gives the requests since it was called last.
+// Take returns the requests since its last call.
 func (h *Hub) Take() []Request {
 	h.t.Helper()
 	var log []Request

@@ -50,7 +50,8 @@ func Packages(name string, source fs.FS) (string, error) {
 	})
 }
 
-// Python is a virtual environment of the python3 that is found, with the packages of a lock of pip's, which has a hash for each.
+// Python returns a virtual environment of the python3 that is found, with the packages of a pip lock file, which has a
+// hash for each.
 func Python(name, lock string) (string, error) {
 	identity, err := exec.Command("python3", "-c", "import sys; print(sys.version, sys.base_prefix)").Output()
 	if err != nil {

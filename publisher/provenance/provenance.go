@@ -143,7 +143,8 @@ func list(texts []string) []any {
 	return items
 }
 
-// dependencies are the source, what it was patched with, and the images, each once: bundles that were built on several machines may have several.
+// dependencies are the source, what it was patched with, and the images, each once: bundles that were built on several
+// machines may have several.
 func (f Facts) dependencies(bundles []manifests.Metadata) []*intoto.ResourceDescriptor {
 	commit := bundles[0].LlamaCPP.Commit
 	source := &intoto.ResourceDescriptor{Name: "llama.cpp", Digest: map[string]string{"gitCommit": commit}}

@@ -210,8 +210,8 @@ func IndexOf(repository string) (string, error) {
 // refused is how twine says that a server will not take a file, whenever it is asked.
 var refused = regexp.MustCompile(`HTTPError: 4(0[0-79]|1|2[0-8])|InvalidDistribution|NonInteractive|Credential`)
 
-// Upload sends one file. Whether it arrived is for the caller to see, even after an error: the answer may have been lost.
-// The error is a *publisher.RefusedError where trying again mends nothing.
+// Upload sends one file. The caller has to check whether it arrived, even after an error: the answer may have been lost.
+// The error is a *publisher.RefusedError where trying again does not help.
 func (t Twine) Upload(ctx context.Context, repository, path string) error {
 	_, err := t.run(ctx, "twine upload", "-m", "twine", "upload", "--non-interactive", "--disable-progress-bar",
 		"--config-file", t.config(), "--repository", repository, path)

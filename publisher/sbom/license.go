@@ -18,7 +18,7 @@ const mostly = 75
 // choice is how texts say that one of several licenses is enough.
 var choice = regexp.MustCompile(`(?i)\b(as a choice|under 2 licenses|at your (option|choice)|dual[- ]licen[sc]ed)\b`)
 
-// recognize gives the expression for a license text by SPDX's list: one name, or several joined by AND. It is empty where
+// recognize returns the expression for a license text by SPDX's list: one name, or several joined by AND. It is empty where
 // most of the text is something else, and where the text leaves a choice.
 func recognize(text string) string {
 	if match := byline.FindStringSubmatch(text); match != nil {

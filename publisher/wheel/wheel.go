@@ -65,7 +65,7 @@ type Contents struct {
 	Bill []byte
 }
 
-// Check says what is wrong with a wheel of that name.
+// Check returns what is wrong with a wheel of that name.
 func Check(name string, data []byte, contents Contents) []string {
 	version, platform, err := Parse(name)
 	if err != nil {
@@ -88,7 +88,7 @@ func Check(name string, data []byte, contents Contents) []string {
 // checking is one check of one wheel.
 type checking struct {
 	version, platform string
-	info              string // the folder of what is said of the wheel
+	info              string // the wheel's .dist-info folder
 	files             map[string]file
 	problems          []string
 }

@@ -149,7 +149,7 @@ func (i *issuer) deviceCode(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, map[string]any{"device_code": code, "user_code": "ABCD-EFGH", "verification_uri": i.own + "/device", "interval": 0, "expires_in": 300})
 }
 
-// token gives a device its token, the second time that it asks.
+// token gives a device its token on its second request.
 func (i *issuer) token(w http.ResponseWriter, r *http.Request) {
 	refused := i.ask(r.FormValue("device_code"), r.FormValue("code_verifier"))
 	if refused != "" {

@@ -13,7 +13,7 @@ type gate struct {
 	world   *world
 	inner   http.Handler
 	stageOf func(*http.Request) string
-	// overtake makes another one's commit, if not nil.
+	// overtake, if not nil, makes a commit of another client.
 	overtake func(*http.Request)
 }
 

@@ -89,7 +89,7 @@ func hubStage(r *http.Request) string {
 	return "info"
 }
 
-// repoOf is "org/name" of a request, empty where it is about none.
+// repoOf is "org/name" of a request, empty where the request is not about a repository.
 func repoOf(r *http.Request) string {
 	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	switch {

@@ -52,7 +52,7 @@ type Fault struct {
 	//	status-after the request is carried out, then Status is answered
 	//	stall        Bytes of the body are read, then nothing happens any more
 	//	revoke       the request's token is forgotten, then the request continues
-	//	overtake     another one's commit comes in between
+	//	overtake     another client's commit comes in between
 	//	expire       the address has expired
 	Do     string            `json:"do"`
 	Bytes  int64             `json:"bytes"`
