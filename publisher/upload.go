@@ -140,7 +140,7 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 		there, err = p.look(ctx, release, file.Name)
 		switch permanent := !retry.IsTemporary(failed) && !errors.Is(failed, ErrExists); {
 		case permanent && err == nil && there != nil && p.isSame(file, *there):
-			return nil // another run sent it, and perhaps even published the release, so that it takes nothing any more
+			return nil // another run sent it, and perhaps even published the release, which then accepts no more files
 		case permanent:
 			return fmt.Errorf("uploading %s: %w", file.Name, failed)
 		case err != nil:

@@ -207,8 +207,8 @@ func (s *Store) Download(ctx context.Context, asset publisher.Asset) (io.ReadClo
 	return &watchedBody{body: response.Body, watch: watch, closed: watch.End}, nil
 }
 
-// missingAsGone is the error of a request for something by its number, where "not found" is not a
-// matter of rights.
+// missingAsGone is the error of a request for something by its number, where "not found" does not
+// mean missing rights.
 func missingAsGone(err error) error {
 	if missing, ok := errors.AsType[*missingError](err); ok {
 		return fmt.Errorf("%w: %w", publisher.ErrGone, missing.err)

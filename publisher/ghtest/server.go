@@ -9,8 +9,8 @@
 // tags, and are listed late; uploads that break off leave assets in state "starter", which block their name, and are
 // listed or not; a name that is taken is 422; the tag is made when a release is published; a release whose target is a
 // commit with other workflow files than the default branch takes a token that may change them; immutable releases take
-// nothing more. That it behaves as GitHub's own client expects is vouched for by that client, and that its answers have
-// the form of GitHub's by recorded ones.
+// nothing more. GitHub's own client confirms that the server behaves as that client expects, and recorded answers confirm
+// that its answers have the form of GitHub's.
 package ghtest
 
 import (

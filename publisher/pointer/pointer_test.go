@@ -397,8 +397,8 @@ func write(t *testing.T, place File, data []byte) {
 	}
 }
 
-// Many at once on one branch, each from a clone of its own: every one gets a number of its own, and the branch has them
-// all, one on top of the other, and nothing besides.
+// Many publishers publish concurrently to one branch, each from its own clone: each gets its own number, and the branch
+// has all of their commits, one on top of the other, and nothing else.
 func TestManyPublishAtOnce(t *testing.T) {
 	const publishers = 6
 	first, far := newBranch(t)

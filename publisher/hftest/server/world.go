@@ -50,7 +50,7 @@ type Fault struct {
 	//	drop-after   the request is carried out, then the connection ends
 	//	status       Status is answered, with Header and Body
 	//	status-after the request is carried out, then Status is answered
-	//	stall        Bytes of the body are read, then nothing happens any more
+	//	stall        Bytes of the body are read, then nothing more happens
 	//	revoke       the request's token is forgotten, then the request continues
 	//	overtake     another client's commit comes in between
 	//	expire       the address has expired
