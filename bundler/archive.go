@@ -60,10 +60,10 @@ func Unpack(ctx context.Context, name string, root *os.Root) (manifests.Metadata
 	return *meta, nil
 }
 
-// VerifyArchive unpacks an archive into a temporary folder and makes everything that is said of it
-// again: its digests, the layout, metadata.json from the files, the audit under the rules of its
-// SM, and the manifest's entry, which it compares with want. It returns a bundle's metadata where
-// that can be read, and all that does not agree; its error means that it could not look.
+// VerifyArchive unpacks an archive into a temporary folder and rederives everything that is claimed
+// of it: its digests, the layout, metadata.json from the files, the audit under the rules of its SM,
+// and the manifest's entry, which it compares with want. It returns a bundle's metadata where that
+// can be read, and every disagreement; its error means that it could not check.
 func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, rulesFor func(matrix.SM) (Rules, error)) (*manifests.Metadata, []Finding, error) {
 	dir, err := os.MkdirTemp("", "llcuda-verify-")
 	if err != nil {
@@ -91,7 +91,7 @@ func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, ru
 	return meta, a.Findings, nil
 }
 
-// audit holds the unpacked files to the rules and to what metadata.json says of them.
+// audit checks the unpacked files against the rules and against metadata.json.
 func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata, rulesFor func(matrix.SM) (Rules, error)) error {
 	l := layout{top: a.top, files: archive.WithoutMetadata(a.Files), fsys: fsys, described: a.Metadata, epoch: a.Time}
 	if again, err := l.digestTar(ctx); err != nil {
@@ -159,7 +159,7 @@ func (a *packed) describe() (artifact manifests.Artifact, meta *manifests.Metada
 	return archive.Describe(*meta, a.name, a.format, a.file, a.Tar), meta
 }
 
-// kindOfArchive tells what an archive must hold from its file name.
+// kindOfArchive derives what an archive must contain from its file name.
 func kindOfArchive(name string) (kind manifests.Kind, top, format string, err error) {
 	if !manifests.IsArchive(name) {
 		return "", "", "", fmt.Errorf("%s is neither a bundle's nor the CUDA runtime's archive", name)

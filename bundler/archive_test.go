@@ -53,7 +53,7 @@ type member struct {
 	data []byte
 }
 
-// A forgery is an archive in the hands of somebody who can change everything in it and in the
+// A forgery is an archive in the hands of an attacker who can change everything in it and in the
 // manifest.
 type forgery struct {
 	t       *testing.T
@@ -201,8 +201,8 @@ func compress(t *testing.T, format string, data []byte) []byte {
 	return buf.Bytes()
 }
 
-// TestForgedArchive is a table of attacks. Whoever attacks can also write the manifest: its entry
-// has the digests of the forged file and the forged tar. So what is found here is found in the
+// TestForgedArchive is a table of attacks. The attacker can also write the manifest, so its entry has
+// the digests of the forged file and the forged tar. Every finding here therefore comes from the
 // archive alone.
 func TestForgedArchive(t *testing.T) {
 	tree := newTree(t, "sm75.fatbin")

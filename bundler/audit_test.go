@@ -266,7 +266,7 @@ func TestAuditNotices(t *testing.T) {
 	})
 }
 
-// Libraries that nobody provides, and symbols that none of the needed ones has.
+// Libraries that nothing provides, and symbols that none of the needed libraries defines.
 func TestAuditLibraries(t *testing.T) {
 	testAudit(t, map[string]auditCase{
 		"library from nowhere": {

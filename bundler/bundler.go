@@ -41,7 +41,7 @@ const (
 	RuleSymbol      = "undefined-symbol" // a symbol that no listed library gives
 	RuleFloor       = "symbol-version"   // a symbol version above the floor
 	RuleBuildPath   = "build-path"       // an absolute path of the builder
-	RuleNotice      = "notice"           // a library's code without its licence
+	RuleNotice      = "notice"           // a library's code without its license
 	RuleDeviceCode  = "device-code"      // device code that is absent, foreign or unreadable
 	RuleMetadata    = archive.RuleMetadata
 	RuleArchive     = archive.RuleArchive

@@ -18,7 +18,7 @@ const (
 	gzipBlock = 1 << 20
 )
 
-// newCompressor gives a writer whose output depends on its input alone, not on threads or time.
+// newCompressor returns a writer whose output depends on its input alone, not on threads or time.
 func newCompressor(w io.Writer, format string, threads int) (io.WriteCloser, error) {
 	switch format {
 	case manifests.FormatTarGz:

@@ -55,7 +55,7 @@ const (
 	cubinOneChip       = 0x800     // in e_flags of the ABI before
 )
 
-// A CodeKind tells what an entry of a fatbin holds.
+// A CodeKind is what an entry of a fatbin contains.
 type CodeKind uint16
 
 // The kinds that a bundle may have.
@@ -272,7 +272,7 @@ func (e FatbinEntry) prefix(r io.ReaderAt) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(payload, devicePrefix))
 }
 
-// Open gives the decompressed payload. Reading it to the end proves that it decompresses to the
+// Open returns the decompressed payload. Reading it to the end proves that it decompresses to the
 // size it claims.
 func (e FatbinEntry) Open(r io.ReaderAt) (io.ReadCloser, error) {
 	stored := io.NewSectionReader(r, e.Offset, e.Size)

@@ -11,7 +11,7 @@ import (
 
 // TryLockFolder takes the lock of a folder that files are written to, and reports whether it could.
 // The lock is on the folder itself, so it adds no file, and it ends with the process that holds it:
-// the holder may remove every unfinished file in the folder, because nobody is writing one.
+// the holder may remove every unfinished file in the folder, because no other process is writing one.
 func TryLockFolder(dir string) (unlock func(), ok bool, err error) {
 	return lockFolder(dir, (*flock.Flock).TryLock)
 }

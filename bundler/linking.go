@@ -153,7 +153,7 @@ func compilerOf(glibcxx string) compiler {
 	return best
 }
 
-// usersOf names some symbols that ask for a version: they tell what in the source to look for.
+// usersOf names some symbols that require a version, which show what to look for in the source.
 func (e *ELF) usersOf(v SymbolVersion) string {
 	const shown = 3
 	var names []string

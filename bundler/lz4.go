@@ -44,7 +44,7 @@ func (z *lz4Reader) Read(p []byte) (int, error) {
 	if z.pos == len(z.hist) {
 		if z.left == 0 {
 			if _, err := z.src.ReadByte(); err != io.EOF {
-				return 0, errLZ4 // the block goes on past the size it claims
+				return 0, errLZ4 // the block continues past the size it claims
 			}
 			return 0, io.EOF
 		}

@@ -8,7 +8,7 @@ import (
 type notice struct {
 	library string
 	mark    string // in the mangled names of the library's code, which are strings of the binary: kernels are registered by name
-	text    string // a line of the licence
+	text    string // a line of the license
 }
 
 // compiledIn are the libraries that are headers of the toolkit: no file of theirs in a bundle tells

@@ -35,11 +35,11 @@ type PackOptions struct {
 	// not empty. They take minutes to compress and are the same until the toolkit changes. Pack
 	// ignores it: no two bundles are the same.
 	Cache string
-	// Known tells of archives in outDir that need not be read to be found the same, if it is not
-	// nil.
+	// Known, if not nil, returns what is already known of an archive in outDir, so that an unchanged
+	// one need not be read again.
 	Known func(name string) (manifests.Artifact, bool)
-	// Progress is told how many bytes of how many have been compressed, for all archives together.
-	// Its calls do not overlap.
+	// Progress receives the number of bytes compressed so far and the total, for all archives
+	// together. Its calls do not overlap.
 	Progress func(measure.Progress)
 }
 
@@ -304,8 +304,8 @@ func syncDir(dir *os.Root) error {
 	return f.Sync()
 }
 
-// readFileDigest says what an archive is if it holds the tar that is wanted, and nil if it is
-// absent, damaged or holds another.
+// readFileDigest returns the digest of an archive that contains the wanted tar, and nil if the
+// archive is absent, damaged or contains another tar.
 func readFileDigest(ctx context.Context, dir *os.Root, name, format string, want manifests.Digest) (*manifests.Digest, error) {
 	f, err := dir.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -213,8 +213,8 @@ func TestPackAgain(t *testing.T) {
 	}
 }
 
-// Whoever holds the folder's lock removes what killed processes left, however new it is, and
-// nothing else.
+// The holder of the folder's lock removes the files that killed processes left, however new they
+// are, and nothing else.
 func TestPackRemovesUnfinishedFiles(t *testing.T) {
 	dir := newTree(t, "sm75.fatbin")
 	out := t.TempDir()

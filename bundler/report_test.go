@@ -32,7 +32,7 @@ func TestAuditReport(t *testing.T) {
 	}
 }
 
-// TestAuditNamesEverything holds the audit to its promise that one run shows all there is to mend.
+// TestAuditNamesEverything checks that one run of the audit reports everything that needs fixing.
 func TestAuditNamesEverything(t *testing.T) {
 	dir := newTree(t, "sm86.fatbin")
 	for _, name := range []string{"LICENSE", "binaries/cuda12/llama-cli"} {

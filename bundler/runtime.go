@@ -128,7 +128,7 @@ func runtimeArtifact(files []manifests.File, toolkit manifests.Toolkit, name, fo
 	}
 }
 
-// checkRuntime holds the CUDA runtime's tree to its rules.
+// checkRuntime checks the CUDA runtime's tree against its rules.
 func checkRuntime(t *tree) []Finding {
 	var findings []Finding
 	add := func(path, format string, args ...any) {

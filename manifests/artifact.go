@@ -111,7 +111,7 @@ func (a Artifact) check() error {
 	return p.Err()
 }
 
-// isURL says whether u is a path of plain names: no scheme, host, query, escape or way up.
+// isURL reports whether u is a path of plain names: no scheme, host, query, escape or way up.
 func isURL(u string) bool {
 	for part := range strings.SplitSeq(u, "/") {
 		if !nameForm.MatchString(part) {

@@ -23,7 +23,7 @@ const (
 	// maxPath bounds a path in a bundle, in bytes; the store it is unpacked into has its own path
 	// in front of it.
 	maxPath = 1024
-	// maxHops is how many links Linux follows before it takes them for a circle.
+	// maxHops is how many links Linux follows before it takes them for a loop.
 	maxHops = 40
 )
 
@@ -59,7 +59,8 @@ func checkEpoch(p *matrix.Problems, at string, seconds int64) {
 	}
 }
 
-// checkAscending holds a list to one order, so that the same facts are the same bytes.
+// checkAscending checks that a list is in ascending order, so that the same facts are the same
+// bytes.
 func checkAscending(p *matrix.Problems, at string, list []string) {
 	for i := 1; i < len(list); i++ {
 		if list[i] <= list[i-1] {
@@ -104,8 +105,8 @@ type facts struct {
 	requires     Requires
 }
 
-// check holds a bundle's name, SM, architecture and device code to each other: llcuda 1.x gave
-// sm_50 code to every GPU.
+// check checks a bundle's name, SM, architecture and device code against each other: llcuda 1.x
+// gave sm_50 code to every GPU.
 func (f facts) check() error {
 	var p matrix.Problems
 	if !f.sm.Valid() {

@@ -25,7 +25,8 @@ const (
 	// maxNodes bounds the values in a document: what is in memory is many times what was sent. A
 	// full release of MaxAssets bundles has a quarter of it.
 	maxNodes = 200_000
-	// maxProblems is when reading a document that is plainly something else is given up.
+	// maxProblems is the number of problems after which a document is plainly something else and is
+	// no longer read.
 	maxProblems = 100
 	// maxDepth bounds the nesting of JSON; the documents need 6.
 	maxDepth = 16

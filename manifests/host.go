@@ -11,9 +11,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// A Host is what the client knows of a machine: its own, or one that somebody
-// wrote down. `llcuda-fetch detect --json` prints it and `--as-host` reads it.
-// What is not known is empty, never guessed.
+// A Host is what the client knows of a machine: its own, or one that a user described.
+// `llcuda-fetch detect --json` prints it and `--as-host` reads it. What is not known is empty,
+// never guessed.
 type Host struct {
 	// OS and Arch are Go's names: "linux", "amd64".
 	OS   string `json:"os"`
@@ -60,8 +60,8 @@ type HostDriver struct {
 
 // HostCUDA is what CUDA gives to programs, and why it gives them no GPU.
 type HostCUDA struct {
-	// Asked says that CUDA itself answered. Otherwise the GPUs are those of nvidia-smi or of the
-	// kernel's files.
+	// Asked reports whether CUDA itself answered. Otherwise the GPUs are those of nvidia-smi or of
+	// the kernel's files.
 	Asked bool `json:"asked"`
 	// Library is the libcuda.so.1 that programs get.
 	Library string `json:"library"`
@@ -88,8 +88,8 @@ type GPU struct {
 	SM matrix.SM `json:"sm"`
 	// MemoryMiB is what a program may have of it, 0 where that is not known.
 	MemoryMiB int `json:"memory_mib"`
-	// MIG says that it is a slice of a GPU, or a GPU that is split into slices of which no more is
-	// known.
+	// MIG reports whether it is a slice of a GPU, or a GPU that is split into slices of which no
+	// more is known.
 	MIG bool `json:"mig"`
 }
 

@@ -23,7 +23,7 @@
 //
 // # Trust
 //
-// Nothing is believed before what vouches for it has been verified:
+// Nothing is trusted before what vouches for it has been verified:
 //
 //	signature → SHA256SUMS → manifest.json → asset → file in the archive
 //
@@ -36,10 +36,10 @@
 // this: it only makes sure that what was signed is well-formed, and that no reader and no writer
 // can disagree on what it says.
 //
-// Whoever asked for a release by its tag also compares the tag: with the manifest's, and with the
-// one that the signing workflow ran for. Bills of materials and the provenance are for people and
-// for their tools: a reader who installs needs neither. The provenance has a signature of its own,
-// over the digests of the archives, so that it can be judged without the release.
+// A reader that asked for a release by its tag also compares the tag with the manifest's, and with
+// the one that the signing workflow ran for. Bills of materials and the provenance are for people
+// and for their tools: a reader who installs needs neither. The provenance has a signature of its
+// own, over the digests of the archives, so that it can be judged without the release.
 //
 // # The current release
 //
@@ -52,15 +52,15 @@
 //	  subject                        manifest.json, by its sha256
 //	  predicate                      a Pointer: release, number, issued, expires
 //
-// A reader who was told no tag verifies the pointer's signature, whose signer is not that of
-// releases: a pointer is renewed by the clock, from the default branch, while a release is
-// signed once, from its tag. Then it holds the pointer to its clock (issued, expires) and to the
-// greatest number that it ever saw of this signer, which it keeps; then it resolves exactly the
-// release named, and its manifest.json must have the sha256 named. So nobody can lead it back to an
-// older release, and nobody can hold it where it is for longer than a pointer lives; what is
-// missing or late is an error, never a reason to believe something else. A farm takes a bad release
-// back by a pointer of a greater number that names an older release. Whoever names a tag needs no
-// pointer.
+// A reader that was given no tag verifies the pointer's signature, whose signer is not that of
+// releases: a pointer is renewed by the clock, from the default branch, while a release is signed
+// once, from its tag. Then it checks the pointer against its clock (issued, expires) and against
+// the greatest number that it ever saw from this signer, which it keeps; then it resolves exactly
+// the release named, and its manifest.json must have the sha256 named. So an attacker cannot roll
+// it back to an older release, nor keep it at the one that it has for longer than a pointer lives;
+// what is missing or late is an error, never a reason to believe something else. A farm withdraws a
+// bad release by a pointer with a greater number that names an older release. A reader that names a
+// tag does not need a pointer.
 //
 // # Strictness
 //

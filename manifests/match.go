@@ -10,8 +10,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// A match is how a bundle serves a GPU; through is empty where it does not, and oldDriver says that
-// a newer driver would change that.
+// A match is how a bundle serves a GPU; through is empty where it does not, and oldDriver reports
+// whether a newer driver would change that.
 type match struct {
 	through, reason string
 	oldDriver       bool

@@ -146,8 +146,8 @@ func (b Build) check() error {
 	return p.Err()
 }
 
-// checkFiles holds a bundle's list of files to a tree that unpacks into its own folder and nowhere
-// else: no path goes through a link, and every link ends at a file of the list.
+// checkFiles checks that a bundle's list of files is a tree that unpacks into its own folder and
+// nowhere else: no path goes through a link, and every link ends at a file of the list.
 func checkFiles(files []File) error {
 	var p matrix.Problems
 	if len(files) == 0 {

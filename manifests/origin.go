@@ -2,8 +2,8 @@ package manifests
 
 import "strings"
 
-// Where releases come from, and who may sign them: what somebody who forks the project changes, and
-// nothing else.
+// Where releases come from, and who may sign them: a fork of the project changes these, and nothing
+// else.
 const (
 	// Repository is the GitHub repository that has the releases, and whose workflow makes them.
 	Repository = "waqasm86/llcuda-farm"

@@ -10,9 +10,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// The workflow that clients expect release pointers to be signed by is there, is nobody else's to
-// call, and runs by itself often enough: a pointer must not expire because nothing was released for
-// a while.
+// The workflow that clients expect release pointers to be signed by exists, cannot be called by
+// other workflows, and runs by itself often enough: a pointer must not expire because nothing was
+// released for a while.
 func TestPointerWorkflow(t *testing.T) {
 	path, ref, ok := strings.Cut(manifests.PointerWorkflow, "@")
 	if !ok || !strings.HasPrefix(ref, "refs/heads/") {

@@ -114,7 +114,8 @@ func outcome(d manifests.Decision, err error) string {
 	return d.SM.String() + " " + d.Through
 }
 
-// TestPick holds the whole trace of every host in the corpus. Read the golden before you commit it.
+// TestPick compares the whole trace of every host in the corpus with its golden file. Read a golden
+// file before you commit it.
 func TestPick(t *testing.T) {
 	r := seedRelease(t)
 	all := hosts(t)
@@ -125,7 +126,7 @@ func TestPick(t *testing.T) {
 	goldentest.Check(t, filepath.Join("testdata", "picks.txt"), []byte(b.String()))
 }
 
-// TestPickOfEachHost says in one line what the goldens say in many.
+// TestPickOfEachHost says in one line what the golden files say in many.
 func TestPickOfEachHost(t *testing.T) {
 	want := map[string]string{
 		"colab-t4": "sm75 cubin", "colab-v100": "sm70 cubin", "colab-a100": "sm80 cubin", "colab-l4": "sm89 cubin", "colab-cpu": "gpu",
@@ -238,7 +239,7 @@ func TestPickLooksAtTheCPU(t *testing.T) {
 		{[]string{"haswell", "zen4"}, []string{"avx", "avx2", "sse4_2"}, "sm75 cubin"},
 		{[]string{"haswell", "sandybridge"}, []string{"avx", "sse4_2"}, "sm75 cubin"},
 		{[]string{"haswell", "sse42"}, []string{"sse2"}, "bundle"},
-		{[]string{"haswell"}, []string{}, "sm75 cubin"}, // nobody knows
+		{[]string{"haswell"}, []string{}, "sm75 cubin"}, // unknown
 	} {
 		for i, a := range r.Assets {
 			if a.Requires != nil {

@@ -16,8 +16,8 @@ const (
 	// MaxPointerSize bounds the release pointer, in bytes. One with two log entries and a timestamp
 	// has about 15 kB.
 	MaxPointerSize = 64 << 10
-	// MaxPointerLife bounds how long a pointer counts, so that whoever got hold of a signing key
-	// for a day cannot hold machines at a release for ever.
+	// MaxPointerLife bounds how long a pointer counts, so that an attacker who had a signing key
+	// for a day cannot keep machines at a release forever.
 	MaxPointerLife = 366 * 24 * time.Hour
 	// MaxClockLag is how much later than a machine's clock says a pointer may have been issued. A
 	// clock that is further behind would take a pointer that expired long ago.
@@ -43,16 +43,16 @@ type Pointer struct {
 	Release, Manifest string
 	// Number is greater in each pointer than in the one before, also in one that goes back to an
 	// older release. It is at most the seconds from 1970 to Issued: so no mistake, and no thief of
-	// a key, can use up the numbers. Whatever a pointer said, one that is issued a second later may
-	// say more.
+	// a key, can use up the numbers. Whatever number a pointer had, one that is issued a second
+	// later may have a greater one.
 	Number int64
 	// Issued and Expires are in UTC, in whole seconds. The pointer counts between them.
 	Issued, Expires time.Time
-	// Withdrawn are the releases that were taken back, ascending by tag. Later pointers keep them.
+	// Withdrawn are the releases that were withdrawn, ascending by tag. Later pointers keep them.
 	Withdrawn []Withdrawal
 }
 
-// A Withdrawal is a release that was taken back: nobody should install it any more.
+// A Withdrawal is a release that was withdrawn: it should no longer be installed.
 type Withdrawal struct {
 	Release string `json:"release"`
 	// Reason is one line for those who ask for the release by its tag, or have it installed.
@@ -66,7 +66,7 @@ const (
 	maxReason    = 300 // bytes
 )
 
-// Withdrawal reports whether a release was taken back, and why.
+// Withdrawal reports whether a release was withdrawn, and why.
 func (p Pointer) Withdrawal(release string) (Withdrawal, bool) {
 	at := slices.IndexFunc(p.Withdrawn, func(w Withdrawal) bool { return w.Release == release })
 	if at < 0 {
@@ -207,7 +207,7 @@ func decodePointer(statement []byte) (Pointer, error) {
 		time     *time.Time
 	}{{"predicate.issued", s.Predicate.Issued, &p.Issued}, {"predicate.expires", s.Predicate.Expires, &p.Expires}} {
 		parsed, err := time.Parse(pointerTime, t.text)
-		if err != nil || parsed.Format(pointerTime) != t.text { // Parse takes fractions of a second that nobody asked for
+		if err != nil || parsed.Format(pointerTime) != t.text { // Parse accepts fractions of a second that the layout does not have
 			problems.Addf(t.at, "%q is not a time like %s", shorten(t.text), pointerTime)
 		}
 		*t.time = parsed
@@ -247,7 +247,7 @@ func (e *PointerTimeError) Error() string {
 	return fmt.Sprintf("release pointer %d was issued at %s; the clock of this machine says %s, which is before", e.Pointer.Number, e.Pointer.Issued.Format(pointerTime), now)
 }
 
-// Expired says that it was the pointer's end that was missed, not its beginning.
+// Expired reports whether the pointer has expired, as opposed to not being valid yet.
 func (e *PointerTimeError) Expired() bool { return !e.Now.Before(e.Pointer.Expires) }
 
 // Hint says what it may mean.
@@ -286,7 +286,7 @@ func (e *PointerBackError) Hint() string {
 	return "the mirror may be holding you at an old release; if it is only a cache that is minutes behind, try again later"
 }
 
-// A WithdrawnError is a release that was asked for by its tag, and was taken back.
+// A WithdrawnError is a release that was asked for by its tag and was withdrawn.
 type WithdrawnError struct {
 	Withdrawal
 	// Instead is the release that the pointer names.
@@ -302,7 +302,7 @@ func (e *WithdrawnError) Hint() string {
 	return "--release " + e.Instead + " is the current release; --allow-withdrawn accepts " + e.Release + " anyway"
 }
 
-// CheckWithdrawn reports whether a release that was asked for was taken back. Its error is a
+// CheckWithdrawn reports whether a release that was asked for was withdrawn. Its error is a
 // *WithdrawnError.
 func (p Pointer) CheckWithdrawn(release string) error {
 	if w, withdrawn := p.Withdrawal(release); withdrawn {

@@ -120,7 +120,7 @@ func TestPointerOfALaterVersion(t *testing.T) {
 	}
 }
 
-// However high a number was set, by mistake or by a thief of the key, the farm goes on with the
+// However high a number was set, by mistake or by a thief of the key, the farm continues with the
 // next second's.
 func TestNoNumberIsTheLast(t *testing.T) {
 	highest := pointer()
@@ -178,7 +178,7 @@ func TestEncodePointerRefuses(t *testing.T) {
 	}
 }
 
-// withdrawn are releases that were taken back, as they are given.
+// withdrawn are releases that were withdrawn, as they are given.
 func withdrawn(releases ...string) []manifests.Withdrawal {
 	var list []manifests.Withdrawal
 	for _, release := range releases {

@@ -149,7 +149,7 @@ func (r Release) Check() error {
 	return p.Err()
 }
 
-// checkShared holds an asset to what is true of the whole release.
+// checkShared checks an asset against what is true of the whole release.
 func (r Release) checkShared(p *matrix.Problems, at string, a Artifact) {
 	if a.Toolkit != nil && *a.Toolkit != r.Toolkit {
 		p.Addf(at+".toolkit", "CUDA %q, nvcc %q; the release has %q, %q", a.Toolkit.CUDA, a.Toolkit.NVCC, r.Toolkit.CUDA, r.Toolkit.NVCC)
@@ -169,7 +169,8 @@ func (r Release) checkShared(p *matrix.Problems, at string, a Artifact) {
 	}
 }
 
-// checkArchives holds the two formats of each archive to the same facts, and the release to one CUDA runtime.
+// checkArchives checks that the two formats of each archive have the same facts, and that the release has one CUDA
+// runtime.
 func (r Release) checkArchives(p *matrix.Problems) {
 	twin := make(map[string]int)
 	runtimes := make(map[string]bool)
@@ -205,7 +206,7 @@ func (r Release) checkArchives(p *matrix.Problems) {
 	}
 }
 
-// sameContents says whether two assets differ in nothing but their compression.
+// sameContents reports whether two assets differ in nothing but their compression.
 func sameContents(a, b Artifact) bool {
 	for _, x := range []*Artifact{&a, &b} {
 		x.Name, x.Size, x.SHA256, x.URL, x.Format = "", 0, "", "", ""

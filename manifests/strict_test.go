@@ -12,8 +12,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// Every value of a document is taken away, doubled, made null, made of another type and joined by a
-// stranger, one at a time. The only changes that may pass are the absences named here.
+// Every value of a document is removed, duplicated, set to null, changed to another type and joined
+// by an unknown field, one at a time. The only changes that may pass are the absences named here.
 func TestEveryFieldCounts(t *testing.T) {
 	for _, test := range []struct {
 		name    string

@@ -49,7 +49,7 @@ func TestSumsBySha256sum(t *testing.T) {
 		t.Errorf("a changed file was accepted: %v\n%s", err, out)
 	}
 
-	// And the other way round: sha256sum writes, DecodeSums reads.
+	// And the reverse: sha256sum writes, DecodeSums reads.
 	cmd := exec.Command("sha256sum", "_under", "llcuda-bins-sm75.tar.gz")
 	cmd.Dir = dir
 	text, err := cmd.Output()

@@ -73,7 +73,7 @@ func (p *picker) reasonUnserved(c candidate) string {
 	return strings.Join(parts, "; ")
 }
 
-// allowCPU is the way out of every machine without a GPU that serves.
+// allowCPU is what helps every machine without a usable GPU.
 const allowCPU = "--allow-cpu installs llama.cpp for the processor alone"
 
 // NoGPU is why programs have no GPU on a host, whatever the release; nil where they have one.
@@ -91,7 +91,7 @@ func (h Host) NoGPU() *NoBundleError {
 	return nil
 }
 
-// explainLack is what to tell a host that gets nothing: the nearest thing that would help.
+// explainLack says what to tell a host that gets no bundle: what would help most directly.
 func (p *picker) explainLack() NoBundleError {
 	allowed := slices.DeleteFunc(slices.Clone(p.candidates), func(c candidate) bool { return p.opts.SM != 0 && c.SM != p.opts.SM })
 	if len(allowed) == 0 {

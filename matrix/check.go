@@ -54,7 +54,7 @@ func (m Matrix) Check() error {
 	return p.Err()
 }
 
-// checkPTX holds the rule that one bundle serves the GPUs newer than the matrix: PTX is compiled by the driver at the
+// checkPTX enforces the rule that one bundle serves the GPUs newer than the matrix: PTX is compiled by the driver at the
 // first start, so it pays in one bundle only, and there the newest it can be of those that every release has.
 func (m Matrix) checkPTX(p *Problems) {
 	highest := -1
@@ -111,7 +111,7 @@ func checkWords(p *Problems, at string, words []string) {
 	}
 }
 
-// isText says whether s can be shown as it is, in one line, without spaces around it.
+// isText reports whether s can be shown as it is, in one line, without spaces around it.
 func isText(s string) bool {
 	return s != "" && s == strings.TrimSpace(s) && IsPrintable(s)
 }

@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// A Licence allows that models under it are given on, if what it wants is done. Licences that do not allow it, or only
-// to some, are not listed: what is not listed is not published.
+// A Licence allows models under it to be redistributed if its conditions are met. Licenses that do not allow that, or
+// allow it only to some, are not listed; models under an unlisted license are not published.
 type Licence struct {
 	// ID is the Hub's short name: https://huggingface.co/docs/hub/repositories-licenses
 	ID string
 	// Name and Link are for people.
 	Name, Link string
-	// Text is the licence itself, a copy of which all of them want beside the files. It is empty where it has parts that
-	// differ from model to model, or is not ours to keep: then whoever publishes gives it.
+	// Text is the license itself; every license requires a copy beside the files. It is empty where parts of it
+	// differ from model to model, or where we may not keep a copy: the publisher supplies it then.
 	Text string
 	// Notice must stand in a file NOTICE beside the files.
 	Notice string
@@ -30,10 +30,11 @@ var apacheText string
 
 // licences are sorted by ID. Their conditions were read in their own words:
 //
-//   - apache-2.0, section 4: a copy of the licence, and a notice in files that were changed;
+//   - apache-2.0, section 4: a copy of the license, and a notice in files that were changed;
 //   - mit: the copyright line and the text, both the model's own;
 //   - gemma, section 3.1: a copy of the terms, a NOTICE with that line, and a notice in files that were changed;
-//   - llama, section 1.b: a copy of the agreement, a NOTICE with that line, "Built with Llama", and a name that begins with it.
+//   - llama, section 1.b: a copy of the agreement, a NOTICE with that line, "Built with Llama", and a name that begins
+//     with it.
 var licences = []Licence{
 	{ID: "apache-2.0", Name: "Apache License 2.0", Link: "https://www.apache.org/licenses/LICENSE-2.0", Text: apacheText},
 	{ID: "gemma", Name: "Gemma Terms of Use", Link: "https://ai.google.dev/gemma/terms",
@@ -47,11 +48,11 @@ var licences = []Licence{
 	{ID: "mit", Name: "MIT License", Link: "https://opensource.org/license/mit"},
 }
 
-// A LicenceError is a model that may not be given on: its licence is not among those known to allow it, or it is
-// offered under a name that the licence forbids.
+// A LicenceError is a model that may not be redistributed: its license is not among those known to allow it, or it
+// is offered under a name that the license forbids.
 type LicenceError struct {
 	Model, Licence string
-	// Prefix is what its name had to begin with; empty where the licence is not known.
+	// Prefix is what its name had to begin with; empty where the license is not known.
 	Prefix string
 }
 
@@ -74,7 +75,7 @@ func (e *LicenceError) Hint() string {
 	return "known are " + strings.Join(known, ", ") + "; read the license, then list it with its requirements in matrix/licence.go"
 }
 
-// Redistribution is the licence under which a model may be given on. Its error is a *LicenceError.
+// Redistribution returns the license under which a model may be redistributed. Its error is a *LicenceError.
 func (m Model) Redistribution() (Licence, error) {
 	i := slices.IndexFunc(licences, func(l Licence) bool { return l.ID == m.Licence })
 	if i < 0 {

@@ -26,7 +26,7 @@ type Matrix struct {
 	LlamaCPP LlamaPin `json:"llama_cpp"`
 }
 
-// A Target is one row: the SM that is compiled for, and whom it serves.
+// A Target is one row: the SM to compile for, and the GPUs that it serves.
 type Target struct {
 	SM           SM       `json:"sm"`
 	Architecture string   `json:"architecture"`

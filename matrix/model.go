@@ -18,7 +18,7 @@ type Model struct {
 	File     string `json:"file"`
 	Size     int64  `json:"size,omitempty"`
 	SHA256   string `json:"sha256,omitempty"`
-	// Source is the repository of the weights that File was quantised from. Their licence applies.
+	// Source is the repository of the weights that File was quantized from. Their license applies.
 	Source  string `json:"source"`
 	Licence string `json:"licence"`
 	// VRAM is guidance: the memory in MiB that running the whole model on a GPU takes.

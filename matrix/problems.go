@@ -19,7 +19,7 @@ type Problem struct {
 }
 
 // Problems is everything found wrong in one document, as an error. The checks of a document report through it, so
-// that whoever mends the document sees all at once.
+// that an editor of the document sees all problems at once.
 type Problems []Problem
 
 // Addf adds a problem at a path.
@@ -64,7 +64,7 @@ func PathKey(key string) string {
 	return key
 }
 
-// IsPrintable says whether s can be shown to a user as it is, in one line: control characters rewrite terminals, and
+// IsPrintable reports whether s can be shown to a user as it is, in one line: control characters rewrite terminals, and
 // text that is not UTF-8 does not survive JSON.
 func IsPrintable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })

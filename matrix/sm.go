@@ -25,7 +25,7 @@ func ParseSM(s string) (SM, error) {
 	return SM(n), nil
 }
 
-// Valid says whether s can be a compute capability: 1.0 to 99.9.
+// Valid reports whether s can be a compute capability: 1.0 to 99.9.
 func (s SM) Valid() bool { return s >= 10 && s <= 999 }
 
 // String is "sm75".
@@ -63,14 +63,14 @@ func (s SM) Architecture() string {
 	return ""
 }
 
-// RunsCubin says whether a GPU of this SM runs machine code compiled for cubin: the same major, and a minor that is
-// not newer. https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility excludes Tegra, whose SMs
-// (5.3, 6.2, 7.2, 8.7) run only their own cubins and whose code runs nowhere else; whoever picks for such a
+// RunsCubin reports whether a GPU of this SM runs machine code compiled for cubin: the same major, and a minor that
+// is not newer. https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility excludes Tegra, whose SMs
+// (5.3, 6.2, 7.2, 8.7) run only their own cubins and whose code runs nowhere else; a caller that selects for such a
 // machine knows that it is one (it is arm64) and need not ask.
 func (gpu SM) RunsCubin(cubin SM) bool {
 	return gpu.Major() == cubin.Major() && gpu.Minor() >= cubin.Minor()
 }
 
-// RunsPTX says whether a driver can compile PTX of ptx for a GPU of this SM: any PTX that is not newer than the GPU.
-// Whether the driver itself is new enough is Toolkit.DriverPTX's matter.
+// RunsPTX reports whether a driver can compile PTX of ptx for a GPU of this SM: any PTX that is not newer than the
+// GPU. Toolkit.DriverPTX covers whether the driver itself is new enough.
 func (gpu SM) RunsPTX(ptx SM) bool { return ptx <= gpu }

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// IsVersion says whether s is dotted numbers, as drivers, toolkits and C libraries have them: "550.54.14", "2.35".
+// IsVersion reports whether s is dotted numbers, as drivers, toolkits and C libraries have them: "550.54.14", "2.35".
 func IsVersion(s string) bool {
 	for part := range strings.SplitSeq(s, ".") {
 		if !isNumber(part) {

@@ -24,7 +24,7 @@ import (
 type Folder struct {
 	// Release is manifest.json.
 	Release manifests.Release
-	// Sums and Signature are the bytes of SHA256SUMS and of the signature over it, which nobody has
+	// Sums and Signature are the bytes of SHA256SUMS and of the signature over it, which is not
 	// verified yet. Signature is nil where the folder is not signed.
 	Sums, Signature []byte
 	// Files are all files to publish, in the order in which they may become public: the signature
@@ -229,7 +229,7 @@ func (i *Inspection) readFiles(ctx context.Context) error {
 		i.Folder.Files = append(i.Folder.Files, files[at])
 	}
 	for _, name := range i.present {
-		if !slices.Contains(names, name) { // whoever put it there thinks that it is published
+		if !slices.Contains(names, name) { // a person who put it there expects it to be published
 			i.Sums = append(i.Sums, Finding{name, RuleExtra, manifests.SumsName + " does not name it"})
 		}
 	}

@@ -81,7 +81,7 @@ func TestOpenFolder(t *testing.T) {
 	}
 }
 
-// An inspection finds all that is wrong at once, and says of which document.
+// An inspection finds everything that is wrong at once, and names the document of each finding.
 func TestInspectFolder(t *testing.T) {
 	const bundle, twin = "llcuda-bins-sm75.tar.gz", "llcuda-bins-sm75.tar.zst"
 	release := fetchtest.New(t, fetchtest.Options{})

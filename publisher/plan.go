@@ -26,12 +26,12 @@ type Plan struct {
 	Promote bool
 }
 
-// Done says that there is nothing to do: the release is public and the same.
+// Done reports whether there is nothing to do: the release is public and the same.
 func (p Plan) Done() bool {
 	return p.Release != nil && !p.Promote && len(p.Upload)+len(p.Unfinished)+len(p.Replace) == 0
 }
 
-// MakePlan reads what the other side has and says what there is to do. It changes nothing.
+// MakePlan reads what the server has and returns what there is to do. It changes nothing.
 func MakePlan(ctx context.Context, store Store, folder *Folder, opts Options) (Plan, error) {
 	p := newPublication(store, folder, opts)
 	found, err := p.find(ctx)
@@ -49,9 +49,9 @@ func MakePlan(ctx context.Context, store Store, folder *Folder, opts Options) (P
 	return p.compare(whole)
 }
 
-// choose says which of a tag's releases is the one to go on with, and which drafts beside it are
-// empty twins of it: what was left by a run that was killed or lost an answer, or by another one at
-// the same time. It is nil where there is none.
+// choose returns which of a tag's releases to continue with, and which drafts beside it are empty
+// twins of it, left by a run that was killed or lost an answer, or by a concurrent run. chosen is nil
+// where there is none.
 func choose(found []Release) (chosen *Release, twins []Release, err error) {
 	var drafts []Release
 	for i, r := range found {
@@ -90,8 +90,8 @@ func choose(found []Release) (chosen *Release, twins []Release, err error) {
 	return nil, nil, nil
 }
 
-// compare holds what the other side has to the folder. It refuses what is in the way and may not be
-// touched.
+// compare checks what the server has against the folder. It refuses anything that is in the way and
+// may not be touched.
 func (p *publication) compare(r Release) (Plan, error) {
 	plan := Plan{Release: &r, Promote: r.Draft && !p.Draft}
 	var differ, foreign []string

@@ -19,7 +19,7 @@ import (
 type Options struct {
 	// Notes are the release's description, in Markdown. It is called as its tag.
 	Notes string
-	// Draft leaves it a draft, for somebody to look at. The same command without it publishes that.
+	// Draft leaves the release a draft, for review. The same command without it publishes that draft.
 	Draft bool
 	// Latest is LatestTrue if empty.
 	Latest Latest
@@ -33,8 +33,7 @@ type Options struct {
 	Tries int
 	// FirstWait is before the second try, half of it random; it doubles up to 30 seconds: 1 second.
 	FirstWait time.Duration
-	// MaxPause bounds how long, in all, one step waits where the other side asks for it: 15
-	// minutes.
+	// MaxPause bounds how long, in total, one step waits where the server asks for it: 15 minutes.
 	MaxPause time.Duration
 	// Settle is how long a new draft may take to be listed: 1 minute. After a sixth of it one whose
 	// answer was lost is taken for not made; if it is listed later, it is discarded.
@@ -43,18 +42,18 @@ type Options struct {
 	// another run; and how long a name may be taken by an asset that is not listed: 2 minutes.
 	Grace time.Duration
 
-	// Progress, if not nil, is told how far each file is. It is called by several goroutines at
-	// once.
+	// Progress, if not nil, receives the progress of each file. It is called by several goroutines
+	// at once.
 	Progress func(Progress)
-	// Note, if not nil, is told why something takes longer, in a line for people. It is called by
+	// Note, if not nil, receives the reason for a delay, as a line for people. It is called by
 	// several goroutines at once.
 	Note func(string)
 }
 
-// abandoned is the age at which an asset that is not whole is on its way no longer.
+// abandoned is the age from which an incomplete asset no longer counts as an upload in progress.
 const abandoned = 15 * time.Minute
 
-// maxRounds bounds how often a run starts over because others changed what it had read.
+// maxRounds bounds how often a run starts over because another run changed what it had read.
 const maxRounds = 8
 
 // A Result is what came of publishing.
@@ -80,7 +79,7 @@ type publication struct {
 
 	mu     sync.Mutex
 	sent   map[string]bool
-	digest map[int64]string // of assets whose digest the other side does not say
+	digest map[int64]string // of assets whose digest the server does not state
 }
 
 func newPublication(store Store, folder *Folder, opts Options) *publication {
@@ -105,7 +104,7 @@ func (p *publication) note(format string, args ...any) {
 	}
 }
 
-// Publish brings the folder to the other side: it makes or finds the draft, sends what is missing,
+// Publish brings the folder to the server: it makes or finds the draft, sends what is missing,
 // reads everything back, and promotes the draft when it is whole and the same. A release that is
 // public and the same already is left as it is. Run again after any error, or a kill at any moment,
 // it resumes.
@@ -138,7 +137,7 @@ func Publish(ctx context.Context, store Store, folder *Folder, opts Options) (Re
 	}
 }
 
-// run publishes once. ErrGone and ErrExists tell that somebody else changed what it relied on.
+// run publishes once. ErrGone and ErrExists mean that another run changed what it relied on.
 func (p *publication) run(ctx context.Context) (release Release, promoted bool, err error) {
 	id, err := p.open(ctx)
 	if err != nil {
@@ -189,7 +188,7 @@ func (p *publication) sweep(ctx context.Context) error {
 	return nil
 }
 
-// open finds the release to go on with, or makes a draft.
+// open finds the release to continue with, or makes a draft.
 func (p *publication) open(ctx context.Context) (int64, error) {
 	step := p.patience("making the draft of " + p.draft.Tag)
 	for {
@@ -297,7 +296,7 @@ func (p *publication) find(ctx context.Context) (found []Release, err error) {
 	return found, err
 }
 
-// read reads a release, and gets the digests that the other side does not say from the bytes.
+// read reads a release, and computes the digests that the server does not state from the bytes.
 func (p *publication) read(ctx context.Context, id int64) (release Release, err error) {
 	err = p.retry(ctx, "reading "+p.draft.Tag, func() (err error) {
 		release, err = p.store.Read(ctx, id)

@@ -1,24 +1,24 @@
-// Package publisher brings a finished release to the public: it plans what is missing on the other
-// side, uploads that, reads back, compares, and only then makes it visible.
+// Package publisher publishes a finished release: it plans what is missing on the server, uploads
+// that, reads back, compares, and only then makes the release visible.
 //
-// ci's commands call it. In goes a folder that the farm made and signed; out comes a published
+// ci's commands call it. It takes a folder that the farm made and signed, and leaves a published
 // release, or a draft that the next run completes:
 //
 //	Folder ──Plan──▶ upload what is missing ──▶ read again, compare ──▶ promote
 //
-// The remote side is behind small interfaces: ghrelease has GitHub Releases, hfhub the Hugging Face
+// The server is behind small interfaces: ghrelease has GitHub Releases, hfhub the Hugging Face
 // Hub, cosign the signatures. The package never builds, never packs, and never deletes what is
-// whole and right on the other side.
+// whole and right on the server.
 //
 // # Whatever fails on the way
 //
-// No answer of the other side is taken for the truth about it but that of a read. After any error
-// the release is read again: what is there by name, size and digest is done, whoever sent it and
-// whether or not its answer arrived; what was begun and never finished is deleted; the rest is sent
-// again. So a run that was killed at any moment, or ran beside another one, leaves a draft that the
-// next run completes, and a release that is published is whole.
+// Only a read establishes the state of the server; no other answer does. After any error the release
+// is read again: an asset that is there by name, size and digest is done, no matter which run sent
+// it and whether or not its answer arrived; an upload that was begun and never finished is deleted;
+// the rest is sent again. So a run that was killed at any moment, or ran beside another one, leaves
+// a draft that the next run completes, and a release that is published is whole.
 //
-// The other side has no locks. Two runs, or a run whose answer was lost, may make two drafts of one
+// The server has no locks. Two runs, or a run whose answer was lost, may make two drafts of one
 // tag. Before the first upload each run therefore waits until its draft is listed, and takes the
 // oldest listed; empty ones beside that, which carry the mark of this package in their notes, are
 // discarded. Drafts that have anything in them are never discarded: where two of them share a tag,
@@ -35,9 +35,8 @@ import (
 // Progress is how far the transfer of one file is.
 type Progress = measure.Progress
 
-// A RefusedError is a remote side that says no, and would say so again: wrong credentials, a
-// conflict with what is there, a release that cannot be changed any more. Trying again mends
-// nothing.
+// A RefusedError is a refusal that the server would repeat: wrong credentials, a conflict with what
+// is there, a release that can no longer be changed. Trying again does not help.
 type RefusedError struct {
 	Err error
 	// Way is the way out, for a person.
@@ -50,8 +49,8 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // Hint says the way out.
 func (e *RefusedError) Hint() string { return e.Way }
 
-// A TemporaryError is one that may be gone the next time: a lost connection, a server that is
-// overloaded, a limit of requests.
+// A TemporaryError is an error that may not recur on the next try: a lost connection, an overloaded
+// server, a rate limit.
 type TemporaryError = retry.TemporaryError
 
 // What a Store says of its things, beside RefusedError and TemporaryError.

@@ -19,7 +19,8 @@ func (e *ChangedError) Hint() string {
 	return "nothing may write to a release folder that is being published; ci verify says whether it is still whole"
 }
 
-// sameFile reads a file and holds its bytes to the digest, so that an upload of other bytes cannot end well.
+// sameFile reads a file and checks its bytes against the digest, so that an upload of other bytes
+// cannot succeed.
 type sameFile struct {
 	file File
 	r    *os.File

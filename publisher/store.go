@@ -8,7 +8,7 @@ import (
 )
 
 // A Store is a place that has releases, and files in them. Every method is one try: it returns an
-// error as soon as something is wrong, and whoever calls it decides what to do next. Errors are
+// error as soon as something is wrong, and the caller decides what to do next. Errors are
 // *RefusedError, *TemporaryError, ErrGone where the release or asset given is not there, ErrExists
 // as said below, or an error of this machine's.
 type Store interface {
@@ -43,7 +43,7 @@ type Assets interface {
 	Delete(ctx context.Context, asset Asset) error
 }
 
-// A Release is what the other side has.
+// A Release is a release as the server has it.
 type Release struct {
 	ID        int64
 	Tag       string
@@ -55,12 +55,12 @@ type Release struct {
 	Assets    []Asset
 }
 
-// An Asset is a file of a release on the other side.
+// An Asset is a file of a release on the server.
 type Asset struct {
 	ID   int64
 	Name string
 	Size int64
-	// SHA256 is empty where the other side does not say.
+	// SHA256 is empty where the server does not state it.
 	SHA256 string
 	// Whole says that all bytes arrived. One that is not whole is on its way, or never will be.
 	Whole bool
@@ -82,10 +82,10 @@ const mark = "<!-- made by llcuda-farm -->"
 // hasMark reports whether a release was made by this package.
 func hasMark(r Release) bool { return strings.Contains(r.Notes, mark) }
 
-// Latest reports whether a release becomes the one that "latest" leads to.
+// Latest determines whether a release becomes the one that "latest" leads to.
 type Latest string
 
-// The values of Latest. Legacy leaves it to the other side, which goes by date and version.
+// The values of Latest. LatestLegacy leaves it to the server, which goes by date and version.
 const (
 	LatestTrue   Latest = "true"
 	LatestFalse  Latest = "false"
@@ -99,6 +99,6 @@ type Content struct {
 	// Open opens it from the first byte. It may be called more than once, where a connection is
 	// renewed.
 	Open func() (io.ReadCloser, error)
-	// Sent, if not nil, is told how many bytes went out.
+	// Sent, if not nil, receives the number of bytes sent.
 	Sent func(int64)
 }

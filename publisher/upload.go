@@ -70,7 +70,7 @@ func (p *publication) send(ctx context.Context, plan Plan) error {
 		}
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	// More connections are no faster, and the other side counts requests.
+	// More connections are not faster, and the server counts requests.
 	group.SetLimit(p.Limit)
 	for _, file := range append(files, waiting...) {
 		group.Go(func() error { return p.put(groupCtx, release, file, unfinished(file.Name)) })
@@ -140,7 +140,7 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 		there, err = p.look(ctx, release, file.Name)
 		switch permanent := !retry.IsTemporary(failed) && !errors.Is(failed, ErrExists); {
 		case permanent && err == nil && there != nil && p.isSame(file, *there):
-			return nil // another run sent it, and perhaps even published the release, so that it takes nothing any more
+			return nil // another run sent it, and perhaps even published the release, which then accepts no more files
 		case permanent:
 			return fmt.Errorf("uploading %s: %w", file.Name, failed)
 		case err != nil:
@@ -163,10 +163,10 @@ func (p *publication) put(ctx context.Context, release Release, file File, there
 				there = nil
 			}
 		case errors.Is(failed, ErrExists):
-			// The name is taken by something that is not listed: the other side lags, or lost an
-			// upload half-way and forgets it after a while. It has no number by which it could be
-			// deleted. Between two runs it may also be that one of the other run's was deleted
-			// before it could be seen.
+			// The name is taken by something that is not listed: the server lags, or lost an upload
+			// halfway and forgets it after a while. It has no number by which it could be deleted.
+			// Between two runs, an asset of the other run may also have been deleted before it
+			// could be seen.
 			if blocked = append(blocked, begun); len(blocked) > blockedTries && begun.Sub(blocked[0]) > p.Grace {
 				return &RefusedError{
 					Err: fmt.Errorf("uploading %s: the name is taken, and no asset of that name is listed", file.Name),

@@ -7,14 +7,14 @@
 // A valid archive depends on its files alone: one top folder; names ascend, every folder before
 // what is in it, each once; owner 0:0 without names; one time; modes 0644, 0755 and, for links,
 // 0777; no extended header but for a long name or target; nothing behind the tar's end and nothing
-// behind the compressed stream. So the same files are the same bytes, and there is no place to hide
-// any.
+// behind the compressed stream. So the same files give the same bytes, and there is nowhere to hide
+// extra ones.
 //
 // Nothing that an archive says is believed. Names and links are checked before anything is written,
 // files are written through an os.Root, each new, and links are made when all files are there; no
 // entry is begun that is larger than what is left of the tar; entries, depth, size, ratio and the
-// decoder's memory are bounded. The package does not check the archive's own digest, for which its
-// files are worth nothing until the caller has; it uses no network and keeps nothing.
+// decoder's memory are bounded. The package does not check the archive's own digest: its files must
+// not be used until the caller has; it uses no network and keeps nothing.
 package archive
 
 import (
@@ -32,7 +32,7 @@ import (
 )
 
 // Limits of what an archive may hold, whatever its manifest says: where the signature is skipped,
-// anybody may have written that. A bundle has 80 entries and 9 tar bytes for a packed one; the CUDA
+// anyone may have written that. A bundle has 80 entries and 9 tar bytes for a packed one; the CUDA
 // runtime, the largest, has 0.6 GB.
 const (
 	// MaxEntries bounds the entries, each of which takes an inode.
@@ -43,7 +43,7 @@ const (
 	MaxDepth = 32
 	// MaxRatio is how many bytes a packed byte may unpack to; zeros alone are thousands.
 	MaxRatio = 400
-	// ratioFloor is what may be unpacked before the ratio counts: small archives of zeros are no
+	// ratioFloor is what may be unpacked before the ratio counts: small archives of zeros are not a
 	// danger.
 	ratioFloor = 64 << 20
 	// Window is the memory, in bytes, that a zstd frame may ask a decoder for. It spans the kernels
@@ -80,7 +80,7 @@ type Options struct {
 	Into *os.Root
 	// Tar is the tar that the manifest promises, of which no byte more is read; nil takes any.
 	Tar *manifests.Digest
-	// All reads on after a finding, for the others. What is unsafe is not written.
+	// All continues reading after a finding, to find the others. What is unsafe is not written.
 	All bool
 }
 
@@ -139,7 +139,7 @@ func (l localWriter) Write(p []byte) (int, error) {
 }
 
 // A reader reads one archive. An error of its methods ends reading, and is a finding unless Read
-// tells otherwise.
+// says otherwise.
 type reader struct {
 	Options
 	contents *Contents
@@ -193,7 +193,7 @@ func (a *reader) readStream(buffered *bufio.Reader, src *source) error {
 	if err != nil {
 		return err
 	}
-	defer stream.Close() // before anybody else reads on: a decoder may read ahead
+	defer stream.Close() // before another reader continues: a decoder may read ahead
 	if hasExtras(stream) {
 		a.add("", "the gzip header holds a name, a time or other extras")
 	}

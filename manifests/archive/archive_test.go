@@ -116,7 +116,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// A forged archive for each rule. The forger may also have written the manifest: its digests are
+// A forged archive for each rule. The attacker may also have written the manifest: its digests are
 // those of the forgery.
 func TestForgedArchives(t *testing.T) {
 	add := func(more ...fetchtest.Entry) func(entries) entries {
@@ -188,7 +188,7 @@ func TestForgedArchives(t *testing.T) {
 		"sparse, old": {header("LICENSE", func(b []byte) {
 			b[156] = tar.TypeGNUSparse
 			copy(b[257:], "ustar  \x00")
-			copy(b[386:], "00400000000\x0000000000000\x00") // where the data goes on, and how much there is
+			copy(b[386:], "00400000000\x0000000000000\x00") // where the data continues, and how much there is
 			copy(b[483:], "00400000000\x00")
 		}), top + "LICENSE", "the tar has only"},
 		"larger than the tar": {header("LICENSE", func(b []byte) { copy(b[124:], "00400000000\x00") }), top + "LICENSE", "the tar has only"},
@@ -290,7 +290,7 @@ func TestCompareFiles(t *testing.T) {
 	}
 }
 
-// Whatever an archive says, nothing is written but in the folder, and no more bytes than the tar
+// Whatever an archive says, nothing is written outside the folder, and no more bytes than the tar
 // has.
 func FuzzRead(f *testing.F) {
 	const name = top + "a"

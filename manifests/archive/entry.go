@@ -50,8 +50,8 @@ func (a *reader) readEntries(t *tar.Reader) error {
 	return a.writeLinks()
 }
 
-// checkPlace wants an entry in the top folder and nowhere else on any reading, in its turn. It
-// reports whether the entry may be read.
+// checkPlace requires an entry to be in order and in the top folder, however its path is
+// interpreted. It reports whether the entry may be read.
 func (a *reader) checkPlace(h *tar.Header) bool {
 	name := strings.TrimSuffix(h.Name, "/")
 	switch depth := 1 + strings.Count(name, "/"); {
@@ -83,8 +83,8 @@ func isLocal(name string) bool {
 	return fs.ValidPath(name) && name != "." && !strings.ContainsAny(name, "\\\x00")
 }
 
-// checkHeader wants nothing that depends on who packed, where and when. It reports whether the
-// entry may be read.
+// checkHeader refuses headers that depend on who packed the archive, where and when. It reports
+// whether the entry may be read.
 func (a *reader) checkHeader(h *tar.Header) bool {
 	if h.Uid != 0 || h.Gid != 0 || h.Uname != "" || h.Gname != "" {
 		a.add(h.Name, "its owner is %d:%d (%q, %q), and must be 0:0 without names", h.Uid, h.Gid, h.Uname, h.Gname)

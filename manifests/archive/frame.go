@@ -8,8 +8,8 @@ import (
 )
 
 // A frameReader passes on the bytes of exactly one zstd frame (RFC 8878, section 3.1.1) and then
-// ends, whatever follows. The decoder itself would go on with the next frame and pass over
-// skippable ones, in which anything could hide.
+// ends, whatever follows. The decoder itself would continue with the next frame and skip skippable
+// ones, in which anything could hide.
 type frameReader struct {
 	src      *bufio.Reader
 	buf      []byte // read, but not passed on: a header

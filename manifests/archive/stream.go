@@ -91,7 +91,7 @@ type tarReader struct {
 func (t *tarReader) left() int64 { return t.limit - t.sum.size }
 
 func (t *tarReader) Read(p []byte) (int, error) {
-	if t.packed.ctx.Err() != nil { // a bomb would go on for long with the bytes that came already
+	if t.packed.ctx.Err() != nil { // a bomb would keep expanding for long from the bytes that were received already
 		return 0, context.Cause(t.packed.ctx)
 	}
 	n, err := t.r.Read(p)

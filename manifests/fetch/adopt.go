@@ -16,8 +16,8 @@ import (
 )
 
 // linkAndTry links a bundle to CUDA libraries and tries its programs. Libraries that were found on
-// the machine and do not work are given up for the farm's own: they may be of a CUDA 12 that is too
-// old, or lack what they need themselves.
+// the machine and do not work are replaced by the farm's own: they may be of a CUDA 12 that is too
+// old, or lack their own dependencies.
 func (w *installer) linkAndTry(ctx context.Context, best offer, i *Install) (store.Probe, error) {
 	fetched := best.needsRuntime()
 	if !fetched && len(i.Libraries) > 0 {
@@ -60,7 +60,7 @@ func (w *installer) try(ctx context.Context, i *Install) (store.Probe, error) {
 	return store.TryPrograms(ctx, w.store.Programs(*i), onGPU)
 }
 
-// useRuntime gets the farm's CUDA libraries into the store, and has the installation use them.
+// useRuntime gets the farm's CUDA libraries into the store and makes the installation use them.
 func (w *installer) useRuntime(ctx context.Context, best offer, i *Install) error {
 	if err := w.adopt(ctx, best.release, best.runtime, nil); err != nil {
 		return err
@@ -100,8 +100,8 @@ func (w *installer) adopt(ctx context.Context, r *Release, a manifests.Artifact,
 	follow := func(stream io.Reader) error {
 		err := stage.Unpack(ctx, stream)
 		if refused = nil; is[*store.ArchiveError](err) {
-			// The digest may show that these are not the release's bytes at all, which is what to
-			// say then.
+			// The digest may show that these are not the release's bytes at all, and that is the
+			// error to report then.
 			refused = err
 			_, err = io.Copy(io.Discard, stream)
 		}
@@ -111,8 +111,8 @@ func (w *installer) adopt(ctx context.Context, r *Release, a manifests.Artifact,
 	if err := c.transfer().Fetch(ctx, blob, partial, follow, c.Progress); err != nil {
 		return errors.Join(c.blame(err), stage.Close())
 	}
-	// Removed before Adopt has the file system write, the archive is never written to disk, and
-	// leaves its room to what was unpacked from it.
+	// If the archive is removed before Adopt makes the file system write, it is never written to
+	// disk, and leaves its space to what was unpacked from it.
 	if err := errors.Join(refused, os.Remove(partial)); err != nil {
 		return errors.Join(err, stage.Close())
 	}

@@ -10,9 +10,9 @@ import (
 )
 
 // Arguments are a program's arguments with the files of the models that they name, which are
-// brought here if need be. The farm's programs reach no Hub themselves, having no TLS, so they are
-// given files instead: -hf and -mu become -m. A model's projector comes with it for programs that
-// take one. getenv is os.Getenv: llama.cpp's flags have variables.
+// brought here if need be. The farm's programs cannot reach the Hub themselves, because they have
+// no TLS, so they are given files instead: -hf and -mu become -m. A model's projector comes with it
+// for programs that take one. getenv is os.Getenv: llama.cpp's flags have variables.
 func (c *Client) Arguments(ctx context.Context, program string, arguments []string, getenv func(string) string) ([]string, error) {
 	if len(launch.Models(arguments)) == 0 {
 		return arguments, nil

@@ -12,7 +12,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// A Class is a kind of trouble: what a script that calls the client would branch on.
+// A Class is a kind of error: what a script that calls the client would branch on.
 type Class int
 
 // The classes of errors.
@@ -28,7 +28,7 @@ const (
 	Interrupted              // the user stopped it
 )
 
-// Classify says what kind of trouble an error is.
+// Classify returns the class of an error.
 func Classify(err error) Class {
 	var none *manifests.NoBundleError
 	var status *transfer.StatusError

@@ -14,7 +14,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// Each kind of trouble, as deep as it may lie, beside others.
+// Each class of error, however deeply wrapped, beside others.
 func TestClassify(t *testing.T) {
 	network := &transfer.NetworkError{Name: "x", Err: &transfer.StatusError{URL: "http://x", Code: 404}}
 	for _, test := range []struct {

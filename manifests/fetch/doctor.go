@@ -54,7 +54,8 @@ func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return checks, ctx.Err()
 }
 
-// doctorGPU says which GPUs programs have, by whose word, and what stands between them.
+// doctorGPU says which GPUs programs have, which source says so, and what keeps programs from using
+// them.
 func (c *Client) doctorGPU(host manifests.Host, sources []Source, add addCheck) {
 	for _, gpu := range host.GPUs {
 		capability, memory := "unknown", "memory unknown"

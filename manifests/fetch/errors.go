@@ -36,7 +36,7 @@ func (e *OfflineError) Hint() string {
 	return "run it once without --offline, LLCUDA_OFFLINE and HF_HUB_OFFLINE, or carry a folder of `llcuda-fetch export` here and use install --from DIR"
 }
 
-// A NameError is a name that stands for nothing. Known lists what there is.
+// A NameError is an unknown name. Known lists what there is.
 type NameError struct {
 	Kind, Name string
 	Known      []string

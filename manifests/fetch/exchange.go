@@ -43,8 +43,9 @@ func exchange(program, stage string, names []string) error {
 	return store.SyncFolder(dir)
 }
 
-// copyModeAndOwner gives a new file the mode of the one that it replaces, and its owner, as far as
-// this user may: root does not take a program in somebody's home folder away from him.
+// copyModeAndOwner gives a new file the mode of the file that it replaces and, as far as this user
+// may, its owner: when root replaces a program in a user's home folder, the program still belongs
+// to that user.
 func copyModeAndOwner(fresh, old string) error {
 	info, err := os.Stat(old)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -97,7 +98,7 @@ func clearUpdate(dir string) error {
 	if err != nil {
 		return err
 	}
-	// What somebody else put there is not put back, but removed.
+	// What another user put there is removed, not put back.
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && info.IsDir() && int(owner.Uid) == os.Geteuid() {
 		if err := putBack(dir, stage); err != nil {
 			return err

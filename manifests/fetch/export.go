@@ -28,13 +28,13 @@ type ExportOptions struct {
 type Exported struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"`
-	// Already says that it was there.
+	// Already reports whether it was there before.
 	Already bool `json:"already"`
 }
 
 // Export makes a folder that installs from: the bundles asked for, the CUDA runtime, the client,
 // models, and all that vouches for them. It is a mirror itself, by its path or on any web server.
-// What is there already is kept; a broken one goes on.
+// Files that are there already are kept, and an interrupted export is resumed.
 func (c *Client) Export(ctx context.Context, dir string, o ExportOptions) ([]Exported, error) {
 	r, err := c.resolveNamed(ctx, o.Release)
 	if err != nil {
@@ -88,8 +88,8 @@ func (c *Client) export(ctx context.Context, r *Release, assets []manifests.Arti
 }
 
 // assetsToExport are the assets to export: of each bundle and its runtime the archive to download,
-// and the client, without which nobody could use the folder, or read it once it is newer than the
-// client there.
+// and the client, without which the folder could not be used, or read once it is newer than the
+// client that a machine has.
 func assetsToExport(r *Release, sms []matrix.SM) ([]manifests.Artifact, error) {
 	bundles := r.Bundles()
 	if len(sms) > 0 {

@@ -1,9 +1,9 @@
 // Package fetch takes a machine to a verified, running llama.cpp: it is llcuda-fetch without flags
 // and without a terminal.
 //
-// fetchcli calls it. In go a Client (the store, mirrors, whose signature counts) and what the user
-// asked for; out come plans, installations and models, and errors that say by Classify what kind of
-// trouble they are:
+// fetchcli calls it. The input is a Client (the store, mirrors, whose signature counts) and what
+// the user asked for; the output is plans, installations and models, and errors, whose kind
+// Classify gives:
 //
 //	Resolve: release pointer ──▶ signature ──▶ SHA256SUMS ──▶ manifest.json      Plan: detect ──▶ manifests.Pick
 //	Install: download ──▶ verify ──▶ unpack ──▶ link the CUDA libraries ──▶ try the programs ──▶ flip `current`
@@ -84,8 +84,8 @@ type Client struct {
 	Detector detect.Detector
 	// Host answers for another machine, if not nil.
 	Host *manifests.Host
-	// Verifier is required, unless SkipSignature is set: then whoever controls the mirrors decides
-	// what is installed.
+	// Verifier is required, unless SkipSignature is set: then an attacker who controls a mirror
+	// decides what is installed.
 	Verifier      Verifier
 	SkipSignature bool
 	// Pointers is required to look for the current release; not for one that is named.
@@ -93,8 +93,9 @@ type Client struct {
 	// Mirrors are the addresses of folders with a release, tried in turn: http, https, file, or a
 	// path. "{release}" in one stands for the release's tag, and for "current" where the release
 	// pointer is. Without any, they are those that the installation remembers, else DefaultMirror.
-	// Whose signature counts is never remembered: whoever can write one file of the store would
-	// decide it, for a program that may be replaced with the rights of another user.
+	// Whose signature counts is never remembered: otherwise an attacker who can write one file of
+	// the store would decide it, for a program that may be replaced with the rights of another
+	// user.
 	Mirrors []string
 	// Offline keeps the client from using the network. Mirrors on this machine are used all the
 	// same.
@@ -111,12 +112,12 @@ type Client struct {
 	// Patience bounds the time in which a release is found, from its pointer to its manifest; 0 is
 	// no bound. Downloads take as long as they take.
 	Patience time.Duration
-	// Command is what others who wait for the store are told of: "llcuda-fetch install".
+	// Command is what other processes that wait for the store report: "llcuda-fetch install".
 	Command string
-	// Progress, Waiting and Step are told of what goes on, if not nil. Step is told a sentence at
-	// the beginning of each thing that takes time and is not a download; Warn one that the user
-	// must not miss. Resolved is told of each release that a mirror gave, Detected of the machine,
-	// and Decided of what is going to be installed for it.
+	// Progress, Waiting and Step, if not nil, report what the client is doing. Step gets a sentence
+	// at the beginning of each operation that takes time and is not a download; Warn gets one that
+	// the user must not miss. Resolved gets each release that a mirror gave, Detected the machine,
+	// and Decided what will be installed for it.
 	Progress func(Progress)
 	Waiting  func(Holder)
 	Step     func(string)

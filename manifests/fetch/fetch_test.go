@@ -215,7 +215,7 @@ func TestOlder(t *testing.T) {
 		{"v1.0.0-runtime", "v1.1.0-runtime", [2]int64{2, 1}, true},
 		{"v1.1.0-runtime", "v1.0.0-runtime", [2]int64{1, 2}, false},
 		{"v1.9.0-runtime", "v1.10.0-runtime", [2]int64{2, 1}, true},
-		{"v1.1.0-runtime", "v1.1.0-runtime", [2]int64{1, 2}, true}, // made anew under the same tag
+		{"v1.1.0-runtime", "v1.1.0-runtime", [2]int64{1, 2}, true}, // rebuilt under the same tag
 		{"v1.1.0-runtime", "v1.1.0-runtime", [2]int64{1, 1}, false},
 		{"v1.1.0-rc1", "v1.1.0-runtime", [2]int64{1, 2}, true},
 		{"nightly", "v1.1.0-runtime", [2]int64{2, 1}, false},

@@ -44,7 +44,8 @@ func (c *Client) fetchFile(ctx context.Context, name string, size int64, sha256 
 	return os.Rename(partial, target)
 }
 
-// replaceFile writes a file, which is as it was before or as it shall be, and nothing in between.
+// replaceFile writes a file atomically: a reader sees the old contents or the new ones, and nothing
+// in between.
 func replaceFile(target string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(target), "."+filepath.Base(target)+"-")
 	if err != nil {

@@ -67,7 +67,7 @@ func TestHints(t *testing.T) {
 			}
 		}
 	}
-	// Two mirrors, two troubles.
+	// Two mirrors with different problems.
 	both := Hints(errors.Join(status(404), &TrustError{errors.New("x"), "second"}))
 	if diff := cmp.Diff([]string{networkHint(status(404)), "second"}, both); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -32,7 +32,7 @@ func (c *Client) machine() launch.Machine {
 	if c.Host == nil {
 		return launch.ThisMachine(os.LookupEnv)
 	}
-	data, _ := c.Host.Encode() // one that cannot be written down is told apart from those that can
+	data, _ := c.Host.Encode() // a host that cannot be encoded is distinguished from those that can
 	digest := digestOf(data)
 	const digits = 12
 	return launch.Machine{Kind: launch.DescribedKind + digest[:digits], Fingerprint: digest, Folders: []string{}}

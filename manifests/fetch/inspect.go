@@ -18,7 +18,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// InspectOptions say what a model is to be reckoned for.
+// InspectOptions say what to calculate a model's needs for.
 type InspectOptions struct {
 	// Release is the one whose registry has the names; empty is the one installed, else the newest.
 	Release string
@@ -66,7 +66,7 @@ func (e *NotHereError) Error() string { return e.Name + " is not downloaded" }
 // Hint says what helps.
 func (e *NotHereError) Hint() string { return "llcuda-fetch pull " + e.Name }
 
-// A NoFileError is the path of a model that is none.
+// A NoFileError is the path of a model at which there is no file.
 type NoFileError struct{ Path string }
 
 func (e *NoFileError) Error() string { return "there is no file " + e.Path }
@@ -184,7 +184,7 @@ func (c *inspector) files(i Inspection, paths []string) (Inspection, error) {
 	return i, nil
 }
 
-// A noGPUError is why there is no GPU to reckon with.
+// A noGPUError says why there is no GPU to calculate with.
 type noGPUError struct{ why string }
 
 func (e *noGPUError) Error() string { return e.why }

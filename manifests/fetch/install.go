@@ -13,7 +13,7 @@ import (
 // An Outcome is what Install did.
 type Outcome struct {
 	Install Install
-	// Already says that it was there, and nothing was done.
+	// Already reports whether it was there before, and nothing was done.
 	Already bool
 	// Decision says why, and Probe what the programs said. Both are empty where Already is set.
 	Decision manifests.Decision
@@ -32,8 +32,8 @@ func (e *OlderError) Hint() string {
 	return "the mirror may be holding you at an old release; to install it anyway, give --release " + e.Offered + " or --allow-older"
 }
 
-// Install has a bundle installed and current. The second time it answers from the store, without
-// network and lock.
+// Install makes sure that a bundle is installed and current. If it already is, Install answers from
+// the store, without network and lock.
 func (c *Client) Install(ctx context.Context, o Options) (Outcome, error) {
 	if err := c.Store.Trusted(); err != nil {
 		return Outcome{}, err

@@ -22,7 +22,7 @@ func (c *Client) mirrors() (list []string, remembered bool) {
 	return []string{DefaultMirror}, false
 }
 
-// A MirrorError is an address that no mirror can have.
+// A MirrorError is an address that cannot be that of a mirror.
 type MirrorError struct {
 	Address string // without a name and a password
 	Err     error
@@ -69,8 +69,8 @@ func toRemember(mirrors []string) ([]string, error) {
 	return list, nil
 }
 
-// A RememberedError is trouble with the mirrors that the installation remembers, which nobody gave
-// this time.
+// A RememberedError is a problem with mirrors that the installation remembers and the caller did
+// not give this time.
 type RememberedError struct {
 	Mirrors []string
 	Gone    []string // those that are folders which are not there
@@ -86,7 +86,7 @@ func (e *RememberedError) Error() string {
 
 func (e *RememberedError) Unwrap() error { return e.Err }
 
-// hints are the ways out. Those of the error below are of no use where its folder is gone.
+// hints say what helps. The hints of the wrapped error are of no use where its folder is gone.
 func (e *RememberedError) hints(add func(string)) {
 	const replace = "llcuda-fetch install --mirror ADDRESS replaces it, install --mirror " + DefaultMirror + " goes back to GitHub"
 	if len(e.Gone) > 0 {

@@ -26,7 +26,7 @@ type Model struct {
 	Cached bool `json:"cached"`
 	// Commit is that of the repository.
 	Commit string `json:"commit"`
-	SHA256 string `json:"sha256"` // empty where nobody knows it, and for several parts
+	SHA256 string `json:"sha256"` // empty where it is unknown, and for several parts
 	// Parts are the paths of all parts, where there are several.
 	Parts []string `json:"parts,omitempty"`
 	// Projector is the path of the file that llama.cpp takes as --mmproj; empty where the
@@ -48,8 +48,8 @@ type modelFile struct {
 	hub.Result
 }
 
-// modelClient is the client as far as models go: offline also where only the Hub's own tools are
-// told to be.
+// modelClient returns the client for models: it is also offline where only the Hub's own tools are
+// set to be offline.
 func (c *Client) modelClient() *Client {
 	m := *c
 	h := *c.Hub
@@ -77,8 +77,8 @@ func (c *Client) Models(ctx context.Context, release string) ([]matrix.Model, er
 
 func (c *Client) registry(ctx context.Context, release string) (*Release, error) {
 	if _, have := c.base(); have && len(c.Mirrors) == 0 {
-		// The installed release was verified when it came. Whoever can change the store now needs
-		// no list of models.
+		// The installed release was verified when it was installed. An attacker who can change the
+		// store now does not need the list of models.
 		kept := *c
 		kept.SkipSignature = true
 		if r, err := kept.storedRelease(release); err == nil {
@@ -122,8 +122,8 @@ func fromRegistry(m matrix.Model) wanted {
 		want: hub.Want{Size: m.Size, SHA256: m.SHA256}, model: &m}
 }
 
-// Pull has a model in the Hub's cache: one of the registry by its name, or one that is named by its
-// repository, all parts of it and its projector.
+// Pull makes sure that a model is in the Hub's cache: one of the registry by its name, or one that
+// is named by its repository, with all its parts and its projector.
 func (c *Client) Pull(ctx context.Context, release, name string) (Model, error) {
 	return c.pull(ctx, release, name, hub.WithProjector)
 }

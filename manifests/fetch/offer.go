@@ -63,8 +63,8 @@ func (c *Client) makeOffer(r *Release, host manifests.Host, o Options) (offer, e
 }
 
 // makeOfferLike is makeOffer for a machine that has an installation. What the user narrowed the
-// choice to for that counts for its repair, and the bundle that was installed for machines that
-// were not there is taken by those that it serves.
+// choice to for that counts for its repair, and a bundle that was installed for machines that were
+// not present is used by the machines that it serves.
 func (c *Client) makeOfferLike(base Install, r *Release, host manifests.Host, o Options) (offer, error) {
 	mine := base.Machine.Kind == c.Store.ThisMachine().Kind || base.Machine.Kind == launch.AnyKind
 	o.AllowCPU = o.AllowCPU || mine && base.Through == manifests.ThroughCPU
@@ -79,10 +79,11 @@ func (c *Client) makeOfferLike(base Install, r *Release, host manifests.Host, o 
 	return c.makeOffer(r, host, o)
 }
 
-// choose finds the release and what of it this machine needs. Where the user names no release and
-// nothing newer, it is the one that is in the store: a repair, or other GPUs, are no reason for
-// another one, nor for a network if all is there. Every release pointer that is followed is given
-// to see first, which refuses those that are older than one seen before.
+// choose finds the release and what of it this machine needs. Where the user asks neither for a
+// release nor for anything newer, it is the release in the store: a repair or other GPUs are not a
+// reason for another release, or for using the network if everything is there. Every release
+// pointer that is followed is passed to see first, which refuses those that are older than one seen
+// before.
 func (c *Client) choose(ctx context.Context, host manifests.Host, o Options, see func(signer string, p manifests.Pointer) error) (offer, error) {
 	base, have := c.base()
 	repair := have && o.Release == "" && !o.Update
@@ -176,7 +177,7 @@ func isOlder(r manifests.Release, installed Install) bool {
 	return r.SourceDateEpoch < installed.SourceDateEpoch
 }
 
-// isWithdrawn reports whether the farm took an installed release back: a pointer lists it as
+// isWithdrawn reports whether the farm withdrew an installed release: a pointer lists it as
 // withdrawn, or named it, and a later one of the same signer names another. A release that the user
 // named is withdrawn by the list alone.
 func isWithdrawn(installed Install, p *Pointer) bool {
@@ -194,8 +195,8 @@ func runtimeNames(a manifests.Artifact) []string {
 	return names
 }
 
-// completeSet are the libraries of the first source that has all of them: of two sources, they may
-// not load together.
+// completeSet returns the libraries of the first source that has all of them: libraries from two
+// sources may not load together.
 func completeSet(found []manifests.CUDALibrary, names []string) []manifests.CUDALibrary {
 	bySource := map[string][]manifests.CUDALibrary{}
 	for _, library := range found {

@@ -20,7 +20,7 @@ type Pointer struct {
 	From string
 }
 
-// A NoPointerError is a place where a release pointer should be and is none.
+// A NoPointerError is a place where a release pointer is expected but missing.
 type NoPointerError struct{ Addresses []string }
 
 func (e *NoPointerError) Error() string {
@@ -33,7 +33,8 @@ func (e *NoPointerError) Hint() string {
 }
 
 // pointer reads the release pointer of a source. It is nil for a source that is one folder with one
-// release and has none: there, whoever filled the folder answers for its being new.
+// release and has none: there, the person who filled the folder is responsible for its being
+// current.
 func (c *Client) pointer(ctx context.Context, s source) (*Pointer, error) {
 	addresses, required, err := s.pointers()
 	if err != nil || len(addresses) == 0 {
@@ -82,7 +83,7 @@ func (c *Client) firstPointer(ctx context.Context, addresses []string, patient b
 		}
 		return nil, nil, &TrustError{e, ""}
 	}
-	if len(unreached) < len(failed) { // one is behind, or expired: no patience mends that
+	if len(unreached) < len(failed) { // one is behind, or expired: waiting longer does not help
 		unreached = nil
 	}
 	return nil, unreached, errors.Join(failed...)
@@ -104,8 +105,8 @@ func (s source) pointers() (addresses []string, required bool, err error) {
 	return []string{folder + manifests.PointerName}, false, err
 }
 
-// pointerAt reads the release pointer at one address and holds it to everything that it can be held
-// to by itself.
+// pointerAt reads the release pointer at one address and makes every check that needs only the
+// pointer, the store and the clock.
 func (c *Client) pointerAt(ctx context.Context, address string, patient bool) (*Pointer, error) {
 	p, err := c.signedPointer(ctx, address, patient)
 	if err != nil {
@@ -154,8 +155,8 @@ func (c *Client) signedPointer(ctx context.Context, address string, patient bool
 
 // ownRelease is what an empty store takes where every release pointer that could be read has
 // expired and none names anything newer than the release that this program came with: that release.
-// Nobody can lead a machine to something older so than to what its user fetched the program from.
-// nil is that there is no such way out.
+// This way, an attacker cannot lead a machine to anything older than the release that its user got
+// the program from. ownRelease returns nil where there is no such fallback.
 func (c *Client) ownRelease(err error) *manifests.PointerTimeError {
 	if c.Own == "" || is[*manifests.PointerBackError](err) {
 		return nil
@@ -240,7 +241,7 @@ func (c *Client) newestPointer(ctx context.Context) *Pointer {
 // Withdrawn is what the release pointers seen on this machine say of a release that was withdrawn:
 // a *manifests.WithdrawnError, or nil.
 func (c *Client) Withdrawn(release string) error {
-	seen, _ := c.Store.SeenPointers() // what cannot be read is said where pointers are followed
+	seen, _ := c.Store.SeenPointers() // records that cannot be read are reported where pointers are followed
 	for _, s := range seen {
 		if err := s.Pointer.CheckWithdrawn(release); err != nil {
 			return err

@@ -23,8 +23,8 @@ type Release struct {
 	// Pointer named it as the current one; nil where the user named it, or a folder that has no
 	// pointer.
 	Pointer *Pointer
-	// Expired is the release pointer that was the newest to be had, where the release is Client.Own
-	// for want of a better one.
+	// Expired is the newest release pointer available, where the release is Client.Own because
+	// there was nothing better.
 	Expired *manifests.PointerTimeError
 	// From is the folder that it was read from; empty where it was the store.
 	From      string
@@ -74,7 +74,7 @@ func (c *Client) withPatience(ctx context.Context) (context.Context, context.Can
 }
 
 // shareTime is the context for the first of so many places that are left to look in: where time is
-// bounded, it has its part of it, so that one that does not answer leaves some for the others.
+// bounded, the place gets its share, so that one that does not answer leaves time for the others.
 func shareTime(ctx context.Context, left int) (context.Context, context.CancelFunc) {
 	deadline, bounded := ctx.Deadline()
 	if !bounded || left < 2 {
@@ -87,8 +87,8 @@ func withTimeout(ctx context.Context, d time.Duration) (context.Context, context
 	return context.WithTimeoutCause(ctx, d, fmt.Errorf("no answer within %s", d.Round(time.Millisecond)))
 }
 
-// resolve is Resolve. see is told of a release pointer as soon as it counts, before anything that
-// it names is looked at.
+// resolve implements Resolve. It calls see with a release pointer as soon as the pointer counts,
+// before it looks at anything that the pointer names.
 func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) error) (*Release, error) {
 	sources := c.sources()
 	if c.Offline && len(sources) == 0 {
@@ -98,7 +98,8 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 	if tag != "" {
 		what = "release " + tag
 	}
-	// A slow source is left for the next one, and is waited for where none of the others does.
+	// A slow source is abandoned for the next one, and waited for only where none of the others
+	// works.
 	client, patient := c, *c
 	patient.Transfer = c.transfer().Patient()
 	if len(sources) == 1 {
@@ -147,7 +148,7 @@ func (c *Client) resolve(ctx context.Context, tag string, see func(*Pointer) err
 	return nil, c.blame(fmt.Errorf("looking for %s: %w", what, err))
 }
 
-// replaced is what it may mean that a release is not the one that the pointer names.
+// replaced says what it may mean when a release is not the one that the pointer names.
 const replaced = "the release was replaced, or the mirror withholds the one named or is still being updated; --release names one"
 
 // isOfOneSource reports whether an error is of one source alone: one that does not answer, or is

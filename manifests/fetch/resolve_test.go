@@ -202,8 +202,8 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// Patience is for all that it takes to find a release. A mirror that does not answer leaves some of
-// it for the next one.
+// The patience covers everything that it takes to find a release. A mirror that does not answer
+// leaves time for the next one.
 func TestPatience(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{})
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // it takes connections, and that is all
@@ -246,7 +246,7 @@ func TestPatience(t *testing.T) {
 		})
 	}
 
-	// What is downloaded comes in its own time.
+	// Downloads are not bounded by the patience.
 	c := newClient(t, r, good)
 	asked := map[string]bool{}
 	c.Patience, c.Transfer.HTTP = time.Hour, &http.Client{Transport: bounded(asked)}

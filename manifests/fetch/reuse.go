@@ -41,8 +41,8 @@ func (c *Client) satisfies(i Install, o Options) bool {
 	switch {
 	case o.Update, o.Force,
 		o.Release != "" && o.Release != i.Release,
-		// Who asked for an SM before and asks for nothing now is content with what is there. The
-		// CPU alone is not, unless it was asked for.
+		// A user who asked for an SM before and asks for nothing now gets what is installed. A
+		// bundle for the CPU alone does not satisfy, unless it was asked for.
 		o.SM != 0 && o.SM != i.SM,
 		!o.AllowCPU && i.Through == manifests.ThroughCPU && !i.Asked.AllowCPU,
 		!c.SkipSignature && i.SignedBy == "":
@@ -65,8 +65,9 @@ func (c *Client) findInstalled(o Options) (Install, bool) {
 
 // findReusable finds an installation in the store that serves what CUDA shows of the machine now.
 // It goes by what the bundle says of itself, which was verified when it was installed; so it needs
-// neither a network nor the release's documents. The installation is as it has to be recorded, and
-// recorded says that it is. The error is that of a machine without a GPU.
+// neither a network nor the release's documents. The installation is returned as it must be
+// recorded, and recorded reports whether it already is. The error is that of a machine without a
+// GPU.
 func (c *Client) findReusable(o Options, host manifests.Host) (i Install, d manifests.Decision, recorded bool, err error) {
 	now := c.Store.ThisMachine()
 	for _, i := range c.candidates() {

@@ -32,7 +32,7 @@ type SelfUpdated struct {
 	// folder.
 	Path  string   `json:"path"`
 	Files []string `json:"files"`
-	// Already says that the program is of that release, and nothing was done.
+	// Already reports whether the program was of that release before, and nothing was done.
 	Already bool `json:"already"`
 }
 
@@ -69,10 +69,10 @@ func (r *Release) Newer(than string) bool {
 	return ok && order > 0 && has
 }
 
-// SelfUpdate puts the client of a release, or, where its tag is empty, of the current one, in the
-// place of a program. It believes it for the same reasons as an installation. The store is read,
-// for its mirrors and release pointers, and not written: whoever replaces a program of the system
-// is often another user than the store's.
+// SelfUpdate replaces a program by the client of a release, or, where its tag is empty, of the
+// current one. It trusts that client for the same reasons as an installation. The store is read,
+// for its mirrors and release pointers, and not written: the user who replaces a program of the
+// system is often not the store's owner.
 func (c *Client) SelfUpdate(ctx context.Context, p Program, tag string) (SelfUpdated, error) {
 	r, a, err := c.resolveClient(ctx, tag)
 	if err != nil {
@@ -114,7 +114,8 @@ func (c *Client) SelfUpdate(ctx context.Context, p Program, tag string) (SelfUpd
 }
 
 // resolveClient is a release and its client for this machine. Where the manifest is too new for
-// this program, of all programs, it goes by SHA256SUMS, which the same signature covers.
+// this program, which is why it needs an update, it relies on SHA256SUMS, which the same signature
+// covers.
 func (c *Client) resolveClient(ctx context.Context, tag string) (*Release, manifests.Artifact, error) {
 	name := manifests.ClientName(runtime.GOOS, runtime.GOARCH)
 	ctx, cancel := c.withPatience(ctx)

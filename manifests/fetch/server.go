@@ -13,7 +13,7 @@ import (
 // ServerName is llama.cpp's server.
 const ServerName = "llama-server"
 
-// A VariableError is a variable of the environment that leads nowhere.
+// A VariableError is an environment variable whose path leads nowhere.
 type VariableError struct {
 	Variable, Value string
 	Err             error
@@ -58,7 +58,7 @@ func (c *Client) OwnServer(getenv func(string) string) (string, error) {
 	return "", nil
 }
 
-// inStore reports whether a path, which may not be there any more, leads into the store.
+// inStore reports whether a path, which may no longer exist, leads into the store.
 func (c *Client) inStore(path string) bool {
 	real := func(path string) string {
 		path, _ = filepath.Abs(path)

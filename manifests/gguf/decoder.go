@@ -71,7 +71,7 @@ func (d *decoder) fail(format string, args ...any) {
 	}
 }
 
-// take counts bytes that are about to be read and tells whether they may be.
+// take counts bytes that are about to be read and reports whether they may be read.
 func (d *decoder) take(n uint64) bool {
 	if d.err == nil && n > uint64(d.left) {
 		d.fail("the header goes on past the end of the file, or past %d MiB", maxHeader>>20)

@@ -2,8 +2,8 @@
 // spread over its layers.
 //
 // The client calls it to say how many layers a GPU holds, ci to describe what it publishes. The
-// files of one model go in, usually one, a Header comes out; a hostile file costs neither memory
-// nor time. It reads no weights and never writes.
+// input is the files of one model, usually one; the output is a Header. A hostile file costs
+// neither memory nor time. It reads no weights and never writes.
 //
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 package gguf

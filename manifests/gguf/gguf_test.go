@@ -124,8 +124,8 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// What a file says in one value is told in its type; lists and long texts are not, nor what JSON
-// has no number for.
+// A single value is reported in its own type; lists and long texts are left out, as are numbers
+// that JSON cannot represent.
 func TestMetadata(t *testing.T) {
 	pairs, weights := sample()
 	pairs = append(pairs,

@@ -3,8 +3,8 @@ package gguf
 import "strconv"
 
 // quantisations are llama.cpp's names of file types, by number: enum llama_ftype in
-// https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h. Numbers that are missing were
-// given up.
+// https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h. Numbers that are missing are
+// no longer in use.
 var quantisations = map[int]string{
 	0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1",
 	10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K",

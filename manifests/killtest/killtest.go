@@ -26,8 +26,8 @@ func New(seed uint64, window time.Duration) *Killer {
 	return &Killer{random: rand.New(rand.NewPCG(seed, 2)), window: max(window, time.Millisecond)}
 }
 
-// Run runs the command and says whether it was killed. The error is the command's own, if it ended by itself, or says
-// why it could not be started.
+// Run runs the command and reports whether it was killed. The error is the command's own, if it ended by itself, or
+// says why it could not be started.
 func (k *Killer) Run(cmd *exec.Cmd) (killed bool, err error) {
 	k.mu.Lock()
 	after := time.Duration(k.random.Int64N(int64(k.window)))

@@ -1,8 +1,8 @@
 // Package retry is how this module asks a server again.
 //
-// Every package that talks to a server calls it, the client's and the publisher's alike. In goes a
-// function that makes one try, or the answer of a server; out come the waits between tries, and an
-// error when no try is left:
+// Every package that talks to a server calls it, the client's and the publisher's alike. The input
+// is a function that makes one try, or the answer of a server; the output is the waits between
+// tries, and an error when no try is left:
 //
 //	try ──▶ *TemporaryError ──▶ Policy: tries left, wait ──▶ try
 //	             ▲
@@ -40,7 +40,7 @@ type TemporaryError struct {
 func (e *TemporaryError) Error() string { return e.Err.Error() }
 func (e *TemporaryError) Unwrap() error { return e.Err }
 
-// Hint says the way out.
+// Hint says what helps.
 func (e *TemporaryError) Hint() string {
 	return "repeat the command: it resumes, and does not transfer again what has arrived"
 }
@@ -61,9 +61,10 @@ type Policy struct {
 	FirstWait, LongestWait time.Duration
 	// MaxAfter caps what a server may ask to wait: 1 minute.
 	MaxAfter time.Duration
-	// Within is the time for all tries; 0 is no limit. A wait that would end after it is not begun.
+	// Within is the time for all tries; 0 means no limit. A wait that would end after it is not
+	// begun.
 	Within time.Duration
-	// Waiting, if not nil, hears of each wait before it begins.
+	// Waiting, if not nil, is called before each wait.
 	Waiting func(why error, wait time.Duration)
 }
 

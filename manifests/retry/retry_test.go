@@ -77,7 +77,8 @@ func TestDo(t *testing.T) {
 	}
 }
 
-// The end of the context ends a wait at once, and progress makes the tries before it count no more.
+// The end of the context ends a wait at once, and after progress the tries before it no longer
+// count.
 func TestSequence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gone := errors.New("gone")

@@ -23,7 +23,7 @@ func Watch(ctx context.Context, patience time.Duration, stalled error) (context.
 	return ctx, &Watchdog{timer: time.AfterFunc(patience, func() { cancel(stalled) }), patience: patience, cancel: cancel}
 }
 
-// Moved says that something moved, or that a wait for the other side begins.
+// Moved records progress, or that a wait for the server begins.
 func (w *Watchdog) Moved() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -32,7 +32,8 @@ func (w *Watchdog) Moved() {
 	}
 }
 
-// Rest says that this side is at work: until Moved is called, nothing is expected to move.
+// Rest pauses the watchdog while the client itself works: until Moved is called, no progress is
+// expected.
 func (w *Watchdog) Rest() { w.timer.Stop() }
 
 // End stops watching and ends the context. It may be called more than once.

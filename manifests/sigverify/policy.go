@@ -27,10 +27,10 @@ func Release(issuer, identity string, trustedRoot, publicKey []byte) Policy {
 	return policy
 }
 
-// Pointer is the policy for the release pointer, for whom Release is the policy for releases, by the same arguments. A key
-// signs both. A workflow of GitHub's signs releases from a tag; the pointer is signed from the default branch, by the
-// workflow of the same repository that manifests.PointerWorkflow names: whoever may push to the one decides what is on
-// the other. An identity that is not a workflow signs both.
+// Pointer returns the policy for release pointers. It goes with the policy for releases that Release returns for the
+// same arguments. A key signs both. A workflow of GitHub's signs releases from a tag; the pointer is signed from the
+// default branch, by the workflow of the same repository that manifests.PointerWorkflow names: a user who may push to
+// the one decides what is on the other. An identity that is not a workflow signs both.
 func Pointer(issuer, identity string, trustedRoot, publicKey []byte) Policy {
 	policy := Release(issuer, identity, trustedRoot, publicKey)
 	if workflows := strings.Index(policy.Identity, "/.github/workflows/"); workflows >= 0 {

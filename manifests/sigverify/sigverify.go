@@ -1,9 +1,9 @@
 // Package sigverify verifies the signatures of a farm, offline: that over a release's SHA256SUMS, and those on statements,
 // as the release pointer and the provenance are.
 //
-// llcuda-fetch and the publisher call it. In go a Policy that says whose signature counts, and the bytes of SHA256SUMS with
-// those of SHA256SUMS.sigstore.json, or those of a Sigstore bundle with a statement in it; out comes the Signer, and the
-// statement, or a *SignatureError that says in what way the signature is not his:
+// llcuda-fetch and the publisher call it. The input is a Policy that says whose signature counts, and the bytes of
+// SHA256SUMS with those of SHA256SUMS.sigstore.json, or those of a Sigstore bundle with a statement in it. The output
+// is the Signer, and the statement, or a *SignatureError that says why the signature does not count:
 //
 //	Policy ──New──▶ Verifier ──Verify(sums, bundle)──▶ Signer
 //	                    └──VerifyStatement(bundle)──▶ Statement, Signer
@@ -12,8 +12,8 @@
 // certificate log (one SCT), the signature is in a transparency log, a log or a timestamp authority saw it while the
 // certificate was valid, and the certificate names exactly the issuer and the identity of the policy, and the
 // repository and kind of runner where the policy has them. Names are compared as wholes: a pattern that is not anchored
-// takes evil/repository for repository. Where a policy leaves the ref open (Refs), the Signer says which it was, and
-// whoever knows the release compares. A signature by key counts if it is that key's.
+// takes evil/repository for repository. Where a policy leaves the ref open (Refs), the Signer says which it was, and a
+// caller that knows the release compares it. A signature by key counts if it is that key's.
 //
 // The package never uses the network, never refreshes a trusted root, and never reads a file. It is the only one of
 // the client's that links sigstore-go.
@@ -76,7 +76,7 @@ type Policy struct {
 
 // A Signer is who signed.
 type Signer struct {
-	// Key says that the policy's key did. Then there is no identity, and no time.
+	// Key reports whether the policy's key did. Then there is neither an identity nor a time.
 	Key bool `json:"key"`
 	// Issuer and Identity are the certificate's.
 	Issuer   string `json:"issuer"`
@@ -106,18 +106,18 @@ func (s Signer) Tag() string { return strings.TrimPrefix(s.Ref, Tags) }
 type Problem string
 
 const (
-	// Malformed is not a Sigstore bundle over a file.
+	// Malformed means that the input is not a Sigstore bundle over a file.
 	Malformed Problem = "malformed"
 	// OtherFile is a signature over another file.
 	OtherFile Problem = "other file"
-	// OtherSigner is a good signature by somebody else, or for another release.
+	// OtherSigner is a valid signature by an unknown signer, or for another release.
 	OtherSigner Problem = "other signer"
 	// Invalid is a signature that does not hold, or a certificate, log or time that the trusted root does not know.
 	Invalid Problem = "invalid"
 )
 
-// A SignatureError is a signature that does not count. Nothing that it covers may be used, and trying again mends
-// nothing.
+// A SignatureError is a signature that does not count. Nothing that it covers may be used, and trying again does not
+// help.
 type SignatureError struct {
 	Problem Problem
 	Err     error
@@ -191,7 +191,7 @@ func newByKey(policy Policy) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the public key: %w", err)
 	}
-	// The policy has one key: the hint by which a bundle names its own is nobody's word.
+	// The policy has one key: the hint by which a bundle names its own key is not to be trusted.
 	trusted := root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) {
 		return root.NewExpiringKey(key, time.Time{}, time.Time{}), nil
 	})
@@ -235,7 +235,7 @@ func (v *Verifier) Verify(sums, signed []byte) (Signer, error) {
 	if message == nil {
 		return Signer{}, &SignatureError{Malformed, errors.New("it is over a statement, not over a file")}
 	}
-	// The digest in the bundle is no proof, only a better message.
+	// The digest in the bundle is not proof; it only makes for a better message.
 	digest := sha256.Sum256(sums)
 	if message.DigestAlgorithm() == "SHA2_256" && !bytes.Equal(message.Digest(), digest[:]) {
 		return Signer{}, &SignatureError{OtherFile, fmt.Errorf("it is over a file with sha256 %x, not %x", message.Digest(), digest)}
@@ -254,9 +254,10 @@ func read(signed []byte) (*bundle.Bundle, error) {
 	return &entity, nil
 }
 
-// verify holds an entity to the policy, whatever it is over.
+// verify checks an entity against the policy, whatever it signs.
 func (v *Verifier) verify(entity verify.SignedEntity, artifact verify.ArtifactPolicyOption) (Signer, error) {
-	// By itself no proof of anything, only a better message than what it fails with below.
+	// By itself this is not proof of anything; it only gives a better message than the failure
+	// below.
 	if content, err := entity.VerificationContent(); err == nil {
 		switch byKey := content.Certificate() == nil; {
 		case byKey && !v.byKey:
@@ -280,7 +281,8 @@ func (v *Verifier) verify(entity verify.SignedEntity, artifact verify.ArtifactPo
 	by := result.Signature.Certificate
 	signer := Signer{Issuer: by.Issuer, Identity: by.SubjectAlternativeName, Commit: by.SourceRepositoryDigest, Run: by.RunInvocationURI}
 	if v.anyRef != "" {
-		// The workflow's ref and that of what it ran on are two: a workflow may be called for another repository's tag.
+		// The workflow's ref and the ref that it ran for are separate: a workflow may be called for another
+		// repository's tag.
 		if signer.Ref = strings.TrimPrefix(signer.Identity, v.anyRef); by.SourceRepositoryRef != signer.Ref {
 			return Signer{}, &SignatureError{OtherSigner, fmt.Errorf("the workflow of %s ran for %s", signer.Ref, by.SourceRepositoryRef)}
 		}

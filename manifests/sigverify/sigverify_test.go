@@ -108,7 +108,7 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// A digest that a bundle only claims convinces nobody.
+// A digest that a bundle only claims does not count as proof.
 func TestClaimedDigestIsNoProof(t *testing.T) {
 	bundle, key := signed(t, &sign.PlainData{Data: []byte("another file")})
 	honest, _ := signed(t, &sign.PlainData{Data: sums})
@@ -214,7 +214,7 @@ func TestWorkflow(t *testing.T) {
 	}
 }
 
-// A key's signature is none of a workflow's, and the other way round.
+// A signature by a key does not count as one by a workflow, and vice versa.
 func TestKeyIsNoIdentity(t *testing.T) {
 	trusted, err := data.TrustedRoot(t, "public-good.json").MarshalJSON()
 	if err != nil {

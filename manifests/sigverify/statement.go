@@ -15,7 +15,7 @@ const statementType = "https://in-toto.io/Statement/v1"
 
 // A Statement is what an in-toto statement says of its subjects.
 type Statement struct {
-	// PredicateType says what the predicate means; it is whoever reads the predicate that knows the types.
+	// PredicateType says what the predicate means; the reader of the predicate knows the types.
 	PredicateType string
 	// Subjects are what the statement is about: at least one.
 	Subjects []Subject
@@ -30,9 +30,9 @@ type Subject struct{ Name, SHA256 string }
 
 var sha256Form = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// VerifyStatement verifies that a Sigstore bundle has an in-toto statement in a DSSE envelope whose signature counts, and
-// returns what was signed. It compares no subject and no predicate type with anything: whoever has the files does, and
-// must, for the same signer signs more than one kind of statement. Its error is a *SignatureError.
+// VerifyStatement verifies that a Sigstore bundle has an in-toto statement in a DSSE envelope whose signature counts,
+// and returns what was signed. It compares neither subjects nor the predicate type with anything: the caller, which has
+// the files, must do so, because the same signer signs more than one kind of statement. Its error is a *SignatureError.
 func (v *Verifier) VerifyStatement(signed []byte) (Statement, Signer, error) {
 	entity, err := read(signed)
 	if err != nil {
@@ -55,8 +55,9 @@ func (v *Verifier) verifyStatement(entity verify.SignedEntity) (Statement, Signe
 		return Statement{}, Signer{}, &SignatureError{Malformed, err}
 	}
 	// There is no artifact to give: the statement itself is what was signed, and it is in the bundle. sigstore-go calls
-	// that unsafe because a caller may forget the subjects; to look for the first of them in the statement they were read
-	// from would prove nothing more. What is read above is the payload that the signature is held against here.
+	// that unsafe because a caller may forget the subjects; to look for the first of them in the statement they were
+	// read from would prove nothing more. What is read above is the payload against which the signature is verified
+	// here.
 	signer, err := v.verify(entity, verify.WithoutArtifactUnsafe())
 	if err != nil {
 		return Statement{}, Signer{}, err

@@ -158,7 +158,7 @@ func TestStatementByWorkflow(t *testing.T) {
 	}
 }
 
-// A statement of somebody else's, really signed: it has no sha256, and is of no use here.
+// A validly signed statement from another project: it has no sha256, and is of no use here.
 func TestStatementWithoutSHA256(t *testing.T) {
 	v, err := New(Policy{Issuer: GitHubActions, Identity: workflow + "@refs/heads/main"})
 	if err != nil {

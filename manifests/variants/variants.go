@@ -1,8 +1,9 @@
 // Package variants runs a bundle's programs on CPU variants of the caller's choice. llama.cpp picks one of a bundle's
 // libggml-cpu-*.so by what the CPU says of itself; that a variant was compiled, or fits, does not say that it works.
 //
-// The farm calls it after it compiled the variants, and the client before an installation counts. In goes a bundle's
-// folder, packed or not yet; out come commands that find no backend but the variants chosen, so that no GPU is used:
+// The farm calls it after it compiled the variants, and the client before an installation counts. The input is a
+// bundle's folder, packed or not yet; the output is commands that find no backend but the variants chosen, so that no
+// GPU is used:
 //
 //	Open ──▶ Bundle ──Stage──▶ Stage ──Use, Command──▶ *exec.Cmd ──output──▶ Loaded
 //

@@ -6,10 +6,11 @@
 // The header gives the reason and a link to where upstream stands. A patch changes text files that exist, or adds
 // new ones; it renames and deletes nothing.
 //
-// Where the lines to change differ between releases of llama.cpp, NNNN-name.TREE.patch beside it is the same change for
-// other ones; TREE says for which.
+// Where the lines to change differ between releases of llama.cpp, NNNN-name.TREE.patch beside it makes the same change
+// to other releases; TREE says which.
 //
-// ResolveSource of ci/internal/farm applies them. In go the contents of a tree's files, out come the changed ones:
+// ResolveSource of ci/internal/farm applies them. It passes in the contents of a tree's files and gets the changed
+// contents:
 //
 //	Default   ──▶ []Patch
 //	Patch, file ──Apply──▶ changed files, or *ConflictError, *NotThereError, ErrUpstream
@@ -17,7 +18,7 @@
 // A hunk applies where all of its lines are, context included, and only if they are in the file once. Its line
 // numbers do not count, since other versions of llama.cpp have the same lines elsewhere, and there is no fuzz.
 //
-// The package reads no file but its own and writes none.
+// The package reads only its own files and writes none.
 package patches
 
 import (
@@ -135,7 +136,7 @@ func nameOf(change *gitdiff.File) string {
 	return change.OldName
 }
 
-// ErrUpstream says that a tree has a patch's changes already.
+// ErrUpstream means that a tree has a patch's changes already.
 var ErrUpstream = errors.New("the source has these changes already")
 
 // NotThereError is a tree without a file that a patch changes.
@@ -237,7 +238,7 @@ func (p Patch) change(file *gitdiff.File, before []byte, exists bool) ([]byte, *
 	return append(after, rest...), nil
 }
 
-// has says whether a file is what the patch would make of it.
+// has reports whether a file already has the change that the patch makes.
 func has(file *gitdiff.File, text []byte) bool {
 	for _, hunk := range file.TextFragments {
 		_, is := sides(hunk)

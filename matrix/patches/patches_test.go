@@ -139,7 +139,7 @@ func TestErrorsSayWhatHelps(t *testing.T) {
 	}
 }
 
-// A change has forms for trees whose lines differ; they are no patches of their own.
+// A change has forms for trees whose lines differ; the forms are not patches of their own.
 func TestForms(t *testing.T) {
 	patch := func(old string) *fstest.MapFile {
 		return &fstest.MapFile{Data: []byte(header + edit("src/a.c", "@@ -1 +1 @@\n-"+old+"\n+mended\n"))}

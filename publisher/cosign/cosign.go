@@ -1,21 +1,21 @@
 // Package cosign signs the files of a release, the way that `cosign verify-blob` and package
 // sigverify verify them.
 //
-// ci's commands call it. In go the bytes of a file or an in-toto statement; out comes a Sigstore
-// bundle over them:
+// ci's commands call it. It takes the bytes of a file, or an in-toto statement, and returns a
+// Sigstore bundle over them:
 //
 //	token + Services ──Keyless──▶ Signer ──SignFile, SignStatement──▶ Signature
 //	private key      ──WithKey──▶ Signer
 //
 // A keyless signature is made with a key that lives for that one signature: Fulcio certifies it for
 // the identity that an OIDC token proves, a timestamp authority says when, and the transparency
-// logs keep it for everybody to see. The token is that of a GitHub workflow (Ambient), one that the
-// user has (ParseToken), or one that he signs in for (Interactive). With a key of the user's own no
-// service is asked.
+// logs keep it publicly. The token is that of a GitHub workflow (Ambient), one that the user has
+// (ParseToken), or one that the user signs in for (Interactive). With the user's own key no service
+// is contacted.
 //
-// The package verifies nothing, and decides nothing about whose signature counts: who signs
-// verifies his own result with sigverify, as the client will, before anybody sees it. It writes no
-// files and keeps no secrets.
+// The package verifies nothing, and does not decide whose signature counts: the caller verifies its
+// own result with sigverify, as the client will, before publishing it. The package writes no files
+// and keeps no secrets.
 package cosign
 
 import (

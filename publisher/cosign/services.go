@@ -104,8 +104,8 @@ type transparencyLog struct {
 	sign.Transparency
 }
 
-// anyLog brings a signature into every log that takes it. One that does not answer, or that was
-// closed since the signing config was written, keeps nobody from signing: who verifies needs one.
+// anyLog submits a signature to every log that accepts it. A log that does not answer, or that was
+// closed since the signing config was written, does not prevent signing: a verifier needs only one.
 type anyLog struct {
 	logs   []transparencyLog
 	took   []string

@@ -16,11 +16,11 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// audience is whom a token for Sigstore must be for.
+// audience is the audience that a token for Sigstore must have.
 const audience = "sigstore"
 
-// A Token is an OIDC token: who proves to be whom. Only Fulcio verifies it; what is read here is
-// for messages, and to find out early that it would be refused.
+// A Token is an OIDC token, which proves the signer's identity. Only Fulcio verifies it; this package
+// reads it for messages, and to find out early that it would be refused.
 type Token struct {
 	raw    string
 	claims claims
@@ -117,7 +117,7 @@ func Ambient(ctx context.Context, runner Runner) (Token, error) {
 	}}
 	response, err := client.Do(request)
 	if failed, ok := errors.AsType[*ServiceError](err); ok {
-		failed.URL = address.Host // its query is nobody else's business
+		failed.URL = address.Host // its query is private
 		if failed.Status == http.StatusUnauthorized || failed.Status == http.StatusForbidden {
 			return Token{}, &publisher.RefusedError{Err: failed, Way: "the job needs the permission id-token: write"}
 		}

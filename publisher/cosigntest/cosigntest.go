@@ -5,8 +5,8 @@
 //	token := stack.Token(t, cosigntest.Workflow{})   what GitHub gives the release workflow, for a tag
 //
 // The servers are those of package main in stack, a module of its own, which Start compiles: minutes the first time,
-// nothing after that. Certificates name GitHub's own issuer, so policies of production hold for them unchanged; only
-// the trusted root is another one.
+// nothing after that. Certificates name GitHub's own issuer, so production policies apply to them unchanged; only the
+// trusted root differs.
 package cosigntest
 
 import (
@@ -28,13 +28,13 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// Tag is the tag that workflows run for where a test does not say another one.
+// Tag is the tag that workflows run for unless a test sets another one.
 const Tag = "v1.1.0-runtime"
 
-// RepositoryID and OwnerID are the numbers of the repository and its owner where a test does not say others.
+// RepositoryID and OwnerID are the numbers of the repository and its owner unless a test sets others.
 const RepositoryID, OwnerID = "1001", "2002"
 
-// Email is whom the stack's issuer signs in when somebody asks it for a token interactively.
+// Email is the user that the stack's issuer signs in when a client asks it for a token interactively.
 const Email = "maintainer@example.org"
 
 // A Stack is a running Sigstore.

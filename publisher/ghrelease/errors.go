@@ -23,7 +23,7 @@ var errStalled = errors.New("the connection does not move")
 // https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api
 const secondaryWait = time.Minute
 
-// missingError is a 404. It is a matter of rights or of what was asked for: the caller knows.
+// missingError is a 404. It means missing rights or a missing object; the caller knows which.
 type missingError struct{ err error }
 
 func (e *missingError) Error() string { return e.err.Error() }

@@ -1,9 +1,9 @@
 // Package ghrelease is a publisher.Store on GitHub Releases, on github.com and on GitHub
 // Enterprise.
 //
-// ci's commands make one with New and give it to publisher.Publish. In goes a repository, a token
-// and what the publisher asks for; out come GitHub's answers in the publisher's terms, and its
-// errors sorted by what helps against them: trying again (*publisher.TemporaryError), a person
+// ci's commands make one with New and give it to publisher.Publish. It takes a repository, a token
+// and the publisher's requests, and returns GitHub's answers in the publisher's terms. Its errors
+// are sorted by what resolves them: trying again (*publisher.TemporaryError), a person
 // (*publisher.RefusedError), or reading the release again (publisher.ErrExists, publisher.ErrGone).
 //
 // Requests are made and errors read by go-github, but its types for releases lack the digest of an
@@ -207,8 +207,8 @@ func (s *Store) Download(ctx context.Context, asset publisher.Asset) (io.ReadClo
 	return &watchedBody{body: response.Body, watch: watch, closed: watch.End}, nil
 }
 
-// missingAsGone is the error of a request for something by its number, where "not found" is not a
-// matter of rights.
+// missingAsGone is the error of a request for something by its number, where "not found" does not
+// mean missing rights.
 func missingAsGone(err error) error {
 	if missing, ok := errors.AsType[*missingError](err); ok {
 		return fmt.Errorf("%w: %w", publisher.ErrGone, missing.err)

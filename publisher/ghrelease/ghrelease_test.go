@@ -187,7 +187,7 @@ func TestPublish(t *testing.T) {
 	}
 }
 
-// The signature and SHA256SUMS are the last, in that order, and nothing else is on its way then.
+// The signature and SHA256SUMS are sent last, in that order, and nothing else is in flight then.
 func TestSumsAreLast(t *testing.T) {
 	server, folder := ghtest.New(t, ghtest.Options{}), newFolder(t, fetchtest.Options{})
 	var there [2]int
@@ -235,8 +235,8 @@ func TestDraftThenPublish(t *testing.T) {
 	}
 }
 
-// A fault and what comes of it. Each run begins with nothing, and the next one without faults
-// always completes it.
+// A fault and its outcome. Each run starts from an empty repository, and the next run without faults
+// always completes the release.
 func TestFaults(t *testing.T) {
 	const bundle = "llcuda-bins-sm75.tar.gz"
 	header := func(pairs ...string) http.Header {

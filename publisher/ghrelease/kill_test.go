@@ -115,7 +115,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 }
 
-// Two at once, or more: whatever they do to each other, one release comes of it, and it is right.
+// Two or more concurrent runs, however they interfere, produce exactly one release, which is correct.
 func TestPublishersAtOnce(t *testing.T) {
 	folder := newFolder(t, fetchtest.Options{Padding: 60_000})
 	for round := range 25 {

@@ -55,8 +55,8 @@ func (r *recorded) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	}
 }
 
-// The store reads GitHub's own answers: those of today are held to the description, these were
-// given.
+// The store reads GitHub's own answers. The server of ghtest checks its answers against the
+// description; these were recorded from GitHub.
 func TestRecorded(t *testing.T) {
 	for _, scenario := range []string{"release-assets", "release-assets-conflict"} {
 		t.Run(scenario, func(t *testing.T) {

@@ -37,8 +37,8 @@ type asset struct {
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
-// uploaded is the state of an asset that is whole. "starter" is one that is not, though the schema
-// has no such state.
+// uploaded is the state of a complete asset. "starter" is the state of an incomplete one, though the
+// schema has no such state.
 const uploaded = "uploaded"
 
 func (r release) public(now time.Time) publisher.Release {

@@ -83,7 +83,7 @@ func (s *site) publish(to publisher.Release) {
 
 const bundle = "llcuda-bins-sm75.tar.gz"
 
-// What is there before, and what comes of it. Nothing whole and right is ever deleted.
+// The state before a run, and its outcome. Nothing complete and correct is ever deleted.
 func TestWhatIsThere(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -419,7 +419,7 @@ func TestInterrupted(t *testing.T) {
 }
 
 // A token that may not change workflows, and a release whose target is a commit that has others.
-// The way out is named.
+// The error names the way out.
 func TestTargetWithOtherWorkflows(t *testing.T) {
 	commit := strings.Repeat("1", 40)
 	dir := fetchtest.New(t, fetchtest.Options{}).Dir

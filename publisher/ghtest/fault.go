@@ -47,7 +47,7 @@ type Leave int
 const (
 	// Starter is an asset in state "starter".
 	Starter Leave = iota
-	// HiddenStarter is one that no list has, and that blocks the name.
+	// HiddenStarter is an asset that no list has, and that blocks the name.
 	HiddenStarter
 	// Nothing is nothing.
 	Nothing
@@ -87,7 +87,7 @@ func (s *Server) Fail(faults ...Fault) {
 	}
 }
 
-// Left says how many faults did not come yet.
+// Left returns how many faults have not occurred yet.
 func (s *Server) Left() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,8 +150,8 @@ func (s *Server) broken(w http.ResponseWriter, r *request, f *Fault) {
 	s.write(w, out)
 }
 
-// stall does nothing until the client goes, which is not seen while there is a body that nobody reads, or until the
-// test ends.
+// stall does nothing until the client disconnects, which goes unnoticed while part of the request's body is unread, or
+// until the test ends.
 func (s *Server) stall(r *request) {
 	select {
 	case <-r.Context().Done():

@@ -16,7 +16,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/ghtest"
 )
 
-// GitHub's own client finds the server to be GitHub.
+// GitHub's own client works with the server as with GitHub.
 func TestOfficialClient(t *testing.T) {
 	folder, server := ghtest.Octokit(t), ghtest.New(t, ghtest.Options{})
 	owner, repo, _ := strings.Cut(ghtest.Repository, "/")
@@ -74,14 +74,14 @@ func TestRecorded(t *testing.T) {
 				}
 				return response.StatusCode, value
 			}
-			// What was there before the recording began.
+			// The state of the server before the recording began.
 			_, made := send("POST", "/repos/"+owner+scenario+"/releases", "application/json", []byte(`{"tag_name":"v1.0.0","name":"Version 1.0.0","body":"Initial release"}`))
 			releaseID := fmt.Sprintf("%.0f", made.(map[string]any)["id"])
 			releasePath := regexp.MustCompile(`/releases/[0-9]+`)
 			assetPath := regexp.MustCompile(`/releases/assets/[0-9]+`)
 			var assetID string
 			for i, step := range ghtest.Recording(t, scenario) {
-				if scenario == "release-assets-conflict" && i == 1 { // somebody else's upload, which the recording does not show
+				if scenario == "release-assets-conflict" && i == 1 { // another client's upload, which the recording does not show
 					send("POST", "/repos/"+owner+scenario+"/releases/"+releaseID+"/assets?name=test-upload.txt&label=test", "application/octet-stream", []byte("Hello, world!\n"))
 				}
 				path := releasePath.ReplaceAllString(step.Path, "/releases/"+releaseID)

@@ -56,7 +56,7 @@ func (s *schema) input(route *route, r *request) *openapi3filter.RequestValidati
 	}
 }
 
-// request holds a request to the description.
+// request checks a request against the description.
 func (s *schema) request(t testing.TB, route *route, r *request) {
 	input := s.input(route, r)
 	if err := openapi3filter.ValidateRequest(context.Background(), input); err != nil {
@@ -80,7 +80,7 @@ func (s *schema) request(t testing.TB, route *route, r *request) {
 	r.Body = rest(r)
 }
 
-// rest is the body again, after somebody read it.
+// rest returns the body again, after it was read.
 func rest(r *request) io.ReadCloser {
 	if r.op == Upload {
 		return r.Body
@@ -94,7 +94,7 @@ var (
 	detail = []int{http.StatusUnprocessableEntity}
 )
 
-// answer holds an answer to the description.
+// answer checks an answer against the description.
 func (s *schema) answer(t testing.TB, route *route, r *request, a answer) {
 	var data []byte
 	header := http.Header{}

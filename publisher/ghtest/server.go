@@ -1,16 +1,16 @@
 // Package ghtest is a GitHub server for tests: releases, their assets and tags, as GitHub Enterprise serves them.
 //
-// The tests of ghrelease, and those of the commands above it, call it. In goes what GitHub shall do wrong; out come an
-// address that any client of GitHub's takes, and at the end what is there. API and uploads are on one host, downloads
-// are redirected to another one, as on GitHub.
+// The tests of ghrelease, and those of the commands above it, call it. They configure the faults that GitHub should
+// have, and get an address that any GitHub client accepts and, at the end, the state of the server. API and uploads are
+// on one host, downloads are redirected to another one, as on GitHub.
 //
-// Every request and every answer is held to GitHub's own description of the API (testdata), and one that breaks it
+// Every request and every answer is checked against GitHub's own description of the API (testdata), and a violation
 // fails the test. Beyond the description the server does what GitHub is known to do: drafts are not found by tag, share
 // tags, and are listed late; uploads that break off leave assets in state "starter", which block their name, and are
 // listed or not; a name that is taken is 422; the tag is made when a release is published; a release whose target is a
 // commit with other workflow files than the default branch takes a token that may change them; immutable releases take
-// nothing more. That it behaves as GitHub's own client expects is vouched for by that client, and that its answers have
-// the form of GitHub's by recorded ones.
+// nothing more. GitHub's own client confirms that the server behaves as that client expects, and recorded answers confirm
+// that its answers have the form of GitHub's.
 package ghtest
 
 import (

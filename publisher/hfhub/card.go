@@ -98,8 +98,8 @@ func (c Catalogue) head(b *bytes.Buffer, page string, licences map[string]matrix
 	b.WriteString("---\n")
 }
 
-// plainForm are texts that YAML takes for nothing but texts without quotes; notTexts are those
-// among them that it does not.
+// plainForm matches texts that YAML reads as strings even without quotes; notTexts are the
+// exceptions among them.
 var (
 	plainForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._/-]*$`)
 	notTexts  = []string{"y", "n", "yes", "no", "true", "false", "on", "off", "null"}
@@ -114,7 +114,7 @@ func scalar(s string) string {
 	return strconv.QuoteToASCII(s)
 }
 
-// Notice is the file that the licences want.
+// Notice returns the NOTICE file that the licenses require.
 func (c Catalogue) Notice() ([]byte, error) {
 	licences, err := c.Licences()
 	if err != nil {

@@ -18,12 +18,12 @@ import (
 
 // The files that a repository of models has beside them.
 const (
-	CardName      = "README.md"   // the page, made from the catalogue
+	CardName      = "README.md"   // the page, made from the catalog
 	CatalogueName = "models.json" // what the page says, for programs; the next publication begins with it
-	NoticeName    = "NOTICE"      // what the licences want said
+	NoticeName    = "NOTICE"      // what the licenses require to be said
 )
 
-// TextName is where a repository has the text of a licence.
+// TextName returns the path of a license's text in a repository.
 func TextName(licence string) string { return "licences/" + licence + ".txt" }
 
 // A Model is one file of a repository, and what its page says of it.
@@ -39,10 +39,10 @@ type Model struct {
 	Context      int64  `json:"context,omitempty"`
 	// VRAM is how many MiB of a GPU the whole model takes.
 	VRAM int `json:"vram_mib"`
-	// Weights is the repository of the weights that it was quantised from. Their licence applies.
+	// Weights is the repository of the weights that it was quantized from. Their license applies.
 	Weights string `json:"weights"`
 	Licence string `json:"licence"`
-	// Origin is the file that it is a copy of, "owner/name:file@commit"; empty where whoever publishes made it.
+	// Origin is the file that it is a copy of, "owner/name:file@commit"; empty where the publisher made it.
 	Origin string `json:"origin,omitempty"`
 }
 
@@ -87,7 +87,8 @@ var (
 	originForm = regexp.MustCompile(`^[A-Za-z0-9._/:@ +-]*$`)
 )
 
-// check keeps out of the page what would be another page: whoever may write to the repository may write its catalogue.
+// check rejects values that would inject markup into the page: anyone who may write to the repository may write its
+// catalog.
 func (m Model) check() error {
 	if !wordForm.MatchString(m.Name) {
 		return fmt.Errorf("%q is not a model's name", m.Name)
@@ -116,7 +117,7 @@ func (c Catalogue) Encode() ([]byte, error) {
 	return append(data, '\n'), err
 }
 
-// With is the catalogue with these models, in place of those of the same name.
+// With returns the catalog with these models, which replace those of the same name.
 func (c Catalogue) With(models ...Model) Catalogue {
 	all := slices.Clone(c)
 	for _, m := range models {
@@ -130,7 +131,7 @@ func (c Catalogue) With(models ...Model) Catalogue {
 	return all
 }
 
-// Licences are those of its models, by ID. Its error is a *matrix.LicenceError.
+// Licences returns the licenses of its models, by ID. Its error is a *matrix.LicenceError.
 func (c Catalogue) Licences() (map[string]matrix.Licence, error) {
 	licences := map[string]matrix.Licence{}
 	for _, m := range c {
@@ -155,8 +156,8 @@ func (e *CatalogueError) Unwrap() error { return e.Err }
 // Hint says what helps.
 func (e *CatalogueError) Hint() string { return e.Way }
 
-// Catalogue is what the repository says it holds, without what was removed or replaced by hand. Its error may be a
-// *CatalogueError.
+// Catalogue returns what the repository's catalog lists, without what was removed or replaced by hand. Its error may be
+// a *CatalogueError.
 func (h *Head) Catalogue(ctx context.Context) (Catalogue, error) {
 	data, ok, err := h.Read(ctx, CatalogueName)
 	if err != nil || !ok {
@@ -177,7 +178,7 @@ func (h *Head) Catalogue(ctx context.Context) (Catalogue, error) {
 	return slices.DeleteFunc(all, func(m Model) bool { return digests[m.File] != m.SHA256 }), nil
 }
 
-// LicenceFiles are the texts of the licences of all models: those given by ID, those that are known, else those that the
+// LicenceFiles returns the license texts of all models: those given by ID, those that are known, else those that the
 // repository has. Its error may be a *CatalogueError.
 func (h *Head) LicenceFiles(ctx context.Context, c Catalogue, given map[string][]byte) (files []File, err error) {
 	licences, err := c.Licences()
@@ -215,7 +216,7 @@ func (m Model) Is(wanted matrix.Model) bool {
 		m.Licence == wanted.Licence && m.Weights == wanted.Source
 }
 
-// Files are the documents beside the models: page, notice and catalogue.
+// Files are the documents beside the models: page, notice and catalog.
 func (c Catalogue) Files(endpoint, repo string) ([]File, error) {
 	card, err := c.Card(endpoint, repo)
 	if err != nil {

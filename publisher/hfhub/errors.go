@@ -63,8 +63,8 @@ func isCode(err error, code string) bool {
 	return ok && answer.Code == code
 }
 
-// explain makes what the Hub will say again an error with a way out, for the person who publishes
-// to repo.
+// explain turns an answer that the Hub would repeat into an error with a way out, for the person who
+// publishes to repo.
 func explain(err error, repo string) error {
 	answer, ok := errors.AsType[*APIError](err)
 	if _, already := errors.AsType[*publisher.RefusedError](err); !ok || already {

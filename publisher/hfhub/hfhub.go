@@ -1,6 +1,6 @@
 // Package hfhub publishes files to a model repository of the Hugging Face Hub.
 //
-// ci's publish command calls it. In goes what the repository shall hold (File); out comes one
+// ci's publish command calls it. It takes what the repository shall contain (File) and makes one
 // commit that has all of it:
 //
 //	head ──▶ build files ──▶ compare ──▶ preupload ──▶ LFS batch, PUT, verify ──▶ commit on that head ──▶ read back
@@ -8,8 +8,8 @@
 // Whatever stops it on the way, the same call again ends in the same state: bytes that the Hub has
 // are never sent again, files that the head has are not committed again, and a commit whose answer
 // was lost is looked for before it is repeated. A head that moved meanwhile is read again and
-// everything that depends on it is built again, so two publishers at once lose nothing of each
-// other's.
+// everything that depends on it is rebuilt, so concurrent publishers do not lose each other's
+// files.
 //
 // What is resumed is whole files: the Hub's answer for an upload in parts names no parts that it
 // has, so a process that dies in the middle of a file sends that file from its start. Within one
@@ -35,7 +35,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// DefaultEndpoint is the Hub that everybody means.
+// DefaultEndpoint is the public Hub.
 const DefaultEndpoint = "https://huggingface.co"
 
 // A Client publishes to one Hub. Its fields are not changed while it is used.
@@ -47,7 +47,7 @@ type Client struct {
 	// HTTP sends requests; nil: Go's defaults, which honor the proxy variables and SSL_CERT_FILE.
 	// Its timeout, redirects and cookies are the client's own matter.
 	HTTP *http.Client
-	// Tries is how often a request is made that a later try may mend: 5 where 0.
+	// Tries is how often a request is tried while retrying may help: 5 where 0.
 	Tries int
 	// FirstWait is before the second try; it doubles up to eight times that, and half of it is
 	// random. A second where 0.

@@ -513,7 +513,7 @@ func TestFileChanges(t *testing.T) {
 	mustHold(t, hub, files, 1)
 }
 
-// A job of GitHub Actions publishes with no secret, and goes on when the hour of its token is over.
+// A job of GitHub Actions publishes without a secret, and continues after its token's hour is over.
 func TestTrustedPublisher(t *testing.T) {
 	hub := startHub(t)
 	if _, err := newClient(hub, hftest.WriteToken).Publish(context.Background(), repo, these(nil), Options{}); err != nil {
@@ -614,7 +614,7 @@ func TestTokenStaysHome(t *testing.T) {
 	}
 }
 
-// An answer says whether another try may succeed, and when.
+// An answer determines whether and when to try again.
 func TestRefusalAsks(t *testing.T) {
 	type asked struct {
 		Temporary bool

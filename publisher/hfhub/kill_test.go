@@ -136,7 +136,7 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// Killed while it makes the repository, too.
+// The same holds for a publisher that is killed while it creates the repository.
 func TestKillCreating(t *testing.T) {
 	hub := startHub(t)
 	self, err := os.Executable()

@@ -75,7 +75,7 @@ func (c *Client) batch(ctx context.Context, repo string, blobs []blob) (map[stri
 	return found, nil
 }
 
-// upload brings files to the storage that it does not have. It returns how many bytes it sent.
+// upload sends the files that the storage does not have. It returns how many bytes it sent.
 func (c *Client) upload(ctx context.Context, repo string, blobs []blob, report func(publisher.Progress)) (sent int64, err error) {
 	if len(blobs) == 0 {
 		return 0, nil

@@ -7,7 +7,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// reportEvery keeps a fast upload from reporting more often than anybody can read.
+// reportEvery keeps a fast upload from reporting more often than a person can read.
 const reportEvery = 100 * time.Millisecond
 
 // A meter counts the bytes of one file on their way. A nil meter counts nothing.
@@ -39,7 +39,7 @@ func (m *meter) add(n int64) {
 	}
 }
 
-// finish says that the file is through: nothing else says that all of it is done.
+// finish reports that the file is complete; no other report says that all of it is done.
 func (m *meter) finish() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -13,15 +13,14 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// A BuildFunc says what a repository shall hold, given what it holds. It is called again when the
-// head has moved.
+// A BuildFunc returns what a repository shall contain, given what it contains now. It is called again
+// when the head has moved.
 type BuildFunc func(ctx context.Context, head *Head) ([]File, error)
 
-// Publish makes the repository hold the files, and reads back that it does.
+// Publish makes the repository contain the files, and reads back that it does.
 //
 // Errors: *publisher.RefusedError where the Hub will not let it happen, *ChangedError, *APIError,
-// and those of the file system and the network. After every one of them the same call goes on from
-// there.
+// and those of the file system and the network. After any of them the same call resumes from there.
 func (c *Client) Publish(ctx context.Context, repo string, build BuildFunc, opts Options) (Result, error) {
 	result, err := c.publish(ctx, repo, build, opts)
 	if err != nil {

@@ -28,8 +28,8 @@ func CheckRepo(repo string) error {
 	return nil
 }
 
-// A Head is what the repository holds now. It does not change: whoever builds files from it builds
-// from one commit.
+// A Head is what the repository contains now. It does not change: a caller that builds files from it
+// builds from one commit.
 type Head struct {
 	Repo string
 	// Commit is empty where the repository does not exist.
@@ -38,7 +38,7 @@ type Head struct {
 	client *Client
 }
 
-// Head reads what the repository holds now.
+// Head reads what the repository contains now.
 func (c *Client) Head(ctx context.Context, repo string) (*Head, error) {
 	if err := CheckRepo(repo); err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ var (
 	sha256Form = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
-// Read brings a small file of the head. ok is false where it has none of that name.
+// Read returns a small file of the head. ok is false where the head has none of that name.
 func (h *Head) Read(ctx context.Context, path string) (content []byte, ok bool, err error) {
 	if h.Commit == "" {
 		return nil, false, nil

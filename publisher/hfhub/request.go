@@ -66,7 +66,7 @@ func (c *Client) do(ctx context.Context, r call, value any) error {
 	})
 }
 
-// retry repeats what a later try may mend, with the waits that the Hub asks for.
+// retry repeats a request while retrying may help, with the waits that the Hub asks for.
 func (c *Client) retry(ctx context.Context, tries int, try func() error) error {
 	policy := c.policy()
 	policy.Tries = tries
@@ -172,7 +172,8 @@ func (c *Client) askOnce(ctx context.Context, r call, address string, body []byt
 	return answer, nil
 }
 
-// send makes one request. Redirects are answers: whoever follows them decides what goes along.
+// send makes one request. It returns redirects as answers: a caller that follows one decides what to
+// send along.
 func (c *Client) send(ctx context.Context, request *http.Request) (*http.Response, error) {
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	if c.HTTP != nil {

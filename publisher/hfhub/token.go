@@ -19,7 +19,7 @@ type TokenSource func(ctx context.Context, rejected string) (string, error)
 // errNoOther is a token that nothing can replace.
 var errNoOther = errors.New("there is no other token")
 
-// StaticToken is a token that somebody made: of HF_TOKEN, or of a file. It may be empty.
+// StaticToken is a token that a user created: from HF_TOKEN, or from a file. It may be empty.
 func StaticToken(token string) TokenSource {
 	return func(_ context.Context, rejected string) (string, error) {
 		if rejected != "" {

@@ -2,7 +2,7 @@
 // gated and private repositories, uploads in parts. What goes wrong with it, and when, the tests say.
 //
 // The tests of publisher/hfhub, of ci's publish command and of the client's cache call it. The server is the program in
-// the folder server, a module of its own (its dependencies are nobody's business here), compiled once for each content
+// the folder server, a module of its own (so that its dependencies stay out of this one), compiled once for each content
 // of that folder and kept in the user's cache. The official client, @huggingface/hub, vouches for it: see Official.
 package hftest
 
@@ -31,7 +31,7 @@ const (
 	StrangerToken = "hf_stranger" // may read what is public
 )
 
-// A Token is what somebody may do.
+// A Token is what its bearer may do.
 type Token struct {
 	Write bool   `json:"write"`
 	Repo  string `json:"repo"`  // confines it to one repository, if not empty
@@ -63,7 +63,7 @@ type Fault struct {
 	Body   string            `json:"body,omitempty"`
 }
 
-// A Request is one that the Hub or its storage got.
+// A Request is a request that the Hub or its storage received.
 type Request struct {
 	Stage  string `json:"stage"`
 	Method string `json:"method"`
@@ -153,7 +153,7 @@ func (h *Hub) Unspent() []Fault {
 	return faults
 }
 
-// Take gives the requests since it was called last.
+// Take returns the requests since its last call.
 func (h *Hub) Take() []Request {
 	h.t.Helper()
 	var log []Request
@@ -185,7 +185,7 @@ func (h *Hub) read(name string, value any) {
 	}
 }
 
-// Get reads an address of the Hub as somebody with WriteToken.
+// Get reads an address of the Hub with WriteToken.
 func (h *Hub) Get(path string) []byte {
 	h.t.Helper()
 	request, err := http.NewRequest(http.MethodGet, h.URL+path, nil)

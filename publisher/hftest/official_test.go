@@ -15,8 +15,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/hftest"
 )
 
-// The official client vouches for the server: what it creates, uploads in all three ways, lists and downloads is what
-// comes out, and it understands what the server refuses.
+// The official client confirms the server's behavior: what it creates and uploads in all three ways is what it lists and
+// downloads, and it understands the server's refusals.
 func TestOfficialClient(t *testing.T) {
 	hub, official := hftest.Start(t), hftest.NewOfficial(t)
 	hub.Set(hftest.Settings{LargeFrom: 10_000, PartsFrom: 100_000, PartSize: 40_000})

@@ -1,8 +1,8 @@
 // Package installer writes install.sh, which brings llcuda-fetch to machines without Go.
 //
-// ci's client command calls it. In go the release and the two archives that were packaged for it; out comes a script that
-// carries their digests, to be published beside them. The script's own text is install.sh; the tests run it as users do.
-// The package downloads nothing and writes no file.
+// ci's client command calls it. It takes the release and the two archives that were packaged for it, and returns a script
+// that carries their digests, to be published beside them. The script's own text is install.sh; the tests run it as users
+// do. The package downloads nothing and writes no file.
 package installer
 
 import (

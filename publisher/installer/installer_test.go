@@ -307,7 +307,7 @@ func TestInTheWay(t *testing.T) {
 	})
 }
 
-// Folders as shells leave them, which cd would take for something else.
+// Folder names that shells leave unexpanded, or that cd would take for something else.
 func TestOddFolders(t *testing.T) {
 	inEachShell(t, func(t *testing.T, b *bench) {
 		b.mirror = b.release

@@ -47,7 +47,7 @@ func (b Branch) Read(ctx context.Context) (State, error) {
 	if _, err := b.git(ctx, nil, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", b.Remote, b.ref()); err != nil {
 		return State{}, err
 	}
-	// A branch without the file is one with a pointer that is none, not one to begin anew.
+	// A branch without the file has a broken pointer; it is not a branch to start from scratch.
 	signed, err := b.git(ctx, nil, "cat-file", "blob", tip+":"+manifests.PointerName)
 	if err != nil {
 		return State{}, err
@@ -55,7 +55,7 @@ func (b Branch) Read(ctx context.Context) (State, error) {
 	return State{Signed: signed, Version: tip}, nil
 }
 
-// Has says whether the branch has a commit in its history. A shallow clone is made whole for that.
+// Has reports whether the branch has a commit in its history. It completes a shallow clone for that.
 func (b Branch) Has(ctx context.Context, commit string) (bool, error) {
 	tip, err := b.tip(ctx)
 	if err != nil || tip == "" {
@@ -138,12 +138,12 @@ func (b Branch) Write(ctx context.Context, read State, signed []byte, what strin
 	return pushed
 }
 
-// isBusy says whether the remote was updating the branch for somebody else.
+// isBusy reports whether the remote was updating the branch for another client.
 func isBusy(err error) bool {
 	return strings.Contains(err.Error(), "cannot lock ref")
 }
 
-// isRefused says whether a remote will not take the push another time either. git has no codes for that.
+// isRefused reports whether a remote will refuse the push if it is retried. git has no exit codes for that.
 func isRefused(err error) bool {
 	for _, sign := range []string{"[remote rejected]", "Authentication failed", "could not read Username", "ermission denied", "ermission to", "403"} {
 		if strings.Contains(err.Error(), sign) {

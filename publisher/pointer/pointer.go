@@ -1,13 +1,15 @@
 // Package pointer publishes the release pointer: the small signed file by which clients find the current release.
 //
-// ci's command calls it. In go a Place that has the pointer (a branch of a git repository, or a file that a web server
-// serves), what the pointer shall say, and functions that sign and verify; out comes the pointer that is public now:
+// ci's command calls it. It takes a Place that has the pointer (a branch of a git repository, or a file that a web
+// server serves), what the pointer shall say, and functions that sign and verify, and returns the pointer that is now
+// public:
 //
 //	read the present one ──▶ verify it ──▶ its number + 1 ──▶ sign ──▶ verify as a client ──▶ change it, if it is still the one read
 //
-// The releases that were withdrawn are carried from pointer to pointer. The number grows with every pointer, whatever it names, for clients never go back. So no two pointers may have one
-// number: a Place changes only from the state that was read, and whoever comes second reads again. The package looks at no
-// release: whether there is one, and what its manifest is, Options.Manifest answers.
+// The releases that were withdrawn are carried from pointer to pointer. The number grows with every pointer, whatever it
+// names, because clients never go back. So no two pointers may share a number: a Place changes only from the state that
+// was read, and the second of two concurrent writers reads again. The package does not look at releases: Options.Manifest
+// answers whether there is one, and what its manifest is.
 package pointer
 
 import (
@@ -51,7 +53,7 @@ type Verifier interface {
 
 // Options say what to publish.
 type Options struct {
-	// Release is the tag to name; empty is the one that the present pointer names, which is made anew then.
+	// Release is the tag to name; empty means the one that the present pointer names, to renew it.
 	Release string
 	// Manifest is required: the sha256 of a release's manifest.json, once the release was found and verified.
 	Manifest func(ctx context.Context, release string) (sha256 string, err error)
@@ -72,8 +74,8 @@ type Options struct {
 	Verifier Verifier
 }
 
-// DefaultLife is how long a pointer counts if nothing else is said. The farm makes it anew every week, so four weeks in a
-// row must fail before a client notices.
+// DefaultLife is how long a pointer is valid by default. The farm renews it every week, so four weeks in a row must fail
+// before a client notices.
 const DefaultLife = 30 * 24 * time.Hour
 
 // A PresentError is a pointer that is public and cannot be read as one of the farm's, so that its number is not known.
@@ -123,13 +125,13 @@ func (e *WithdrawError) Error() string { return e.said }
 // Hint says the way out.
 func (e *WithdrawError) Hint() string { return e.hint }
 
-// ErrNoPresent is a pointer that shall be made anew, and is not there.
+// ErrNoPresent means that the pointer to renew does not exist.
 var ErrNoPresent = errors.New("there is no release pointer yet")
 
 const (
-	// publishTries bounds how often somebody else may be faster.
+	// publishTries bounds how often another publisher may be faster.
 	publishTries = 10
-	// shortly is how long those who met wait at most, so that they do not meet again.
+	// shortly is the longest random wait after a collision, so that the publishers do not collide again.
 	shortly = 500 * time.Millisecond
 )
 
@@ -223,8 +225,8 @@ func (o Options) next(ctx context.Context, present manifests.Pointer, known bool
 	return next, next.Check()
 }
 
-// taken says whether clients take a pointer, or took it before it expired. Those that were issued too far in the future they
-// refuse, so that nobody has seen their numbers.
+// taken reports whether clients accept a pointer, or accepted it before it expired. They refuse pointers issued too far in
+// the future, so no client has recorded the numbers of those.
 func taken(p manifests.Pointer, now time.Time) bool {
 	return !p.Issued.After(now.Add(manifests.MaxClockLag))
 }

@@ -175,7 +175,7 @@ func TestPublish(t *testing.T) {
 		name    string
 		change  func(*Options)
 		release string
-		before  func() // what somebody else does first
+		before  func() // what another publisher does first
 		number  int64
 		names   string
 		// withdrawn are the tags of the withdrawn releases, with blanks between them.
@@ -277,8 +277,8 @@ func bad(release string) manifests.Withdrawal {
 	return manifests.Withdrawal{Release: release, Reason: "wrong results on Pascal"}
 }
 
-// Whatever the present pointer says of its issue and its number, the farm goes on with one that clients take: those which
-// took the present one, and those which never saw it.
+// Whatever the present pointer says of its issue and its number, the farm continues with one that clients accept: those
+// that accepted the present one, and those that never saw it.
 func TestAfterAnyPointer(t *testing.T) {
 	o := options(t, "v1.1.0-runtime")
 	for name, test := range map[string]struct {
@@ -397,8 +397,8 @@ func write(t *testing.T, place File, data []byte) {
 	}
 }
 
-// Many at once on one branch, each from a clone of its own: every one gets a number of its own, and the branch has them
-// all, one on top of the other, and nothing besides.
+// Many publishers publish concurrently to one branch, each from its own clone: each gets its own number, and the branch
+// has all of their commits, one on top of the other, and nothing else.
 func TestManyPublishAtOnce(t *testing.T) {
 	const publishers = 6
 	first, far := newBranch(t)
@@ -505,7 +505,7 @@ func TestRefusedPush(t *testing.T) {
 	}
 }
 
-// A branch that has something else under that name is not begun anew.
+// A branch that has something else under that name is not started from scratch.
 func TestBranchOfSomethingElse(t *testing.T) {
 	b, far := newBranch(t)
 	source := t.TempDir()

@@ -1,8 +1,9 @@
 // Package prepared makes what tests run besides Go packages: the programs of modules of their own, the official
 // clients that npm brings, and Python's tools. Only test packages import it.
 //
-// In goes a folder of sources; out comes a path in the user's cache, where the thing lies ready. It is made once for
-// each state of the sources, minutes the first time and nothing after that; test binaries that want it meanwhile wait.
+// It takes a folder of sources and returns a path in the user's cache where the result is ready. The result is built once
+// for each state of the sources, which takes minutes; after that it costs nothing. Test binaries that want it meanwhile
+// wait.
 package prepared
 
 import (
@@ -49,7 +50,8 @@ func Packages(name string, source fs.FS) (string, error) {
 	})
 }
 
-// Python is a virtual environment of the python3 that is found, with the packages of a lock of pip's, which has a hash for each.
+// Python returns a virtual environment of the python3 that is found, with the packages of a pip lock file, which has a
+// hash for each.
 func Python(name, lock string) (string, error) {
 	identity, err := exec.Command("python3", "-c", "import sys; print(sys.version, sys.base_prefix)").Output()
 	if err != nil {

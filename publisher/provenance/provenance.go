@@ -1,8 +1,8 @@
 // Package provenance says how the archives of a release were built: one in-toto statement over all of them, the client and
 // install.sh, with a predicate of SLSA v1. README.md beside it is what its build type leads to.
 //
-// ci's commands call it. In go the archives, the bundles' metadata and the run that built them; out comes a statement,
-// which cosign signs. Check compares a statement with a release:
+// ci's commands call it. It takes the archives, the bundles' metadata and the run that built them, and returns a
+// statement, which cosign signs. Check compares a statement with a release:
 //
 //	Facts, Run        ──Statement──▶ in-toto statement
 //	statement, Facts  ──Check──▶ what is wrong with it
@@ -143,7 +143,8 @@ func list(texts []string) []any {
 	return items
 }
 
-// dependencies are the source, what it was patched with, and the images, each once: bundles that were built on several machines may have several.
+// dependencies are the source, what it was patched with, and the images, each once: bundles that were built on several
+// machines may have several.
 func (f Facts) dependencies(bundles []manifests.Metadata) []*intoto.ResourceDescriptor {
 	commit := bundles[0].LlamaCPP.Commit
 	source := &intoto.ResourceDescriptor{Name: "llama.cpp", Digest: map[string]string{"gitCommit": commit}}
@@ -183,9 +184,9 @@ func (f Facts) dependencies(bundles []manifests.Metadata) []*intoto.ResourceDesc
 	return found
 }
 
-// Check says what is wrong with a statement, which somebody else has verified the signature of: with its form, and with
-// what it says of the release. Signer is the identity that signed, or empty for a key: a workflow must name itself as
-// the builder.
+// Check returns what is wrong with a statement, both with its form and with what it says of the release. The caller has
+// verified its signature. Signer is the identity that signed, or empty for a key: a workflow must name itself as the
+// builder.
 func Check(statement []byte, facts Facts, signer string) []string {
 	fail := func(format string, args ...any) []string { return []string{fmt.Sprintf(format, args...)} }
 	var got intoto.Statement
@@ -240,7 +241,7 @@ func Check(statement []byte, facts Facts, signer string) []string {
 	return problems
 }
 
-// isWorkflow says whether an identity is that of a GitHub workflow.
+// isWorkflow reports whether an identity is that of a GitHub workflow.
 func isWorkflow(identity string) bool { return strings.Contains(identity, "/.github/workflows/") }
 
 func compareSubjects(got, want []*intoto.ResourceDescriptor) []string {

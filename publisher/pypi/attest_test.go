@@ -14,8 +14,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
 )
 
-// What the release workflow's publishing action signs, by the library that it uses for that, the index's own verifier takes
-// for this repository's release.yml, and for nobody else and no other file.
+// The index's own verifier accepts what the release workflow's publishing action signs, made here with the library that
+// the action uses, for this repository's release.yml, and for no other signer and no other file.
 func TestAttestation(t *testing.T) {
 	stack := cosigntest.Start(t)
 	dir := t.TempDir()

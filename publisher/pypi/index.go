@@ -32,10 +32,10 @@ type Index struct {
 	FirstWait time.Duration
 }
 
-// A File is one that an index offers.
+// A File is a file that an index offers.
 type File struct {
 	Name, URL string
-	SHA256    string // empty where the index does not tell
+	SHA256    string // empty where the index does not state it
 }
 
 // accepted are the forms of an answer: JSON (PEP 691), and HTML (PEP 503), which is all that some indexes have.

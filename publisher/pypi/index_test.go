@@ -64,7 +64,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// An index that fails for a while is asked again; one that says no is not.
+// An index that fails temporarily is asked again; one that refuses is not.
 func TestFilesFail(t *testing.T) {
 	for name, test := range map[string]struct {
 		answers []int
@@ -102,7 +102,7 @@ func (h *hanging) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, r.Context().Err()
 }
 
-// An index that hangs is asked again, and given up.
+// An index that hangs is asked again, and then given up on.
 func TestFilesHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hanging := &hanging{}
@@ -113,7 +113,7 @@ func TestFilesHang(t *testing.T) {
 	})
 }
 
-// What is there is told by its digest, whether the index says it or its bytes do.
+// A file in the index is identified by its digest, which the index states or which its bytes give.
 func TestMakePlan(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -179,7 +179,7 @@ func TestIndexOf(t *testing.T) {
 	}
 }
 
-// What twine says of a server's no, and of trouble that may pass.
+// What twine prints for a server's refusal, and for temporary errors.
 func TestRefused(t *testing.T) {
 	for said, want := range map[string]bool{
 		"ERROR    HTTPError: 400 Bad Request from https://upload.pypi.org/legacy/\n File already exists": true,

@@ -22,7 +22,7 @@ type Plan struct {
 	Differ       []publisher.File // the index has other bytes under their names
 }
 
-// Done says that nothing is to be done.
+// Done reports whether there is nothing to do.
 func (p Plan) Done() bool { return len(p.Upload) == 0 && len(p.Differ) == 0 }
 
 // Refused is the error of files that differ, if there are any.
@@ -68,7 +68,7 @@ func (x Index) MakePlan(ctx context.Context, project string, files []publisher.F
 	return plan, nil
 }
 
-// download gives the digest of a file's bytes; those beyond the size that it should have are not read.
+// download returns the digest of a file's bytes; it does not read beyond the size that the file should have.
 func (x Index) download(ctx context.Context, file File, size int64) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, file.URL, nil)
 	if err != nil {

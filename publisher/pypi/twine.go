@@ -1,14 +1,14 @@
 // Package pypi brings the wheels of the Python package to a package index: the Python Package Index, its twin for trying
 // out, or another one.
 //
-// ci's commands call it. In go the wheels of a signed release and the name of a repository; what is there is compared by
-// digest, what is missing is uploaded by twine, read back, and installed as a user does:
+// ci's commands call it. It takes the wheels of a signed release and the name of a repository, compares what is there by
+// digest, uploads what is missing with twine, reads it back, and installs it as a user does:
 //
 //	Index.Files ──MakePlan──▶ keep, upload, differ ──Twine.Upload──▶ Index.Await ──Python.Install──▶
 //
-// Whatever fails on the way, the same steps again go on from there: nothing counts but what the index has. What an index
-// has under a name stays: a file that differs there is an error, and nothing is ever deleted. twine and pip are the
-// ecosystem's own, twine from a lock with a hash for each file. The package never builds, never signs and prints nothing.
+// Whatever fails on the way, the same steps resume from there: only what the index has counts. What an index has under a
+// name stays: a file that differs there is an error, and nothing is ever deleted. twine and pip are the ecosystem's own,
+// twine from a lock with a hash for each file. The package never builds, never signs and prints nothing.
 package pypi
 
 import (
@@ -148,7 +148,7 @@ func (p Python) Prepare(ctx context.Context, cache string) (Twine, error) {
 		return fail(err)
 	}
 	defer lock.Unlock()
-	ready := filepath.Join(dir, "ready") // the last thing that is made: a folder without it is made anew
+	ready := filepath.Join(dir, "ready") // made last: a folder without it is rebuilt
 	if _, err := os.Stat(ready); err == nil {
 		return Twine{Python: Python{program: filepath.Join(dir, "bin", "python")}}, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -210,8 +210,8 @@ func IndexOf(repository string) (string, error) {
 // refused is how twine says that a server will not take a file, whenever it is asked.
 var refused = regexp.MustCompile(`HTTPError: 4(0[0-79]|1|2[0-8])|InvalidDistribution|NonInteractive|Credential`)
 
-// Upload sends one file. Whether it arrived is for the caller to see, even after an error: the answer may have been lost.
-// The error is a *publisher.RefusedError where trying again mends nothing.
+// Upload sends one file. The caller has to check whether it arrived, even after an error: the answer may have been lost.
+// The error is a *publisher.RefusedError where trying again does not help.
 func (t Twine) Upload(ctx context.Context, repository, path string) error {
 	_, err := t.run(ctx, "twine upload", "-m", "twine", "upload", "--non-interactive", "--disable-progress-bar",
 		"--config-file", t.config(), "--repository", repository, path)
@@ -230,8 +230,9 @@ func (t Twine) Upload(ctx context.Context, repository, path string) error {
 // unrelated are pip's settings by which it could take a package from elsewhere than the index that it is to be tried from.
 var unrelated = []string{"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"}
 
-// Install installs a version from an index into a fresh virtual environment, as a user does, and holds it to the digests of
-// its wheels. It gives the folder of the package in the environment. Nothing is set up: the client is not started.
+// Install installs a version from an index into a fresh virtual environment, as a user does, and checks it against the
+// digests of its wheels. It returns the folder of the package in the environment. Nothing is set up: the client is not
+// started.
 func (p Python) Install(ctx context.Context, index, project, version string, sums []string, dir string) (string, error) {
 	fail := func(err error) (string, error) {
 		return "", fmt.Errorf("installing %s %s from %s: %w", project, version, index, err)

@@ -19,7 +19,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
-// noticeName is the file in a bundle with the licences of everything that is not llama.cpp's own.
+// noticeName is the file in a bundle with the licenses of everything that is not llama.cpp's own.
 const noticeName = "THIRD_PARTY_LICENSES.txt"
 
 // Contents are a bundle, unpacked.
@@ -141,10 +141,10 @@ func ggmlVersion(files []file) string {
 	return ""
 }
 
-// A part is one section of the licence texts: of a library, by the path of its licence or its name and version.
+// A part is one section of the license texts: of a library, by the path of its license or its name and version.
 type part struct{ title, text string }
 
-// noticeParts takes the licence texts apart. The farm's build underlines the title of each; other lines that are
+// noticeParts splits the license texts. The farm's build underlines the title of each; other lines that are
 // underlined are part of a text.
 func noticeParts(notice string) []part {
 	var parts []part
@@ -165,8 +165,8 @@ func noticeParts(notice string) []part {
 	return slices.DeleteFunc(parts, func(p part) bool { return p.text == "" })
 }
 
-// isTitle says whether a line is what the farm's build calls a part: a path in llama.cpp's tree, an npm package with its
-// version, or one of the texts that come with the compiler and the toolkit.
+// isTitle reports whether a line is what the farm's build calls a part: a path in llama.cpp's tree, an npm package with
+// its version, or one of the texts that come with the compiler and the toolkit.
 func isTitle(line string) bool {
 	return strings.HasPrefix(line, "licenses/") || strings.HasPrefix(line, "vendor/") || npmForm.MatchString(line) || sourceForm.MatchString(line) ||
 		strings.HasPrefix(line, libgompTitle) || strings.HasPrefix(line, ccclTitle) || line == gplTitle || line == apacheTitle
@@ -220,7 +220,7 @@ func (d *draft) vendored(p part, files []file, add func(v2_3.Package)) {
 	add(library)
 }
 
-// libraryName is the library that a licence in the tree is for: licenses/LICENSE-jsonhpp, vendor/cpp-httplib/LICENSE,
+// libraryName is the library that a license in the tree is for: licenses/LICENSE-jsonhpp, vendor/cpp-httplib/LICENSE,
 // vendor/stb/stb_image.h.
 func libraryName(title string) string {
 	dir, base := path.Split(title)

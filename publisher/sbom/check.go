@@ -50,7 +50,7 @@ func (c *checking) addf(format string, args ...any) {
 	c.problems = append(c.problems, fmt.Sprintf(format, args...))
 }
 
-// document holds the document to chapters 6 and 10 of SPDX 2.3, and its relationships to what there is.
+// document checks the document against chapters 6 and 10 of SPDX 2.3, and its relationships against what there is.
 func (c *checking) document() {
 	d := c.doc
 	if d.SPDXVersion != v2_3.Version || d.DataLicense != v2_3.DataLicense || d.SPDXIdentifier != documentID || d.DocumentName == "" {
@@ -79,7 +79,7 @@ var (
 	licenseRefForm = regexp.MustCompile(`LicenseRef-[A-Za-z0-9.-]+`)
 )
 
-// packages holds packages and files to chapters 7 and 8.
+// packages checks packages and files against chapters 7 and 8.
 func (c *checking) packages() {
 	seen := map[common.ElementID]bool{documentID: true}
 	identify := func(id common.ElementID) {

@@ -1,16 +1,16 @@
 // Package sbom says what is inside the archives of a release: one bill of materials, in SPDX 2.3, for each bundle and
 // each archive of the client.
 //
-// ci's commands call it. In go the contents of an archive and what the release says of it; out comes the text of
+// ci's commands call it. It takes the contents of an archive and what the release says of it, and returns the text of
 // NAME.spdx.json, the same bytes for the same archive. Check reads one and compares it with the release:
 //
 //	Contents     ──Bundle──▶ SPDX      llama.cpp, ggml, what they vendor, CUDA, the builder, every file
 //	client .gz   ──Client──▶ SPDX      the Go toolchain and every module, from the program itself
 //	SPDX, Facts  ──Check──▶ what is wrong with it
 //
-// Nothing is declared by hand: files and digests come from the archive, the vendored libraries from the licence texts
+// Nothing is declared by hand: files and digests come from the archive, the vendored libraries from the license texts
 // that the farm collected while building, Go modules from the program's own build information. The package never
-// guesses a licence: what it does not recognize is there as the text itself.
+// guesses a license: what it does not recognize is there as the text itself.
 package sbom
 
 import (
@@ -91,7 +91,7 @@ func (d *draft) relate(a common.ElementID, how string, b common.ElementID) {
 	})
 }
 
-// license is the expression for a licence text: a name of SPDX's list, or one of the document's own with the text.
+// license is the expression for a license text: a name of SPDX's list, or one of the document's own with the text.
 func (d *draft) license(name, text string) string {
 	if known := recognize(text); known != "" {
 		return known

@@ -82,7 +82,8 @@ func (c *checking) archive(data []byte) {
 	}
 }
 
-// entry holds a file to its local header, which lies where the entry before ended, and says where this one ends.
+// entry checks a file against its local header, which lies where the previous entry ended, and returns where this one
+// ends.
 func (c *checking) entry(data []byte, f *zip.File, at int64) (int64, bool) {
 	start, err := f.DataOffset()
 	if err != nil {
@@ -121,7 +122,7 @@ func (c *checking) entry(data []byte, f *zip.File, at int64) (int64, bool) {
 	return end, false
 }
 
-// validDate says whether a date of MS-DOS is one: a zero one has month 0.
+// validDate reports whether an MS-DOS date is valid: a zero date has month 0.
 func validDate(f *zip.File) bool {
 	year, month, day := int(f.ModifiedDate>>9)+earliestYear, int(f.ModifiedDate>>5&15), int(f.ModifiedDate&31)
 	hour, minute, second := int(f.ModifiedTime>>11), int(f.ModifiedTime>>5&63), int(f.ModifiedTime&31)*2

@@ -29,7 +29,7 @@ const programs = "llcuda/_bin/"
 // clientProgram is the one that must be there.
 const clientProgram = "llcuda-fetch"
 
-// record holds RECORD to what is there: each file once, with its digest and its size.
+// record checks RECORD against what is there: each file once, with its digest and its size.
 func (c *checking) record() {
 	name := c.info + "RECORD"
 	rows, err := csv.NewReader(bytes.NewReader(c.files[name].data)).ReadAll()
@@ -76,7 +76,7 @@ func (c *checking) header(name string) textproto.MIMEHeader {
 	return fields
 }
 
-// wants holds a field to its values.
+// wants checks a field against its values.
 func (c *checking) wants(name string, fields textproto.MIMEHeader, field string, want ...string) {
 	if got := fields[textproto.CanonicalMIMEHeaderKey(field)]; !slices.Equal(got, want) {
 		c.addf("%s%s has the %s %q, want %q", c.info, name, field, got, want)
@@ -124,7 +124,7 @@ func (c *checking) metadata() {
 	c.wants(name, fields, "License-File", texts...)
 }
 
-// client holds what comes from the client's archive to it.
+// client checks what comes from the client's archive against it.
 func (c *checking) client(contents Contents) {
 	want := map[string]file{}
 	bills := c.info + "sboms/"

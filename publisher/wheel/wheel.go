@@ -1,7 +1,7 @@
 // Package wheel says what a wheel of the Python package must be, and what is wrong with one.
 //
 // ci's commands call it: `ci wheel` before it keeps what hatchling built, `ci sign` and `ci verify` for what lies in a
-// release. In go the bytes of the wheel and what the release says of its contents; out comes what is wrong:
+// release. It takes the bytes of the wheel and what the release says of its contents, and returns what is wrong:
 //
 //	zip       ─▶ what package indexes and installers accept: every local header is its entry, and nothing lies between
 //	dist-info ─▶ RECORD lists what is there; METADATA and WHEEL say what the name says
@@ -65,7 +65,7 @@ type Contents struct {
 	Bill []byte
 }
 
-// Check says what is wrong with a wheel of that name.
+// Check returns what is wrong with a wheel of that name.
 func Check(name string, data []byte, contents Contents) []string {
 	version, platform, err := Parse(name)
 	if err != nil {
@@ -88,7 +88,7 @@ func Check(name string, data []byte, contents Contents) []string {
 // checking is one check of one wheel.
 type checking struct {
 	version, platform string
-	info              string // the folder of what is said of the wheel
+	info              string // the wheel's .dist-info folder
 	files             map[string]file
 	problems          []string
 }

@@ -162,7 +162,7 @@ func TestCheckGood(t *testing.T) {
 }
 
 // Everything that an index, an installer or a person could stumble over. Those of archives are the rules by which the Python
-// Package Index refuses uploads (https://docs.pypi.org/archives/), and such that leave two ways to read one.
+// Package Index refuses uploads (https://docs.pypi.org/archives/), and those that leave two ways to read an archive.
 func TestCheck(t *testing.T) {
 	const init = "llcuda/__init__.py"
 	edit := func(name, old, new string) func(map[string]*entry) {

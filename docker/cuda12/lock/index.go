@@ -151,7 +151,7 @@ func (x *index) closure(wanted []string, have map[string]bool) ([]debianPackage,
 	return found, nil
 }
 
-// satisfy picks what fulfils one dependency group: nothing if a chosen package
+// satisfy picks what fulfills one dependency group: nothing if a chosen package
 // does, else the first alternative that exists, else the only or first
 // provider of it.
 func (x *index) satisfy(group string, chosen map[string]bool) (string, error) {

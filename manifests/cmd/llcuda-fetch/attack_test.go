@@ -13,8 +13,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 )
 
-// Every way in which somebody could try to have something else installed. Each ends with exit code 3, names what is wrong,
-// and leaves a store in which nothing is installed, no bundle, no library and no byte to go on from.
+// TestAttacks tries every way in which an attacker could get something else installed. Each attempt ends with exit code
+// 3, names what is wrong, and leaves a store with nothing installed: no bundle, no library and no partial download to
+// resume from.
 func TestAttacks(t *testing.T) {
 	const top = "llcuda-bins-sm75/"
 	const bundle, twin = "llcuda-bins-sm75.tar.zst", "llcuda-bins-sm75.tar.gz"
@@ -114,7 +115,8 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// wantRefused runs a command that must be refused, with a word of the reason, and leave nothing installed in the store.
+// wantRefused runs a command that must be refused with a message that has want in it, and must leave nothing installed
+// in the store.
 func wantRefused(t *testing.T, cmd *exec.Cmd, home, want string) {
 	t.Helper()
 	out, _ := cmd.CombinedOutput()

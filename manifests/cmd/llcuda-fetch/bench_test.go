@@ -106,7 +106,8 @@ func (s *stand) installHere(b *testing.B) {
 	}
 }
 
-// command is a run of the program that is told of such a machine, and does not have to look at it.
+// command returns a run of the program that gets a description of such a machine, and does not have
+// to detect it.
 func (s *stand) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(s.program, append([]string{"--home", s.home, "--public-key", s.key, "--mirror", s.url, "--as-host", "../../testdata/hosts/rtx-2080-ti.json"}, args...)...)
 	return cmd
@@ -165,7 +166,7 @@ grep -q %[4]s %[1]s/sum
 			b.Fatal(err)
 		}
 		s.remove(b)
-		_ = exec.Command("sync", "-f", filepath.Dir(into)).Run() // what others wrote, nobody shall wait for
+		_ = exec.Command("sync", "-f", filepath.Dir(into)).Run() // flush what other processes wrote, so that no run waits for it
 	}
 	compare(b,
 		measured{"install", empty, func() *exec.Cmd { return s.command("install") }},

@@ -13,8 +13,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer/transfertest"
 )
 
-// A disk that fills up, before a download, in the middle of it and of unpacking, or a limit on files: exit code 8, nothing
-// installed and nothing lost, and with more room the same command goes on.
+// A disk that fills up before a download, during it or while unpacking, or a limit on file sizes: exit code 8, nothing
+// installed and nothing lost, and with more room the same command resumes.
 func TestFullDisk(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{Padding: 6 << 20})
 	dir := t.TempDir()
@@ -44,7 +44,8 @@ func TestFullDisk(t *testing.T) {
 			mirror, another := transfertest.New(t, r.Dir, transfertest.Fault{}), transfertest.New(t, r.Dir, transfertest.Fault{})
 			work := t.TempDir()
 			run := fmt.Sprintf("llcuda-fetch --home store --public-key %s --as-host %s 2>&1 --mirror ", key, host)
-			// In a namespace of its own, what is mounted is nobody else's and goes with the process. The second cd is into it.
+			// In a mount namespace of its own, the mount is private and disappears with the process. The second cd
+			// enters the mount.
 			script := fmt.Sprintf("cd %[1]s && %[2]s && cd %[1]s; %[3]s%[5]s; echo code $?; echo LEFT; ls -d store/current store/staging/* store/bundles/* 2>/dev/null; echo KEPT; cat store/downloads/*.partial 2>/dev/null | wc -c; %[4]s; echo AGAIN; %[3]s%[6]s; echo code $?", work, test.full, run, test.roomy, mirror.URL, another.URL)
 			cmd := exec.Command("unshare", "--map-root-user", "--mount", "sh", "-c", script)
 			data, err := cmd.CombinedOutput()

@@ -27,8 +27,8 @@ func build(t testing.TB, program, main, release string, stamps ...string) {
 	}
 }
 
-// What run asks for starts before what verifies signatures is initialised, and it starts as it does when all is: the same
-// program with the same arguments and the same environment.
+// What run asks for starts before what verifies signatures is initialized, and it starts as it does when all is: the
+// same program with the same arguments and the same environment.
 func TestRunAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	program, home, key := filepath.Join(dir, "llcuda-fetch"), filepath.Join(dir, "store"), filepath.Join(dir, "key.pub")

@@ -76,7 +76,7 @@ func (m *machine) sound() string {
 	return current.Release
 }
 
-// Killed at any moment, llcuda-fetch leaves the old installation or the new one, whole; and the next run goes on.
+// Killed at any moment, llcuda-fetch leaves the old installation or the new one, whole; and the next run resumes.
 func TestKilledAtAnyMoment(t *testing.T) {
 	const kills = 200
 	m := newMachine(t)

@@ -68,8 +68,8 @@ func (m *mirror) command(home string, args ...string) *exec.Cmd {
 	return exec.Command("llcuda-fetch", append([]string{"--home", home, "--public-key", m.key, "--mirror", m.url, "--as-host", "../../testdata/hosts/rtx-2080-ti.json"}, args...)...)
 }
 
-// Every way in which somebody could try to name another release than the farm does. Each ends as an attack on a release
-// ends; and where a pointer was followed before, that stays the newest seen.
+// TestPointerAttacks tries every way in which an attacker could name a release other than the farm's. Each attempt ends
+// as an attack on a release does, and a pointer that was followed before stays the newest seen.
 func TestPointerAttacks(t *testing.T) {
 	replaced := func(t *testing.T, data []byte, from, to string) []byte {
 		t.Helper()
@@ -199,7 +199,7 @@ func newestSeen(t *testing.T, home string) int64 {
 	return seen[0].Pointer.Number
 }
 
-// Many runs at once, killed at any moment, on a mirror that goes on and falls back all the time: the newest pointer seen
+// Many concurrent runs, killed at any moment, on a mirror that keeps moving forward and back: the newest pointer seen
 // never gets older, and the store is sound.
 func TestPointersSeenNeverGoBack(t *testing.T) {
 	const workers, runs = 4, 25

@@ -26,7 +26,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 )
 
-// An authority is a company's own: it vouches for mirror.example, and nobody outside knows it.
+// An authority is a company's private CA: it vouches for mirror.example, and is trusted only inside
+// the company.
 type authority struct {
 	pem    []byte
 	server tls.Certificate
@@ -113,8 +114,8 @@ func (p *proxy) hosts() []string {
 	return slices.Compact(list)
 }
 
-// HTTPS_PROXY and SSL_CERT_FILE are honoured: behind a company's proxy, from a mirror with the company's certificate, it
-// installs; and where one of the two is missing or wrong, the hint names it.
+// HTTPS_PROXY and SSL_CERT_FILE are honored: behind a company's proxy, an installation from a mirror with the company's
+// certificate succeeds; where one of the two is missing or wrong, the hint names it.
 func TestProxyAndPrivateAuthority(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{Padding: 6 << 20}) // more than a range: several connections
 	dir := t.TempDir()

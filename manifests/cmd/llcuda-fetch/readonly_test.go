@@ -13,7 +13,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// A Kaggle notebook without internet has what was exported as a data set: a folder that nobody can write to, and no network.
+// A Kaggle notebook without internet access gets an export as a data set: a read-only folder, and no network.
 func TestReadOnlySources(t *testing.T) {
 	dir := t.TempDir()
 	r := fetchtest.New(t, fetchtest.Options{Models: []matrix.Model{{Name: "tiny-Q4_K_M", Aliases: []string{"tiny"}, Repo: "org/tiny", File: "tiny.gguf", Source: "org/tiny", Licence: "mit"}}})

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"llcuda-fetch": main, "noflock": noFlock, "standin": standIn})
 }
 
-// The commands of llcuda-fetch, as their users type them. Each script begins with the behaviour that it shows.
+// The commands of llcuda-fetch, as their users type them. Each script begins with the behavior that it shows.
 func TestScripts(t *testing.T) {
 	hosts, err := filepath.Abs("../../testdata/hosts")
 	if err != nil {

@@ -147,8 +147,8 @@ func TestSelfUpdateKilledAtAnyMoment(t *testing.T) {
 	p.clean()
 }
 
-// Several at once: one replaces the program, and the others wait for it and say that it is there, or that they are not
-// the program any more that lies there.
+// Several updates at once: one replaces the program, and the others wait for it and report that the release is there
+// already, or that the file at their path is no longer the program that they run from.
 func TestSelfUpdatesAtOnce(t *testing.T) {
 	p := newPublished(t)
 	var commands []*exec.Cmd
@@ -188,7 +188,7 @@ func TestSelfUpdateWhereItCannot(t *testing.T) {
 		{name: "a program that is mounted", place: "cp -r $BIN bin && cp bin/llcuda-fetch it && mount --bind it bin/llcuda-fetch", run: "UPDATE", code: 1, want: "device or resource busy", hint: "something is mounted on it"},
 		{name: "a full disk", place: "mkdir bin && mount -t tmpfs -o size=$((SIZE + 4000000)) tmpfs bin && cp $BIN/* bin", run: "UPDATE", code: 8, want: "bytes are needed", hint: "make room on the file system of "},
 		{name: "room for the archive alone", place: "mkdir bin && mount -t tmpfs -o size=$((SIZE + SIZE)) tmpfs bin && cp $BIN/* bin", run: "UPDATE", code: 8, want: "no space left on device", hint: "make room on the file system of "},
-		// The key comes when nothing may be executed there any more.
+		// The key arrives once nothing may be executed there any longer.
 		{name: "noexec", place: "mkdir bin && mount -t tmpfs tmpfs bin && cp $BIN/* bin && mkfifo key", run: "KEY=key; UPDATE & cat $REALKEY >/dev/null; mount -o remount,noexec bin; cat $REALKEY >key; wait $!", code: 1, want: "permission denied", hint: "is mounted noexec"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -203,7 +203,7 @@ func TestSelfUpdateWhereItCannot(t *testing.T) {
 			script := update + test.place + "; cat bin/* | sha256sum >before; " + command + "; echo code $? >code; cat bin/* | sha256sum >after; ls -A bin >left"
 			args := []string{"unshare", "--map-root-user", "--mount", "sh", "-c", script}
 			if strings.HasPrefix(test.hint, "another user") {
-				args = args[3:] // root of a namespace is the user whom the files belong to
+				args = args[3:] // root in a user namespace is the user who owns the files
 			}
 			cmd := exec.Command(args[0], args[1:]...)
 			cmd.Dir = work
@@ -236,8 +236,8 @@ func TestSelfUpdateWhereItCannot(t *testing.T) {
 	}
 }
 
-// A manifest that is too new for the program: it says that a newer one is needed, and self-update brings that all the
-// same, by the sums under the same signature, which it holds to all that it can be held to.
+// A manifest that is too new for the program: it says that a newer program is needed, and self-update installs that all
+// the same, by the sums under the same signature, which it checks as far as it can without the manifest.
 func TestSelfUpdateFromANewerManifest(t *testing.T) {
 	p := newPublished(t)
 	r := p.releases["v1.1.0-runtime"]

@@ -60,7 +60,8 @@ func standIn() {
 	}
 }
 
-// A server that takes longer to end than other commands may is given the time: it ends in order, and its end is told.
+// A server that takes longer to end than other commands may is given the time: it ends in order, and its end is
+// reported.
 func TestServeEndsInOrder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

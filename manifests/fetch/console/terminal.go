@@ -59,7 +59,7 @@ func (t *Terminal) Printf(format string, args ...any) {
 	t.Above(func() { fmt.Fprintf(t.Out, format+"\n", args...) })
 }
 
-// Notef says what is going on.
+// Notef prints what the program is doing.
 func (t *Terminal) Notef(format string, args ...any) {
 	t.Above(func() { fmt.Fprintf(t.Err, format+"\n", args...) })
 }
@@ -107,8 +107,8 @@ func (t *Terminal) Guard(do func()) {
 	do()
 }
 
-// Show draws the lines of a view on a screen, anew after everything that is printed, until hide is called. There is room
-// for one view.
+// Show draws the lines of a view on a screen, and redraws them after everything that is printed, until hide is called.
+// Only one view can be shown at a time.
 func (t *Terminal) Show(view func() []string) (hide func()) {
 	set := func(view func() []string) {
 		t.mu.Lock()

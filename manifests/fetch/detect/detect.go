@@ -1,9 +1,9 @@
 // Package detect finds out what a machine is: its GPUs, driver, platform, C libraries, processor,
 // CUDA libraries and disk.
 //
-// The fetch package calls it. In goes a Detector, which names the root folder and the environment
-// to look at; out comes a Report: the manifests.Host that Pick reads, and for each part of it which
-// source gave it, or why the source did not.
+// The fetch package calls it. The input is a Detector, which names the root folder and the
+// environment to look at; the output is a Report: the manifests.Host that Pick reads, and for each
+// part of it which source gave it, or why the source did not.
 //
 //	the probe (probe/probe.c), which asks CUDA        decides which GPUs programs have
 //	nvidia-smi → the driver's files → the PCI bus     say why there are none, and serve where the probe cannot run
@@ -39,7 +39,7 @@ type Detector struct {
 	// Limit is the time that each source has: 10 seconds where 0. The probe has three times as
 	// much.
 	Limit time.Duration
-	// Probe is the program that asks CUDA. Where it is not there, the other sources serve.
+	// Probe is the program that asks CUDA. Where it does not exist, the other sources are used.
 	Probe string
 	// Disk is the store's folder, whose file system's free space counts. It need not exist yet.
 	Disk string

@@ -20,8 +20,8 @@ var (
 	machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
 )
 
-// systemFolders are where the dynamic loader looks without being told, and where it finds the
-// driver's libraries on platforms whose containers do not always tell it.
+// systemFolders are where the dynamic loader looks by default, and where the driver's libraries are
+// on platforms whose containers do not always configure the loader.
 func systemFolders() []string {
 	triplet := triplets[runtime.GOARCH]
 	return []string{"/lib/" + triplet, "/usr/lib/" + triplet, "/lib64", "/usr/lib64", "/lib", "/usr/lib"}

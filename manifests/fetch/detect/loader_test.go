@@ -72,7 +72,7 @@ func versioned(t *testing.T, path, version string) {
 	}
 }
 
-// The loader's cache, as the real ldconfig writes it, leads to folders that nobody could guess.
+// The loader's cache, as the real ldconfig writes it, leads to folders that could not be guessed.
 func TestLoaderCache(t *testing.T) {
 	ldconfig, err := exec.LookPath("ldconfig")
 	if err != nil {

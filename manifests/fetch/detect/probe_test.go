@@ -163,7 +163,7 @@ func TestCUDAAnswers(t *testing.T) {
 				test.edit(test.files)
 			}
 			dir := root(t, test.files)
-			// What lies on a folder of LD_LIBRARY_PATH lies there in the root folder as well.
+			// The files in a folder of LD_LIBRARY_PATH are there in the root folder as well.
 			for folder := range strings.SplitSeq(test.path, ":") {
 				if _, err := os.Stat(folder); err == nil {
 					if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(folder)), 0o755); err != nil {

@@ -60,7 +60,7 @@ const (
 )
 
 // hasGPUs reports whether a machine that CUDA could not be asked on has GPUs for programs, as far
-// as anybody can tell: nvidia-smi lists them, or, where it is not installed, the driver does and
+// as can be determined: nvidia-smi lists them, or, where it is not installed, the driver does and
 // its device files are there, as in containers with the compute capability alone.
 func (n *refusal) hasGPUs() bool {
 	library := n.host.CUDA.Library
@@ -233,7 +233,7 @@ func (n *refusal) noLibrary() (cause, way string) {
 	return cause, n.wayOfSMI()
 }
 
-// causeWithoutCUDA is for a machine that nobody asked CUDA on.
+// causeWithoutCUDA is for a machine on which CUDA itself was not asked.
 func (n *refusal) causeWithoutCUDA() (cause, way string) {
 	library := n.host.CUDA.Library
 	switch {

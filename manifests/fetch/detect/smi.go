@@ -21,7 +21,7 @@ const smiName = "nvidia-smi"
 // toolkit and of GKE, Colab, NixOS.
 var smiFolders = []string{"/usr/bin", "/usr/local/bin", "/usr/lib/wsl/lib", "/usr/local/nvidia/bin", "/opt/bin", "/run/current-system/sw/bin"}
 
-// An smiAnswer is what nvidia-smi told.
+// An smiAnswer is what nvidia-smi reported.
 type smiAnswer struct {
 	there  bool
 	driver manifests.HostDriver
@@ -112,7 +112,7 @@ func (d Detector) nvidiaSMI(ctx context.Context) smiAnswer {
 func (d Detector) findSMI() (string, bool) {
 	for _, folder := range append(filepath.SplitList(d.getenv("PATH")), smiFolders...) {
 		if !filepath.IsAbs(folder) {
-			continue // a program of the current folder is nobody's driver
+			continue // a program relative to the current folder is not the driver's
 		}
 		program := d.path(folder, "nvidia-smi")
 		if info, err := os.Stat(program); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
@@ -170,7 +170,7 @@ func parseGPU(fields []string, line string) (gpu manifests.GPU, driver string, o
 		}
 	}
 	if gpu.MIG {
-		gpu.MemoryMiB = 0 // a program gets a slice, whose size is not told here
+		gpu.MemoryMiB = 0 // a program gets a slice, whose size is not reported here
 	}
 	return gpu, driver, true
 }

@@ -17,8 +17,8 @@ const (
 // visibleGPUs are the GPUs that CUDA_VISIBLE_DEVICES leaves of those that nvidia-smi lists, in the
 // variable's order, as the driver 580 reads it: the list ends at the first entry that names no GPU,
 // and one that names a GPU twice names none. The first entry reports whether all are indices or
-// UUIDs, which may be shortened as long as they name one GPU. ambiguous says that the entries are
-// indices in CUDA's own order, the fastest GPU first, which nobody but CUDA knows, and that it
+// UUIDs, which may be shortened as long as they name one GPU. ambiguous reports whether the entries
+// are indices in CUDA's own order, the fastest GPU first, which only CUDA knows, and the order
 // matters. https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables
 func visibleGPUs(gpus []manifests.GPU, value, order string) (left []manifests.GPU, ambiguous bool) {
 	byUUID := strings.HasPrefix(value, "GPU-") || strings.HasPrefix(value, "MIG-")

@@ -74,8 +74,9 @@ func TestVisible(t *testing.T) {
 	}
 }
 
-// Machines on which nobody can ask CUDA, as this program was built without the probe: what
-// nvidia-smi does not list, or refuses, is not a GPU for programs, and its words are in the problem.
+// Machines on which CUDA cannot be asked, because this program was built without the probe: what
+// nvidia-smi does not list, or refuses, is not a GPU that programs can use, and the problem quotes
+// its message.
 func TestWithoutProbe(t *testing.T) {
 	const working = "0, GPU-a, NVIDIA GeForce GTX 1080, 6.1, 550.54.14, 8192 MiB, [N/A]\n1, GPU-b, NVIDIA GeForce RTX 3090, 8.6, 550.54.14, 24576 MiB, [N/A]"
 	gtx := gpu(0, "NVIDIA GeForce GTX 1080", 61, 8192)

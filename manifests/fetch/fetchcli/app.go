@@ -33,7 +33,8 @@ type app struct {
 
 	newerNoted bool
 	badFlag    bool // the command line has a flag that cannot be read
-	// endsInOrder says that the command, once interrupted, takes the time that it needs to end.
+	// endsInOrder reports whether the command, once interrupted, takes the time that it needs to
+	// end.
 	endsInOrder atomic.Bool
 }
 

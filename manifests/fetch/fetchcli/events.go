@@ -22,7 +22,7 @@ type eventHead struct {
 
 func event(kind string) eventHead { return eventHead{eventsVersion, kind} }
 
-// A stepEvent says what goes on, and a warningEvent what the user should know: one sentence for a person.
+// A stepEvent says what the program is doing, and a warningEvent what the user should know: one sentence for a person.
 type (
 	stepEvent struct {
 		eventHead
@@ -126,7 +126,7 @@ type (
 	doneEvent struct{ eventHead }
 )
 
-// tellHost tells programs of the machine. People are told of it by detect and plan.
+// tellHost describes the machine to programs. People learn of it from detect and plan.
 func (t *terminal) tellHost(h manifests.Host) {
 	t.tell(platformEvent{event("platform"), platformName(h)}, "")
 	if len(h.GPUs) > 0 {

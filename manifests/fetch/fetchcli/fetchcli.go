@@ -53,8 +53,8 @@ const (
 	exitInterrupted = 130
 )
 
-// Main runs llcuda-fetch with the given arguments. The first interrupt ends the command in order, but soon, the second at
-// once.
+// Main runs llcuda-fetch with the given arguments. The first interrupt ends the command in order, but soon; the second
+// ends it at once.
 func Main(args []string, verifier NewVerifier) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -77,9 +77,9 @@ func Main(args []string, verifier NewVerifier) int {
 	return code
 }
 
-// endSoon is how long an interrupted command may take to end in order: whoever pressed Ctrl-C waits for it. A system call
-// that cannot be canceled, such as fsync(2) on a slow disk, may take longer; the store is whole at every moment, so the
-// process ends without it.
+// endSoon is how long an interrupted command may take to end in order, while the user who pressed Ctrl-C waits. A
+// system call that cannot be canceled, such as fsync(2) on a slow disk, may take longer; the store is whole at every
+// moment, so the process ends without it.
 const endSoon = 800 * time.Millisecond
 
 // execute runs a command until it ends, or until endSoon after its context did, unless it has something to bring to an end

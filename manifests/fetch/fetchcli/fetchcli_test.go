@@ -13,8 +13,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
-// Whoever interrupts a command gets its terminal back within a second, whatever the command is in the middle of; nothing of
-// it is heard afterwards. One that ends in less time, or has something to bring to an end, ends by itself.
+// A user who interrupts a command gets the terminal back within a second, whatever the command is in the middle of; it
+// prints nothing afterward. A command that ends in less time, or has something to finish, ends by itself.
 func TestInterruptedCommandsEnd(t *testing.T) {
 	own := errors.New("its own end")
 	for _, test := range []struct {
@@ -50,7 +50,7 @@ func TestInterruptedCommandsEnd(t *testing.T) {
 					t.Errorf("the error is %v", err)
 				}
 				a.term.report(err, exitInterrupted)
-				time.Sleep(2 * time.Hour) // the command goes on for as long as it is let
+				time.Sleep(2 * time.Hour) // the command runs for as long as it may
 				want := "llcuda-fetch: interrupted; the next run resumes here\n"
 				if test.want == own {
 					want = "its last words\n" + want
@@ -63,7 +63,7 @@ func TestInterruptedCommandsEnd(t *testing.T) {
 	}
 }
 
-// A command that nobody interrupts has all the time that it needs.
+// A command that is not interrupted has all the time that it needs.
 func TestCommandsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		own := errors.New("its own end")

@@ -71,8 +71,8 @@ func (a *app) trustFlags(cmd *cobra.Command) {
 	f.BoolVar(&a.skipSignature, "insecure-skip-signature", false, "verify checksums only: whoever controls the mirror decides what runs on this machine")
 }
 
-// removalFlags have a command remove files. The other commands take --yes, too, because scripts give it to all: it changes
-// nothing there, and their help does not show it.
+// removalFlags make a command remove files. The other commands take --yes, too, because scripts give it to all: it
+// changes nothing there, and their help does not show it.
 func (a *app) removalFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&a.yes, yesFlag, false, "remove the files; without it, they are only listed")
 }
@@ -100,7 +100,7 @@ func hide(cmd *cobra.Command, names ...string) *cobra.Command {
 	return cmd
 }
 
-// readVariables takes the environment's word for flags that were not given.
+// readVariables sets flags that were not given from the environment.
 func (a *app) readVariables(cmd *cobra.Command) {
 	changed := cmd.Flags().Changed
 	if !changed("release") && cmd.Name() != selfUpdate { // the programs of env are one release's, and the client need not be

@@ -93,7 +93,7 @@ func (a *app) run(ctx context.Context, command, program string, arguments []stri
 	return fmt.Errorf("starting %s: %w", path, c.Store.Programs(current).Exec(path, arguments))
 }
 
-// installed has a bundle installed to start programs from.
+// installed makes sure that a bundle is installed to start programs from.
 func (a *app) installed(ctx context.Context, c *fetch.Client) (fetch.Install, error) {
 	o, err := a.options("")
 	if err != nil {

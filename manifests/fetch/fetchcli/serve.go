@@ -74,7 +74,8 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		return console.Usage(fmt.Errorf("--timeout %s is negative", f.timeout), "0 is no limit")
 	}
 	interrupted := ctx
-	// Whoever reads this process's output may be gone before it ends the server: that must not end it first.
+	// The reader of this process's output may be gone before this process ends the server: SIGPIPE must not end it
+	// first.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
 		var stop context.CancelFunc
@@ -123,7 +124,7 @@ func (a *app) serve(ctx context.Context, model string, arguments []string, f ser
 		a.term.warnf("keeping no log and no record of the server: %v", err)
 	}
 
-	a.endsInOrder.Store(true)     // the server is not ours to leave behind, nor to kill at once
+	a.endsInOrder.Store(true)     // the server must be neither left behind nor killed at once
 	if interrupted.Err() != nil { // before that, so this process has no time left
 		return context.Cause(interrupted)
 	}
@@ -171,8 +172,8 @@ func option(arguments []string, flag, variable string) string {
 	return os.Getenv(variable)
 }
 
-// watchLifeline calls end when standard input ends, or the process does that started this one. A process which the other
-// one forked may hold the pipe open without knowing: multiprocessing does that.
+// watchLifeline calls end when standard input ends, or when the process that started this one ends. A process forked by
+// that one may hold the pipe open inadvertently, as those of multiprocessing do.
 func watchLifeline(ctx context.Context, stdin io.Reader, end func()) {
 	defer end()
 	closed := make(chan struct{})
@@ -215,7 +216,7 @@ type (
 	}
 )
 
-// tellServer tells what becomes of a server. Its address is the command's result, which comes while it runs.
+// tellServer reports the changes in a server's state. Its address is the command's result, which comes while it runs.
 func (a *app) tellServer() func(serve.Event) {
 	var said time.Duration
 	return func(happened serve.Event) {

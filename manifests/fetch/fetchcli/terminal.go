@@ -12,9 +12,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
-// terminal is where the command talks: printf (results, to standard output), notef (what is going on), warnf (what the
-// user should know), report (how the command ended), and the progress of one download at a time. For programs it says all
-// but the results in events.
+// terminal is where the command talks: printf (results, to standard output), notef (what the program is doing), warnf
+// (what the user should know), report (how the command ended), and the progress of one download at a time. For programs
+// it says all but the results in events.
 type terminal struct {
 	*console.Terminal
 	quiet  bool
@@ -44,8 +44,8 @@ func (t *terminal) warnf(format string, args ...any) {
 	t.Warnf(format, args...)
 }
 
-// tell says what goes on: an event to a program, the text to a person, if there is one. Like notef, which does for
-// what has no event of its own, it says nothing with --quiet.
+// tell says what the program is doing: an event to a program, the text to a person, if there is one. Like notef, which
+// serves where there is no event, it prints nothing with --quiet.
 func (t *terminal) tell(e any, text string) {
 	switch {
 	case t.quiet:
@@ -56,12 +56,12 @@ func (t *terminal) tell(e any, text string) {
 	}
 }
 
-// emit writes an event in a line of its own, and at once: whoever reads it may be waiting.
+// emit writes an event on a line of its own, without buffering: the reader may be waiting for it.
 func (t *terminal) emit(e any) {
 	t.Above(func() {
 		lines := json.NewEncoder(t.Err)
 		lines.SetEscapeHTML(false)
-		_ = lines.Encode(e) // a reader that is gone does not keep the command from its work
+		_ = lines.Encode(e) // a reader that is gone does not stop the command
 	})
 }
 

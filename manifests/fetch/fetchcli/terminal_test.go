@@ -15,7 +15,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
 
-// A download of 100 MB at 4 MB/s, of which an earlier run had brought 20 MB, told ten times a second.
+// A download of 100 MB at 4 MB/s, of which an earlier run had downloaded 20 MB, reported ten times
+// a second.
 func bring(t *terminal) {
 	const mb = 1_000_000
 	p := fetch.Progress{Name: "llcuda-bins-sm75.tar.zst", Total: 100 * mb, From: 20 * mb}
@@ -32,7 +33,7 @@ func bring(t *terminal) {
 	t.progress(p) // said once
 }
 
-// --quiet says nothing of what goes on; results, warnings and errors it says all the same.
+// --quiet hides progress messages; results, warnings and errors are still printed.
 func TestQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out, err bytes.Buffer

@@ -25,7 +25,7 @@ type Entry struct {
 	Type byte // tar's; 0 is a file, or a link if Link is given
 	// PAX are the records of an extended header, those of sparse files included.
 	PAX map[string]string
-	// Patch changes the entry's header block. Its checksum is made anew.
+	// Patch changes the entry's header block. The checksum is recomputed.
 	Patch func(block []byte)
 }
 
@@ -104,7 +104,8 @@ const (
 	sparse, unsparse = "GNU.sparse.", "GNU-sparse-"
 )
 
-// patch changes a header block and makes its checksum anew: the sum of all bytes, those of the checksum as blanks.
+// patch changes a header block and recomputes its checksum: the sum of all bytes, with those of the checksum taken as
+// spaces.
 func patch(block []byte, change func([]byte)) {
 	change(block)
 	checksum := block[148:156]

@@ -1,9 +1,9 @@
 // Package fetchtest makes releases for the client's tests: real archives, a real manifest, SHA256SUMS and a signature
 // over it by a key of the test's own; release pointers by the same key.
 //
-// The tests of store, fetch, fetchcli and llcuda-fetch call it. In goes what the release shall have; out comes a folder
-// that any web server serves. The programs in its bundles are shell scripts that answer what llama.cpp's answer; the
-// libraries are small shared libraries that gcc made. Edits made to it afterwards are the attacks.
+// The tests of store, fetch, fetchcli and llcuda-fetch call it. The input is what the release is to have; the output is
+// a folder that any web server can serve. The programs in its bundles are shell scripts that answer what llama.cpp's
+// answer; the libraries are small shared libraries that gcc made. Attacks are edits made to the folder afterward.
 package fetchtest
 
 import (
@@ -401,7 +401,7 @@ func (r *Release) PublicKey(t testing.TB) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }
 
-// Asset is the manifest's word on an asset.
+// Asset returns the manifest's entry for an asset.
 func (r *Release) Asset(t testing.TB, name string) manifests.Artifact {
 	t.Helper()
 	asset, ok := r.Manifest.Asset(name)

@@ -262,12 +262,12 @@ func copyFile(from, to string) error {
 }
 
 // ownPartial stands where huggingface_hub has eight random hex digits in the names of its partial
-// files: those are thrown away, ours are gone on from, which the lock makes safe.
+// files: those are thrown away, while ours are resumed, which the lock makes safe.
 const ownPartial = "6c6c6375"
 
-// openPartial makes the partial file, or finds it to be writable. Where it is another user's, who
-// shares the cache and not the right to write, this user has one of his own. Made here, it has the
-// mode that the umask gives, as huggingface_hub's.
+// openPartial makes the partial file, or finds it to be writable. Where it belongs to another user,
+// who shares the cache but not the right to write, this user gets a partial file of their own.
+// Created here, the file has the mode that the umask gives, as huggingface_hub's have.
 func (s repository) openPartial(partial string) (string, error) {
 	f, err := os.OpenFile(partial, os.O_CREATE|os.O_RDWR, 0o666)
 	if shared := "." + ownPartial + ".incomplete"; errors.Is(err, fs.ErrPermission) && strings.HasSuffix(partial, shared) {
@@ -286,9 +286,9 @@ const lockPoll = 200 * time.Millisecond
 
 // lock takes the lock of a blob and names the partial file. It waits for the process that has it.
 //
-// The lock is flock(2), as in Python's filelock, which removes lock files when it lets them go: a
-// lock on a file that is no longer there keeps nobody out, and is taken again. On file systems
-// without flock there is no lock, and the partial file gets a name of its own.
+// The lock is flock(2), as in Python's filelock, which removes lock files when it releases them: a
+// lock on a file that no longer exists keeps no other process out, and is taken again. On file
+// systems without flock there is no lock, and the partial file gets a name of its own.
 func (s repository) lock(ctx context.Context, etag string, waiting func(string)) (partial string, unlock func(), err error) {
 	path := filepath.Join(s.locks, etag+".lock")
 	for {

@@ -54,12 +54,13 @@ func isProjector(file string) bool {
 // DefaultQuant is what a repository's name alone stands for, where it has that; else it is Q8_0, else the first file.
 const DefaultQuant = "Q4_K_M"
 
-// latest is what ollama's users write for no quantisation in particular.
+// latest is what ollama's users write for no quantization in particular.
 const latest = "latest"
 
-// choose gives the file that a name without a path stands for among a repository's files, by the rule of llama.cpp's -hf,
-// find_best_model in common/download.cpp: the first that has the quantisation in its name, in any case, followed by a dot or
-// a hyphen. Unlike there, no letter or digit stands before it: F16 is not BF16. Where no name has it, a folder's may.
+// choose gives the file that a name without a path stands for among a repository's files, by the rule of llama.cpp's
+// -hf, find_best_model in common/download.cpp: the first that has the quantization in its name, in any case, followed
+// by a dot or a hyphen. Unlike there, no letter or digit stands before it: F16 is not BF16. Where no name has it, a
+// folder's may.
 func choose(files []string, n Name, fits func(string) bool) (string, bool) {
 	var candidates []string
 	for _, file := range slices.Sorted(slices.Values(files)) {
@@ -121,7 +122,7 @@ var (
 	firstNumber = regexp.MustCompile(`[0-9]+`)
 )
 
-// bits are those of a quantisation: 4 of Q4_K_M, 16 of BF16, 0 where a name has none.
+// bits are those of a quantization: 4 of Q4_K_M, 16 of BF16, 0 where a name has none.
 func bits(file string) int {
 	name := file
 	if match := splitForm.FindStringSubmatch(file); match != nil {

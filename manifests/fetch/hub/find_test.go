@@ -204,7 +204,7 @@ func TestFindNothing(t *testing.T) {
 	}
 }
 
-// A model in parts is one download: it goes on where it stopped, is reported as one, and moves with its branch as one.
+// A model in parts is one download: it resumes where it stopped, is reported as one, and moves with its branch as one.
 func TestDownloadAll(t *testing.T) {
 	s := newServer(t)
 	contents := withModels(s)
@@ -345,7 +345,7 @@ func TestUnsized(t *testing.T) {
 	}
 }
 
-// A Hub that sends everybody to another one, and a content network's host in between.
+// A Hub that redirects every client to another one, with a content network's host in between.
 func TestMoved(t *testing.T) {
 	target, s := newServer(t), newServer(t)
 	withModels(target)
@@ -412,7 +412,8 @@ func TestRateLimit(t *testing.T) {
 	}
 }
 
-// A token that cannot be read keeps nobody from public files, and is named where one is needed.
+// A token that cannot be read does not prevent downloads of public files, and is named in the error
+// where a token is needed.
 func TestTokenProblem(t *testing.T) {
 	s := newServer(t)
 	c := newClient(t, s)

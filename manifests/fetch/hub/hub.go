@@ -2,8 +2,9 @@
 // huggingface_hub uses, in its layout and with its locks, so that neither downloads what the other
 // has.
 //
-// The client calls it for models. In go a file's name (Ref) and what the manifest says of it
-// (Want); out comes the path under which llama.cpp, or Python's huggingface_hub, finds it (Result):
+// The client calls it for models. The input is a file's name (Ref) and what the manifest says of it
+// (Want); the output is the path under which llama.cpp, or Python's huggingface_hub, finds it
+// (Result):
 //
 //	HEAD resolve  →  compare with Want  →  lock  →  blobs/<etag>.6c6c6375.incomplete
 //	→  whole and of the right digest  →  blobs/<etag>  ←  snapshots/<commit>/<path>
@@ -43,7 +44,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 )
 
-// DefaultEndpoint is the Hub that everybody means.
+// DefaultEndpoint is the public Hub.
 const DefaultEndpoint = "https://huggingface.co"
 
 // A Client downloads from one Hub into one cache. Its fields are not changed while it is used.
@@ -74,9 +75,9 @@ type Client struct {
 	// Waiting, if not nil, hears the path of the lock when another process is downloading the same
 	// file.
 	Waiting func(lock string)
-	// Step, if not nil, is told a sentence when the Hub makes the client wait. Warn, if not nil, is
-	// told of a TokenProblem, each time that the Hub is asked without the token, and of a listing
-	// that did not report whether there is a projector.
+	// Step, if not nil, gets a sentence when the Hub makes the client wait. Warn, if not nil, gets
+	// a TokenProblem each time that the Hub is asked without the token, and an error for a listing
+	// that does not show whether there is a projector.
 	Step func(string)
 	Warn func(error)
 }
@@ -361,7 +362,7 @@ func (c *Client) fetch(ctx context.Context, ref Ref, want Want, file remote, par
 	}
 	if got != file.gitSHA1 {
 		mismatch := &MismatchError{Name: ref.String(), Where: "the download", What: "git blob id", Want: file.gitSHA1, Got: got}
-		return errors.Join(mismatch, os.Remove(partial)) // else the next run would go on from it
+		return errors.Join(mismatch, os.Remove(partial)) // else the next run would resume from it
 	}
 	return nil
 }

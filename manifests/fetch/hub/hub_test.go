@@ -190,7 +190,7 @@ func TestSharedWithOthers(t *testing.T) {
 		t.Error(diff)
 	}
 
-	// A blob that lost its end, and a partial file that goes on.
+	// A truncated blob, and a partial file that is resumed.
 	blob := filepath.Join(c.Cache, "models--org--model/blobs", sha256Of(weights))
 	if err := os.Truncate(blob, 1000); err != nil {
 		t.Fatal(err)

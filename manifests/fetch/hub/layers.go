@@ -8,7 +8,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/gguf"
 )
 
-// AllLayers is the value of llama.cpp's -ngl that everybody writes for "all of them".
+// AllLayers is the value of llama.cpp's -ngl that is customary for "all of them".
 const AllLayers = 99
 
 const (
@@ -25,7 +25,8 @@ const (
 	reserve = 768 << 20
 )
 
-// maxContext bounds what contexts are reckoned with; no model was trained with so many tokens.
+// maxContext bounds the contexts that are calculated with; no model was trained with so many
+// tokens.
 const maxContext = 1 << 24
 
 // tokens are how many tokens of a context a sum is for: as many as asked for, or, where that is 0, DefaultContext.

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// A Name is how a user names a model: one file of a repository, one of its quantisations, or the repository alone.
+// A Name is how a user names a model: one file of a repository, one of its quantizations, or the repository alone.
 type Name struct {
 	Repo     string
 	Revision string
@@ -36,7 +36,7 @@ func (n Name) ref(path string) Ref { return Ref{Repo: n.Repo, Path: path, Revisi
 // mainBranch is what a name without a revision means.
 const mainBranch = "main"
 
-// publicHosts are those of the Hub that everybody means.
+// publicHosts are those of the public Hub.
 var publicHosts = []string{"huggingface.co", "hf.co", "www.huggingface.co"}
 
 // A tag stands in a file's name and never is one: it has no dot and no slash.

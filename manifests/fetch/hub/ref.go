@@ -18,7 +18,7 @@ func (r Ref) String() string {
 	return Name{Repo: r.Repo, Path: r.Path, Revision: r.Revision}.String()
 }
 
-// A RefError is a text that names no file of a repository.
+// A RefError reports text that does not name a file of a repository.
 type RefError struct{ Problem string }
 
 func (e *RefError) Error() string { return e.Problem }

@@ -75,7 +75,8 @@ func (c *Client) ask(ctx context.Context, once bool, try func(context.Context) e
 	}
 	err := policy.Do(ctx, func() error {
 		err := try(ctx)
-		// Only a limit asks to wait so long, and one that lasts longer than that is not waited for.
+		// Only a rate limit asks for a wait of up to maxLimit; a request to wait longer ends the
+		// tries.
 		if temporary, ok := errors.AsType[*retry.TemporaryError](err); ok && temporary.After > maxLimit {
 			return &NetworkError{Endpoint: c.endpoint(), Err: temporary.Err}
 		}

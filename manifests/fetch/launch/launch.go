@@ -9,9 +9,9 @@
 //	current/KIND ──▶ installs/N/bundle    a link to the bundle
 //	                 installs/N/start     what it was made for, and what its programs are started with
 //
-// llama.cpp runs on the CPU without a word where it cannot use a GPU. So a program is started at
-// once only where nothing differs from when the installation was tried: the machine, the GPUs that
-// CUDA shows, and where libraries come from. Anything else is for package fetch to look at first.
+// llama.cpp silently runs on the CPU where it cannot use a GPU. So a program is started at once
+// only where nothing differs from when the installation was tried: the machine, the GPUs that CUDA
+// shows, and where libraries come from. Anything else is for package fetch to look at first.
 //
 // It uses no network, changes nothing and never prints.
 package launch
@@ -30,8 +30,7 @@ const (
 	StartName   = "start"
 	// AnyKind stands for machines of which none was there when something was installed for them.
 	AnyKind = "any"
-	// DescribedKind is what the kinds of machines begin with that somebody described, for
-	// --as-host.
+	// DescribedKind is the prefix of the kinds of machines that a user described with --as-host.
 	DescribedKind = "as-host-"
 )
 
@@ -87,8 +86,8 @@ func (i Installation) Exec(program string, arguments []string) error {
 	return syscall.Exec(program, append([]string{path.Base(program)}, arguments...), i.Environ(os.Environ()))
 }
 
-// driverFolders are where containers, WSL and NixOS have libcuda.so.1 without telling the dynamic
-// loader.
+// driverFolders are where containers, WSL and NixOS have libcuda.so.1 without configuring the
+// dynamic loader.
 var driverFolders = []string{"/usr/lib/wsl/lib", "/usr/lib64-nvidia", "/usr/local/nvidia/lib64", "/run/opengl-driver/lib"}
 
 // Environ is the environment for an installation's programs: environ with the bundle's own

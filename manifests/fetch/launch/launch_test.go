@@ -203,7 +203,7 @@ func TestHere(t *testing.T) {
 	}
 }
 
-// Whoever can write to the store's folders decides what runs.
+// A user who can write to the store's folders decides what runs.
 func TestDistrust(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(store string) error

@@ -33,8 +33,8 @@ const (
 )
 
 // BackendPath is the variable by which llama.cpp loads a backend of the user's own beside the
-// bundle's. It stays as it is: nothing else leads there, and whoever set it for another llama.cpp
-// is told.
+// bundle's. It stays as it is: nothing else leads there, and a user who set it for another
+// llama.cpp is warned.
 const BackendPath = "GGML_BACKEND_PATH"
 
 // ThisMachine is this machine, with the environment that getenv looks up.
@@ -194,12 +194,12 @@ func decodeStart(data []byte) (Start, bool) {
 	return s, first == startForm
 }
 
-// A Distrusted is a folder of the store that somebody else may write to, and why. Where Why is
-// empty, it is not a folder, but a link or a file, which the store makes none of there.
+// A Distrusted is a folder of the store that another user may write to, and why. Where Why is
+// empty, it is not a folder but a link or a file, neither of which the store creates there.
 type Distrusted struct{ Path, Why string }
 
-// Distrust looks for a folder of a store that somebody else than root and this user may write to:
-// who can, decides what runs as this user. Only the folders that lead to programs count.
+// Distrust looks for a folder of a store that a user other than root and this one may write to:
+// such a user decides what runs as this user. Only the folders that lead to programs count.
 func Distrust(store string) (Distrusted, bool) {
 	home, err := os.Stat(store)      // it may be a link to a folder
 	if err != nil || !home.IsDir() { // then nothing is installed in it

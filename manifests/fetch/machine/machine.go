@@ -2,10 +2,10 @@
 // every start of a program, whether the machine is still the one that an installation was made for.
 //
 // Package launch calls it, for `llcuda-fetch run` and for everything that asks which installation
-// of a store is the current one. In goes a root folder; out comes a Machine. It reads a few files
-// of /proc, /sys and /dev in much less than a millisecond, starts nothing, asks neither the driver
-// nor nvidia-smi, and never prints. Like launch it imports only what is initialized early. What
-// CUDA itself makes of the machine is package detect's matter.
+// of a store is the current one. The input is a root folder; the output is a Machine. It reads a
+// few files of /proc, /sys and /dev in much less than a millisecond, starts nothing, asks neither
+// the driver nor nvidia-smi, and never prints. Like launch it imports only what is initialized
+// early. What CUDA itself makes of the machine is package detect's matter.
 package machine
 
 import (

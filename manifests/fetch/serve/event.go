@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// An Event is what became of a server: a Starting, Loading, Ready, Exit or Warning.
+// An Event is a change in a server's state: a Starting, Loading, Ready, Exit or Warning.
 type Event interface{ Kind() string }
 
 // Starting says that a server was started, on a port that was free.

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// ringLines are kept of what a server prints, and tailLines of them told.
+	// ringLines is how many lines of what a server prints are kept, and tailLines how many of them
+	// are reported.
 	ringLines, tailLines = 200, 40
 	// maxLine bounds a line that is kept, in bytes: a server may print without a newline.
 	maxLine = 1000
@@ -21,8 +22,8 @@ const (
 	maxLogs = 10
 )
 
-// An output is what a server prints: all of it in a file, and its last lines. A file that cannot be written, on a full disk,
-// is no reason to stop a server, nor to leave its pipe unread.
+// An output is what a server prints: all of it in a file, and its last lines. A file that cannot be written, on a full
+// disk, is not a reason to stop a server, or to leave its pipe unread.
 type output struct {
 	file *os.File // nil if there is none
 
@@ -52,8 +53,8 @@ func (s Server) output(on func(Event)) (*output, error) {
 	return &output{file: file}, nil
 }
 
-// newLog makes server-PID.log, or, where another container left that one, server-PID-2.log. Nobody else needs to read what
-// people ask a model.
+// newLog makes server-PID.log, or, where another container left that one, server-PID-2.log. No other user needs to read
+// what people ask a model.
 func newLog(dir string) (*os.File, error) {
 	for n := 1; ; n++ {
 		name := fmt.Sprintf("server-%d.log", os.Getpid())

@@ -28,7 +28,7 @@ type process struct {
 	gone bool // its number may be another process's
 }
 
-// drain is how long the rest of a server's output is waited for, which a program that left its group may hold open.
+// drain is how long to wait for the rest of a server's output, which a program that left its group may hold open.
 const drain = time.Second
 
 func start(program string, arguments, environ []string, out io.Writer) (*process, error) {
@@ -53,7 +53,7 @@ func start(program string, arguments, environ []string, out io.Writer) (*process
 	return p, <-begun
 }
 
-// wait waits for the end, and kills whatever the server leaves in its group, before its number can be another process's.
+// wait waits for the end, and kills whatever the server leaves in its group, before its PID can be reused.
 func (p *process) wait() {
 	for {
 		err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
@@ -99,8 +99,8 @@ func (p *process) exit() Exit {
 	return Exit{Code: &code}
 }
 
-// listens says whether it, or a process of its group, is the one that listens on a port. Where the kernel does not tell, it
-// is, unless it has ended.
+// listens reports whether p, or a process of its group, is the one that listens on a port. Where the kernel does not
+// tell, the answer is true, unless p has ended.
 func (p *process) listens(port int) bool {
 	members := group(p.pid)
 	sockets, told := listeners(port)
@@ -120,7 +120,7 @@ func (p *process) listens(port int) bool {
 	return hidden
 }
 
-// listeners are the sockets on which somebody listens on a port, as /proc/PID/fd names them, if the kernel tells.
+// listeners are the sockets that listen on a port, as /proc/PID/fd names them, if the kernel tells.
 func listeners(port int) (sockets map[string]bool, told bool) {
 	const listening = "0A" // TCP_LISTEN in include/net/tcp_states.h
 	sockets = map[string]bool{}

@@ -27,8 +27,8 @@ var harmless = []string{"pinned memory", "prompt cache", "retrying", "fit params
 // stamp is the time and the level in front of a line of llama.cpp's log.
 var stamp = regexp.MustCompile(`^(?:\d+\.)+\d+ [A-Z] `)
 
-// explain finds the reason for which a server ended in what it printed, in whether it had been ready, and in whether the
-// kernel killed something meanwhile for want of memory.
+// explain finds the reason for which a server ended in what it printed, in whether it had been ready, and in whether
+// the kernel meanwhile killed a process because memory ran out.
 func (e *Exit) explain(lines []string, ready, killedForMemory bool) {
 	for _, c := range complaints {
 		if ready && c.early {
@@ -63,8 +63,8 @@ func find(lines []string, said string) (string, bool) {
 	return "", false
 }
 
-// oomKills is how many processes the kernel has killed for want of memory, of the machine or of a container: oom_kill in
-// https://docs.kernel.org/admin-guide/cgroup-v2.html and, for all together, in /proc/vmstat.
+// oomKills is how many processes the kernel has killed because the machine or a container ran out of memory: oom_kill
+// in https://docs.kernel.org/admin-guide/cgroup-v2.html and, for all together, in /proc/vmstat.
 func oomKills() string {
 	data, _ := os.ReadFile("/proc/vmstat")
 	for line := range strings.Lines(string(data)) {

@@ -84,8 +84,8 @@ func write(name string, r record) error {
 
 func forget(dir string) { _ = os.Remove(recordName(dir)) }
 
-// strangerAge is how long records are kept of other boots and containers, of which nobody can tell from here whether they
-// run. A record less costs nothing but the last of three nets.
+// strangerAge is how long records of other boots and containers are kept, as it cannot be determined from here whether
+// their processes still run. Losing a record costs only the last of three safety nets.
 const strangerAge = 30 * 24 * time.Hour
 
 // clearAway kills the servers whose supervisor is gone, and removes their records.
@@ -116,7 +116,8 @@ func logsInUse(dir string) []string {
 	return logs
 }
 
-// records are the user's own: whoever else may write there must not have processes of this user killed.
+// records are the user's own: another user who may write there must not be able to get processes of
+// this user killed.
 func records(dir string) map[string]record {
 	list := map[string]record{}
 	entries, _ := os.ReadDir(dir)

@@ -1,7 +1,8 @@
 // Package serve supervises one llama-server: it starts it, says when it answers, keeps what it prints, and ends it.
 //
-// fetchcli calls it for `llcuda-fetch serve`. In goes a Server (a program with its arguments, where it is to listen, where
-// its log goes); out come Events by a callback, and an *ExitError that says why a server ended which nobody had ended:
+// fetchcli calls it for `llcuda-fetch serve`. The input is a Server (a program with its arguments, where it is to
+// listen, where its log goes); the output is Events, by a callback, and an *ExitError that says why a server ended that
+// was not asked to:
 //
 //	a free port ──▶ Starting ──▶ Loading, each second ──▶ Ready, once GET /health is 200 ──▶ Exit
 //
@@ -25,22 +26,22 @@ import (
 const UsualPort = 8090
 
 const (
-	// grace is what a server has for an end in order before it is killed.
+	// grace is how long a server may take to end in order before it is killed.
 	grace = 5 * time.Second
-	// graceUnattended is the same where nobody is left to wait: what counts then is that GPU memory is free again.
+	// graceUnattended is the same where no user is waiting: what counts then is that GPU memory is freed.
 	graceUnattended = time.Second
 	// pollEvery is how often a server is asked whether it is ready: well below what a person notices.
 	pollEvery = 50 * time.Millisecond
 	// answerLimit bounds one answer. A server that computes on all cores is slow to answer, not dead.
 	answerLimit = 5 * time.Second
-	// maxTries bounds how often another port is tried after somebody else was faster.
+	// maxTries bounds how often another port is tried after another process took the port first.
 	maxTries = 5
 )
 
 // ErrUnattended is the cause of a context that ends because the program that asked for the server has let go of it.
 var ErrUnattended = errors.New("the program that asked for the server has let go of it")
 
-// A Model is what a server serves, for those who are told of it.
+// A Model is what a server serves, for events and messages.
 type Model struct {
 	Name string `json:"name"`
 	Path string `json:"path"`
@@ -59,9 +60,9 @@ type Server struct {
 	Port int
 	// Prefix stands before the paths of its address, as llama-server's --api-prefix says.
 	Prefix string
-	// Key is one that it wants of its clients. Behind a Prefix even /health wants it.
+	// Key is the API key that it requires of its clients. Behind a Prefix even /health requires it.
 	Key string
-	// Timeout bounds the time until it is ready; 0 is none.
+	// Timeout bounds the time until it is ready; 0 means no limit.
 	Timeout time.Duration
 	// Log is the file that what it prints is appended to. If it is empty, a new file in the folder Logs is, unless that is
 	// empty, too.
@@ -111,7 +112,8 @@ func (s Server) host() string {
 	return s.Host
 }
 
-// freePort is a port on which nobody listens: the one asked for, or, for 0, UsualPort, else any.
+// freePort returns a port on which no process listens: the one asked for, or, for 0, UsualPort,
+// else any.
 func freePort(host string, asked int) (int, error) {
 	try := func(port int) (int, error) {
 		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
@@ -160,7 +162,7 @@ func (s Server) once(ctx context.Context, port int, out *output, on func(Event))
 		}
 		defer forget(s.Records)
 	}
-	// Apart from the events, for which a caller may have no ear.
+	// This does not depend on the events, which the caller may not be receiving.
 	stopped := make(chan struct{})
 	unhook := context.AfterFunc(ctx, func() {
 		within := grace
@@ -232,8 +234,8 @@ func seconds(since time.Time) float64 {
 	return float64(time.Since(since).Round(time.Millisecond)) / float64(time.Second)
 }
 
-// answers waits until a process answers that it is ready, and says whether it did before the context ended. What else may
-// answer on its port does not count.
+// answers waits until a process answers that it is ready, and reports whether it did before the context ended. Answers
+// from another process on its port do not count.
 func (s Server) answers(ctx context.Context, address string, p *process, port int) bool {
 	client := &http.Client{
 		Timeout:       answerLimit,

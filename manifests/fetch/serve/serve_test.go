@@ -81,7 +81,7 @@ func standIn(mode string) {
 		health = http.StatusServiceUnavailable
 	case mode == "stubborn":
 		signal.Ignore(syscall.SIGTERM)
-	case mode == "late": // binds when somebody else has had the time to
+	case mode == "late": // binds only after another process has had time to
 		time.Sleep(500 * time.Millisecond)
 	case mode == "shell": // leaves a program in its group, with its output
 		child := exec.Command("sh", "-c", `trap "" TERM; echo "child $$"; while :; do sleep 60; done`)
@@ -270,7 +270,7 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-// Loading is told each second, whatever else happens; a caller that does not listen does not keep the server.
+// Loading is reported each second, whatever else happens; a caller that does not listen does not block the server.
 func TestStopWithoutEar(t *testing.T) {
 	t.Parallel()
 	ctx, stop := context.WithCancel(t.Context())
@@ -416,7 +416,7 @@ func TestPruneLogs(t *testing.T) {
 	}
 }
 
-// hold listens on a free port, and answers everybody that all is well, as another server would.
+// hold listens on a free port, and answers every request with success, as another server would.
 func hold(t *testing.T, address string) int {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
@@ -428,8 +428,8 @@ func hold(t *testing.T, address string) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// A port that is taken is not used, and whoever answers there is not taken for the server. Not beside the other tests,
-// whose servers want the usual port, too.
+// A port that is taken is not used, and a process that answers there is not mistaken for the server. This does not run
+// in parallel with the other tests, whose servers want the usual port, too.
 func TestPorts(t *testing.T) {
 	s := server(t, "")
 	s.Port = hold(t, "127.0.0.1:0")
@@ -442,7 +442,7 @@ func TestPorts(t *testing.T) {
 		t.Errorf("events %v", events)
 	}
 
-	// Somebody else is faster, after the port was seen to be free.
+	// Another process takes the port after it was seen to be free.
 	for name, port := range map[string]int{"any": 0, "one asked for": 0} {
 		s := server(t, "late")
 		if name != "any" {
@@ -472,7 +472,7 @@ func TestPorts(t *testing.T) {
 	}
 }
 
-// A server that has ended listens nowhere, whoever has its port now.
+// A server that has ended listens nowhere, whichever process has its port now.
 func TestEndedDoesNotListen(t *testing.T) {
 	t.Parallel()
 	other, err := net.Listen("tcp", "127.0.0.1:0")

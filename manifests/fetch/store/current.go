@@ -23,8 +23,8 @@ var ErrNotInstalled = errors.New("nothing is installed")
 // ErrNoPrevious is a store in which nothing was installed before.
 var ErrNoPrevious = errors.New("there is no earlier installation")
 
-// Serves reports whether its programs may be started on a machine as it is now, without a look at
-// it by CUDA.
+// Serves reports whether its programs may be started on a machine as it is now, without asking
+// CUDA.
 func (i Install) Serves(now launch.Machine) bool { return i.startRecord().Serves(now) }
 
 // Sound says, at the cost of a few calls of stat, why an installation cannot be run from; nil if it
@@ -50,8 +50,8 @@ func (s *Store) Sound(i Install) error {
 }
 
 // Current is the installation that programs are run from on this machine: that of its kind, else
-// the one that was made for machines that were not there, else the newest of a machine that
-// somebody described. Its error is ErrNotInstalled where there is none.
+// the one that was made for machines that were not present, else the newest for a machine that a
+// user described. Its error is ErrNotInstalled where there is none.
 func (s *Store) Current() (Install, error) {
 	here := s.ThisMachine().Kind
 	for _, kind := range []string{here, launch.AnyKind} {
@@ -134,8 +134,8 @@ func (l *Locked) Activate(i Install) (Install, error) {
 	}
 	if current, err := l.currentOf(i.Machine.Kind); err == nil {
 		i.Previous = current.ID
-		// The same once more is nothing to go back to, and neither is what other GPUs of the
-		// machine get.
+		// A repetition of the same installation is not one to roll back to, and neither is one for
+		// other GPUs of the machine.
 		if current.Folder == i.Folder || current.Release == i.Release && current.Machine.Selection != i.Machine.Selection {
 			i.Previous = current.Previous
 		}
@@ -158,14 +158,14 @@ func (l *Locked) Activate(i Install) (Install, error) {
 		return Install{}, err
 	}
 	target := l.path(installsDir, strconv.Itoa(i.ID))
-	// What may be there is a record that could not be read.
+	// There may be a record that could not be read.
 	if err := errors.Join(l.put(stage, target), SyncFolder(l.path(installsDir))); err != nil {
 		return Install{}, err
 	}
 	return i, l.flip(i)
 }
 
-// Remember has an installation remember other mirrors.
+// Remember replaces the mirrors that an installation remembers.
 func (l *Locked) Remember(i Install, mirrors []string) (Install, error) {
 	i.Mirrors = mirrors
 	data, err := encodeRecord(i)
@@ -200,8 +200,8 @@ func (s *Store) Previous() (Install, error) {
 	return previous, err
 }
 
-// Rollback makes the installation that Previous gave the current one. Whoever calls it has verified
-// its files.
+// Rollback makes the installation that Previous gave the current one. The caller has verified its
+// files.
 func (l *Locked) Rollback(previous Install) error {
 	if len(previous.Libraries) > 0 {
 		if _, err := l.Link(l.Dir(previous), previous.Libraries); err != nil {

@@ -23,8 +23,9 @@ func writeFile(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// replaceFile writes a file of the store, which is as it was before or as it shall be, and on disk
-// when it returns. Killed, it leaves what it wrote in staging, where it is cleared away.
+// replaceFile writes a file of the store atomically: a reader sees the old contents or the new
+// ones. The file is on disk when it returns. A process killed meanwhile leaves what it wrote in
+// staging, where clean removes it.
 func (l *Locked) replaceFile(path string, data []byte) error {
 	stage, err := os.MkdirTemp(l.path(stagingDir), "install-")
 	if err != nil {
@@ -37,7 +38,7 @@ func (l *Locked) replaceFile(path string, data []byte) error {
 	return errors.Join(os.Rename(beside, path), SyncFolder(filepath.Dir(path)), os.Remove(stage))
 }
 
-// SyncFolder has the names in a folder on disk when it returns.
+// SyncFolder flushes the names in a folder to disk.
 func SyncFolder(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -50,7 +51,7 @@ func SyncFolder(dir string) error {
 	return errors.Join(err, f.Close())
 }
 
-// relink makes a link, in the place of one that may be there, by one rename.
+// relink makes a link, replacing an existing one, by one rename.
 func (l *Locked) relink(target, at string) error {
 	stage, err := os.MkdirTemp(l.path(stagingDir), "link-")
 	if err != nil {
@@ -75,8 +76,8 @@ func FileDigest(ctx context.Context, path string) (string, error) {
 }
 
 // put moves a finished folder to its place. Where another one is there already, as in an
-// installation that is repeated, the two change places in one call, so that whoever uses the
-// place always finds a whole one. What is not a folder there is not the store's.
+// installation that is repeated, the two are exchanged in one call, so that users of the place
+// always find a whole one. Anything there that is not a folder does not belong to the store.
 func (l *Locked) put(made, target string) error {
 	if info, err := os.Lstat(target); err == nil && !info.IsDir() {
 		return notFolder(target)
@@ -95,8 +96,8 @@ func (l *Locked) put(made, target string) error {
 	return os.Rename(made, target)
 }
 
-// discard moves a folder to staging and removes it there, so that what is half removed is cleared
-// away later.
+// discard moves a folder to staging and removes it there, so that a folder that is only partly
+// removed is cleared away later.
 func (l *Locked) discard(path string) error {
 	aside, err := os.MkdirTemp(l.path(stagingDir), "old-")
 	if err != nil {

@@ -21,11 +21,11 @@ import (
 // unless the folder is empty.
 const markerText = "llcuda-fetch keeps its installations in this folder, format 1\n"
 
-// lastNames are the files beside the store's folders. They go last.
+// lastNames are the files beside the store's folders. They are removed last.
 var lastNames = []string{home.Marker, lockName, lockName + heldSuffix, lockName + heldSuffix + stealSuffix}
 
-// folders are those that a store's folder has, and which of the names in them are the store's own.
-// Whatever else lies there is somebody's: it is never removed, nor followed if it is a link.
+// folders are the folders in a store, and which of the names in them are the store's own. Anything
+// else there belongs to a user: it is never removed, nor followed if it is a link.
 var folders = map[string]func(s *Store, name string, entry fs.DirEntry) bool{
 	downloadsDir: ownNames(`[0-9a-f]{64}\.partial`),
 	// What os.MkdirTemp made for the store, and records on their way to their place.
@@ -56,8 +56,8 @@ var (
 	installNames  = []string{recordName, launch.StartName, launch.BundleName}
 )
 
-// ownNames says that names of a form are the store's, of files where the form says so and else of
-// folders.
+// ownNames returns a function that reports whether an entry has a name of this form and is of the
+// right type: a file where the name has a file's extension, else a folder.
 func ownNames(form string) func(*Store, string, fs.DirEntry) bool {
 	whole := regexp.MustCompile(`^(?:` + form + `)$`)
 	return func(_ *Store, name string, entry fs.DirEntry) bool {
@@ -73,7 +73,7 @@ func (s *Store) holdsOnly(dir, name string, names []string) bool {
 }
 
 // listOwn are the names in a folder of the store that are the store's, as paths relative to it. A
-// folder that is not there, or is a link, has none.
+// folder that does not exist, or is a link, has none.
 func (s *Store) listOwn(dir string) ([]string, error) {
 	if info, err := os.Lstat(s.path(dir)); err != nil || !info.IsDir() {
 		return nil, ignoreMissing(err)
@@ -108,12 +108,13 @@ func (e *ForeignError) Error() string {
 // Hint says what helps.
 func (e *ForeignError) Hint() string { return e.Way }
 
-// create has the folder there with its marker. A folder that is somebody else's stays as it is.
+// create makes sure that the folder exists, with its marker. A folder with other uses stays as it
+// is.
 func (s *Store) create() error {
 	if user, err := os.UserHomeDir(); err == nil && isSameFolder(user, s.Home) || isSameFolder("/", s.Home) {
 		return s.foreignError("is a folder for more than a store")
 	}
-	if err := os.MkdirAll(s.Home, 0o775); err != nil { // everybody may not write, whatever the umask is
+	if err := os.MkdirAll(s.Home, 0o775); err != nil { // not world-writable, whatever the umask is
 		return err
 	}
 	marked, err := s.Marked()
@@ -189,7 +190,7 @@ func notFolder(path string) error {
 	return &ForeignError{path, "is not a folder, and the store has one there", "remove it, or choose another folder by --home (LLCUDA_HOME)"}
 }
 
-// A DistrustError is a store in which somebody else may write.
+// A DistrustError reports a store that another user may write to.
 type DistrustError struct{ Path, Why string }
 
 func (e *DistrustError) Error() string {
@@ -213,8 +214,8 @@ func (s *Store) Trusted() error {
 	return nil
 }
 
-// clean makes the store's folders and removes what the store left under staging, which nobody uses
-// while the lock is held.
+// clean makes the store's folders and removes what the store left under staging, which no other
+// process uses while the lock is held.
 func (l *Locked) clean() error {
 	if marked, err := l.Marked(); err != nil || !marked {
 		return errors.Join(err, &ForeignError{l.Home, "was removed meanwhile", "run it again"})
@@ -303,14 +304,15 @@ func (s *Store) isEmpty(dir string) bool {
 	return errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0
 }
 
-// Uninstall removes everything that the store made, itself at last. What is somebody else's stays,
-// in a folder that is not a store any more.
+// Uninstall removes everything that the store made, and finally the store itself. Files that are
+// not the store's stay, in a folder that is no longer a store.
 func (l *Locked) Uninstall() (Contents, error) {
 	c, err := l.Contents()
 	if err != nil {
 		return c, err
 	}
-	// What leads to programs goes first: nothing half removed is ever current.
+	// What leads to programs is removed first, so that nothing that is only partly removed is ever
+	// current.
 	slices.SortStableFunc(c.Own, func(a, b Item) int { return ranksFirst(b) - ranksFirst(a) })
 	for _, item := range c.Own {
 		if err := l.discard(l.path(item.Path)); err != nil {

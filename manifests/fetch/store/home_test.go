@@ -15,7 +15,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
-// write makes a file of somebody's, and its folders.
+// write makes a file that is not the store's, and its parent folders.
 func write(t testing.TB, path string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -106,8 +106,8 @@ func TestForeignHomes(t *testing.T) {
 	}
 }
 
-// filled is a store with an installation and what somebody put there, who names things as the store
-// does.
+// filled returns a store with an installation, and with foreign files whose names are like the
+// store's.
 func filled(t *testing.T) (l *Locked, foreign []string) {
 	l = open(t)
 	install(t, l, fetchtest.New(t, fetchtest.Options{}))
@@ -260,7 +260,7 @@ func TestFoldersThatAreNone(t *testing.T) {
 	}
 }
 
-// What lies in the place of a bundle and is not a folder is somebody's.
+// What lies in the place of a bundle and is not a folder does not belong to the store.
 func TestPlaceTaken(t *testing.T) {
 	r := fetchtest.New(t, fetchtest.Options{})
 	l := open(t)

@@ -42,7 +42,7 @@ type Install struct {
 	Folder  string `json:"folder"`
 	Runtime string `json:"runtime"`
 	// Metadata is the sha256 of the bundle's metadata.json, as it came out of the archive: the
-	// files are held to that, which nothing signed lists by itself.
+	// files are checked against it, as no signed document lists it by itself.
 	Metadata string `json:"metadata_sha256"`
 	// Libraries are the CUDA libraries that the bundle was linked to, by the folder Links, which is
 	// relative to the store. RuntimeNames are all that it looks for.
@@ -66,7 +66,7 @@ type Install struct {
 	// were tried. Both are empty in the records of clients that did not keep them.
 	LlamaCPP string   `json:"llama_cpp"`
 	Seen     []string `json:"seen"`
-	// SignedBy is who signed the release; empty where the user did without a signature.
+	// SignedBy is who signed the release; empty where the user skipped the signature.
 	SignedBy string `json:"signed_by"`
 	// Pointer is the number of the release pointer that named the release, and PointerBy whose
 	// number it is; 0 where the user named it.

@@ -50,8 +50,9 @@ func isOurs(f manifests.File, names []string) bool {
 // linkTo is how a bundle's folder leads to a folder of the store.
 func linkTo(dir string) string { return filepath.Join("..", "..", dir) }
 
-// Link makes a bundle find these CUDA libraries, so that its programs run by themselves; none takes
-// them away. It returns the folder of links, relative to the store, for the Install.
+// Link makes a bundle find these CUDA libraries, so that its programs run by themselves; with no
+// libraries, it removes the link to the earlier ones. It returns the folder of links, relative to
+// the store, for the Install.
 func (l *Locked) Link(bundle string, libraries []manifests.CUDALibrary) (string, error) {
 	at := filepath.Join(bundle, cudaLink)
 	if len(libraries) == 0 {

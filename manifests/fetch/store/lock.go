@@ -17,15 +17,15 @@ import (
 const (
 	lockName = "lock"
 	// heldSuffix is that of the file beside the lock where the file system has no flock(2), and
-	// stealSuffix that of the file by which the lock of a process that is gone is taken away.
+	// stealSuffix that of the file by which the lock of a process that has died is removed.
 	heldSuffix, stealSuffix = ".held", ".steal"
 	// maxRecord bounds what is read of who holds a lock, in bytes.
 	maxRecord = 4096
 	// lockPoll is how often a waiting process tries again.
 	lockPoll = 100 * time.Millisecond
-	// heldBeat is how often the holder of a named lock shows that it is alive, and heldStale after
-	// how long without that the others take it for gone. Network file systems show a change up to
-	// 20 seconds late: sshfs(1), dcache_timeout.
+	// heldBeat is how often the holder of a named lock shows that it is alive, and heldStale is the
+	// time without such a sign after which the others consider it dead. Network file systems show a
+	// change up to 20 seconds late: sshfs(1), dcache_timeout.
 	heldBeat, heldStale = 2 * time.Second, 40 * time.Second
 )
 
@@ -46,8 +46,8 @@ func (e *LockError) Hint() string {
 	return "remove " + e.Path + " if nothing else needs it, or choose another folder with --home (LLCUDA_HOME)"
 }
 
-// lockFile takes the lock at a path and returns what lets it go. While another process has it,
-// waiting, if not nil, is told of it once for each such process.
+// lockFile takes the lock at a path and returns the function that releases it. While another
+// process has it, waiting, if not nil, is called once for each such process.
 //
 // The lock is flock(2), which ends with the process. Network file systems that do not have it get a
 // namedLock. Package flock would not do: it follows a link in the lock's place, and does not show
@@ -68,7 +68,7 @@ func lockFile(ctx context.Context, path string, me Holder, waiting func(Holder))
 				}
 				return f.Close, nil
 			}
-			err = unix.EINTR // somebody removed it meanwhile: a lock on it keeps nobody out
+			err = unix.EINTR // it was removed meanwhile: a lock on it excludes no other process
 		// flock(2) of NFS, Lustre and some FUSE file systems.
 		case unix.ENOLCK, unix.ENOSYS, unix.EOPNOTSUPP:
 			f.Close()
@@ -86,7 +86,7 @@ func lockFile(ctx context.Context, path string, me Holder, waiting func(Holder))
 	}
 }
 
-// tellOnce tells of each holder once.
+// tellOnce reports each holder once.
 func tellOnce(waiting func(Holder)) func(Holder) {
 	var told *Holder
 	return func(h Holder) {
@@ -106,8 +106,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// openLock opens the file of a lock, and nothing else that may be in its place: who can write to
-// the folder could have a link there to a file that he cannot write to.
+// openLock opens the file of a lock, and nothing else that may be in its place: an attacker who can
+// write to the folder could place a link there to a file that the attacker cannot write to.
 func openLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o666)
 	switch {
@@ -138,8 +138,8 @@ func isAt(f *os.File, path string) bool {
 	return err == nil && os.SameFile(mine, there)
 }
 
-// writeHolder notes in a locked file who has it, for those who wait. A file that holds anything
-// else, or has another name, is somebody's: it is a lock as it is.
+// writeHolder notes in a locked file who has it, for those who wait. A file with any other
+// contents, or with a second hard link, is not the store's: it serves as a lock, unchanged.
 func writeHolder(f *os.File, me Holder) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -168,9 +168,10 @@ func readHolder(f *os.File) Holder {
 	return h
 }
 
-// A namedLock is a file that whoever makes it has the lock by. Its holder changes it all the time;
-// once nobody does, the others take it away. Only whoever made the file beside it may do that, so
-// that none takes away the lock of the next one.
+// A namedLock is a lock by the existence of a file: the process that creates the file has the lock.
+// The holder keeps changing the file; once the changes stop, the other processes remove it. Only
+// the process that created a second file beside it may remove it, so that no process removes the
+// lock of the next holder.
 type namedLock struct {
 	path        string
 	beat, stale time.Duration
@@ -217,7 +218,7 @@ func (n namedLock) take(ctx context.Context, me Holder, waiting func(Holder)) (u
 	}
 }
 
-// read is what the file holds: nothing where there is none any more.
+// read returns the contents of the file: nothing where it no longer exists.
 func (n namedLock) read() ([]byte, error) {
 	f, err := os.OpenFile(n.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -234,7 +235,7 @@ func (n namedLock) read() ([]byte, error) {
 	return data, nil
 }
 
-// steal removes the file if it holds what it held for so long.
+// steal removes the file if its contents are still those that did not change for so long.
 func (n namedLock) steal(seen []byte) error {
 	beside := n.path + stealSuffix
 	f, err := os.OpenFile(beside, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)

@@ -71,7 +71,7 @@ func TestLockInPlace(t *testing.T) {
 	}
 }
 
-// A lock that was removed while somebody waited for it is worth nothing.
+// A lock file that was removed while a process waited for it is worth nothing.
 func TestLockRemoved(t *testing.T) {
 	l := open(t)
 	second := make(chan error)
@@ -95,7 +95,8 @@ func TestLockRemoved(t *testing.T) {
 	}
 }
 
-// Where there is no flock, one at a time has the lock, and it outlives nobody by much.
+// Where there is no flock, one process at a time has the lock, and the lock does not outlive its
+// holder by much.
 func TestNamedLock(t *testing.T) {
 	n := namedLock{path: filepath.Join(t.TempDir(), "held"), beat: 10 * time.Millisecond, stale: time.Hour}
 	var inside, most int

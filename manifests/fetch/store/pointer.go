@@ -25,8 +25,8 @@ type seenRecord struct {
 	Statement json.RawMessage `json:"statement"`
 }
 
-// A PointerRecordError is a record of a release pointer that cannot be read. It is not a reason to
-// start over by itself: whoever can damage a file could go back so.
+// A PointerRecordError is a record of a release pointer that cannot be read. By itself, it is not a
+// reason to start over: otherwise an attacker who can damage a file could roll a machine back.
 type PointerRecordError struct {
 	Path string
 	Err  error
@@ -92,8 +92,8 @@ func readPointer(path string) (SeenPointer, error) {
 	return SeenPointer{record.Signer, p}, nil
 }
 
-// SeePointer remembers a release pointer of a signer, so that no older one is followed any more. It
-// refuses one that may not follow the one seen before, with a *manifests.PointerBackError.
+// SeePointer remembers a release pointer of a signer, so that older ones are no longer followed. It
+// refuses one that may not come after the one seen before, with a *manifests.PointerBackError.
 func (l *Locked) SeePointer(signer string, p manifests.Pointer) error {
 	seen, any, err := l.SeenPointer(signer)
 	switch {

@@ -80,7 +80,8 @@ func TestSeePointer(t *testing.T) {
 	}
 }
 
-// What cannot be read is not a reason to start over: whoever can damage a file could go back so.
+// A record that cannot be read is not a reason to start over: otherwise an attacker who can damage
+// a file could roll a machine back.
 func TestDamagedPointerIsNotForgotten(t *testing.T) {
 	const signer = "key sha256:00"
 	p := manifests.Pointer{Release: "v1", Manifest: strings.Repeat("a", 64), Number: 3, Issued: time.Unix(1e9, 0).UTC(), Expires: time.Unix(1e9+1, 0).UTC()}

@@ -65,8 +65,8 @@ func (s *Store) Shared(i Install) (bool, error) {
 	}), err
 }
 
-// Prunable is what the store made and no installation needs that a machine uses: of every kind of
-// machine the current one and the one before it are kept.
+// Prunable returns what the store made and no installation in use needs: of every kind of machine
+// the current one and the one before it are kept.
 func (s *Store) Prunable() ([]Item, error) {
 	wanted, err := s.usedInstalls()
 	if err != nil {

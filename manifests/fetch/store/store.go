@@ -1,16 +1,16 @@
 // Package store is what llcuda-fetch keeps on a machine: bundles, CUDA runtimes, and which of them
 // is installed.
 //
-// The fetch package calls it, with archives as they come from the network and with the manifest's
-// word on them; out come folders whose every file was verified, and the Install that `run` starts
-// programs from:
+// The fetch package calls it, with archives as they come from the network and with what the
+// manifest says of them. The output is folders whose every file was verified, and the Install that
+// `run` starts programs from:
 //
 //	Stage.Unpack ──▶ staging/… ──Stage.Adopt──▶ bundles/…, runtimes/… ──Locked.Activate──▶ installs/N ◀── current
 //
 //	llcuda-store                says that the folder is a store
-//	lock                        held by whoever changes anything; lock.held stands for it where there is no flock(2)
-//	downloads/SHA256.partial    what transfers go on from
-//	staging/                    what is being made; whoever takes the lock removes what the store left there
+//	lock                        held by the process that changes anything; lock.held stands for it where there is no flock(2)
+//	downloads/SHA256.partial    what transfers resume from
+//	staging/                    what is being made; the process that takes the lock removes what the store left there
 //	bundles/NAME-TAR12/         an unpacked bundle, named by the beginning of its tar's sha256; left-out.json in it says
 //	                            which CPU variants fail here, and have no link beside the programs
 //	runtimes/NAME/              unpacked CUDA libraries, named by their own digest
@@ -94,15 +94,16 @@ func folder(a manifests.Artifact) string {
 	return filepath.Join(bundlesDir, a.Stem()+"-"+a.Tar.SHA256[:digits])
 }
 
-// Folder is where an archive lies unpacked, as an absolute path, and whether it does. Whoever goes
-// by that, and not by an Install, has it verified first.
+// Folder returns the absolute path of the folder that an archive is unpacked to, and reports
+// whether the folder exists. A caller that relies on that, and not on an Install, has it verified
+// first.
 func (s *Store) Folder(a manifests.Artifact) (string, bool) {
 	path := s.path(folder(a))
 	info, err := os.Lstat(path)
 	return path, err == nil && info.IsDir()
 }
 
-// Locked is a store that nobody else changes meanwhile.
+// Locked is a store that no other process changes meanwhile.
 type Locked struct {
 	*Store
 	unlock func() error
@@ -136,7 +137,7 @@ func (e *HomeError) Hint() string {
 }
 
 // Lock makes the folder and takes its lock, and clears away what killed processes left. While
-// another process has the lock, waiting, if not nil, is told of it once for each such process.
+// another process has the lock, waiting, if not nil, is called once for each such process.
 func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) (*Locked, error) {
 	if err := s.Trusted(); err != nil {
 		return nil, err
@@ -159,10 +160,10 @@ func (s *Store) Lock(ctx context.Context, command string, waiting func(Holder)) 
 	return l, nil
 }
 
-// Close lets the lock go.
+// Close releases the lock.
 func (l *Locked) Close() error { return l.unlock() }
 
-// Partial is the file that a transfer of these bytes goes on from.
+// Partial is the file that a transfer of these bytes resumes from.
 func (s *Store) Partial(sha256 string) string { return s.path(downloadsDir, sha256+".partial") }
 
 // Documents are the files that vouch for a release's archives, byte for byte.

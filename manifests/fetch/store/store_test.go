@@ -97,7 +97,7 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// Whoever waits for the lock is told whom for, once.
+// A caller that waits for the lock learns once which process has it.
 func TestLock(t *testing.T) {
 	l := open(t)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -176,8 +176,8 @@ func (t variantTrial) try(ctx context.Context, names ...string) (loaded string, 
 	return loaded, nil
 }
 
-// tryEach tries variants one by one and gives those that crash. One that the CPU lacks something
-// for is not even loaded, and its program ends in order.
+// tryEach tries variants one by one and gives those that crash. A variant that needs a feature that
+// the CPU lacks is not even loaded, and its program ends in order.
 func (t variantTrial) tryEach(ctx context.Context, names []string, cpu string) ([]LeftOut, error) {
 	var bad []LeftOut
 	for _, name := range names {
@@ -194,8 +194,8 @@ func (t variantTrial) tryEach(ctx context.Context, names []string, cpu string) (
 }
 
 // leaveOut takes away the links to these variants, gives back all others, and keeps a record. Links
-// come back before the record says so and go after it does: killed in between, nothing counts as
-// missing.
+// are restored before the record says so and removed after it does: if the process is killed in
+// between, nothing counts as missing.
 func (l *Locked) leaveOut(dir string, bundle variants.Bundle, out []LeftOut) error {
 	programs := filepath.Join(dir, bundle.Programs)
 	var gone []string

@@ -35,7 +35,7 @@ func TestTryVariants(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		variants map[string]string
-		left     []string // the programs' variants afterwards
+		left     []string // the programs' variants afterward
 		problems map[string]string
 		fails    string
 	}{

@@ -18,8 +18,8 @@ import (
 type Finding = archive.Finding
 
 // Verify reads every file of an unpacked archive of the store and compares it with what the
-// manifest and the archive's own metadata.json say. It returns what is wrong; an error is one of
-// reading, where nothing can be said.
+// manifest and the archive's own metadata.json say. It returns what is wrong; an error means that
+// the archive could not be read, and nothing can be said of it.
 //
 // The links to CUDA libraries that Link made may be there beside the bundle's own files, and the
 // links to CPU variants that TryVariants left out may be gone.

@@ -15,11 +15,11 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
-// A Blob is a file to bring.
+// A Blob is a file to download.
 type Blob struct {
 	Name string // for messages
 	Size int64  // bytes; negative if it is not known
-	Max  int64  // where Size is not known: a longer file is refused, because it would fill the disk; 0 is no limit
+	Max  int64  // where Size is not known: a longer file is refused, because it would fill the disk; 0 means no limit
 	// SHA256 or SHA512 is the digest of the bytes, in lower-case hex. Both are empty only where it
 	// is not known, and then nothing is resumed from an earlier run.
 	SHA256, SHA512 string

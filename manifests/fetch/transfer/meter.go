@@ -78,5 +78,5 @@ func (m *meter) interrupt(cause error) {
 	}
 }
 
-// lags reports whether one range alone keeps those that follow it waiting.
+// lags reports whether a single range keeps those that follow it waiting.
 func (m *meter) lags() bool { return m.ready.Load() > 0 && m.open.Load() == 1 }

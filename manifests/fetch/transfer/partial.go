@@ -24,10 +24,10 @@ const (
 	partialKept = 7 * 24 * time.Hour
 )
 
-// Save has the blob at dest and returns its size. A file that is there and is not the blob is
-// replaced; one that is the blob is left as it is, so processes that save the same blob share one
-// download. Until the blob is whole, its bytes are in a partial file beside dest, where the next
-// call resumes after an interruption.
+// Save makes sure that dest is the blob and returns its size. An existing file that is not the blob
+// is replaced; one that is the blob is left as it is, so processes that save the same blob share
+// one download. Until the blob is whole, its bytes are in a partial file beside dest, where the
+// next call resumes after an interruption.
 //
 // progress and errors are those of Fetch.
 func (c *Client) Save(ctx context.Context, b Blob, dest string, progress func(Progress)) (int64, error) {
@@ -43,7 +43,7 @@ func (c *Client) Save(ctx context.Context, b Blob, dest string, progress func(Pr
 	if err := c.fetch(ctx, b, partial, nil, progress); err != nil {
 		_, otherFile := errors.AsType[*SizeError](err)
 		if info, statErr := partial.Stat(); otherFile || statErr == nil && info.Size() == 0 {
-			os.Remove(partial.Name()) // nothing to go on from; gone already after a *DigestError
+			os.Remove(partial.Name()) // nothing to resume from; already removed after a *DigestError
 		}
 		return 0, err
 	}

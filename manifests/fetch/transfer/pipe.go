@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// A pipe is io.Pipe with room for bytes between its ends. Without that each read waits for a write
-// and each write for a read, and where other programs want the processor, too, every such meeting
-// costs a turn of theirs.
+// A pipe is io.Pipe with room for bytes between its ends. Without the room each read waits for a
+// write and each write for a read, and where other programs compete for the processor, each such
+// rendezvous costs a time slice.
 type pipe struct {
 	mu      sync.Mutex
 	changed sync.Cond
@@ -67,8 +67,8 @@ func (p *pipe) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// end is the writer's: nil lets the reader have what is left and then io.EOF, anything else fails
-// it at once. The first one counts.
+// end is for the writer: nil gives the reader what is left and then io.EOF; any other error fails
+// the reader at once. The first call counts.
 func (p *pipe) end(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -81,7 +81,7 @@ func (p *pipe) end(err error) {
 	p.changed.Broadcast()
 }
 
-// refuse is the reader's: it wants no more, and the writer is told why.
+// refuse is for the reader: it wants no more data, and the writer gets the error that says why.
 func (p *pipe) refuse(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

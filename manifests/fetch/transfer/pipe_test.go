@@ -38,7 +38,8 @@ func TestPipeEnds(t *testing.T) {
 	broken := errors.New("broken")
 	buffer := make([]byte, 10)
 
-	// A failed writer is heard of before the bytes that are left, and its first word counts.
+	// A writer's error reaches the reader before the bytes that are left, and the first error
+	// counts.
 	p := newPipe(10)
 	if _, err := p.Write([]byte("left")); err != nil {
 		t.Fatal(err)
@@ -52,7 +53,7 @@ func TestPipeEnds(t *testing.T) {
 		t.Error(err)
 	}
 
-	// A whole writer is heard to its end.
+	// The reader gets all bytes of a writer that succeeds.
 	p = newPipe(10)
 	if _, err := p.Write([]byte("left")); err != nil {
 		t.Fatal(err)
@@ -62,7 +63,7 @@ func TestPipeEnds(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 
-	// Who waits hears of it.
+	// A waiting reader or writer is woken by the other's end.
 	p = newPipe(10)
 	done := make(chan error)
 	go func() {

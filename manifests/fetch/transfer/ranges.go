@@ -221,7 +221,7 @@ func (t *transfer) fetchRanges(ctx context.Context, address, shown, etag string,
 	if err := t.stream(io.LimitReader(first, end-t.have), shown, end); err != nil {
 		return err
 	}
-	first.Close() // of which nothing is wanted any more
+	first.Close() // the rest of it is not needed
 	for len(pending) > 0 {
 		var got piece
 		got, pending = <-pending[0], pending[1:]

@@ -144,7 +144,8 @@ func TestSaveTogether(t *testing.T) {
 	}
 }
 
-// What nobody went on with goes; what may be gone on with, and all that has its own name, stays.
+// Partial files that were abandoned are removed; those that may be resumed, and all files with
+// names of their own, stay.
 func TestRemoveStale(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a [b] c")
 	if err := os.Mkdir(dir, 0o755); err != nil {

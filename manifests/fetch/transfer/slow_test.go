@@ -25,8 +25,8 @@ func hurried() *Client {
 	return c
 }
 
-// A slow mirror is left for the next one, which goes on at the same byte; where no other one has
-// the blob, it is waited for.
+// A slow mirror is abandoned for the next one, which continues at the same byte; where no other
+// mirror has the blob, the transfer waits for the slow one.
 func TestFetchSlow(t *testing.T) {
 	const crawl, slow = 10, 32 << 10 // bytes a second, both less than hurried wants
 	const short = 64 << 10           // a blob that comes even so
@@ -144,7 +144,7 @@ func TestGetSlow(t *testing.T) {
 	}
 }
 
-// What a server sends without end is bounded: bodies by what was asked for, redirects by their
+// A server that sends without end is cut off: bodies by what was asked for, redirects by their
 // number.
 func TestEndless(t *testing.T) {
 	dir, _, sum := sample(t)

@@ -1,17 +1,17 @@
 // Package transfer brings bytes of a known digest from mirrors to a file.
 //
-// The client calls it for releases and models, and the farm for the builder's packages. In go a
-// Blob (name, size, digest, mirrors) and the path of a partial file; when Fetch returns nil the
-// file is whole, has the digest and is on disk, and the caller renames it. Save is Fetch to a
+// The client calls it for releases and models, and the farm for the builder's packages. The input
+// is a Blob (name, size, digest, mirrors) and the path of a partial file; when Fetch returns nil
+// the file is whole, has the digest and is on disk, and the caller renames it. Save is Fetch to a
 // file's own name.
 //
 //	mirror ──▶ ranges, in order ──▶ partial file, SHA-256, follower, progress
 //
 // The partial file is at every moment a prefix of the blob: ranges that are fetched side by side
 // wait in memory, at most Streams × RangeSize bytes, and are written in order. So nothing but the
-// file's length is kept for the next run, and a process killed at any moment leaves a file to go on
-// from. After a power failure the prefix may be damaged; then the digest is wrong, and the blob is
-// fetched again from its first byte.
+// file's length is kept for the next run, and a process killed at any moment leaves a file to
+// resume from. After a power failure the prefix may be damaged; then the digest is wrong, and the
+// blob is fetched again from its first byte.
 //
 // Mirrors are tried in turn, each from the byte where the one before it ended. One that gives too
 // few bytes for a while is left for the next, and taken up again, the fastest first, if none of the
@@ -62,7 +62,7 @@ type Client struct {
 	// StallTimeout is how long a connection may bring no byte: 30 seconds.
 	StallTimeout time.Duration
 	// SlowRate is how many bytes a second a mirror must give over each SlowWindow, or the next one
-	// is asked: 16 KiB. A negative one has none given up.
+	// is asked: 16 KiB. With a negative rate, no mirror is abandoned.
 	SlowRate int64
 	// SlowWindow is how long a mirror may be slower than SlowRate: 1 minute.
 	SlowWindow time.Duration
@@ -102,7 +102,7 @@ func (c *Client) policy() retry.Policy {
 	return retry.Policy{Tries: c.Tries, FirstWait: c.FirstWait, MaxAfter: c.MaxRetryAfter}
 }
 
-// Patient is the same client, which gives no mirror up for being slow.
+// Patient returns the same client, except that it never abandons a mirror for being slow.
 func (c *Client) Patient() *Client {
 	p := *c
 	p.SlowRate = -1
@@ -166,7 +166,7 @@ type transfer struct {
 	told     time.Time
 	refused  map[string]error      // mirrors not to be asked again, as they are shown
 	changed  bool                  // a pass ended because the server's file changed
-	alone    bool                  // no mirror goes on where another one ended
+	alone    bool                  // no mirror continues where another one ended
 	slow     map[string]*SlowError // mirrors to be asked again when no other one is left, as they are shown
 	meter    *meter                // of the mirror that is asked
 
@@ -220,7 +220,7 @@ func (t *transfer) pass(ctx context.Context) error {
 				p.refuse(err)
 				cancel(err) // also where no byte is on its way
 			} else {
-				_, _ = io.Copy(io.Discard, p) // it has what it wants; the writer goes on
+				_, _ = io.Copy(io.Discard, p) // the reader has what it wants; the writer continues
 			}
 			t.done <- err
 		}()
@@ -271,7 +271,7 @@ func (t *transfer) bring(ctx context.Context) error {
 		default:
 			failed = append(failed, err)
 		}
-		if t.alone && t.have > 0 { // no other mirror goes on with what this one began
+		if t.alone && t.have > 0 { // no other mirror continues what this one began
 			return true, errChanged
 		}
 		return false, nil

@@ -225,8 +225,8 @@ func TestGet(t *testing.T) {
 	}
 }
 
-// A name that nobody knows, and a proxy that wants a password, are answers: waiting changes
-// neither.
+// A host name that does not resolve, and a proxy that wants a password, are answers: waiting
+// changes neither.
 func TestGetEndsAtOnce(t *testing.T) {
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) }))
 	defer proxy.Close()
@@ -276,7 +276,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Whenever a process is killed, the next one goes on from a prefix.
+// Whenever a process is killed, the next one resumes from a prefix.
 func TestFetchKilled(t *testing.T) {
 	dir, data, sum := sample(t)
 	s := transfertest.New(t, dir, transfertest.Fault{})

@@ -20,10 +20,10 @@ import (
 // workflowIssuer has the tokens of GitHub's workflows.
 const workflowIssuer = "https://token.actions.githubusercontent.com"
 
-// audience is whom Sigstore's tokens are for.
+// audience is the audience of Sigstore's tokens.
 const audience = "sigstore"
 
-// tokenLife is how long a token holds. GitHub's hold ten minutes.
+// tokenLife is how long a token is valid. GitHub's are valid for ten minutes.
 const tokenLife = 10 * time.Minute
 
 // An issuer signs tokens: those of workflows, under GitHub's name, and those of people, under its own.
@@ -43,7 +43,7 @@ func newIssuer() (*issuer, error) {
 	return &issuer{key: key, devices: map[string]*device{}}, nil
 }
 
-// A device is one that somebody signs in on.
+// A device is a device on which a user signs in.
 type device struct {
 	challenge string // what it will prove to know
 	asked     int    // how often it asked for its token
@@ -138,7 +138,7 @@ func (i *issuer) actions(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, map[string]string{"value": token})
 }
 
-// somebody is who signs in, always and at once.
+// somebody is the user who signs in, always and immediately.
 const somebody = "maintainer@example.org"
 
 func (i *issuer) deviceCode(w http.ResponseWriter, r *http.Request) {
@@ -149,7 +149,7 @@ func (i *issuer) deviceCode(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, map[string]any{"device_code": code, "user_code": "ABCD-EFGH", "verification_uri": i.own + "/device", "interval": 0, "expires_in": 300})
 }
 
-// token gives a device its token, the second time that it asks.
+// token gives a device its token on its second request.
 func (i *issuer) token(w http.ResponseWriter, r *http.Request) {
 	refused := i.ask(r.FormValue("device_code"), r.FormValue("code_verifier"))
 	if refused != "" {

@@ -94,6 +94,6 @@ func startRekorV2(dir string) (*rekorV2, error) {
 }
 
 func (r *rekorV2) stop() {
-	r.child.Process.Kill() // nothing in its folder is needed any more
+	r.child.Process.Kill() // nothing in its folder is needed anymore
 	r.child.Wait()
 }

@@ -24,6 +24,6 @@ func serveTSA() (string, error) {
 		return "", err
 	}
 	authority := server.NewRestAPIServer("127.0.0.1", port, []string{"http"}, false, readTimeout, readTimeout)
-	go authority.Serve() // ends with the process; what fails is seen by who asks for the chain
+	go authority.Serve() // ends with the process; a failure shows when the chain is requested
 	return fmt.Sprintf("http://127.0.0.1:%d", port), nil
 }

@@ -169,7 +169,7 @@ func (h *hub) commit(w http.ResponseWriter, r *http.Request) {
 	pass(w, answer)
 }
 
-// overtake commits before somebody's commit does.
+// overtake makes a commit just before the requested one.
 func (h *hub) overtake(r *http.Request) {
 	h.commits.Lock()
 	defer h.commits.Unlock()

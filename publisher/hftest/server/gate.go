@@ -13,7 +13,7 @@ type gate struct {
 	world   *world
 	inner   http.Handler
 	stageOf func(*http.Request) string
-	// overtake makes another one's commit, if not nil.
+	// overtake, if not nil, makes a commit of another client.
 	overtake func(*http.Request)
 }
 
@@ -56,7 +56,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		say()
 	case "stall":
 		io.CopyN(io.Discard, r.Body, fault.Bytes)
-		select { // until the client gives up; without reading on, that cannot be seen, so not for ever
+		select { // until the client gives up, but not forever: without further reads that goes unnoticed
 		case <-r.Context().Done():
 		case <-time.After(20 * time.Second):
 		}

@@ -89,7 +89,7 @@ func hubStage(r *http.Request) string {
 	return "info"
 }
 
-// repoOf is "org/name" of a request, empty where it is about none.
+// repoOf is "org/name" of a request, empty where the request is not about a repository.
 func repoOf(r *http.Request) string {
 	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	switch {
@@ -137,7 +137,7 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// admit holds the rules of who may do what, in the words of the real Hub.
+// admit enforces the access rules, in the words of the real Hub, and reports whether the request may proceed.
 func (h *hub) admit(w http.ResponseWriter, r *http.Request, stage string) bool {
 	if stage == "exchange" || stage == "complete" { // these carry their right in themselves
 		return true
@@ -235,7 +235,7 @@ func (h *hub) explain(w http.ResponseWriter, r *http.Request) {
 	say(w, status, code, message.Error)
 }
 
-// A refusal holds an error of hfd's back.
+// A refusal withholds an error response of hfd's.
 type refusal struct {
 	http.ResponseWriter
 	status int

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A Token is what somebody may do.
+// A Token is what its bearer may do.
 type Token struct {
 	Write bool `json:"write"`
 	// Repo confines it to one repository, if not empty.
@@ -50,9 +50,9 @@ type Fault struct {
 	//	drop-after   the request is carried out, then the connection ends
 	//	status       Status is answered, with Header and Body
 	//	status-after the request is carried out, then Status is answered
-	//	stall        Bytes of the body are read, then nothing happens any more
-	//	revoke       the request's token is forgotten, then the request goes on
-	//	overtake     another one's commit comes in between
+	//	stall        Bytes of the body are read, then nothing more happens
+	//	revoke       the request's token is forgotten, then the request continues
+	//	overtake     another client's commit comes in between
 	//	expire       the address has expired
 	Do     string            `json:"do"`
 	Bytes  int64             `json:"bytes"`
@@ -125,7 +125,8 @@ func (w *world) record(r Request) {
 	w.log = append(w.log, r)
 }
 
-// token tells what a request's token allows. known is false for one that nobody gave out; a request without one is anonymous.
+// token returns what a request's token allows. known is false for a token that was never issued; a request without a
+// token is anonymous.
 func (w *world) token(r *http.Request) (t Token, anonymous, known bool) {
 	name, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {

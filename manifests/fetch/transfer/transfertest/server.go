@@ -1,7 +1,7 @@
 // Package transfertest is a release server for tests: it serves a folder on the loopback interface and fails on demand.
 //
-// Tests of the packages that download call it. In go a folder and a Fault; out comes a real HTTP server whose
-// requests are counted. It never listens on another interface.
+// Tests of the packages that download call it. The input is a folder and a Fault; the output is a real HTTP server
+// whose requests are counted. It never listens on another interface.
 package transfertest
 
 import (
@@ -147,7 +147,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, dir string) {
 	if fault.Rate > 0 {
 		n = trickle(w, body, fault.Rate)
 	} else {
-		n, _ = w.Write(body) // a client that hangs up is no fault of the server's
+		n, _ = w.Write(body) // a client that hangs up is not the server's fault
 	}
 	s.mu.Lock()
 	s.sent += int64(n)
