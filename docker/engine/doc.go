@@ -2,8 +2,8 @@
 // daemon that runs the farm's containers, its command line client and its CNI
 // plugin, all at one version, compiled from the Go module proxy alone.
 //
-// It exists for Linux hosts that have no container runtime. On other hosts
-// Dagger finds Docker, Podman or nerdctl, and this is never built. The
+// It exists for Linux hosts that have no container runtime. Everybody else
+// lets Dagger find Docker, Podman or nerdctl and never builds this. The
 // package ci/internal/engine/builtin reads three things from here: go.mod (the
 // tool directives are what it compiles, the version of github.com/dagger/dagger
 // is what it links in as the engine's version), and debian-packages.txt.

@@ -10,8 +10,8 @@ const (
 	RuncPath = "/usr/sbin/runc"
 
 	// DumbInitPath is bind-mounted into every container as its first process,
-	// and called without a "--" before the command. The code that starts the
-	// engine puts this module's init program there; /run is the engine's own.
+	// and called without a "--" before the command. Whoever starts the engine
+	// puts the program init of this module there; /run is the engine's own.
 	DumbInitPath = "/run/llcuda-init"
 
 	// EngineDefaultStateDir is never used: the engine is always started with

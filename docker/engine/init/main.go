@@ -85,7 +85,7 @@ func forward(signals <-chan os.Signal, child int) {
 		case syscall.SIGCHLD, // reaped above
 			syscall.SIGURG,                                    // Go's scheduler sends it to itself
 			syscall.SIGPIPE,                                   // this process's own
-			syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU: // nothing would resume it
+			syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU: // nobody would continue it
 			continue
 		}
 		// The group may have ended already.
