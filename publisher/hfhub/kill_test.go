@@ -131,7 +131,7 @@ func TestKill(t *testing.T) {
 		t.Errorf("the repository holds %+v", files)
 	}
 	t.Logf("%d of %d runs were killed; %d landed their commit", killer.Killed(), rounds, landed)
-	if landed == 0 || untouched < rounds/4 {
+	if landed == 0 || untouched < rounds/10 {
 		t.Errorf("%d kills came after the commit and %d before it: they missed what they are for", landed, untouched)
 	}
 }

@@ -37,7 +37,7 @@ func TestOpenCache(t *testing.T) {
 		{name: "file", prepare: func(dir string) error { return os.WriteFile(dir, nil, 0o644) }, want: "not a directory"},
 		{name: "no home", env: map[string]string{"HOME": "", "XDG_CACHE_HOME": ""}, want: "$HOME"},
 		{name: "relative", env: map[string]string{"XDG_CACHE_HOME": "relative"}, want: "relative"},
-		{name: "relative home", env: map[string]string{"HOME": "here", "XDG_CACHE_HOME": ""}, want: "no absolute path"},
+		{name: "relative home", env: map[string]string{"HOME": "here", "XDG_CACHE_HOME": ""}, want: "not an absolute path"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "cache")
