@@ -97,7 +97,8 @@ func TestKill(t *testing.T) {
 	var before string         // the head
 	landed, untouched := 0, 0 // before the kill
 	killer := killtest.New(1, time.Second)
-	for i := range rounds {
+	// A busy machine shifts the kills past the commit: more rounds give it as many before that.
+	for i := 0; i < rounds || untouched < rounds/4 && i < 2*rounds; i++ {
 		const each = 20 // rounds of a repository: hfd takes longer from commit to commit
 		if i%each == 0 {
 			old = job{Hub: hub.URL, Repo: fmt.Sprintf("org/kill-%d", i/each), Seed: uint64(5000 + i)}
@@ -130,8 +131,8 @@ func TestKill(t *testing.T) {
 	if files, _ := hub.Files(old.Repo); !cmp.Equal(listed(t, old.files()), files) {
 		t.Errorf("the repository holds %+v", files)
 	}
-	t.Logf("%d of %d runs were killed; %d landed their commit", killer.Killed(), rounds, landed)
-	if landed == 0 || untouched < rounds/10 {
+	t.Logf("%d of %d runs were killed; %d landed their commit", killer.Killed(), landed+untouched, landed)
+	if landed == 0 || untouched < rounds/4 {
 		t.Errorf("%d kills came after the commit and %d before it: they missed what they are for", landed, untouched)
 	}
 }

@@ -237,27 +237,28 @@ func (b *buildCommand) knownSteps() (map[string][]manifests.Artifact, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := map[string][]manifests.Artifact{}
-	look := func(step, key string, kind manifests.Kind) {
-		var found []manifests.Artifact
-		for _, name := range names { // ascending, so that the .tar.gz is the first
-			if artifact, madeFrom, ok := b.known.Known(b.dir.Path(name)); ok && artifact.Kind == kind && madeFrom == key {
-				found = append(found, artifact)
-			}
+	archives := map[string][]manifests.Artifact{} // by the key of what made them; ascending, so that the .tar.gz is the first
+	for _, name := range names {
+		if artifact, key, ok := b.known.Known(b.dir.Path(name)); ok && key != "" {
+			archives[key] = append(archives[key], artifact)
 		}
-		if key != "" && len(found) == len(manifests.Formats()) && found[0].Stem() == found[1].Stem() {
+	}
+	known := map[string][]manifests.Artifact{}
+	look := func(step, key string) {
+		found := archives[key]
+		if len(found) == len(manifests.Formats()) && found[0].Stem() == found[1].Stem() {
 			known[step] = found
 			b.show.event(farm.Event{Step: step, Stage: "pack", State: farm.StateDone, Cached: true})
 		}
 	}
-	look(string(farm.StepRuntime), b.runtimeKey(), manifests.KindCUDART)
+	look(string(farm.StepRuntime), b.runtimeKey())
 	if b.like == nil {
 		for _, target := range b.targets {
 			key, err := b.bundleKey(target)
 			if err != nil {
 				return nil, err
 			}
-			look(target.SM.String(), key, manifests.KindBundle)
+			look(target.SM.String(), key)
 		}
 	}
 	if runtime := known[string(farm.StepRuntime)]; runtime != nil {

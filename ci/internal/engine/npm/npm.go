@@ -14,7 +14,7 @@
 //
 // Downloads are transfer's: they resume after an interruption, and honor the proxy variables and
 // SSL_CERT_FILE. A tarball gets its name in the cache when its bytes have the lock's SHA-512, and
-// is hashed again each time. Tarballs are kept forever, the folder of a lock for 30 days after its
+// is hashed again when its file has changed since (filestamp). Tarballs are kept forever, the folder of a lock for 30 days after its
 // last use. The package runs neither npm nor a package's script, never trusts a name or a size, and
 // never prints.
 package npm
