@@ -87,7 +87,7 @@ var inTests = map[string][]string{
 	"manifests":                  {"manifests/goldentest", "matrix/spec"},
 	"manifests/archive":          {"manifests/fetch/fetchtest"},
 	"manifests/fetch":            {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest", "manifests/sigverify"},
-	"manifests/fetch/fetchcli":   {"manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
+	"manifests/fetch/fetchcli":   {"manifests/fetch/console/consoletest", "manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
 	"manifests/fetch/hub":        {"publisher/hftest"},
 	"manifests/fetch/console":    {"manifests/fetch/console/consoletest"},
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
@@ -107,7 +107,7 @@ var inTests = map[string][]string{
 // testOnly are packages that nothing but tests imports.
 var testOnly = map[string][]string{
 	"ci/internal/engine/image/imagetest":    {},
-	"manifests/fetch/console/consoletest":   {},
+	"manifests/fetch/console/consoletest":   {"manifests/measure"},
 	"manifests/fetch/fetchtest":             {"manifests", "matrix"},
 	"manifests/fetch/serve/servetest":       {},
 	"manifests/fetch/transfer/transfertest": {},

@@ -18,28 +18,12 @@ import (
 
 const mb = 1_000_000
 
-// bring tells of a download of 100 MB at 4 MB/s, of which an earlier run brought 20 MB, ten times a second.
-func bring(s *console.Transfers) {
-	p := measure.Progress{Name: "llcuda-bins-sm75.tar.zst", Total: 100 * mb, From: 20 * mb}
-	for p.Done = 5 * mb; p.Done <= 20*mb; p.Done += 5 * mb {
-		s.Report(p)
-	}
-	p.Source = "https://mirror"
-	for p.Done = 20 * mb; p.Done < p.Total; p.Done += 400_000 {
-		s.Report(p)
-		time.Sleep(100 * time.Millisecond)
-	}
-	p.Done = p.Total
-	s.Report(p)
-	s.Report(p) // said once
-}
-
 // In a log, a notebook or a pipe: a line at the beginning, one every 10 seconds, and one at the end.
 func TestTransfersInALog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out, err bytes.Buffer
 		term := &console.Terminal{Program: "ci", Out: &out, Err: &err}
-		bring(term.Transfers("downloading", "downloaded"))
+		consoletest.Download(term.Transfers("downloading", "downloaded").Report)
 		uploads := term.Transfers("uploading", "uploaded") // which say no source
 		for done := int64(0); done <= 3*mb; done += mb {
 			uploads.Report(measure.Progress{Name: "a", Done: done, Total: 3 * mb})

@@ -13,32 +13,15 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/console/consoletest"
 )
-
-// A download of 100 MB at 4 MB/s, of which an earlier run had downloaded 20 MB, reported ten times
-// a second.
-func bring(t *terminal) {
-	const mb = 1_000_000
-	p := fetch.Progress{Name: "llcuda-bins-sm75.tar.zst", Total: 100 * mb, From: 20 * mb}
-	for p.Done = 5 * mb; p.Done <= 20*mb; p.Done += 5 * mb {
-		t.progress(p)
-	}
-	p.Source = "https://mirror"
-	for p.Done = 20 * mb; p.Done < p.Total; p.Done += 400_000 {
-		t.progress(p)
-		time.Sleep(100 * time.Millisecond)
-	}
-	p.Done = p.Total
-	t.progress(p)
-	t.progress(p) // said once
-}
 
 // --quiet hides progress messages; results, warnings and errors are still printed.
 func TestQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out, err bytes.Buffer
 		term := &terminal{Terminal: &console.Terminal{Program: "llcuda-fetch", Out: &out, Err: &err}, quiet: true}
-		bring(term)
+		consoletest.Download(term.progress)
 		term.notef("nothing")
 		term.printf("a result")
 		term.warnf("a warning")
@@ -56,7 +39,7 @@ func TestEvents(t *testing.T) {
 		var out, err bytes.Buffer
 		open := func() *terminal { return &terminal{Terminal: &console.Terminal{Out: &out, Err: &err}, events: true} }
 		term := open()
-		bring(term)
+		consoletest.Download(term.progress)
 		var first, last downloadEvent
 		lines := strings.Split(strings.TrimSuffix(err.String(), "\n"), "\n")
 		for i, line := range lines {
