@@ -65,6 +65,33 @@ type Toolkit struct {
 	// DriverPTX is the oldest driver whose compiler reads the toolkit's PTX: the one the toolkit came with. It is absent
 	// where no row asks the toolkit for PTX.
 	DriverPTX string `json:"driver_ptx,omitempty"`
+	// StaticLibraries says that the toolkit's packages have CUDA's libraries as static ones, too: a runtime is made of
+	// them for each SM major. Without them, one runtime is the shared libraries as they are.
+	StaticLibraries bool `json:"static_libraries"`
+}
+
+// A Runtime is what one asset of CUDA's own libraries serves: the bundles of a toolkit, all of them or those of one SM
+// major. cuBLAS has kernels that only the first SM of a major has code for, so no runtime is for less than a major.
+type Runtime struct {
+	Toolkit string // by name
+	Major   int    // 7 for 7.x; 0 for every SM of the toolkit
+}
+
+// String is "cu12-sm7x", or "cu13" for all SMs.
+func (r Runtime) String() string {
+	cu := "cu" + strings.TrimPrefix(r.Toolkit, "cuda")
+	if r.Major == 0 {
+		return cu
+	}
+	return fmt.Sprintf("%s-sm%dx", cu, r.Major)
+}
+
+// Runtime is the runtime that the toolkit's bundle for an SM is served by.
+func (k Toolkit) Runtime(sm SM) Runtime {
+	if !k.StaticLibraries {
+		return Runtime{Toolkit: k.Name}
+	}
+	return Runtime{Toolkit: k.Name, Major: sm.Major()}
 }
 
 // ToolkitName is the name of the toolkits of a CUDA version's major: "cuda12" for "12.4.1".
