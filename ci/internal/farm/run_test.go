@@ -84,9 +84,13 @@ func losesEngine(ctx context.Context) error {
 func jobsFor(sms ...matrix.SM) []Job {
 	var targets []matrix.Target
 	for _, sm := range sms {
-		targets = append(targets, matrix.Target{SM: sm})
+		targets = append(targets, matrix.Target{SM: sm, Toolkit: "cuda12"})
 	}
-	return Plan(targets, Source{Digest: "sha256:1"}, Recipe{})
+	jobs, err := Plan(targets, Source{Digest: "sha256:1"}, []Recipe{{Toolkit: matrix.Toolkit{Name: "cuda12"}}})
+	if err != nil {
+		panic(err)
+	}
+	return jobs
 }
 
 // harness runs jobs on builders and remembers what was collected.
@@ -118,7 +122,9 @@ func newHarness(t *testing.T) *harness {
 		Collect: func(_ context.Context, tree Tree) ([]manifests.Artifact, error) {
 			return enter(manifests.BundleName(tree.Job.Target.SM))
 		},
-		CollectRuntime: func(_ context.Context, dir string) ([]manifests.Artifact, error) { return enter("runtime") },
+		CollectRuntime: func(_ context.Context, step Step, dir string) ([]manifests.Artifact, error) {
+			return enter(step.Name())
+		},
 	}
 	return h
 }
@@ -126,7 +132,7 @@ func newHarness(t *testing.T) *harness {
 // verdicts is how each step ended, in few words.
 func verdicts(o Outcome) map[string]string {
 	got := map[string]string{}
-	for _, r := range o.all() {
+	for _, r := range o.All() {
 		switch {
 		case r.Err == nil:
 			got[r.Step] = "ok"
@@ -167,52 +173,52 @@ func TestRun(t *testing.T) {
 		{
 			name:     "what is there already is not run",
 			builders: []*fakeBuilder{{name: "a"}},
-			known:    map[string][]manifests.Artifact{"sm75": {{Name: "75"}}, "runtime": {{Name: "runtime"}}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			known:    map[string][]manifests.Artifact{"sm75": {{Name: "75"}}, "runtime-cu12": {{Name: "runtime-cu12"}}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
 			ran:      [][]string{{"host", "sm86", "sm89"}},
 		},
 		{
 			name:     "without a device step there is no host step",
 			builders: []*fakeBuilder{{name: "a"}},
 			known:    map[string][]manifests.Artifact{"sm75": {{Name: "75"}}, "sm86": {{Name: "86"}}, "sm89": {{Name: "89"}}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
-			ran:      [][]string{{"runtime"}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"runtime-cu12"}},
 		},
 		{
 			name:     "one engine does all in order",
 			builders: []*fakeBuilder{{name: "a"}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
-			ran:      [][]string{{"host", "runtime", "sm75", "sm86", "sm89"}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"host", "runtime-cu12", "sm75", "sm86", "sm89"}},
 		},
 		{
 			name:     "a failing SM stops nothing else",
 			builders: []*fakeBuilder{{name: "a", faults: faults("sm75", fails)}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "failed", "sm86": "ok", "sm89": "ok"},
-			ran:      [][]string{{"host", "runtime", "sm75", "sm86", "sm89"}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "failed", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"host", "runtime-cu12", "sm75", "sm86", "sm89"}},
 		},
 		{
 			name:     "a failing host step stops everything",
 			builders: []*fakeBuilder{{name: "a", faults: faults("host", fails)}},
-			want:     map[string]string{"host": "failed", "runtime": "host failed", "sm75": "host failed", "sm86": "host failed", "sm89": "host failed"},
+			want:     map[string]string{"host": "failed", "runtime-cu12": "host failed", "sm75": "host failed", "sm86": "host failed", "sm89": "host failed"},
 			ran:      [][]string{{"host"}},
 		},
 		{
 			name:     "a host step that fails late cancels what runs beside it",
 			builders: []*fakeBuilder{{name: "a", faults: faults("host", func(ctx context.Context) error { time.Sleep(time.Second); return fails(ctx) })}, {name: "b"}},
-			want:     map[string]string{"host": "failed", "runtime": "host failed", "sm75": "host failed", "sm86": "host failed", "sm89": "host failed"},
-			ran:      [][]string{{"host"}, {"runtime"}},
+			want:     map[string]string{"host": "failed", "runtime-cu12": "host failed", "sm75": "host failed", "sm86": "host failed", "sm89": "host failed"},
+			ran:      [][]string{{"host"}, {"runtime-cu12"}},
 		},
 		{
 			name:     "a lost engine's step goes to another, first of all",
 			builders: []*fakeBuilder{{name: "a", faults: faults("host", losesEngine)}, {name: "b"}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
-			ran:      [][]string{{"host"}, {"runtime", "host", "sm75", "sm86", "sm89"}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"host"}, {"runtime-cu12", "host", "sm75", "sm86", "sm89"}},
 		},
 		{
 			name:     "the last engine lost leaves what was finished",
 			builders: []*fakeBuilder{{name: "a", faults: faults("sm86", losesEngine)}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "no engine", "sm89": "no engine"},
-			ran:      [][]string{{"host", "runtime", "sm75", "sm86"}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "ok", "sm86": "no engine", "sm89": "no engine"},
+			ran:      [][]string{{"host", "runtime-cu12", "sm75", "sm86"}},
 		},
 		{
 			name: "a step that costs two engines gets no third",
@@ -222,8 +228,8 @@ func TestRun(t *testing.T) {
 				{name: "a", faults: faults("sm75", losesEngine)},
 				{name: "b", faults: faults("sm75", losesEngine)},
 			},
-			want: map[string]string{"host": "ok", "runtime": "ok", "sm75": "kills engines", "sm86": "ok", "sm89": "ok"},
-			ran:  [][]string{{"host", "sm86", "sm89"}, {"runtime", "sm75"}, {"sm75"}},
+			want: map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "kills engines", "sm86": "ok", "sm89": "ok"},
+			ran:  [][]string{{"host", "sm86", "sm89"}, {"runtime-cu12", "sm75"}, {"sm75"}},
 		},
 	}
 	for _, test := range tests {
@@ -303,7 +309,7 @@ func TestRunCancelled(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("error is %v", err)
 		}
-		want := map[string]string{"host": "ok", "runtime": "ok", "sm75": "cancelled", "sm86": "cancelled"}
+		want := map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "cancelled", "sm86": "cancelled"}
 		if diff := cmp.Diff(want, verdicts(out)); diff != "" {
 			t.Errorf("verdicts (-want +got):\n%s", diff)
 		}
