@@ -54,7 +54,7 @@ func (b *fakeBuilder) Build(ctx context.Context, step Step, dest string, events 
 	case <-time.After(time.Minute + b.extra[name]):
 	}
 	files := map[StepKind][]string{
-		StepHost:    {"binaries/cuda12/llama-cli", "lib/libggml-base.so.0", "lib/libggml-cpu-x64.so", "LICENSE", "THIRD_PARTY_LICENSES.txt"},
+		StepHost:    {"binaries/llama-cli", "lib/libggml-base.so.0", "lib/libggml-cpu-x64.so", "LICENSE", "THIRD_PARTY_LICENSES.txt"},
 		StepDevice:  {"lib/libggml-cuda.so", "THIRD_PARTY_LICENSES.txt"},
 		StepRuntime: {"lib/libcudart.so.12", "LICENSE"},
 	}[step.Kind]
@@ -251,7 +251,7 @@ func TestRun(t *testing.T) {
 						t.Errorf("steps of %s (-want +got):\n%s", test.builders[i].name, diff)
 					}
 				}
-				failed := slices.ContainsFunc(out.all(), func(r *Result) bool { return r.Err != nil })
+				failed := slices.ContainsFunc(out.All(), func(r Result) bool { return r.Err != nil })
 				if failed != (err != nil) {
 					t.Errorf("Run's error is %v", err)
 				}
@@ -343,16 +343,18 @@ func TestRunTreeAndLog(t *testing.T) {
 			}
 		}
 		h.opts.CollectRuntime = nil
-		out, err := Run(t.Context(), jobsFor(75), []Builder{&fakeBuilder{name: "good"}, flaky}, h.opts)
+		jobs := jobsFor(75)
+		jobs[0].Target.Toolkit = "cuda13"
+		out, err := Run(t.Context(), jobs, []Builder{&fakeBuilder{name: "good"}, flaky}, h.opts)
 		if err != nil {
 			t.Fatal(err)
 		}
 		want := []string{
 			"LICENSE",
 			"THIRD_PARTY_LICENSES.txt",
-			"binaries/cuda12/libggml-cpu-x64.so → ../../lib/libggml-cpu-x64.so",
-			"binaries/cuda12/libggml-cuda.so → ../../lib/libggml-cuda.so",
-			"binaries/cuda12/llama-cli",
+			"binaries/cuda13/libggml-cpu-x64.so → ../../lib/libggml-cpu-x64.so",
+			"binaries/cuda13/libggml-cuda.so → ../../lib/libggml-cuda.so",
+			"binaries/cuda13/llama-cli",
 			"lib/libggml-base.so → libggml-base.so.0",
 			"lib/libggml-base.so.0",
 			"lib/libggml-cpu-x64.so",
@@ -420,6 +422,40 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
+// Each toolkit's runtimes are made once, whichever SMs of theirs are built, and the host half by the first toolkit.
+func TestRuntimeSteps(t *testing.T) {
+	first := matrix.Toolkit{Name: "cuda12", StaticLibraries: true}
+	second := matrix.Toolkit{Name: "cuda13"}
+	var targets []matrix.Target
+	for sm, toolkit := range map[matrix.SM]string{70: "cuda12", 75: "cuda12", 90: "cuda12", 100: "cuda13", 120: "cuda13"} {
+		targets = append(targets, matrix.Target{SM: sm, Toolkit: toolkit})
+	}
+	slices.SortFunc(targets, func(a, b matrix.Target) int { return int(a.SM - b.SM) })
+	recipes := []Recipe{{Toolkit: first, Host: first}, {Toolkit: second, Host: first}}
+	jobs, err := Plan(targets, Source{}, recipes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, step := range RuntimeSteps(jobs) {
+		got = append(got, step.Name()+" in "+step.Toolkit().Name)
+	}
+	for _, job := range jobs {
+		host, device := Step{Kind: StepHost, Recipe: job.Recipe}, Step{Kind: StepDevice, Target: job.Target, Recipe: job.Recipe}
+		got = append(got, host.Name()+" in "+host.Toolkit().Name+", "+device.Name()+" in "+device.Toolkit().Name)
+	}
+	want := []string{
+		"runtime-cu12-sm7x in cuda12", "runtime-cu12-sm9x in cuda12", "runtime-cu13 in cuda13",
+		"host in cuda12, sm70 in cuda12", "host in cuda12, sm75 in cuda12", "host in cuda12, sm90 in cuda12", "host in cuda12, sm100 in cuda13", "host in cuda12, sm120 in cuda13",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if _, err := Plan(targets, Source{}, recipes[:1]); err == nil || err.Error() != "planning sm100: no recipe for the toolkit cuda13" {
+		t.Errorf("a toolkit without a recipe: %v", err)
+	}
+}
+
 func TestAssembleRefusesTheSameFileInBothHalves(t *testing.T) {
 	dir := t.TempDir()
 	for _, half := range []string{"host", "device"} {
@@ -428,7 +464,7 @@ func TestAssembleRefusesTheSameFileInBothHalves(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	err := assemble(filepath.Join(dir, "tree"), filepath.Join(dir, "host"), filepath.Join(dir, "device"))
+	err := assemble(filepath.Join(dir, "tree"), filepath.Join(dir, "host"), filepath.Join(dir, "device"), "cuda12")
 	if !errors.Is(err, os.ErrExist) {
 		t.Errorf("error is %v", err)
 	}
