@@ -4,8 +4,9 @@
 // The farm calls it once a tree is complete: Audit reads every file and refuses what breaks a rule
 // of the bundle, Describe derives metadata.json from the files, Pack writes NAME.tar.gz and
 // NAME.tar.zst from one tar stream, hashed while it is written. PackRuntime does the same for
-// CUDA's own libraries. ReadArtifact and VerifyArchive go the other way, from an archive to what
-// the manifest says of it.
+// CUDA's own libraries, in either of two forms, and CheckServed compares what a bundle takes from
+// these with what a runtime gives. ReadArtifact and VerifyArchive go the other way, from an archive
+// to what the manifest says of it.
 //
 // A tree is an fs.FS that implements fs.ReadLinkFS and whose root holds binaries/, lib/ and the
 // licenses; os.Root.FS and os.DirFS give one. ELF files and the device code in them are read by

@@ -9,7 +9,8 @@
 //
 //	llcuda-bins-sm75.tar.gz          a bundle: llama.cpp for one SM (KindBundle)
 //	llcuda-bins-sm75.tar.zst         the very same tar, smaller
-//	llcuda-cudart-cu12-….tar.gz/.zst the CUDA libraries, named by the first 12 hex digits of the tar's sha256 (KindCUDART)
+//	llcuda-cudart-….tar.gz/.zst      CUDA's libraries, for one SM major (cu12-sm7x) or for a toolkit (cu13), named by that
+//	                                 and the first 12 hex digits of the tar's sha256 (KindCUDART)
 //	llcuda-fetch-linux-amd64.tar.gz  the client, for each architecture, and install.sh, which brings it (KindClient)
 //	llcuda-3.0.0-py3-none-any.whl    the Python package, by itself, and with the client of linux-amd64 in it (KindClient)
 //	llcuda-bins-sm75.spdx.json       the bill of materials of each bundle, client and wheel, by its stem (KindSBOM)

@@ -55,12 +55,12 @@ func seedRelease(t testing.TB) manifests.Release {
 		ptx          []matrix.SM
 		gz, zst, tar int64
 	}{
-		{"12.4.1", "5", code(50), nil, 107 * mega, 90 * mega, 175 * mega},
-		{"12.4.1", "6", code(60, 61), nil, 112 * mega, 94 * mega, 188 * mega},
-		{"12.4.1", "7", code(70, 75), nil, 112 * mega, 94 * mega, 189 * mega},
-		{"12.4.1", "8", code(80, 86, 89), nil, 121 * mega, 100 * mega, 213 * mega},
-		{"12.4.1", "9", code(90), []matrix.SM{90}, 180 * mega, 150 * mega, 340 * mega},
-		{"13.3.1", "d", code(75, 80, 86, 89, 90, 100, 103, 110, 120, 121), nil, 430 * mega, 367 * mega, 560 * mega},
+		{"12.4.1", "5", code(50), nil, 94 * mega, 90 * mega, 174 * mega},
+		{"12.4.1", "6", code(60, 61), nil, 104 * mega, 94 * mega, 188 * mega},
+		{"12.4.1", "7", code(70, 75), nil, 102 * mega, 94 * mega, 189 * mega},
+		{"12.4.1", "8", code(80, 86, 89), nil, 117 * mega, 100 * mega, 212 * mega},
+		{"12.4.1", "9", code(90), []matrix.SM{90}, 223 * mega, 149 * mega, 340 * mega},
+		{"13.3.1", "d", code(75, 80, 86, 89, 90, 100, 103, 110, 120, 121), []matrix.SM{75, 120}, 411 * mega, 389 * mega, 573 * mega},
 	} {
 		for _, a := range runtimeOf(of.cuda, of.digit, of.holds, of.ptx...) {
 			compiler, _ := m.ToolkitOf(matrix.Target{Toolkit: matrix.ToolkitName(of.cuda)})

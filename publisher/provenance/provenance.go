@@ -42,7 +42,7 @@ const (
 
 // Facts are what the archives of a release say of themselves.
 type Facts struct {
-	// Files are what was made and is to be downloaded: the bundles, the CUDA runtime, the client and install.sh.
+	// Files are what was made and is to be downloaded: the bundles, the CUDA runtimes, the client and install.sh.
 	Files []manifests.Artifact
 	// Bundles are the metadata of the bundles.
 	Bundles []manifests.Metadata
