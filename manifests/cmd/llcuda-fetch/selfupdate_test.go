@@ -75,7 +75,7 @@ func (p *published) put(tag string) {
 }
 
 func (p *published) command(args ...string) *exec.Cmd {
-	return exec.Command(p.program, append([]string{"--public-key", p.key, "--mirror", p.mirror + "/{release}", "--home", filepath.Join(p.mirror, "none")}, args...)...)
+	return child(p.t, p.program, append([]string{"--public-key", p.key, "--mirror", p.mirror + "/{release}", "--home", filepath.Join(p.mirror, "none")}, args...)...)
 }
 
 // there is the release whose client is there, whole.
@@ -206,7 +206,7 @@ func TestSelfUpdateWhereItCannot(t *testing.T) {
 			if strings.HasPrefix(test.hint, "another user") {
 				args = args[3:] // root in a user namespace is the user who owns the files
 			}
-			cmd := exec.Command(args[0], args[1:]...)
+			cmd := child(t, args[0], args[1:]...)
 			cmd.Dir = work
 			cmd.Env = append(os.Environ(), "HOME="+work, "BIN="+p.bin, "REALKEY="+p.key, "KEY="+p.key, "MIRROR="+filepath.Join(p.mirror, "v1.1.0-runtime"),
 				fmt.Sprintf("SIZE=%d", len(p.clients["v1.0.0-runtime"])))
