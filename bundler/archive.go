@@ -100,7 +100,7 @@ func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata
 		a.add(RuleArchive, "", "packing its files again gives another tar (sha256 %s instead of %s): it was not made by this program", again.SHA256, a.Tar.SHA256)
 	}
 	if a.kind == manifests.KindCUDART {
-		t, err := readTree(fsys)
+		t, err := readTree(fsys, manifests.Toolkit{}) // no programs in it
 		if err != nil {
 			return err
 		}

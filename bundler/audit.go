@@ -34,7 +34,7 @@ type Report struct {
 // report says what was read in any case, and is nil only where the tree could not be read at all.
 func Audit(fsys fs.FS, rules Rules) (*Report, error) {
 	name := manifests.BundleName(rules.Target.SM)
-	t, err := readTree(fsys)
+	t, err := readTree(fsys, toolkitIn(rules.Toolkit))
 	if err != nil {
 		return nil, fmt.Errorf("auditing %s: %w", name, err)
 	}
@@ -80,7 +80,7 @@ func (a *audit) add(rule, path, format string, args ...any) {
 // checkPresence looks for everything that a bundle must have.
 func (a *audit) checkPresence() {
 	for _, name := range programs() {
-		p := path.Join(programDir, name)
+		p := path.Join(a.programDir, name)
 		if n := a.at[p]; n == nil {
 			a.add(RuleMissingFile, p, "the program is absent; build its target and put it there")
 		} else if !n.isRegular() {
@@ -115,14 +115,14 @@ func (a *audit) checkPlaces() {
 		dir = path.Clean(dir)
 		switch {
 		case n.info.IsDir():
-			if n.path != libraryDir && n.path != programDir && n.path != path.Dir(programDir) {
+			if n.path != libraryDir && n.path != a.programDir && n.path != path.Dir(a.programDir) {
 				a.add(RuleUnexpected, n.path, "a bundle has no such folder; remove it")
 			}
-		case n.isLink() && dir == programDir && isBackendName(base):
+		case n.isLink() && dir == a.programDir && isBackendName(base):
 			// backendLinks looks at it
 		case n.isLink():
 			a.versionLink(n, wanted)
-		case dir == programDir:
+		case dir == a.programDir:
 			if !slices.Contains(programs(), base) {
 				a.add(RuleUnexpected, n.path, "a bundle has the programs %s and no other; remove it", strings.Join(programs(), ", "))
 			}
@@ -157,7 +157,7 @@ func (a *audit) libraryPlace(n *node, wanted map[*node]bool) {
 func (a *audit) neededLibraries() map[*node]bool {
 	wanted := make(map[*node]bool)
 	for _, n := range a.nodes {
-		if n.elf == nil || path.Dir(n.path) != programDir && !n.isBackend() {
+		if n.elf == nil || path.Dir(n.path) != a.programDir && !n.isBackend() {
 			continue
 		}
 		for _, lib := range a.closure(n) {
@@ -178,7 +178,7 @@ func (a *audit) versionLink(n *node, wanted map[*node]bool) {
 	case target == nil:
 		a.add(RuleLink, n.path, "the link to %s leads to no file", n.link)
 	case !n.inLibraries() || strings.Contains(n.link, "/"):
-		a.add(RuleLink, n.path, "the link to %s: only links between names of one library in lib, and those to backends in %s, belong in a bundle", n.link, programDir)
+		a.add(RuleLink, n.path, "the link to %s: only links between names of one library in lib, and those to backends in %s, belong in a bundle", n.link, a.programDir)
 	case !wanted[target]:
 		a.add(RuleUnexpected, n.path, "no program or backend needs the library it leads to; remove it")
 	}
@@ -195,7 +195,7 @@ func (a *audit) checkBackendLinks() {
 		base := path.Base(n.path)
 		switch {
 		case n.isBackend():
-			link := path.Join(programDir, base)
+			link := path.Join(a.programDir, base)
 			if l := a.at[link]; l == nil || !l.isLink() {
 				a.add(RuleLink, link, "a link to %s is needed here: llama.cpp looks for backends beside the executable", backendLink+base)
 			} else if l.link != backendLink+base {
@@ -203,7 +203,7 @@ func (a *audit) checkBackendLinks() {
 			} else if a.resolve(link) == nil {
 				a.add(RuleLink, link, "the link to %s leads to no file", l.link)
 			}
-		case n.isLink() && path.Dir(n.path) == programDir && isBackendName(base) && a.at[path.Join(libraryDir, base)] == nil:
+		case n.isLink() && path.Dir(n.path) == a.programDir && isBackendName(base) && a.at[path.Join(libraryDir, base)] == nil:
 			a.add(RuleLink, n.path, "the link to %s leads to no file: there is no such backend", n.link)
 		}
 	}
@@ -221,7 +221,7 @@ func (a *audit) checkModes() {
 			a.add(RuleMode, n.path, "mode %v has a setuid, setgid or sticky bit; clear it", mode)
 		case mode.Perm()&0o002 != 0:
 			a.add(RuleMode, n.path, "mode %v lets everybody write; clear that bit", mode)
-		case n.isRegular() && path.Dir(n.path) == programDir && !isExecutable(mode):
+		case n.isRegular() && path.Dir(n.path) == a.programDir && !isExecutable(mode):
 			a.add(RuleMode, n.path, "mode %v: the program is not executable", mode)
 		}
 	}
@@ -255,7 +255,7 @@ func (a *audit) checkForm(n *node) {
 		a.add(RuleELF, n.path, "the file is for %v, %v; a bundle is for x86-64", e.Machine, e.Class)
 		return
 	}
-	if path.Dir(n.path) == programDir {
+	if path.Dir(n.path) == a.programDir {
 		if e.Type != elf.ET_DYN && e.Type != elf.ET_EXEC || e.Interpreter != loader {
 			a.add(RuleELF, n.path, "want a program with the interpreter %s, found %v with interpreter %q", loader, e.Type, e.Interpreter)
 		}
@@ -297,10 +297,10 @@ const openMPRuntime = "libgomp.so.1"
 func (a *audit) checkRunPath(n *node) {
 	want := "$ORIGIN"
 	switch {
-	case path.Dir(n.path) == programDir:
+	case path.Dir(n.path) == a.programDir:
 		want = "$ORIGIN/../../lib"
 	case n.isBackend():
-		want = "$ORIGIN:$ORIGIN/../../lib" // it is loaded through its link in programDir, and $ORIGIN is that folder
+		want = "$ORIGIN:$ORIGIN/../../lib" // it is loaded through its link beside the programs, and $ORIGIN is that folder
 	case path.Base(n.path) == openMPRuntime && len(n.elf.RunPath) == 0:
 		want = ""
 	}
@@ -314,7 +314,7 @@ func (a *audit) checkRunPath(n *node) {
 
 // checkDeviceCode checks that every fatbin holds the target's code and no other.
 func (a *audit) checkDeviceCode(n *node) {
-	sm, ptx := a.rules.Target.SM, a.rules.Target.PTX
+	want, ptx := a.rules.Target.Code(), a.rules.Target.PTX
 	foreign := make(map[string]int)
 	why := make(map[string]string)
 	type container struct {
@@ -329,14 +329,14 @@ func (a *audit) checkDeviceCode(n *node) {
 		switch {
 		case d.Kind != PTX && d.Kind != Cubin:
 			reason = "no rule allows it"
-		case d.Kind == Cubin && (d.SM != sm || d.Variant != ""):
-			reason = fmt.Sprintf("the bundle is for sm_%d alone; build with CMAKE_CUDA_ARCHITECTURES=%s", sm, a.rules.Target.CMakeArchitectures())
+		case d.Kind == Cubin && d.Code() != want:
+			reason = fmt.Sprintf("the bundle is for sm_%s alone; build with CMAKE_CUDA_ARCHITECTURES=%s", want, a.rules.Target.CMakeArchitectures())
 		case d.Kind == Cubin:
 			cubins[at] = true
 		case !ptx:
 			reason = fmt.Sprintf("the bundle carries no PTX; build with CMAKE_CUDA_ARCHITECTURES=%s", a.rules.Target.CMakeArchitectures())
-		case d.SM != sm || d.Variant != "":
-			reason = fmt.Sprintf("the bundle carries PTX for compute_%d alone; build with CMAKE_CUDA_ARCHITECTURES=%s", sm, a.rules.Target.CMakeArchitectures())
+		case d.Code() != want:
+			reason = fmt.Sprintf("the bundle carries PTX for compute_%s alone; build with CMAKE_CUDA_ARCHITECTURES=%s", want, a.rules.Target.CMakeArchitectures())
 		default:
 			texts[at] = true
 		}
@@ -350,13 +350,13 @@ func (a *audit) checkDeviceCode(n *node) {
 		a.add(RuleDeviceCode, n.path, "it holds %s of %s: %s", count(foreign[what], "piece"), what, why[what])
 	}
 	if n.path == path.Join(libraryDir, cudaBackend) && len(all) == 0 {
-		a.add(RuleDeviceCode, n.path, "it holds no device code at all: no cubin for sm_%d; build it with nvcc", sm)
+		a.add(RuleDeviceCode, n.path, "it holds no device code at all: no cubin for sm_%s; build it with nvcc", want)
 		return
 	}
 	if missing := len(all) - len(cubins); missing > 0 {
-		a.add(RuleDeviceCode, n.path, "%s of %d without a cubin for sm_%d", count(missing, "container"), len(all), sm)
+		a.add(RuleDeviceCode, n.path, "%s of %d without a cubin for sm_%s", count(missing, "container"), len(all), want)
 	}
 	if missing := len(all) - len(texts); ptx && missing > 0 {
-		a.add(RuleDeviceCode, n.path, "%s of %d without PTX for compute_%d, which GPUs newer than the matrix need", count(missing, "container"), len(all), sm)
+		a.add(RuleDeviceCode, n.path, "%s of %d without PTX for compute_%s, which GPUs newer than the matrix need", count(missing, "container"), len(all), want)
 	}
 }

@@ -32,7 +32,8 @@ import (
 //	24  u16  minor, 26 u16 major version of the format inside
 //	28  u32  SM
 //	32  u32  offset, 36 u32 length of a file name
-//	40  u64  flags: 0x2000 LZ4 block, 0x8000 zstd, 0x100000 code for one chip only (sm_90a)
+//	40  u64  flags: 0x2000 LZ4 block, 0x8000 zstd, 0x100000 code for one chip only (sm_90a), 0x200000
+//	         for the chips of one family only (sm_120f)
 //	48  u64  zero
 //	56  u64  size of the payload when decompressed, 0 where it is not compressed
 const (
@@ -44,6 +45,7 @@ const (
 	flagLZ4            = 0x2000
 	flagZstd           = 0x8000
 	flagOneChip        = 0x100000
+	flagFamily         = 0x200000
 	fatbinAlignment    = 8
 	wrapperMagic       = 0x466243B1 // of a record in .nvFatBinSegment, which points at a container
 	wrapperSize        = 24
@@ -97,8 +99,11 @@ func (e FatbinEntry) Name() string {
 	if e.Kind == PTX {
 		prefix = "compute_"
 	}
-	return fmt.Sprintf("%s%d%s", prefix, int(e.SM), e.Variant)
+	return prefix + e.Code().String()
 }
+
+// Code is what the entry was compiled for.
+func (e FatbinEntry) Code() matrix.Code { return matrix.Code{SM: e.SM, Variant: e.Variant} }
 
 // A FatbinError says where in a section the device code cannot be read.
 type FatbinError struct {
@@ -205,8 +210,13 @@ func readEntry(r io.ReaderAt, at, end int64) (entry FatbinEntry, next int64, err
 		Size:   int64(padded),
 		Raw:    int64(padded),
 	}
-	if flags&flagOneChip != 0 {
+	switch {
+	case flags&flagOneChip != 0 && flags&flagFamily != 0:
+		return entry, 0, fatbinErrorf(at, "entry is flagged for one chip and for a family (flags %#x)", flags)
+	case flags&flagOneChip != 0:
 		entry.Variant = "a"
+	case flags&flagFamily != 0:
+		entry.Variant = "f"
 	}
 	switch {
 	case flags&flagLZ4 != 0 && flags&flagZstd != 0:

@@ -1,6 +1,7 @@
 package bundler
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -225,21 +226,13 @@ func (a *audit) isProvided(i Import, loaded []*node) bool {
 // report sums up what the files of a tree hold and need.
 func (t *tree) report(toolkit matrix.Toolkit) *Report {
 	r := &Report{
-		DeviceCode: manifests.DeviceCode{Cubin: []matrix.SM{}, PTX: []matrix.SM{}},
+		DeviceCode: t.deviceCode(),
 		Requires:   manifests.Requires{Libraries: []string{}, CPUVariants: t.cpuVariants()},
 	}
-	cubins, texts, outside := make(map[matrix.SM]bool), make(map[matrix.SM]bool), make(map[string]bool)
+	outside := make(map[string]bool)
 	for _, n := range t.nodes {
 		if n.elf == nil {
 			continue
-		}
-		for _, d := range n.elf.DeviceCode {
-			switch d.Kind {
-			case Cubin:
-				cubins[d.SM] = true
-			case PTX:
-				texts[d.SM] = true
-			}
 		}
 		for _, needed := range n.elf.Needed {
 			if t.library(needed) == nil {
@@ -256,17 +249,37 @@ func (t *tree) report(toolkit matrix.Toolkit) *Report {
 			}
 		}
 	}
-	r.DeviceCode.Cubin = slices.AppendSeq(r.DeviceCode.Cubin, maps.Keys(cubins))
-	r.DeviceCode.PTX = slices.AppendSeq(r.DeviceCode.PTX, maps.Keys(texts))
-	slices.Sort(r.DeviceCode.Cubin)
-	slices.Sort(r.DeviceCode.PTX)
 	r.Requires.Libraries = slices.AppendSeq(r.Requires.Libraries, maps.Keys(outside))
 	slices.Sort(r.Requires.Libraries)
 	r.Requires.DriverMin.Cubin = toolkit.DriverCubin
-	if len(texts) > 0 {
+	if len(r.DeviceCode.PTX) > 0 {
 		r.Requires.DriverMin.PTX = toolkit.DriverPTX
 	}
 	return r
+}
+
+// deviceCode is what the fatbins of all files hold, each target once, ascending.
+func (t *tree) deviceCode() manifests.DeviceCode {
+	code := manifests.DeviceCode{Cubin: []matrix.Code{}, PTX: []matrix.Code{}}
+	for _, n := range t.nodes {
+		if n.elf == nil {
+			continue
+		}
+		for _, d := range n.elf.DeviceCode {
+			switch {
+			case d.Kind == Cubin && !slices.Contains(code.Cubin, d.Code()):
+				code.Cubin = append(code.Cubin, d.Code())
+			case d.Kind == PTX && !slices.Contains(code.PTX, d.Code()):
+				code.PTX = append(code.PTX, d.Code())
+			}
+		}
+	}
+	ascending := func(a, b matrix.Code) int {
+		return cmp.Or(cmp.Compare(a.SM, b.SM), strings.Compare(a.Variant, b.Variant))
+	}
+	slices.SortFunc(code.Cubin, ascending)
+	slices.SortFunc(code.PTX, ascending)
+	return code
 }
 
 func raise(highest *string, version string) {

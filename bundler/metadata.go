@@ -42,7 +42,7 @@ func Describe(fsys fs.FS, rules Rules, report *Report, id Identity) (manifests.M
 		SM:            rules.Target.SM,
 		Architecture:  rules.Target.Architecture,
 		GPUs:          rules.Target.GPUs,
-		Toolkit:       manifests.Toolkit{CUDA: rules.Toolkit.CUDA, NVCC: rules.Toolkit.NVCC},
+		Toolkit:       toolkitIn(rules.Toolkit),
 		DeviceCode:    report.DeviceCode,
 		Requires:      report.Requires,
 		Files:         files,
@@ -125,7 +125,7 @@ func checkMetadata(t *tree, meta manifests.Metadata) []Finding {
 			disagree(manifests.MetadataName, "%s says %s, the files say %s", field.name, said, read)
 		}
 	}
-	if len(found.DeviceCode.Cubin) != 1 || found.DeviceCode.Cubin[0] != meta.SM {
+	if len(found.DeviceCode.Cubin) != 1 || found.DeviceCode.Cubin[0].SM != meta.SM {
 		disagree("", "the bundle is for sm_%d and its files hold cubins for %v", int(meta.SM), found.DeviceCode.Cubin)
 	}
 	return append(findings, archive.CompareFiles(t.files(), meta.Files)...)

@@ -51,7 +51,7 @@ type PackOptions struct {
 // that holds another is replaced by rename, as is fit for a workspace: readers see the old archive
 // or the new one, and a failure leaves the old ones.
 func Pack(ctx context.Context, fsys fs.FS, meta manifests.Metadata, outDir string, opts PackOptions) ([]manifests.Artifact, error) {
-	t, err := readTree(fsys)
+	t, err := readTree(fsys, meta.Toolkit)
 	if err != nil {
 		return nil, fmt.Errorf("packing %s: %w", meta.Name, err)
 	}
@@ -82,9 +82,14 @@ func Pack(ctx context.Context, fsys fs.FS, meta manifests.Metadata, outDir strin
 	return artifacts, nil
 }
 
+// toolkitIn is a toolkit as manifests name it.
+func toolkitIn(t matrix.Toolkit) manifests.Toolkit {
+	return manifests.Toolkit{CUDA: t.CUDA, NVCC: t.NVCC}
+}
+
 func toolkitOf(meta manifests.Metadata) matrix.Toolkit {
 	return matrix.Toolkit{
-		CUDA: meta.Toolkit.CUDA, NVCC: meta.Toolkit.NVCC,
+		Name: matrix.ToolkitName(meta.Toolkit.CUDA), CUDA: meta.Toolkit.CUDA, NVCC: meta.Toolkit.NVCC,
 		DriverCubin: meta.Requires.DriverMin.Cubin, DriverPTX: meta.Requires.DriverMin.PTX,
 	}
 }

@@ -57,7 +57,7 @@ func decodeRuntime(data []byte) (d runtimeDescription, err error) {
 // files, and NVIDIA's LICENSE, which allows their distribution. The bytes depend on the tree and
 // the toolkit alone, not on the release.
 func PackRuntime(ctx context.Context, fsys fs.FS, toolkit matrix.Toolkit, outDir string, opts PackOptions) ([]manifests.Artifact, error) {
-	l, err := runtimeLayout(fsys, manifests.Toolkit{CUDA: toolkit.CUDA, NVCC: toolkit.NVCC})
+	l, err := runtimeLayout(fsys, toolkitIn(toolkit))
 	if err != nil {
 		return nil, fmt.Errorf("packing the CUDA runtime: %w", err)
 	}
@@ -83,7 +83,7 @@ func PackRuntime(ctx context.Context, fsys fs.FS, toolkit matrix.Toolkit, outDir
 	}
 	artifacts := make([]manifests.Artifact, len(written))
 	for i, format := range manifests.Formats() {
-		artifacts[i] = runtimeArtifact(l.allFiles(), manifests.Toolkit{CUDA: toolkit.CUDA, NVCC: toolkit.NVCC}, base+"."+format, format, written[i], tarDigest)
+		artifacts[i] = runtimeArtifact(l.allFiles(), toolkitIn(toolkit), base+"."+format, format, written[i], tarDigest)
 	}
 	return artifacts, nil
 }
@@ -91,7 +91,7 @@ func PackRuntime(ctx context.Context, fsys fs.FS, toolkit matrix.Toolkit, outDir
 // runtimeLayout checks the tree and lays it out.
 func runtimeLayout(fsys fs.FS, toolkit manifests.Toolkit) (layout, error) {
 	top := manifests.RuntimeTop(toolkit.CUDA)
-	t, err := readTree(fsys)
+	t, err := readTree(fsys, toolkit)
 	if err != nil {
 		return layout{}, err
 	}

@@ -8,26 +8,28 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
 // The layout of a bundle.
 const (
-	programDir  = "binaries/cuda12"
 	libraryDir  = "lib"
 	licenseName = "LICENSE"
 	noticeName  = "THIRD_PARTY_LICENSES.txt"
 	cudaBackend = "libggml-cuda.so"
 	cpuPrefix   = "libggml-cpu-"
-	// backendLink leads from programDir to libraryDir: llama.cpp looks for backends beside the
+	// backendLink leads from the programs' folder to libraryDir: llama.cpp looks for backends beside the
 	// executable.
 	backendLink = "../../lib/"
 )
 
 // A tree is what a bundle's tree holds. Nodes ascend by path.
 type tree struct {
-	fsys  fs.FS
-	nodes []*node
-	at    map[string]*node
+	programDir string // of the toolkit: "binaries/cuda12"
+	fsys       fs.FS
+	nodes      []*node
+	at         map[string]*node
 }
 
 // A node is a file, folder or link of a tree.
@@ -63,9 +65,10 @@ func cpuVariant(name string) string {
 	return variant
 }
 
-// readTree reads every name, mode and link of a tree, and every ELF file in it.
-func readTree(fsys fs.FS) (*tree, error) {
-	t := &tree{fsys: fsys, at: make(map[string]*node)}
+// readTree reads every name, mode and link of a tree, and every ELF file in it. It is the tree of a
+// bundle made with the toolkit, or of that toolkit's runtime.
+func readTree(fsys fs.FS, toolkit manifests.Toolkit) (*tree, error) {
+	t := &tree{programDir: toolkit.ProgramsDir(), fsys: fsys, at: make(map[string]*node)}
 	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -159,7 +162,7 @@ func (t *tree) closure(root *node) []*node {
 	return loaded
 }
 
-// programs are the names that every bundle has in programDir.
+// programs are the names of a bundle's programs.
 func programs() []string {
 	return []string{"llama-bench", "llama-cli", "llama-quantize", "llama-server"}
 }

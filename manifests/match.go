@@ -128,10 +128,10 @@ func (p *picker) match(c candidate, gpu GPU) match {
 	through, floor, reason := "", "", ""
 	if cubin, ok := nearest(c.DeviceCode.Cubin, gpu.SM.RunsCubin); ok {
 		through, floor = ThroughCubin, floors.Cubin
-		reason = fmt.Sprintf("it runs code compiled for compute capability %s", cubin.Capability())
+		reason = fmt.Sprintf("it runs code compiled for compute capability %s", cubin.SM.Capability())
 	} else if ptx, ok := nearest(c.DeviceCode.PTX, gpu.SM.RunsPTX); ok {
 		through, floor = ThroughPTX, floors.PTX
-		reason = fmt.Sprintf("its driver compiles the bundle's PTX of compute capability %s, once, at the first start", ptx.Capability())
+		reason = fmt.Sprintf("its driver compiles the bundle's PTX of compute capability %s, once, at the first start", ptx.SM.Capability())
 	} else {
 		return match{reason: reasonNotServed(c, gpu)}
 	}
@@ -145,20 +145,23 @@ func (p *picker) match(c candidate, gpu GPU) match {
 }
 
 // nearest is the newest code that a GPU runs.
-func nearest(code []matrix.SM, runs func(matrix.SM) bool) (matrix.SM, bool) {
-	var best matrix.SM
-	for _, sm := range code {
-		if runs(sm) {
-			best = max(best, sm)
+func nearest(code []matrix.Code, runs func(matrix.Code) bool) (matrix.Code, bool) {
+	var best matrix.Code
+	for _, c := range code {
+		if runs(c) && c.SM > best.SM {
+			best = c
 		}
 	}
-	return best, best != 0
+	return best, best.SM != 0
 }
 
 // reasonNotServed says why no code of a bundle runs on a GPU.
 func reasonNotServed(c candidate, gpu GPU) string {
 	if c.SM > gpu.SM {
 		return fmt.Sprintf("its code is for compute capability %s, and this GPU's is %s, which is older", c.SM.Capability(), gpu.SM.Capability())
+	}
+	if c.SM.Major() == gpu.SM.Major() {
+		return fmt.Sprintf("its code uses features of compute capability %s alone, and this GPU is %s", c.SM.Capability(), gpu.SM.Capability())
 	}
 	return fmt.Sprintf("its code is for the %d.x generation alone, and this GPU is %s", c.SM.Major(), gpu.SM.Capability())
 }

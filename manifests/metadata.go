@@ -53,11 +53,14 @@ type Toolkit struct {
 	NVCC string `json:"nvcc"`
 }
 
-// DeviceCode is what the fatbin of libggml-cuda.so holds. Both lists are ascending and never null
-// in JSON.
+// ProgramsDir is the folder of a bundle's programs: "binaries/cuda12" for every CUDA 12.
+func (t Toolkit) ProgramsDir() string { return "binaries/" + matrix.ToolkitName(t.CUDA) }
+
+// DeviceCode is what the fatbins of libraries hold: of a bundle that of libggml-cuda.so. Both lists
+// are ascending and never null in JSON.
 type DeviceCode struct {
-	Cubin []matrix.SM `json:"cubin"`
-	PTX   []matrix.SM `json:"ptx"`
+	Cubin []matrix.Code `json:"cubin"`
+	PTX   []matrix.Code `json:"ptx"`
 }
 
 // Requires is what a machine must have to run a bundle.
@@ -94,8 +97,10 @@ type File struct {
 
 // Build is how the bundle was made.
 type Build struct {
-	// BuilderImage and BaseImage name the two by digest.
+	// BuilderImage is the image that the device code was compiled in, by digest, HostImage that of
+	// the rest, and BaseImage what both were made from.
 	BuilderImage string `json:"builder_image"`
+	HostImage    string `json:"host_image"`
 	BaseImage    string `json:"base_image"`
 	// Patches are what was changed in the source before it was compiled, in this order.
 	Patches         []Patch  `json:"patches,omitempty"`
@@ -131,7 +136,7 @@ func (m Metadata) Check() error {
 func (b Build) check() error {
 	var p matrix.Problems
 	for _, text := range []struct{ at, value string }{
-		{"builder_image", b.BuilderImage}, {"base_image", b.BaseImage}, {"engine", b.Engine},
+		{"builder_image", b.BuilderImage}, {"host_image", b.HostImage}, {"base_image", b.BaseImage}, {"engine", b.Engine},
 	} {
 		if text.value == "" {
 			p.Addf(text.at, "empty")

@@ -21,7 +21,8 @@ type Release struct {
 	// Release is the tag: "v1.1.0-runtime".
 	Release  string   `json:"release"`
 	LlamaCPP LlamaCPP `json:"llama_cpp"`
-	Toolkit  Toolkit  `json:"toolkit"`
+	// Toolkits are those that compiled the bundles, ascending: one of each CUDA major at most.
+	Toolkits []Toolkit `json:"toolkits"`
 	// SourceDateEpoch is the time, in Unix seconds, that every file of every bundle carries.
 	SourceDateEpoch int64 `json:"source_date_epoch"`
 	// Assets ascend by name.
@@ -95,7 +96,7 @@ func toDownload(archives []Artifact) []Artifact {
 }
 
 // New makes a release of assets and models, in any order, and checks it. What is true of the whole release (llama.cpp,
-// toolkit, time) is taken from its bundles, which must agree.
+// time) is taken from its bundles, which must agree, and so are the toolkits.
 func New(release string, assets []Artifact, models []matrix.Model) (Release, error) {
 	r := Release{
 		SchemaVersion: SchemaVersion,
@@ -110,7 +111,13 @@ func New(release string, assets []Artifact, models []matrix.Model) (Release, err
 		return Release{}, errors.New("making a manifest: there is no bundle with llama_cpp and toolkit")
 	}
 	bundle := r.Assets[first]
-	r.LlamaCPP, r.Toolkit, r.SourceDateEpoch = *bundle.LlamaCPP, *bundle.Toolkit, bundle.SourceDateEpoch
+	r.LlamaCPP, r.SourceDateEpoch = *bundle.LlamaCPP, bundle.SourceDateEpoch
+	for _, a := range r.Assets {
+		if a.Kind == KindBundle && a.Toolkit != nil && !slices.Contains(r.Toolkits, *a.Toolkit) {
+			r.Toolkits = append(r.Toolkits, *a.Toolkit)
+		}
+	}
+	slices.SortFunc(r.Toolkits, func(a, b Toolkit) int { return matrix.CompareVersions(a.CUDA, b.CUDA) })
 	if err := r.Check(); err != nil {
 		return Release{}, fmt.Errorf("making a manifest: %w", err)
 	}
@@ -127,7 +134,7 @@ func (r Release) Check() error {
 	}
 	checkName(&p, "release", r.Release)
 	p.Under("llama_cpp", r.LlamaCPP.check())
-	p.Under("toolkit", r.Toolkit.check())
+	r.checkToolkits(&p)
 	checkEpoch(&p, "source_date_epoch", r.SourceDateEpoch)
 	if len(r.Assets) > MaxAssets {
 		p.Addf("assets", "%d, more than %d", len(r.Assets), MaxAssets)
@@ -149,10 +156,28 @@ func (r Release) Check() error {
 	return p.Err()
 }
 
+// checkToolkits checks that the release lists the toolkits of its bundles: one of each CUDA major, as both name the same
+// folder of a bundle and the same libraries.
+func (r Release) checkToolkits(p *matrix.Problems) {
+	for i, t := range r.Toolkits {
+		at := fmt.Sprintf("toolkits[%d]", i)
+		p.Under(at, t.check())
+		if i > 0 && matrix.CompareVersions(t.CUDA, r.Toolkits[i-1].CUDA) <= 0 {
+			p.Addf(at+".cuda", "%q comes after %q: toolkits ascend", shorten(t.CUDA), shorten(r.Toolkits[i-1].CUDA))
+		}
+		if i > 0 && matrix.ToolkitName(t.CUDA) == matrix.ToolkitName(r.Toolkits[i-1].CUDA) {
+			p.Addf(at+".cuda", "%q and %q are of one major: a release has one toolkit of each", shorten(r.Toolkits[i-1].CUDA), shorten(t.CUDA))
+		}
+		if !slices.ContainsFunc(r.Assets, func(a Artifact) bool { return a.Kind == KindBundle && a.Toolkit != nil && *a.Toolkit == t }) {
+			p.Addf(at, "no bundle was made with CUDA %q, nvcc %q", shorten(t.CUDA), shorten(t.NVCC))
+		}
+	}
+}
+
 // checkShared checks an asset against what is true of the whole release.
 func (r Release) checkShared(p *matrix.Problems, at string, a Artifact) {
-	if a.Toolkit != nil && *a.Toolkit != r.Toolkit {
-		p.Addf(at+".toolkit", "CUDA %q, nvcc %q; the release has %q, %q", a.Toolkit.CUDA, a.Toolkit.NVCC, r.Toolkit.CUDA, r.Toolkit.NVCC)
+	if a.Toolkit != nil && !slices.Contains(r.Toolkits, *a.Toolkit) {
+		p.Addf(at+".toolkit", "CUDA %q, nvcc %q: not one of the release's toolkits", shorten(a.Toolkit.CUDA), shorten(a.Toolkit.NVCC))
 	}
 	if a.Kind != KindBundle {
 		return
@@ -169,19 +194,16 @@ func (r Release) checkShared(p *matrix.Problems, at string, a Artifact) {
 	}
 }
 
-// checkArchives checks that the two formats of each archive have the same facts, and that the release has one CUDA
+// checkArchives checks that the two formats of each archive have the same facts, and that each bundle has its CUDA
 // runtime.
 func (r Release) checkArchives(p *matrix.Problems) {
 	twin := make(map[string]int)
-	runtimes := make(map[string]bool)
 	bundles := 0
 	for i, a := range r.Assets {
 		if !a.Kind.archive() {
 			continue
 		}
-		if a.Kind == KindCUDART {
-			runtimes[a.Stem()] = true
-		} else {
+		if a.Kind == KindBundle {
 			bundles++
 		}
 		j, ok := twin[a.Stem()]
@@ -201,8 +223,18 @@ func (r Release) checkArchives(p *matrix.Problems) {
 	if bundles == 0 {
 		p.Addf("assets", "no bundle")
 	}
-	if len(runtimes) != 1 {
-		p.Addf("assets", "%d CUDA runtimes, want one", len(runtimes))
+	serving := make(map[string]bool)
+	for _, a := range r.Bundles() {
+		if runtime, ok := r.Runtime(a); ok {
+			serving[runtime.Stem()] = true
+		} else {
+			p.Addf("assets", "no CUDA runtime for %s", shorten(a.Stem()))
+		}
+	}
+	for _, a := range r.Runtimes() {
+		if !serving[a.Stem()] {
+			p.Addf("assets", "%s is the CUDA runtime of no bundle, or of bundles that have another", shorten(a.Stem()))
+		}
 	}
 }
 

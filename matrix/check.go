@@ -10,9 +10,17 @@ import (
 	"strings"
 )
 
-// compiles lists the SMs of each toolkit release, from `nvcc --list-gpu-code`. A new toolkit is a new row here.
-var compiles = map[string][]SM{
-	"12.4": {50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90},
+// compiles lists what each toolkit release compiles for: plain targets from `nvcc --list-gpu-code`, architecture-specific
+// ones (sm_120a) from the table of its manual. A new toolkit is a new row here.
+var compiles = map[string]struct{ plain, specific []SM }{
+	"12.4": {[]SM{50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90}, []SM{90}},
+	"13.3": {[]SM{75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121}, []SM{90, 100, 103, 110, 120, 121}},
+}
+
+// broken are the toolkit releases that must not compile llama.cpp, and why.
+var broken = map[string]string{
+	"13.0": "its code for sm_120 and sm_121 crashes in quantized matrix products (llama.cpp issue 18331)",
+	"13.2": "its compiler drops a byte mask, and IQ1_S, IQ2_S and IQ3_S models give garbage (llama.cpp issues 21255 and 28581); 13.3 is mended",
 }
 
 // platforms are the words of a row's Platforms; a closed list, so that a slip is not a new platform.
@@ -31,7 +39,22 @@ var (
 // Check reports everything wrong with the matrix, as Problems.
 func (m Matrix) Check() error {
 	var p Problems
-	p.Under("toolkit", m.Toolkit.check())
+	if len(m.Toolkits) == 0 {
+		p.Addf("toolkits", "no rows")
+	}
+	for i, k := range m.Toolkits {
+		at := fmt.Sprintf("toolkits[%d]", i)
+		p.Under(at, k.check())
+		if i > 0 && CompareVersions(k.CUDA, m.Toolkits[i-1].CUDA) <= 0 {
+			p.Addf(at+".cuda", "%s comes after %s: toolkits ascend", k.CUDA, m.Toolkits[i-1].CUDA)
+		}
+		if slices.ContainsFunc(m.Toolkits[:i], func(other Toolkit) bool { return other.Name == k.Name }) {
+			p.Addf(at+".name", "%q stands here twice", k.Name)
+		}
+		if !slices.ContainsFunc(m.Targets, func(t Target) bool { return t.Toolkit == k.Name }) {
+			p.Addf(at, "no row of targets names %q", k.Name)
+		}
+	}
 	p.Under("floors", m.Floors.check())
 	p.Under("llama_cpp", m.LlamaCPP.check())
 	if len(m.Targets) == 0 {
@@ -39,7 +62,11 @@ func (m Matrix) Check() error {
 	}
 	for i, t := range m.Targets {
 		at := fmt.Sprintf("targets[%d]", i)
-		p.Under(at, t.check(m.Toolkit))
+		if toolkit, ok := m.ToolkitOf(t); ok {
+			p.Under(at, t.check(toolkit))
+		} else {
+			p.Addf(at+".toolkit", "%q is none of toolkits", t.Toolkit)
+		}
 		if i == 0 {
 			continue
 		}
@@ -54,33 +81,44 @@ func (m Matrix) Check() error {
 	return p.Err()
 }
 
-// checkPTX enforces the rule that one bundle serves the GPUs newer than the matrix: PTX is compiled by the driver at the
-// first start, so it pays in one bundle only, and there the newest it can be of those that every release has.
+// checkPTX enforces the rule that at most one bundle of each toolkit serves GPUs newer than the matrix: PTX is compiled
+// by the driver at the first start, so it pays in one bundle only, and there the newest that the toolkit has. The first
+// toolkit, which serves the oldest drivers, must have it.
 func (m Matrix) checkPTX(p *Problems) {
-	highest := -1
-	for i, t := range m.Targets {
-		if t.Seed && (highest < 0 || t.SM > m.Targets[highest].SM) {
-			highest = i
-		}
+	if len(m.Targets) > 0 && !slices.ContainsFunc(m.Targets, func(t Target) bool { return t.Seed }) {
+		p.Addf("targets", "no row has seed: true, so %q selects nothing", seed)
 	}
-	if highest < 0 {
-		if len(m.Targets) > 0 {
-			p.Addf("targets", "no row has seed: true, so %q selects nothing", all)
+	for i, k := range m.Toolkits {
+		highest := -1
+		for j, t := range m.Targets {
+			if t.Toolkit == k.Name && (highest < 0 || t.SM > m.Targets[highest].SM) {
+				highest = j
+			}
 		}
-		return
-	}
-	for i, t := range m.Targets {
-		if want := i == highest; t.PTX != want {
-			p.Addf(fmt.Sprintf("targets[%d].ptx", i), "%t for %d: PTX stands on the highest seed row, %d, alone",
-				t.PTX, t.SM, m.Targets[highest].SM)
+		for j, t := range m.Targets {
+			at := fmt.Sprintf("targets[%d].ptx", j)
+			switch {
+			case t.Toolkit != k.Name:
+			case t.PTX && j != highest:
+				p.Addf(at, "true for %s: PTX stands on the highest row of a toolkit alone, for %s on %s", t.Code(), k.Name, m.Targets[highest].Code())
+			case t.PTX && t.Variant != "":
+				p.Addf(at, "true for %s: PTX of an architecture-specific target runs on no newer GPU", t.Code())
+			case t.PTX && k.DriverPTX == "":
+				p.Addf(fmt.Sprintf("toolkits[%d].driver_ptx", i), "missing: %s carries PTX", t.Code())
+			case i == 0 && j == highest && !t.PTX:
+				p.Addf(at, "false for %s: the highest row of %s carries the PTX that GPUs newer than the matrix run", t.Code(), k.Name)
+			}
 		}
 	}
 }
 
 func (t Target) check(toolkit Toolkit) error {
 	var p Problems
-	if sms, known := compiles[toolkit.release()]; known && !slices.Contains(sms, t.SM) {
-		p.Addf("sm", "CUDA %s does not compile for %d", toolkit.CUDA, t.SM)
+	switch sms, known := compiles[toolkit.release()]; {
+	case t.Variant != "" && t.Variant != "a":
+		p.Addf("variant", "%q, want %q or nothing", t.Variant, "a")
+	case known && (t.Variant == "" && !slices.Contains(sms.plain, t.SM) || t.Variant == "a" && !slices.Contains(sms.specific, t.SM)):
+		p.Addf("sm", "CUDA %s does not compile for %s", toolkit.CUDA, t.Code())
 	}
 	if want := t.SM.Architecture(); want == "" {
 		p.Addf("sm", "%d is of no architecture known here", t.SM)
@@ -121,8 +159,17 @@ func (t Toolkit) check() error {
 	checkVersion(&p, "cuda", t.CUDA)
 	checkVersion(&p, "nvcc", t.NVCC)
 	checkVersion(&p, "driver_cubin", t.DriverCubin)
-	checkVersion(&p, "driver_ptx", t.DriverPTX)
+	if t.DriverPTX != "" {
+		checkVersion(&p, "driver_ptx", t.DriverPTX)
+	}
 	if len(p) > 0 {
+		return p
+	}
+	if want := ToolkitName(t.CUDA); t.Name != want {
+		p.Addf("name", "%q, but a toolkit of CUDA %s is %q", t.Name, t.CUDA, want)
+	}
+	if why, refused := broken[t.release()]; refused {
+		p.Addf("cuda", "CUDA %s is refused: %s", t.CUDA, why)
 		return p
 	}
 	if _, known := compiles[t.release()]; !known {
@@ -131,7 +178,7 @@ func (t Toolkit) check() error {
 	if !strings.HasPrefix(t.NVCC+".", t.release()+".") {
 		p.Addf("nvcc", "%s is not of CUDA %s", t.NVCC, t.CUDA)
 	}
-	if CompareVersions(t.DriverPTX, t.DriverCubin) < 0 {
+	if t.DriverPTX != "" && CompareVersions(t.DriverPTX, t.DriverCubin) < 0 {
 		p.Addf("driver_ptx", "%s is older than driver_cubin %s", t.DriverPTX, t.DriverCubin)
 	}
 	return p.Err()

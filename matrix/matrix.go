@@ -9,6 +9,7 @@ package matrix
 import (
 	_ "embed"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,42 +19,94 @@ import (
 //go:embed matrix.yaml
 var YAML []byte
 
-// A Matrix is the whole table. Targets ascend by SM.
+// A Matrix is the whole table. Toolkits ascend by CUDA version, Targets by SM.
 type Matrix struct {
-	Targets  []Target `json:"targets"`
-	Toolkit  Toolkit  `json:"toolkit"`
-	Floors   Floors   `json:"floors"`
-	LlamaCPP LlamaPin `json:"llama_cpp"`
+	Toolkits []Toolkit `json:"toolkits"`
+	Targets  []Target  `json:"targets"`
+	Floors   Floors    `json:"floors"`
+	LlamaCPP LlamaPin  `json:"llama_cpp"`
 }
 
 // A Target is one row: the SM to compile for, and the GPUs that it serves.
 type Target struct {
-	SM           SM       `json:"sm"`
+	SM SM `json:"sm"`
+	// Variant is "a" where nvcc compiles features that only GPUs of exactly this SM have (sm_120a), and "" elsewhere.
+	Variant      string   `json:"variant,omitempty"`
+	Toolkit      string   `json:"toolkit"` // by name
 	Architecture string   `json:"architecture"`
 	GPUs         []string `json:"gpus"`
 	Platforms    []string `json:"platforms"`
-	// Seed rows are what "all" selects and every full release has.
+	// Seed rows are those of the project's plan, which "seed" selects. "all" selects every row.
 	Seed bool `json:"seed"`
 	// PTX says that the bundle also carries PTX, which the drivers of GPUs newer than the matrix compile.
 	PTX bool `json:"ptx"`
 }
 
+// Code is what the row's device code is compiled for.
+func (t Target) Code() Code { return Code{SM: t.SM, Variant: t.Variant} }
+
 // CMakeArchitectures is the row's value of CMAKE_CUDA_ARCHITECTURES.
 func (t Target) CMakeArchitectures() string {
 	if t.PTX {
-		return fmt.Sprintf("%d-real;%[1]d-virtual", t.SM)
+		return fmt.Sprintf("%s-real;%[1]s-virtual", t.Code())
 	}
-	return fmt.Sprintf("%d-real", t.SM)
+	return fmt.Sprintf("%s-real", t.Code())
 }
 
-// A Toolkit is the CUDA toolkit of the builder and the oldest drivers that run what it makes.
+// A Toolkit is a CUDA toolkit of a builder and the oldest drivers that run what it makes.
 type Toolkit struct {
+	// Name is "cuda12" for every CUDA 12: it names the builder's folder in docker, and in a bundle the folder of the
+	// programs.
+	Name string `json:"name"`
 	CUDA string `json:"cuda"`
 	NVCC string `json:"nvcc"`
 	// DriverCubin is the oldest driver that loads the toolkit's cubins (NVIDIA's minor-version compatibility).
 	DriverCubin string `json:"driver_cubin"`
-	// DriverPTX is the oldest driver whose compiler reads the toolkit's PTX: the one the toolkit came with.
-	DriverPTX string `json:"driver_ptx"`
+	// DriverPTX is the oldest driver whose compiler reads the toolkit's PTX: the one the toolkit came with. It is absent
+	// where no row asks the toolkit for PTX.
+	DriverPTX string `json:"driver_ptx,omitempty"`
+	// StaticLibraries says that the toolkit's packages have CUDA's libraries as static ones, too: a runtime is made of
+	// them for each SM major. Without them, one runtime is the shared libraries as they are.
+	StaticLibraries bool `json:"static_libraries"`
+}
+
+// A Runtime is what one asset of CUDA's own libraries serves: the bundles of a toolkit, all of them or those of one SM
+// major. cuBLAS has kernels that only the first SM of a major has code for, so no runtime is for less than a major.
+type Runtime struct {
+	Toolkit string // by name
+	Major   int    // 7 for 7.x; 0 for every SM of the toolkit
+}
+
+// String is "cu12-sm7x", or "cu13" for all SMs.
+func (r Runtime) String() string {
+	cu := "cu" + strings.TrimPrefix(r.Toolkit, "cuda")
+	if r.Major == 0 {
+		return cu
+	}
+	return fmt.Sprintf("%s-sm%dx", cu, r.Major)
+}
+
+// Runtime is the runtime that the toolkit's bundle for an SM is served by.
+func (k Toolkit) Runtime(sm SM) Runtime {
+	if !k.StaticLibraries {
+		return Runtime{Toolkit: k.Name}
+	}
+	return Runtime{Toolkit: k.Name, Major: sm.Major()}
+}
+
+// ToolkitName is the name of the toolkits of a CUDA version's major: "cuda12" for "12.4.1".
+func ToolkitName(cuda string) string {
+	major, _, _ := strings.Cut(cuda, ".")
+	return "cuda" + major
+}
+
+// ToolkitOf is the toolkit that compiles a row.
+func (m Matrix) ToolkitOf(t Target) (Toolkit, bool) {
+	i := slices.IndexFunc(m.Toolkits, func(k Toolkit) bool { return k.Name == t.Toolkit })
+	if i < 0 {
+		return Toolkit{}, false
+	}
+	return m.Toolkits[i], true
 }
 
 // Floors are the oldest C and C++ libraries that bundles must still run on.
@@ -78,8 +131,11 @@ type LlamaPin struct {
 	BundlePath   string `json:"bundle_path"`
 }
 
-// all is the expression that selects the seed rows.
-const all = "all"
+// The expressions that select many rows.
+const (
+	all  = "all"  // every row
+	seed = "seed" // the rows of the project's plan
+)
 
 // A SelectionError is a selection that names rows the matrix does not have, or none at all. Known is what it has.
 type SelectionError struct {
@@ -96,7 +152,7 @@ func (e *SelectionError) Error() string {
 			beyond = append(beyond, n)
 		}
 	}
-	meaning := "all of them"
+	meaning := "the same"
 	if len(beyond) > 0 {
 		meaning = "these without " + strings.Join(beyond, ", ")
 	}
@@ -108,11 +164,11 @@ func (e *SelectionError) Error() string {
 		}
 		what = "unknown SM " + strings.Join(quoted, ", ")
 	}
-	return fmt.Sprintf("%s: the matrix has %s; %q is %s", what, strings.Join(known, ", "), all, meaning)
+	return fmt.Sprintf("%s: the matrix has %s; %q is all of them, %q is %s", what, strings.Join(known, ", "), all, seed, meaning)
 }
 
 // Select returns the rows that the expressions name, ascending and each once. An expression is a comma list of SMs in
-// the forms ParseSM reads, or "all", which is the seed rows. Selection is exact: whatever names no row, an empty list
+// the forms ParseSM reads, "all" or "seed". Selection is exact: whatever names no row, an empty list
 // item too, fails the whole selection with a *SelectionError.
 func (m Matrix) Select(exprs ...string) ([]Target, error) {
 	picked := make(map[SM]bool)
@@ -126,7 +182,7 @@ func (m Matrix) Select(exprs ...string) ([]Target, error) {
 			sm, err := ParseSM(expr)
 			found := false
 			for _, t := range m.Targets {
-				if expr == all && t.Seed || err == nil && t.SM == sm {
+				if expr == all || expr == seed && t.Seed || err == nil && t.SM == sm {
 					picked[t.SM], found = true, true
 				}
 			}

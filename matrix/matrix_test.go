@@ -14,12 +14,15 @@ import (
 func valid() matrix.Matrix {
 	return matrix.Matrix{
 		Targets: []matrix.Target{
-			{SM: 75, Architecture: "Turing", GPUs: []string{"Tesla T4"}, Platforms: []string{"Colab"}, Seed: true},
-			{SM: 89, Architecture: "Ada Lovelace", GPUs: []string{"L4"}, Platforms: []string{"Local"}, Seed: true, PTX: true},
-			{SM: 90, Architecture: "Hopper", GPUs: []string{"H100"}, Platforms: []string{"Enterprise"}},
+			{SM: 75, Toolkit: "cuda12", Architecture: "Turing", GPUs: []string{"Tesla T4"}, Platforms: []string{"Colab"}, Seed: true},
+			{SM: 90, Toolkit: "cuda12", Architecture: "Hopper", GPUs: []string{"H100"}, Platforms: []string{"Enterprise"}, PTX: true},
+			{SM: 120, Variant: "a", Toolkit: "cuda13", Architecture: "Blackwell", GPUs: []string{"RTX 5090"}, Platforms: []string{"Local"}},
 		},
-		Toolkit: matrix.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131", DriverCubin: "525.60.13", DriverPTX: "550.54.14"},
-		Floors:  matrix.Floors{Glibc: "2.35", GLIBCXX: "3.4.30"},
+		Toolkits: []matrix.Toolkit{
+			{Name: "cuda12", CUDA: "12.4.1", NVCC: "12.4.131", DriverCubin: "525.60.13", DriverPTX: "550.54.14"},
+			{Name: "cuda13", CUDA: "13.3.1", NVCC: "13.3.73", DriverCubin: "580.65.06"},
+		},
+		Floors: matrix.Floors{Glibc: "2.35", GLIBCXX: "3.4.30"},
 		LlamaCPP: matrix.LlamaPin{
 			Repository: "https://example.org/llama.cpp", Ref: "v0.5.0", Version: "0.5.0", Commit: strings.Repeat("a", 40), Tree: strings.Repeat("b", 40),
 			NPMPackage: "some-package@1.2.3", NPMIntegrity: "sha512-" + strings.Repeat("A", 86) + "==", BundlePath: "package/x.bundle",
@@ -33,8 +36,32 @@ func TestTarget(t *testing.T) {
 	for _, target := range m.Targets {
 		got = append(got, target.CMakeArchitectures())
 	}
-	want := []string{"75-real", "89-real;89-virtual", "90-real"}
+	want := []string{"75-real", "90-real;90-virtual", "120a-real"}
 	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A new row is one row: the GPUs of 10.3 and 12.1 need no change of the code.
+func TestNewRow(t *testing.T) {
+	m := valid()
+	m.Targets = append(m.Targets[:2:2],
+		matrix.Target{SM: 103, Toolkit: "cuda13", Architecture: "Blackwell", GPUs: []string{"B300"}, Platforms: []string{"Enterprise"}},
+		m.Targets[2],
+		matrix.Target{SM: 121, Variant: "a", Toolkit: "cuda13", Architecture: "Blackwell", GPUs: []string{"GB10"}, Platforms: []string{"Local"}})
+	if err := m.Check(); err != nil {
+		t.Fatal(err)
+	}
+	targets, err := m.Select("103", "12.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, target := range targets {
+		toolkit, _ := m.ToolkitOf(target)
+		got = append(got, target.CMakeArchitectures()+" by CUDA "+toolkit.CUDA)
+	}
+	if diff := cmp.Diff([]string{"103-real by CUDA 13.3.1", "121a-real by CUDA 13.3.1"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -44,11 +71,12 @@ func TestSelect(t *testing.T) {
 		exprs []string
 		want  []matrix.SM
 	}{
-		{[]string{"all"}, []matrix.SM{75, 89}},
-		{[]string{"90"}, []matrix.SM{90}},
-		{[]string{"sm_89", "7.5"}, []matrix.SM{75, 89}},
+		{[]string{"all"}, []matrix.SM{75, 90, 120}},
+		{[]string{"seed"}, []matrix.SM{75}},
+		{[]string{"120"}, []matrix.SM{120}},
+		{[]string{"sm_90", "7.5"}, []matrix.SM{75, 90}},
 		{[]string{"90, 75"}, []matrix.SM{75, 90}},
-		{[]string{"all,90", "75", "sm75", ""}, []matrix.SM{75, 89, 90}},
+		{[]string{"seed,90", "75", "sm75", ""}, []matrix.SM{75, 90}},
 	} {
 		targets, err := valid().Select(test.exprs...)
 		if err != nil {
@@ -65,7 +93,7 @@ func TestSelect(t *testing.T) {
 }
 
 func TestSelectListsWhatExists(t *testing.T) {
-	const list = `: the matrix has 75, 89, 90; "all" is these without 90`
+	const list = `: the matrix has 75, 90, 120; "all" is all of them, "seed" is these without 90, 120`
 	for _, test := range []struct {
 		exprs []string
 		want  string
@@ -85,9 +113,9 @@ func TestSelectListsWhatExists(t *testing.T) {
 		}
 	}
 	seedOnly := valid()
-	seedOnly.Targets = seedOnly.Targets[:2]
+	seedOnly.Targets = seedOnly.Targets[:1]
 	_, err := seedOnly.Select()
-	if want := `no SM selected: the matrix has 75, 89; "all" is all of them`; err == nil || err.Error() != want {
+	if want := `no SM selected: the matrix has 75; "all" is all of them, "seed" is the same`; err == nil || err.Error() != want {
 		t.Errorf("Select() = %v, want %s", err, want)
 	}
 }
@@ -100,36 +128,48 @@ func TestCheck(t *testing.T) {
 		edit func(*matrix.Matrix)
 		want string
 	}{
-		"no rows":   {func(m *matrix.Matrix) { m.Targets = nil }, "targets: no rows"},
-		"twice":     {func(m *matrix.Matrix) { m.Targets = append(m.Targets, m.Targets[2]) }, "targets[3].sm: 90 stands here twice"},
-		"order":     {func(m *matrix.Matrix) { m.Targets[0], m.Targets[2] = m.Targets[2], m.Targets[0] }, "targets[1].sm: 89 comes after 90: rows ascend\ntargets[2].sm: 75 comes after 89: rows ascend"},
-		"not built": {func(m *matrix.Matrix) { m.Targets[2].SM, m.Targets[2].Architecture = 120, "Blackwell" }, "targets[2].sm: CUDA 12.4.1 does not compile for 120"},
+		"no rows": {func(m *matrix.Matrix) { m.Targets = nil }, "toolkits[0]: no row of targets names \"cuda12\"\ntoolkits[1]: no row of targets names \"cuda13\"\ntargets: no rows"},
+		"twice":   {func(m *matrix.Matrix) { m.Targets = append(m.Targets, m.Targets[2]) }, "targets[3].sm: 120 stands here twice"},
+		"order":   {func(m *matrix.Matrix) { m.Targets[0], m.Targets[2] = m.Targets[2], m.Targets[0] }, "targets[1].sm: 90 comes after 120: rows ascend\ntargets[2].sm: 75 comes after 90: rows ascend"},
+		"not built": {func(m *matrix.Matrix) { m.Targets[2].Toolkit = "cuda12" },
+			"toolkits[1]: no row of targets names \"cuda13\"\ntargets[2].sm: CUDA 12.4.1 does not compile for 120a\n" +
+				"targets[1].ptx: true for 90: PTX stands on the highest row of a toolkit alone, for cuda12 on 120a\ntargets[2].ptx: false for 120a: the highest row of cuda12 carries the PTX that GPUs newer than the matrix run"},
 		"unknown SM": {func(m *matrix.Matrix) { m.Targets[2].SM = 130 },
-			"targets[2].sm: CUDA 12.4.1 does not compile for 130\ntargets[2].sm: 130 is of no architecture known here"},
-		"architecture":     {func(m *matrix.Matrix) { m.Targets[0].Architecture = "Volta" }, `targets[0].architecture: "Volta", but 7.5 is Turing`},
-		"no GPUs":          {func(m *matrix.Matrix) { m.Targets[0].GPUs = nil }, "targets[0].gpus: empty"},
-		"GPU twice":        {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4", "T4"} }, `targets[0].gpus[1]: "T4" stands here twice`},
-		"GPU text":         {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4\x1b[2J", " T4", ""} }, `targets[0].gpus[0]: "T4\x1b[2J" is not a name` + "\n" + `targets[0].gpus[1]: " T4" is not a name` + "\n" + `targets[0].gpus[2]: "" is not a name`},
-		"platform":         {func(m *matrix.Matrix) { m.Targets[0].Platforms = []string{"Collab"} }, `targets[0].platforms[0]: "Collab" is none of Colab, Colab Pro, Enterprise, Kaggle, Local`},
-		"no PTX":           {func(m *matrix.Matrix) { m.Targets[1].PTX = false }, "targets[1].ptx: false for 89: PTX stands on the highest seed row, 89, alone"},
-		"PTX beyond":       {func(m *matrix.Matrix) { m.Targets[2].PTX = true }, "targets[2].ptx: true for 90: PTX stands on the highest seed row, 89, alone"},
-		"PTX twice":        {func(m *matrix.Matrix) { m.Targets[0].PTX = true }, "targets[0].ptx: true for 75: PTX stands on the highest seed row, 89, alone"},
-		"no seed":          {func(m *matrix.Matrix) { m.Targets[0].Seed, m.Targets[1].Seed = false, false }, `targets: no row has seed: true, so "all" selects nothing`},
-		"toolkit unknown":  {func(m *matrix.Matrix) { m.Toolkit.CUDA, m.Toolkit.NVCC = "12.8.0", "12.8.61" }, "toolkit.cuda: which SMs CUDA 12.8.0 compiles for is not known here"},
-		"toolkit versions": {func(m *matrix.Matrix) { m.Toolkit = matrix.Toolkit{CUDA: "v12", DriverPTX: "5_5"} }, "toolkit.cuda: \"v12\" is not dotted numbers\ntoolkit.nvcc: \"\" is not dotted numbers\ntoolkit.driver_cubin: \"\" is not dotted numbers\ntoolkit.driver_ptx: \"5_5\" is not dotted numbers"},
-		"nvcc":             {func(m *matrix.Matrix) { m.Toolkit.NVCC = "12.40.1" }, "toolkit.nvcc: 12.40.1 is not of CUDA 12.4.1"},
-		"drivers":          {func(m *matrix.Matrix) { m.Toolkit.DriverPTX = "525.60.12" }, "toolkit.driver_ptx: 525.60.12 is older than driver_cubin 525.60.13"},
-		"floors":           {func(m *matrix.Matrix) { m.Floors = matrix.Floors{Glibc: "GLIBC_2.35"} }, "floors.glibc: \"GLIBC_2.35\" is not dotted numbers\nfloors.glibcxx: \"\" is not dotted numbers"},
-		"repository":       {func(m *matrix.Matrix) { m.LlamaCPP.Repository = "http://example.org/x" }, `llama_cpp.repository: "http://example.org/x" is not an https address`},
-		"credentials":      {func(m *matrix.Matrix) { m.LlamaCPP.Repository = "https://me@example.org/x" }, `llama_cpp.repository: "https://me@example.org/x" is not an https address`},
-		"ref":              {func(m *matrix.Matrix) { m.LlamaCPP.Ref = "--upload-pack=x" }, `llama_cpp.ref: "--upload-pack=x" is not a tag or branch`},
-		"version":          {func(m *matrix.Matrix) { m.LlamaCPP.Version = "latest" }, `llama_cpp.version: "latest" is not dotted numbers`},
-		"commit":           {func(m *matrix.Matrix) { m.LlamaCPP.Commit = "de3ff81" }, `llama_cpp.commit: "de3ff81" is not 40 hex digits`},
-		"tree":             {func(m *matrix.Matrix) { m.LlamaCPP.Tree = "" }, `llama_cpp.tree: "" is not 40 hex digits`},
-		"build":            {func(m *matrix.Matrix) { m.LlamaCPP.Build = -1 }, `llama_cpp.build: -1 is negative`},
-		"npm":              {func(m *matrix.Matrix) { m.LlamaCPP.NPMPackage = "some-package@latest" }, `llama_cpp.npm_package: "some-package@latest" is not name@1.2.3`},
-		"integrity":        {func(m *matrix.Matrix) { m.LlamaCPP.NPMIntegrity = "sha1-AAAA" }, `llama_cpp.npm_integrity: "sha1-AAAA" is not sha512- and 64 bytes in base64`},
-		"bundle path":      {func(m *matrix.Matrix) { m.LlamaCPP.BundlePath = "../x" }, `llama_cpp.bundle_path: "../x" is not a relative path`},
+			"targets[2].sm: CUDA 13.3.1 does not compile for 130a\ntargets[2].sm: 130 is of no architecture known here"},
+		"variant":                      {func(m *matrix.Matrix) { m.Targets[2].Variant = "f" }, `targets[2].variant: "f", want "a" or nothing`},
+		"variant that is not compiled": {func(m *matrix.Matrix) { m.Targets[0].Variant = "a" }, `targets[0].sm: CUDA 12.4.1 does not compile for 75a`},
+		"architecture":                 {func(m *matrix.Matrix) { m.Targets[0].Architecture = "Volta" }, `targets[0].architecture: "Volta", but 7.5 is Turing`},
+		"no GPUs":                      {func(m *matrix.Matrix) { m.Targets[0].GPUs = nil }, "targets[0].gpus: empty"},
+		"GPU twice":                    {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4", "T4"} }, `targets[0].gpus[1]: "T4" stands here twice`},
+		"GPU text":                     {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4\x1b[2J", " T4", ""} }, `targets[0].gpus[0]: "T4\x1b[2J" is not a name` + "\n" + `targets[0].gpus[1]: " T4" is not a name` + "\n" + `targets[0].gpus[2]: "" is not a name`},
+		"platform":                     {func(m *matrix.Matrix) { m.Targets[0].Platforms = []string{"Collab"} }, `targets[0].platforms[0]: "Collab" is none of Colab, Colab Pro, Enterprise, Kaggle, Local`},
+		"no PTX":                       {func(m *matrix.Matrix) { m.Targets[1].PTX = false }, "targets[1].ptx: false for 90: the highest row of cuda12 carries the PTX that GPUs newer than the matrix run"},
+		"PTX of one GPU":               {func(m *matrix.Matrix) { m.Targets[2].PTX = true }, "targets[2].ptx: true for 120a: PTX of an architecture-specific target runs on no newer GPU"},
+		"PTX, no driver":               {func(m *matrix.Matrix) { m.Targets[2].PTX, m.Targets[2].Variant = true, "" }, "toolkits[1].driver_ptx: missing: 120 carries PTX"},
+		"PTX twice":                    {func(m *matrix.Matrix) { m.Targets[0].PTX = true }, "targets[0].ptx: true for 75: PTX stands on the highest row of a toolkit alone, for cuda12 on 90"},
+		"no seed":                      {func(m *matrix.Matrix) { m.Targets[0].Seed = false }, `targets: no row has seed: true, so "seed" selects nothing`},
+		"no toolkits":                  {func(m *matrix.Matrix) { m.Toolkits = nil }, "toolkits: no rows\ntargets[0].toolkit: \"cuda12\" is none of toolkits\ntargets[1].toolkit: \"cuda12\" is none of toolkits\ntargets[2].toolkit: \"cuda13\" is none of toolkits"},
+		"toolkit of no row":            {func(m *matrix.Matrix) { m.Targets = m.Targets[:2] }, `toolkits[1]: no row of targets names "cuda13"`},
+		"toolkit's order":              {func(m *matrix.Matrix) { m.Toolkits[0], m.Toolkits[1] = m.Toolkits[1], m.Toolkits[0] }, "toolkits[1].cuda: 12.4.1 comes after 13.3.1: toolkits ascend\ntargets[2].ptx: false for 120a: the highest row of cuda13 carries the PTX that GPUs newer than the matrix run"},
+		"toolkit twice":                {func(m *matrix.Matrix) { m.Toolkits = append(m.Toolkits[:1:1], m.Toolkits...) }, "toolkits[1].cuda: 12.4.1 comes after 12.4.1: toolkits ascend\ntoolkits[1].name: \"cuda12\" stands here twice"},
+		"toolkit's name":               {func(m *matrix.Matrix) { m.Toolkits[1].Name, m.Targets[2].Toolkit = "blackwell", "blackwell" }, `toolkits[1].name: "blackwell", but a toolkit of CUDA 13.3.1 is "cuda13"`},
+		"toolkit unknown":              {func(m *matrix.Matrix) { m.Toolkits[0].CUDA, m.Toolkits[0].NVCC = "12.8.0", "12.8.61" }, "toolkits[0].cuda: which SMs CUDA 12.8.0 compiles for is not known here"},
+		"toolkit 13.0":                 {func(m *matrix.Matrix) { m.Toolkits[1].CUDA, m.Toolkits[1].NVCC = "13.0.2", "13.0.88" }, "toolkits[1].cuda: CUDA 13.0.2 is refused: its code for sm_120 and sm_121 crashes in quantized matrix products (llama.cpp issue 18331)"},
+		"toolkit 13.2":                 {func(m *matrix.Matrix) { m.Toolkits[1].CUDA, m.Toolkits[1].NVCC = "13.2", "13.2.51" }, "toolkits[1].cuda: CUDA 13.2 is refused: its compiler drops a byte mask, and IQ1_S, IQ2_S and IQ3_S models give garbage (llama.cpp issues 21255 and 28581); 13.3 is mended"},
+		"toolkit versions":             {func(m *matrix.Matrix) { m.Toolkits[0] = matrix.Toolkit{Name: "cuda12", CUDA: "v12", DriverPTX: "5_5"} }, "toolkits[0].cuda: \"v12\" is not dotted numbers\ntoolkits[0].nvcc: \"\" is not dotted numbers\ntoolkits[0].driver_cubin: \"\" is not dotted numbers\ntoolkits[0].driver_ptx: \"5_5\" is not dotted numbers"},
+		"nvcc":                         {func(m *matrix.Matrix) { m.Toolkits[0].NVCC = "12.40.1" }, "toolkits[0].nvcc: 12.40.1 is not of CUDA 12.4.1"},
+		"drivers":                      {func(m *matrix.Matrix) { m.Toolkits[0].DriverPTX = "525.60.12" }, "toolkits[0].driver_ptx: 525.60.12 is older than driver_cubin 525.60.13"},
+		"floors":                       {func(m *matrix.Matrix) { m.Floors = matrix.Floors{Glibc: "GLIBC_2.35"} }, "floors.glibc: \"GLIBC_2.35\" is not dotted numbers\nfloors.glibcxx: \"\" is not dotted numbers"},
+		"repository":                   {func(m *matrix.Matrix) { m.LlamaCPP.Repository = "http://example.org/x" }, `llama_cpp.repository: "http://example.org/x" is not an https address`},
+		"credentials":                  {func(m *matrix.Matrix) { m.LlamaCPP.Repository = "https://me@example.org/x" }, `llama_cpp.repository: "https://me@example.org/x" is not an https address`},
+		"ref":                          {func(m *matrix.Matrix) { m.LlamaCPP.Ref = "--upload-pack=x" }, `llama_cpp.ref: "--upload-pack=x" is not a tag or branch`},
+		"version":                      {func(m *matrix.Matrix) { m.LlamaCPP.Version = "latest" }, `llama_cpp.version: "latest" is not dotted numbers`},
+		"commit":                       {func(m *matrix.Matrix) { m.LlamaCPP.Commit = "de3ff81" }, `llama_cpp.commit: "de3ff81" is not 40 hex digits`},
+		"tree":                         {func(m *matrix.Matrix) { m.LlamaCPP.Tree = "" }, `llama_cpp.tree: "" is not 40 hex digits`},
+		"build":                        {func(m *matrix.Matrix) { m.LlamaCPP.Build = -1 }, `llama_cpp.build: -1 is negative`},
+		"npm":                          {func(m *matrix.Matrix) { m.LlamaCPP.NPMPackage = "some-package@latest" }, `llama_cpp.npm_package: "some-package@latest" is not name@1.2.3`},
+		"integrity":                    {func(m *matrix.Matrix) { m.LlamaCPP.NPMIntegrity = "sha1-AAAA" }, `llama_cpp.npm_integrity: "sha1-AAAA" is not sha512- and 64 bytes in base64`},
+		"bundle path":                  {func(m *matrix.Matrix) { m.LlamaCPP.BundlePath = "../x" }, `llama_cpp.bundle_path: "../x" is not a relative path`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := valid()

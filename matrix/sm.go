@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -63,14 +64,64 @@ func (s SM) Architecture() string {
 	return ""
 }
 
+// A Code is what device code is compiled for: an SM, and where its features are not those of every later GPU, the
+// variant that says so. Its JSON is the SM's integer, or with a variant a text: 75, "120a".
+type Code struct {
+	SM SM
+	// Variant is "a" for an architecture-specific target (sm_120a), "f" for a family-specific one (sm_120f), else "".
+	// https://docs.nvidia.com/cuda/cuda-compiler-driver-nvcc/#gpu-feature-list
+	Variant string
+}
+
+// String is "75" or "120a", as CMAKE_CUDA_ARCHITECTURES has it.
+func (c Code) String() string { return strconv.Itoa(int(c.SM)) + c.Variant }
+
+// MarshalJSON writes 75 or "120a".
+func (c Code) MarshalJSON() ([]byte, error) {
+	if c.Variant == "" {
+		return json.Marshal(c.SM)
+	}
+	return json.Marshal(c.String())
+}
+
+// UnmarshalJSON reads what MarshalJSON writes, and nothing else.
+func (c *Code) UnmarshalJSON(data []byte) error {
+	var text string
+	if len(data) == 0 || data[0] != '"' {
+		c.Variant = ""
+		return json.Unmarshal(data, &c.SM)
+	}
+	if err := json.Unmarshal(data, &text); err != nil {
+		return err
+	}
+	for _, variant := range []string{"a", "f"} {
+		digits, ok := strings.CutSuffix(text, variant)
+		sm, err := ParseSM(digits)
+		if ok && err == nil && text == (Code{sm, variant}).String() {
+			*c = Code{sm, variant}
+			return nil
+		}
+	}
+	return fmt.Errorf("reading device code's target %q: want 75 or %q", text, "120a")
+}
+
 // RunsCubin reports whether a GPU of this SM runs machine code compiled for cubin: the same major, and a minor that
-// is not newer. https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility excludes Tegra, whose SMs
+// is not newer; of an architecture-specific target exactly its own SM.
+// https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility excludes Tegra, whose SMs
 // (5.3, 6.2, 7.2, 8.7) run only their own cubins and whose code runs nowhere else; a caller that selects for such a
 // machine knows that it is one (it is arm64) and need not ask.
-func (gpu SM) RunsCubin(cubin SM) bool {
-	return gpu.Major() == cubin.Major() && gpu.Minor() >= cubin.Minor()
+func (gpu SM) RunsCubin(cubin Code) bool {
+	if cubin.Variant == "a" {
+		return gpu == cubin.SM
+	}
+	return gpu.Major() == cubin.SM.Major() && gpu.Minor() >= cubin.SM.Minor()
 }
 
 // RunsPTX reports whether a driver can compile PTX of ptx for a GPU of this SM: any PTX that is not newer than the
-// GPU. Toolkit.DriverPTX covers whether the driver itself is new enough.
-func (gpu SM) RunsPTX(ptx SM) bool { return ptx <= gpu }
+// GPU; PTX with a variant is as bound as machine code. Toolkit.DriverPTX covers whether the driver itself is new enough.
+func (gpu SM) RunsPTX(ptx Code) bool {
+	if ptx.Variant != "" {
+		return gpu.RunsCubin(ptx)
+	}
+	return ptx.SM <= gpu
+}

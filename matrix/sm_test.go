@@ -76,31 +76,57 @@ func TestSMForms(t *testing.T) {
 	}
 }
 
+func TestCodeJSON(t *testing.T) {
+	for text, want := range map[string]matrix.Code{"75": {SM: 75}, `"120a"`: {SM: 120, Variant: "a"}, `"100f"`: {SM: 100, Variant: "f"}} {
+		var got matrix.Code
+		if err := json.Unmarshal([]byte(text), &got); err != nil || got != want {
+			t.Errorf("%s is read as %v, %v", text, got, err)
+		}
+		if back, err := json.Marshal(want); err != nil || string(back) != text {
+			t.Errorf("%v is written as %s, %v, want %s", want, back, err, text)
+		}
+	}
+	for _, text := range []string{`"75"`, `"120b"`, `"a"`, `"sm_120a"`, `"12.0a"`, `"0120a"`, `""`, `{}`, `"120aa"`, `"1200a"`, `7.5`} {
+		var got matrix.Code
+		if err := json.Unmarshal([]byte(text), &got); err == nil {
+			t.Errorf("%s is read as %v, want an error", text, got)
+		}
+	}
+}
+
 // The GPUs are the ones that llcuda 1.x gave the wrong code, and the edges of NVIDIA's rules.
 func TestWhichGPURunsWhichCode(t *testing.T) {
+	plain := func(sm matrix.SM) matrix.Code { return matrix.Code{SM: sm} }
 	for _, test := range []struct {
 		gpu        string
-		sm, code   matrix.SM
+		sm         matrix.SM
+		code       matrix.Code
 		cubin, ptx bool
 	}{
-		{"940M", 50, 50, true, true},
-		{"GTX 970 is newer than 5.0 within Maxwell", 52, 50, true, true},
-		{"GTX 750 is older than 5.2 code", 50, 52, false, false},
-		{"P100 takes its own", 60, 60, true, true},
-		{"P100 never takes 6.1", 60, 61, false, false},
-		{"GTX 1080 takes 6.0", 61, 60, true, true},
-		{"P100 does not take Maxwell's cubin, but its PTX", 60, 50, false, true},
-		{"V100 is not served by T4 code", 70, 75, false, false},
-		{"T4 takes Volta's cubin: one major", 75, 70, true, true},
-		{"A100 is not served by RTX 30 code", 80, 86, false, false},
-		{"RTX 3090 takes A100's cubin", 86, 80, true, true},
-		{"RTX 4090 takes RTX 30's cubin", 89, 86, true, true},
-		{"H100 takes no 8.9 cubin, but its PTX", 90, 89, false, true},
-		{"H100 and 8.0", 90, 80, false, true},
-		{"B200 and 8.9", 100, 89, false, true},
-		{"RTX 5090 and 8.9", 120, 89, false, true},
-		{"RTX 5090 does not take B200's cubin", 120, 100, false, true},
-		{"T4 compiles no PTX of 8.9", 75, 89, false, false},
+		{"940M", 50, plain(50), true, true},
+		{"GTX 970 is newer than 5.0 within Maxwell", 52, plain(50), true, true},
+		{"GTX 750 is older than 5.2 code", 50, plain(52), false, false},
+		{"P100 takes its own", 60, plain(60), true, true},
+		{"P100 never takes 6.1", 60, plain(61), false, false},
+		{"GTX 1080 takes 6.0", 61, plain(60), true, true},
+		{"P100 does not take Maxwell's cubin, but its PTX", 60, plain(50), false, true},
+		{"V100 is not served by T4 code", 70, plain(75), false, false},
+		{"T4 takes Volta's cubin: one major", 75, plain(70), true, true},
+		{"A100 is not served by RTX 30 code", 80, plain(86), false, false},
+		{"RTX 3090 takes A100's cubin", 86, plain(80), true, true},
+		{"RTX 4090 takes RTX 30's cubin", 89, plain(86), true, true},
+		{"H100 takes no 8.9 cubin, but its PTX", 90, plain(89), false, true},
+		{"H100 and 8.0", 90, plain(80), false, true},
+		{"B200 and 8.9", 100, plain(89), false, true},
+		{"RTX 5090 and 8.9", 120, plain(89), false, true},
+		{"RTX 5090 does not take B200's cubin", 120, plain(100), false, true},
+		{"T4 compiles no PTX of 8.9", 75, plain(89), false, false},
+		{"RTX 5090 takes its own architecture-specific code", 120, matrix.Code{SM: 120, Variant: "a"}, true, true},
+		{"GB10 takes no architecture-specific code of 12.0", 121, matrix.Code{SM: 120, Variant: "a"}, false, false},
+		{"GB10 takes plain code of 12.0", 121, plain(120), true, true},
+		{"GB10 takes code of 12.0's family", 121, matrix.Code{SM: 120, Variant: "f"}, true, true},
+		{"B300 takes B200's cubin", 103, plain(100), true, true},
+		{"B200 takes no code of 12.0's family", 100, matrix.Code{SM: 120, Variant: "f"}, false, false},
 	} {
 		if got := test.sm.RunsCubin(test.code); got != test.cubin {
 			t.Errorf("%s: %s.RunsCubin(%s) = %t, want %t", test.gpu, test.sm, test.code, got, test.cubin)

@@ -59,7 +59,11 @@ func (n *notes) head() {
 		version = fmt.Sprintf("[%s](%s/tree/%s)", version, source, llama.Commit)
 		commit = fmt.Sprintf("[`%s`](%s/commit/%s)", llama.Commit[:12], source, llama.Commit)
 	}
-	n.printf("%s (commit %s), compiled with CUDA %s for NVIDIA GPUs. Each bundle has the code for one generation of them and ", version, commit, n.release.Toolkit.CUDA)
+	var toolkits []string
+	for _, t := range n.release.Toolkits {
+		toolkits = append(toolkits, "CUDA "+t.CUDA)
+	}
+	n.printf("%s (commit %s), compiled with %s for NVIDIA GPUs. Each bundle has the code for one generation of them and ", version, commit, strings.Join(toolkits, " and "))
 	n.printf("nothing else; it needs a driver, and no CUDA installation.\n\n")
 }
 

@@ -28,7 +28,7 @@ func (c *Client) Environment(i Install) [][2]string {
 }
 
 // Programs is the folder of an installation's programs.
-func (c *Client) Programs(i Install) string { return path.Join(c.Store.Dir(i), launch.ProgramsDir) }
+func (c *Client) Programs(i Install) string { return launch.ProgramsDir(c.Store.Dir(i)) }
 
 // Program is the path of one of an installation's programs.
 func (c *Client) Program(i Install, name string) (string, error) {

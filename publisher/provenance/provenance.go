@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 const (
@@ -105,19 +106,20 @@ func (f Facts) definition() (*slsa.BuildDefinition, []*intoto.ResourceDescriptor
 		source["repository"] = f.Repository
 	}
 	var sms []any
-	device := map[string]any{}
+	device, toolkits := map[string]any{}, map[string]any{}
 	engines := map[string]bool{}
 	for _, bundle := range bundles {
 		sms = append(sms, int(bundle.SM))
 		device[bundle.SM.String()] = list(bundle.Build.CUDACMake)
 		engines[bundle.Build.Engine] = true
+		toolkits[matrix.ToolkitName(bundle.Toolkit.CUDA)] = map[string]any{"cuda": bundle.Toolkit.CUDA, "nvcc": bundle.Toolkit.NVCC}
 	}
 	external, err := structpb.NewStruct(map[string]any{"release": first.Release, "llama_cpp": source, "sms": sms})
 	if err != nil {
 		return nil, nil, err
 	}
 	internal, err := structpb.NewStruct(map[string]any{
-		"toolkit":           map[string]any{"cuda": first.Toolkit.CUDA, "nvcc": first.Toolkit.NVCC},
+		"toolkits":          toolkits,
 		"source_date_epoch": first.Build.SourceDateEpoch,
 		"engine":            list(slices.Sorted(maps.Keys(engines))),
 		"cmake":             map[string]any{"host": list(first.Build.HostCMake), "device": device},
@@ -163,7 +165,7 @@ func (f Facts) dependencies(bundles []manifests.Metadata) []*intoto.ResourceDesc
 			}
 		}
 		for _, image := range []struct{ name, digest string }{
-			{"builder image", bundle.Build.BuilderImage}, {"base image", bundle.Build.BaseImage},
+			{"builder image", bundle.Build.BuilderImage}, {"host image", bundle.Build.HostImage}, {"base image", bundle.Build.BaseImage},
 		} {
 			if seen[image.name+image.digest] {
 				continue

@@ -79,7 +79,7 @@ type buildCommand struct {
 	matrix  matrix.Matrix
 	targets []matrix.Target
 	source  farm.Source
-	recipe  farm.Recipe
+	plan    []farm.Job
 	known   *release.Ledger
 	show    *progress
 	// like is how a release was built that this build shall be the same as; nil if it need not be.
@@ -115,7 +115,7 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 	defer b.show.close()
 	options := engine.Options{
 		Hosts: b.engines, Base: b.base, CacheDir: filepath.Join(b.cache, "builder"), Jobs: b.jobs,
-		Source: b.source, Toolkit: b.matrix.Toolkit, Progress: b.show.event,
+		Source: b.source, Toolkits: b.toolkits(), Progress: b.show.event,
 	}
 	if b.like != nil {
 		options.Engine = b.like.Engine
@@ -131,7 +131,9 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 		return farm.Outcome{}, err
 	}
 	defer session.Close() // its error could change nothing: the results are on this machine
-	b.recipe = session.Recipe
+	if b.plan, err = farm.Plan(b.targets, b.source, session.Recipes); err != nil {
+		return farm.Outcome{}, err
+	}
 	if err := b.alike(); err != nil {
 		return farm.Outcome{}, err
 	}
@@ -142,7 +144,7 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 	if err != nil {
 		return farm.Outcome{}, err
 	}
-	return farm.Run(ctx, farm.Plan(b.targets, b.source, session.Recipe), session.Builders, farm.RunOptions{
+	return farm.Run(ctx, b.plan, session.Builders, farm.RunOptions{
 		WorkDir:        work,
 		LogDir:         b.dir.Path(release.LogsName),
 		Collect:        b.collect,
@@ -152,18 +154,30 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 	})
 }
 
+// toolkits are those of the targets, and before them the matrix's first, which compiles the host half.
+func (b *buildCommand) toolkits() []matrix.Toolkit {
+	used := b.matrix.Toolkits[:1:1]
+	for _, toolkit := range b.matrix.Toolkits[1:] {
+		if slices.ContainsFunc(b.targets, func(t matrix.Target) bool { return t.Toolkit == toolkit.Name }) {
+			used = append(used, toolkit)
+		}
+	}
+	return used
+}
+
 // alike refuses, before hours are spent, an engine or a base that cannot give the bytes of the release to be like. A base that
 // the user chose is his to try.
 func (b *buildCommand) alike() error {
 	if b.like == nil {
 		return nil
 	}
-	if b.recipe.Engine != b.like.Engine {
-		return console.Usage(fmt.Errorf("the release was built by %s, and the engine here is %s", b.like.Engine, b.recipe.Engine),
+	recipe := b.plan[0].Recipe // engine and base are the same in all
+	if recipe.Engine != b.like.Engine {
+		return console.Usage(fmt.Errorf("the release was built by %s, and the engine here is %s", b.like.Engine, recipe.Engine),
 			"name one of that version with --engine; the checkout of the release has it built in, for root on Debian 12")
 	}
-	if b.recipe.BaseImage != b.like.BaseImage {
-		other := fmt.Errorf("the release was built on %s, and the base here is %s", b.like.BaseImage, b.recipe.BaseImage)
+	if recipe.BaseImage != b.like.BaseImage {
+		other := fmt.Errorf("the release was built on %s, and the base here is %s", b.like.BaseImage, recipe.BaseImage)
 		if b.base == "" {
 			return console.Usage(other, "check out the commit that the release was made from; to try another base anyway, give --base IMAGE")
 		}
@@ -183,13 +197,13 @@ func (b *buildCommand) collect(ctx context.Context, tree farm.Tree) ([]manifests
 		if err != nil {
 			return err
 		}
-		meta, err = bundler.Describe(fsys, rules, report, b.identity())
+		meta, err = bundler.Describe(fsys, rules, report, b.identity(tree.Job.Recipe))
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	key, err := b.bundleKey(tree.Job.Target)
+	key, err := b.bundleKey(tree.Job)
 	if err != nil {
 		return nil, err
 	}
@@ -199,33 +213,29 @@ func (b *buildCommand) collect(ctx context.Context, tree farm.Tree) ([]manifests
 	})
 }
 
-func (b *buildCommand) collectRuntime(ctx context.Context, dir string) ([]manifests.Artifact, error) {
-	artifacts, err := b.pack(string(farm.StepRuntime), b.runtimeKey(), func(opts bundler.PackOptions) ([]manifests.Artifact, error) {
+func (b *buildCommand) collectRuntime(ctx context.Context, step farm.Step, dir string) ([]manifests.Artifact, error) {
+	return b.pack(step.Name(), runtimeKey(step), func(opts bundler.PackOptions) ([]manifests.Artifact, error) {
 		opts.Cache = filepath.Join(b.cache, "runtime")
-		return bundler.PackRuntime(ctx, os.DirFS(dir), b.matrix.Toolkit, string(b.dir), opts)
+		return bundler.PackRuntime(ctx, os.DirFS(dir), step.Recipe.Toolkit, string(b.dir), opts)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return artifacts, b.otherRuntimes(artifacts)
 }
 
-// runtimeKey identifies the bytes of the CUDA runtime's archives, as far as this program makes them;
-// empty if the engine does not tell what its step would produce.
-func (b *buildCommand) runtimeKey() string {
-	if b.recipe.Runtime == "" {
+// runtimeKey identifies the bytes of a CUDA runtime's archives, as far as this program makes them;
+// empty if the engine does not tell what the step would produce.
+func runtimeKey(step farm.Step) string {
+	if step.Recipe.Runtime == "" {
 		return ""
 	}
-	return fmt.Sprintf("%s, CUDA %s, nvcc %s", b.recipe.Runtime, b.matrix.Toolkit.CUDA, b.matrix.Toolkit.NVCC)
+	return fmt.Sprintf("%s, %s, CUDA %s, nvcc %s", step.Recipe.Runtime, step.Runtime, step.Recipe.Toolkit.CUDA, step.Recipe.Toolkit.NVCC)
 }
 
 // bundleKey identifies everything that decides the bytes of a bundle's archives, apart from this program.
-func (b *buildCommand) bundleKey(target matrix.Target) (string, error) {
+func (b *buildCommand) bundleKey(job farm.Job) (string, error) {
 	text, err := json.Marshal(struct {
 		Identity bundler.Identity
 		Target   matrix.Target
 		Source   string
-	}{b.identity(), target, b.source.Digest})
+	}{b.identity(job.Recipe), job.Target, b.source.Digest})
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:]), err
 }
@@ -251,36 +261,19 @@ func (b *buildCommand) knownSteps() (map[string][]manifests.Artifact, error) {
 			b.show.event(farm.Event{Step: step, Stage: "pack", State: farm.StateDone, Cached: true})
 		}
 	}
-	look(string(farm.StepRuntime), b.runtimeKey())
+	for _, step := range farm.RuntimeSteps(b.plan) {
+		look(step.Name(), runtimeKey(step))
+	}
 	if b.like == nil {
-		for _, target := range b.targets {
-			key, err := b.bundleKey(target)
+		for _, job := range b.plan {
+			key, err := b.bundleKey(job)
 			if err != nil {
 				return nil, err
 			}
-			look(target.SM.String(), key)
+			look(job.Target.SM.String(), key)
 		}
-	}
-	if runtime := known[string(farm.StepRuntime)]; runtime != nil {
-		return known, b.otherRuntimes(runtime)
 	}
 	return known, nil
-}
-
-// otherRuntimes warns early of what would prevent the folder from being described:
-// a CUDA runtime other than this one, left behind by an older builder.
-func (b *buildCommand) otherRuntimes(mine []manifests.Artifact) error {
-	names, err := b.dir.Names()
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		isMine := slices.ContainsFunc(mine, func(a manifests.Artifact) bool { return a.Name == name })
-		if manifests.KindOf(name) == manifests.KindCUDART && !isMine {
-			b.term.Warnf("%s is of another CUDA runtime than %s, and a release has one: move it away", b.dir.Path(name), mine[0].Name)
-		}
-	}
-	return nil
 }
 
 // pack packs what the key names, and notes what became of it.
@@ -321,7 +314,7 @@ func (b *buildCommand) stage(step, stage string, do func(show func(measure.Progr
 
 // identity is what a bundle says of itself beyond its files. A tree that no
 // commit stands for is named by its digest.
-func (b *buildCommand) identity() bundler.Identity {
+func (b *buildCommand) identity(recipe farm.Recipe) bundler.Identity {
 	commit := b.source.Commit
 	if commit == "" || strings.HasSuffix(commit, "-dirty") {
 		commit = b.source.Digest
@@ -330,9 +323,9 @@ func (b *buildCommand) identity() bundler.Identity {
 		Release:  b.release,
 		LlamaCPP: manifests.LlamaCPP{Version: b.source.Version, Commit: commit, Build: b.source.Build},
 		Build: manifests.Build{
-			BuilderImage: b.recipe.BuilderImage, BaseImage: b.recipe.BaseImage,
-			Patches: b.source.Patches, HostCMake: b.recipe.HostCMake, CUDACMake: b.recipe.CUDACMake,
-			SourceDateEpoch: b.source.Epoch.Unix(), Engine: b.recipe.Engine,
+			BuilderImage: recipe.BuilderImage, HostImage: recipe.HostImage, BaseImage: recipe.BaseImage,
+			Patches: b.source.Patches, HostCMake: recipe.HostCMake, CUDACMake: recipe.CUDACMake,
+			SourceDateEpoch: b.source.Epoch.Unix(), Engine: recipe.Engine,
 		},
 	}
 }
@@ -341,7 +334,7 @@ func (b *buildCommand) identity() bundler.Identity {
 func buildError(ctx context.Context, outcome farm.Outcome, err error) error {
 	var failed []string
 	var causes []error
-	for _, result := range slices.Concat([]farm.Result{outcome.Host, outcome.Runtime}, outcome.Bundles) {
+	for _, result := range outcome.All() {
 		if result.Err != nil {
 			failed = append(failed, result.Step)
 			causes = append(causes, result.Err)

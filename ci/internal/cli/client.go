@@ -22,6 +22,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher/installer"
 )
 
@@ -219,15 +220,19 @@ func (c *clientCommand) pack(ctx context.Context, checkout goreleaser.Checkout, 
 
 // build has an engine run one step for what is packaged: the probe, or the wheels.
 func (c *clientCommand) build(ctx context.Context, kind farm.StepKind, source farm.Source, dest string, view *progress) error {
+	m, err := spec.Default()
+	if err != nil {
+		return err
+	}
 	session, err := c.backend.Open(ctx, engine.Options{
-		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cache, "builder"), Progress: view.event,
+		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cache, "builder"), Toolkits: m.Toolkits[:1], Progress: view.event,
 	})
 	view.leave(engineStep)
 	if err != nil {
 		return err
 	}
 	defer session.Close() // its error could change nothing: the result is on this machine
-	_, err = session.Builders[0].Build(ctx, farm.Step{Kind: kind, Source: source, Recipe: session.Recipe}, dest, view.event)
+	_, err = session.Builders[0].Build(ctx, farm.Step{Kind: kind, Source: source, Recipe: session.Recipes[0]}, dest, view.event)
 	view.leave(string(kind))
 	return err
 }

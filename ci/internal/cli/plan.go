@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -78,6 +79,7 @@ func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal
 // plannedJob is one row of plan --json.
 type plannedJob struct {
 	SM            matrix.SM `json:"sm"`
+	Toolkit       string    `json:"toolkit"` // by name
 	Bundle        string    `json:"bundle"`
 	Architecture  string    `json:"architecture"`
 	GPUs          []string  `json:"gpus"`
@@ -100,10 +102,11 @@ type plannedSource struct {
 
 // plan is what plan --json prints.
 type plan struct {
-	LlamaCPP plannedSource  `json:"llama_cpp"`
-	Toolkit  matrix.Toolkit `json:"toolkit"`
-	Floors   matrix.Floors  `json:"floors"`
-	Jobs     []plannedJob   `json:"jobs"`
+	LlamaCPP plannedSource `json:"llama_cpp"`
+	// Toolkits are those of the jobs.
+	Toolkits []matrix.Toolkit `json:"toolkits"`
+	Floors   matrix.Floors    `json:"floors"`
+	Jobs     []plannedJob     `json:"jobs"`
 	// Wheels are those of the Python package, by their names.
 	Wheels []string `json:"wheels"`
 }
@@ -191,10 +194,14 @@ func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) (plan,
 	if err != nil {
 		return plan{}, err
 	}
-	p := plan{LlamaCPP: src, Toolkit: m.Toolkit, Floors: m.Floors, Wheels: wheel.Names(version)}
+	p := plan{LlamaCPP: src, Floors: m.Floors, Wheels: wheel.Names(version)}
 	for _, target := range targets {
+		toolkit, _ := m.ToolkitOf(target) // Check has seen to it
+		if !slices.Contains(p.Toolkits, toolkit) {
+			p.Toolkits = append(p.Toolkits, toolkit)
+		}
 		p.Jobs = append(p.Jobs, plannedJob{
-			SM: target.SM, Bundle: manifests.BundleName(target.SM), Architecture: target.Architecture, GPUs: target.GPUs,
+			SM: target.SM, Toolkit: target.Toolkit, Bundle: manifests.BundleName(target.SM), Architecture: target.Architecture, GPUs: target.GPUs,
 			Platforms: target.Platforms, Architectures: target.CMakeArchitectures(), PTX: target.PTX,
 		})
 	}
@@ -221,17 +228,24 @@ func (p plan) table() string {
 	for _, patch := range p.LlamaCPP.Patches {
 		fmt.Fprintf(&b, "\n          patched by %s", patch.Name)
 	}
-	fmt.Fprintf(&b, "\ntoolkit   CUDA %s, nvcc %s; drivers from %s, for PTX from %s\n", p.Toolkit.CUDA, p.Toolkit.NVCC, p.Toolkit.DriverCubin, p.Toolkit.DriverPTX)
+	for _, k := range p.Toolkits {
+		fmt.Fprintf(&b, "\n%-9s CUDA %s, nvcc %s; drivers from %s", k.Name, k.CUDA, k.NVCC, k.DriverCubin)
+		if k.DriverPTX != "" {
+			fmt.Fprintf(&b, ", for PTX from %s", k.DriverPTX)
+		}
+	}
+	b.WriteByte('\n')
 	fmt.Fprintf(&b, "systems   glibc %s, GLIBCXX_%s\n", p.Floors.Glibc, p.Floors.GLIBCXX)
 	fmt.Fprintf(&b, "python    %s\n\n", strings.Join(p.Wheels, "\n          "))
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SM\tBUNDLE\tARCHITECTURE\tDEVICE CODE\tDRIVER\tPLATFORMS\tGPUS")
+	fmt.Fprintln(w, "SM\tBUNDLE\tARCHITECTURE\tTOOLKIT\tDEVICE CODE\tDRIVER\tPLATFORMS\tGPUS")
 	for _, job := range p.Jobs {
-		code, driver := "cubin", p.Toolkit.DriverCubin
+		toolkit := p.Toolkits[slices.IndexFunc(p.Toolkits, func(k matrix.Toolkit) bool { return k.Name == job.Toolkit })]
+		code, driver := "cubin", toolkit.DriverCubin
 		if job.PTX {
-			code, driver = "cubin, PTX", p.Toolkit.DriverCubin+", PTX "+p.Toolkit.DriverPTX
+			code, driver = "cubin, PTX", toolkit.DriverCubin+", PTX "+toolkit.DriverPTX
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", job.SM, job.Bundle, job.Architecture, code, driver,
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", job.SM, job.Bundle, job.Architecture, job.Toolkit, code, driver,
 			strings.Join(job.Platforms, ", "), strings.Join(job.GPUs, ", "))
 	}
 	w.Flush()

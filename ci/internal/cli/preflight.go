@@ -15,6 +15,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
@@ -234,10 +235,14 @@ func (b *buildCommand) sameRelease(ctx context.Context) error {
 		}
 		return console.Usage(fmt.Errorf("reading what --out %s holds already: %w", b.dir, err), hint)
 	}
-	mine := b.identity()
+	mine := b.identity(farm.Recipe{}) // as far as no recipe decides
+	var known []manifests.Toolkit
+	for _, toolkit := range b.matrix.Toolkits {
+		known = append(known, manifests.Toolkit{CUDA: toolkit.CUDA, NVCC: toolkit.NVCC})
+	}
 	err = release.Common{
 		Release: mine.Release, LlamaCPP: mine.LlamaCPP, Epoch: mine.Build.SourceDateEpoch,
-		Toolkit: manifests.Toolkit{CUDA: b.matrix.Toolkit.CUDA, NVCC: b.matrix.Toolkit.NVCC},
+		Toolkits: known,
 	}.Strangers(others)
 	if err != nil {
 		return console.Usage(fmt.Errorf("--out %s holds files that do not belong to this build:\n%w", b.dir, err), hint)

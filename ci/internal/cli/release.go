@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
@@ -163,7 +164,7 @@ func (b *buildCommand) already(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	has, mine := found.Folder.Release, b.identity()
+	has, mine := found.Folder.Release, b.identity(farm.Recipe{})
 	if has.Release != mine.Release || has.LlamaCPP != mine.LlamaCPP || has.SourceDateEpoch != mine.Build.SourceDateEpoch {
 		return false, nil // build says what is wrong with the folder
 	}

@@ -109,7 +109,7 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 	if err := b.preflight(ctx); err != nil {
 		return farm.Outcome{}, err
 	}
-	if got := b.identity().LlamaCPP; got != released.LlamaCPP {
+	if got := b.identity(farm.Recipe{}).LlamaCPP; got != released.LlamaCPP {
 		return farm.Outcome{}, console.Usage(fmt.Errorf("the source is llama.cpp %s, commit %s, build %d; the release is of %s, commit %s, build %d",
 			got.Version, got.Commit, got.Build, released.LlamaCPP.Version, released.LlamaCPP.Commit, released.LlamaCPP.Build), "give the release's source with --llama")
 	}
@@ -134,7 +134,7 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 	if err != nil {
 		return outcome, buildError(ctx, outcome, err)
 	}
-	for _, result := range results(outcome) {
+	for _, result := range outcome.All() {
 		if result.Stats.Cached {
 			r.term.Warnf("%s came from the engine's cache: that it compiles to the same is not shown here; go run ./ci engine prune, or another machine, shows it", result.Step)
 		}
@@ -150,7 +150,7 @@ func (r *reproduceCommand) released() release.Dir {
 // compare compares what was built with the release.
 func (r *reproduceCommand) compare(ctx context.Context, public release.Public, released *fetch.Release, outcome farm.Outcome) (same bool, err error) {
 	same = true
-	for _, result := range results(outcome) {
+	for _, result := range outcome.All() {
 		for _, mine := range result.Artifacts {
 			found, err := public.Compare(ctx, released, mine, release.Dir(r.out), r.released(), r.term.Transfers("downloading", "downloaded").Report)
 			switch {

@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,15 +13,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
-// results lists the results of an outcome in the order of the table.
-func results(outcome farm.Outcome) []farm.Result {
-	all := []farm.Result{outcome.Host}
-	if outcome.Runtime.Step != "" {
-		all = append(all, outcome.Runtime)
-	}
-	return slices.Concat(all, outcome.Bundles)
-}
-
 // summary is the table at the end of a build.
 func summary(outcome farm.Outcome, took time.Duration) string {
 	var b strings.Builder
@@ -30,7 +20,7 @@ func summary(outcome farm.Outcome, took time.Duration) string {
 	fmt.Fprintln(w, "STEP\tRESULT\tWALL\tCPU\tOBJECTS\tFROM CACHE\tTAR.GZ\tTAR.ZST")
 	var cpu float64
 	cached := true
-	for _, r := range results(outcome) {
+	for _, r := range outcome.All() {
 		cpu += r.Stats.CPUSeconds
 		cached = cached && r.Err == nil && r.Stats.Cached
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Step, verdict(r), wall(r),
@@ -112,7 +102,7 @@ func shortened(line string) string {
 
 // writeFailures prints why each failed step failed, with the last lines of its output.
 func writeFailures(term *terminal, outcome farm.Outcome) {
-	for _, r := range results(outcome) {
+	for _, r := range outcome.All() {
 		var host *farm.HostError
 		if r.Err == nil || errors.As(r.Err, &host) || isInterrupt(r.Err) {
 			continue

@@ -73,7 +73,8 @@ public can download, without a token, and verifies the signature first.`,
 
 // rulesFrom returns the rules of a target.
 func rulesFrom(m matrix.Matrix, buildPaths []string, target matrix.Target) bundler.Rules {
-	return bundler.Rules{Target: target, Toolkit: m.Toolkit, Floors: m.Floors, BuildPaths: buildPaths}
+	toolkit, _ := m.ToolkitOf(target) // Check has seen to it
+	return bundler.Rules{Target: target, Toolkit: toolkit, Floors: m.Floors, BuildPaths: buildPaths}
 }
 
 // rulesIn finds an SM's rules in the matrix.

@@ -36,7 +36,7 @@ type builder struct {
 	name     string
 	client   *dagger.Client
 	console  *console
-	image    Image
+	images   map[string]Image // by the toolkit's name
 	cacheDir string
 	jobs     int
 	limits   string // of the engine's control group, as stages/jobs.sh prints them
@@ -88,7 +88,7 @@ type stepRun struct {
 
 func (r *stepRun) all(ctx context.Context, dest string) error {
 	var seen int
-	builder, err := r.stage(ctx, "image", r.builder.image.container(r.builder.client), &seen)
+	builder, err := r.stage(ctx, "image", r.builder.images[r.step.Toolkit().Name].container(r.builder.client), &seen)
 	if err != nil {
 		return err
 	}

@@ -26,10 +26,13 @@ type Image struct {
 // BaseMade is the base that is made here from Debian's packages.
 const BaseMade = "made"
 
-// prepareImage fetches what the builder image is made of into cacheDir. The base is the given
+// prepareImage fetches what a toolkit's builder image is made of into cacheDir. The base is the given
 // registry reference (NAME:TAG, resolved to a digest, or NAME:TAG@DIGEST), or BaseMade. Empty
 // means the reference in docker/cuda12/base.lock, or BaseMade if no registry answers.
-func prepareImage(ctx context.Context, base, cacheDir string, progress func(measure.Progress)) (Image, error) {
+func prepareImage(ctx context.Context, toolkit, base, cacheDir string, progress func(measure.Progress)) (Image, error) {
+	if toolkit != "cuda12" {
+		return Image{}, fmt.Errorf("there is no builder for the toolkit %s in docker", toolkit)
+	}
 	lock, err := cuda12.DefaultLock()
 	if err != nil {
 		return Image{}, err

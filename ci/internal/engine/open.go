@@ -30,24 +30,25 @@ const (
 	connectTimeout = 2 * time.Minute
 )
 
-// Options select the engines to use, and for what. Source and Toolkit are required.
+// Options select the engines to use, and for what. Source and Toolkits are required.
 type Options struct {
 	Hosts    []string // runner hosts; none means the first engine that is found
 	Base     string   // what the builder image starts from: see prepareImage
 	CacheDir string   // for what the builder image is made of, and what the web UI is built from
 	// Engine is what bundles should record, like "dagger v0.15.1", if not empty: the built-in engine comes first where it
 	// is that. Whether the one that is found is, the caller sees in the recipe.
-	Engine   string
-	Jobs     int // compile jobs at once on each engine; 0 is as many as its cores and memory allow
-	Source   farm.Source
-	Toolkit  matrix.Toolkit
+	Engine string
+	Jobs   int // compile jobs at once on each engine; 0 is as many as its cores and memory allow
+	Source farm.Source
+	// Toolkits are those to compile with. The first one's image compiles everything that is no device code.
+	Toolkits []matrix.Toolkit
 	Progress func(farm.Event) // of finding and preparing; Step is "engine"
 }
 
 // Session is a set of connected engines, and how they will compile the source.
 type Session struct {
 	Builders []farm.Builder
-	Recipe   farm.Recipe
+	Recipes  []farm.Recipe // one for each of the toolkits
 
 	clients []*dagger.Client
 }
@@ -120,14 +121,14 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 			return nil, &UnavailableError{fmt.Errorf("connecting to the engine %s: %w", e.name, err), ThreeWays}
 		}
 	}
-	image, err := opts.prepareImage(ctx)
+	images, err := opts.prepareImages(ctx)
 	if err != nil {
 		return nil, err
 	}
 	session := &Session{}
 	var version string
 	for _, e := range endpoints {
-		b, err := connect(ctx, e, image, opts.CacheDir, opts.Jobs)
+		b, err := connect(ctx, e, images, opts.CacheDir, opts.Jobs)
 		if err != nil {
 			return nil, errors.Join(err, session.Close())
 		}
@@ -145,7 +146,9 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 				"use engines of one version"}, session.Close())
 		}
 	}
-	session.Recipe = tree.fit(newRecipe(opts.Toolkit, opts.Source, image, engineName(version)))
+	for _, toolkit := range opts.Toolkits {
+		session.Recipes = append(session.Recipes, tree.fit(newRecipe(opts.Toolkits[0], toolkit, opts.Source, images, engineName(version))))
+	}
 	return session, nil
 }
 
@@ -313,8 +316,8 @@ func limitsOf(ctx context.Context, group string) string {
 }
 
 // connect opens a session with one engine.
-func connect(ctx context.Context, e endpoint, image Image, cacheDir string, jobs int) (*builder, error) {
-	b := &builder{name: e.name, console: &console{}, image: image, cacheDir: cacheDir, jobs: jobs, store: e.builtIn.StateDir}
+func connect(ctx context.Context, e endpoint, images map[string]Image, cacheDir string, jobs int) (*builder, error) {
+	b := &builder{name: e.name, console: &console{}, images: images, cacheDir: cacheDir, jobs: jobs, store: e.builtIn.StateDir}
 	if e.builtIn.Cgroup != "" {
 		b.limits = limitsOf(ctx, e.builtIn.Cgroup)
 	}
@@ -350,23 +353,27 @@ func (o Options) report(stage string) func(string) {
 	}
 }
 
-// prepareImage prepares the image as a stage that it reports to Progress, in MB.
-func (o Options) prepareImage(ctx context.Context) (Image, error) {
+// prepareImages prepares the toolkits' images as a stage that it reports to Progress, in MB.
+func (o Options) prepareImages(ctx context.Context) (map[string]Image, error) {
 	send := func(e farm.Event) {
 		if e.Step, e.Stage = "engine", "packages"; o.Progress != nil {
 			o.Progress(e)
 		}
 	}
 	send(farm.Event{State: farm.StateStart})
-	image, err := prepareImage(ctx, o.Base, o.CacheDir, func(at measure.Progress) {
-		send(farm.Event{State: farm.StateProgress}.Megabytes(at))
-	})
-	if err != nil {
-		send(farm.Event{State: farm.StateFailed})
-		return Image{}, err
+	images := map[string]Image{}
+	for _, toolkit := range o.Toolkits {
+		image, err := prepareImage(ctx, toolkit.Name, o.Base, o.CacheDir, func(at measure.Progress) {
+			send(farm.Event{State: farm.StateProgress}.Megabytes(at))
+		})
+		if err != nil {
+			send(farm.Event{State: farm.StateFailed})
+			return nil, err
+		}
+		images[toolkit.Name] = image
 	}
 	send(farm.Event{State: farm.StateDone})
-	return image, nil
+	return images, nil
 }
 
 var _ farm.Builder = (*builder)(nil)

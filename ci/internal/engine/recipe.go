@@ -58,12 +58,16 @@ var optional = map[string]bool{
 	"LLAMA_USE_PREBUILT_WEBUI": true,
 }
 
-// newRecipe returns how a tree is compiled in the given builder image.
-func newRecipe(toolkit matrix.Toolkit, src farm.Source, image Image, version string) farm.Recipe {
+// newRecipe returns how a tree is compiled: the device half in a toolkit's image, the host half in that of another, or
+// the same.
+func newRecipe(hostToolkit, toolkit matrix.Toolkit, src farm.Source, images map[string]Image, version string) farm.Recipe {
+	image := images[toolkit.Name]
 	host, cuda := cmakeArguments(src)
 	return farm.Recipe{
 		Toolkit:      toolkit,
+		Host:         hostToolkit,
 		BuilderImage: image.Digest,
+		HostImage:    images[hostToolkit.Name].Digest,
 		BaseImage:    image.Base,
 		Runtime:      runtimeKey(image),
 		Engine:       version,
@@ -118,7 +122,7 @@ func cmakeArguments(src farm.Source) (host, cuda []string) {
 	return host, cuda
 }
 
-// runtimeKey identifies what the runtime step produces: it copies files of the image.
+// runtimeKey identifies what a runtime step produces out of files of the image.
 func runtimeKey(image Image) string {
 	sum := sha256.New()
 	io.WriteString(sum, image.Digest)

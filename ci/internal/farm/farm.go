@@ -7,9 +7,9 @@
 // caller's Collect, which audits and packs it. Out flows one Result a step.
 //
 // A release is three kinds of steps. The host step compiles everything but CUDA
-// code, once. A device step compiles the CUDA backend for one SM. The runtime
-// step gathers CUDA's own libraries. A bundle's tree is the host half and one
-// device half put together.
+// code, once. A device step compiles the CUDA backend for one SM. A runtime
+// step makes one asset of CUDA's own libraries. A bundle's tree is the host half
+// and one device half put together.
 //
 // The package does not depend on a container engine, never prints, and never looks inside
 // the files it moves.
@@ -42,15 +42,18 @@ type Source struct {
 	Warnings []string // what the user should know about it
 }
 
-// Recipe is how a tree is compiled: everything but the tree and the SM.
+// Recipe is how a tree is compiled with one toolkit: everything but the tree and the SM. The host
+// half is the same in the recipes of all toolkits.
 type Recipe struct {
 	Toolkit      matrix.Toolkit
-	BuilderImage string   // digest of the image the compilers run in
-	BaseImage    string   // what that image was made from
-	Runtime      string   // identifies the bytes that the runtime step produces; empty if unknown
-	Engine       string   // the engine's version; it decides no byte
-	HostCMake    []string // arguments of the host half
-	CUDACMake    []string // arguments of the device half, without the architecture
+	Host         matrix.Toolkit // the one in whose image the host half is compiled, of which it uses nothing
+	BuilderImage string         // digest of the image the device half's compilers run in
+	HostImage    string         // of that of the host half
+	BaseImage    string         // what both images were made from
+	Runtime      string         // identifies the bytes that the toolkit's runtime steps produce; empty if unknown
+	Engine       string         // the engine's version; it decides no byte
+	HostCMake    []string       // arguments of the host half
+	CUDACMake    []string       // arguments of the device half, without the architecture
 }
 
 // Job is one bundle to build.
@@ -60,13 +63,18 @@ type Job struct {
 	Recipe Recipe
 }
 
-// Plan makes one job for every target, in the order given. It is pure.
-func Plan(targets []matrix.Target, src Source, recipe Recipe) []Job {
+// Plan makes one job for every target, in the order given, each with the recipe of its toolkit. It
+// is pure.
+func Plan(targets []matrix.Target, src Source, recipes []Recipe) ([]Job, error) {
 	jobs := make([]Job, len(targets))
 	for i, target := range targets {
-		jobs[i] = Job{Target: target, Source: src, Recipe: recipe}
+		j := slices.IndexFunc(recipes, func(r Recipe) bool { return r.Toolkit.Name == target.Toolkit })
+		if j < 0 {
+			return nil, fmt.Errorf("planning %s: no recipe for the toolkit %s", target.SM, target.Toolkit)
+		}
+		jobs[i] = Job{Target: target, Source: src, Recipe: recipes[j]}
 	}
-	return jobs
+	return jobs, nil
 }
 
 // StepKind is the kind of a step.
@@ -74,9 +82,9 @@ type StepKind string
 
 // The kinds of steps. What a Builder puts in dest for each:
 //
-//	host     the bundle's tree without libggml-cuda.so and without links in binaries/
+//	host     the bundle's tree without libggml-cuda.so and links, its programs in binaries itself
 //	device   lib/libggml-cuda.so
-//	runtime  lib/libcudart.so.12, lib/libcublas.so.12, lib/libcublasLt.so.12, LICENSE
+//	runtime  the toolkit's libraries in lib, and their LICENSE
 //	probe    llcuda-probe, from the folder that is its Source; the client's, which Run never asks for
 //	wheel    the wheels of the Python package, from the folder that is its Source: the project, in which client holds the
 //	         client's programs and their bill of materials, and licenses those of the client; Run never asks for it either
@@ -90,18 +98,42 @@ const (
 
 // Step is what one Builder does in one go.
 type Step struct {
-	Kind   StepKind
-	Target matrix.Target // of a device step
-	Source Source
-	Recipe Recipe
+	Kind    StepKind
+	Target  matrix.Target  // of a device step
+	Runtime matrix.Runtime // of a runtime step
+	Source  Source
+	Recipe  Recipe
 }
 
-// Name is the step's name in events, logs and messages: "host", "sm75", "runtime".
+// Name is the step's name in events, logs and messages: "host", "sm75", "runtime-cu12-sm7x".
 func (s Step) Name() string {
-	if s.Kind == StepDevice {
+	switch s.Kind {
+	case StepDevice:
 		return s.Target.SM.String()
+	case StepRuntime:
+		return string(s.Kind) + "-" + s.Runtime.String()
 	}
 	return string(s.Kind)
+}
+
+// Toolkit is the one whose image the step runs in.
+func (s Step) Toolkit() matrix.Toolkit {
+	if s.Kind == StepHost {
+		return s.Recipe.Host
+	}
+	return s.Recipe.Toolkit
+}
+
+// RuntimeSteps are the runtime steps that the jobs need: each runtime once, in the order of the jobs.
+func RuntimeSteps(jobs []Job) []Step {
+	var steps []Step
+	for _, job := range jobs {
+		step := Step{Kind: StepRuntime, Runtime: job.Recipe.Toolkit.Runtime(job.Target.SM), Source: job.Source, Recipe: job.Recipe}
+		if !slices.ContainsFunc(steps, func(s Step) bool { return s.Runtime == step.Runtime }) {
+			steps = append(steps, step)
+		}
+	}
+	return steps
 }
 
 // The states of an Event.

@@ -23,9 +23,9 @@ type RunOptions struct {
 	// Collect audits and packs a finished tree. One call runs at a time, in
 	// parallel with the compile steps.
 	Collect func(context.Context, Tree) ([]manifests.Artifact, error)
-	// CollectRuntime does the same for the runtime step's folder. Without it
-	// the runtime step does not run.
-	CollectRuntime func(ctx context.Context, dir string) ([]manifests.Artifact, error)
+	// CollectRuntime does the same for a runtime step's folder. Without it
+	// no runtime step runs.
+	CollectRuntime func(ctx context.Context, step Step, dir string) ([]manifests.Artifact, error)
 	// Known are the archives, by the name of a device or runtime step, that the step would end in,
 	// where they are there already. Such a step is not run, and the host step only for others.
 	Known map[string][]manifests.Artifact
@@ -36,7 +36,7 @@ type RunOptions struct {
 
 // Result is how one step ended.
 type Result struct {
-	Step      string // "host", "sm75", "runtime"
+	Step      string // "host", "sm75", "runtime-cu12-sm7x"
 	Engine    string // the engine that ran it last; empty if it never ran
 	Stats     StepStats
 	Artifacts []manifests.Artifact
@@ -45,25 +45,16 @@ type Result struct {
 	Log       string   // path of the full log
 }
 
-// Outcome is how a run ended. Bundles[i] belongs to the i-th job. Runtime is
-// zero if no runtime step was requested.
+// Outcome is how a run ended. Bundles[i] belongs to the i-th job, Runtimes[i] to the i-th of the
+// jobs' runtime steps, if any was requested.
 type Outcome struct {
-	Host    Result
-	Runtime Result
-	Bundles []Result
+	Host     Result
+	Runtimes []Result
+	Bundles  []Result
 }
 
-// all lists the results in the order in which a reader looks for a cause.
-func (o *Outcome) all() []*Result {
-	results := []*Result{&o.Host}
-	if o.Runtime.Step != "" {
-		results = append(results, &o.Runtime)
-	}
-	for i := range o.Bundles {
-		results = append(results, &o.Bundles[i])
-	}
-	return results
-}
+// All lists the results in the order in which a reader looks for a cause.
+func (o Outcome) All() []Result { return slices.Concat([]Result{o.Host}, o.Runtimes, o.Bundles) }
 
 // HostError is why no bundle could be finished: the half that they share failed.
 type HostError struct{ Err error }
@@ -71,8 +62,8 @@ type HostError struct{ Err error }
 func (e *HostError) Error() string { return "not built, as the host half failed" }
 func (e *HostError) Unwrap() error { return e.Err }
 
-// Run builds the jobs, which share one source and one recipe. The host step
-// claims a builder first, then the runtime step, then the SMs in order; each
+// Run builds the jobs, which share one source and the host half of their recipes. The host step
+// claims a builder first, then the runtime steps, then the SMs in order; each
 // builder has one step at a time. A failed SM stops nothing else; a failed host
 // step stops everything. A builder that loses its engine is retired and its step
 // goes to the next free one, ahead of the others, until the step has cost
@@ -133,7 +124,7 @@ func checkRun(jobs []Job, builders []Builder, opts RunOptions) error {
 // task is a step on its way through a run.
 type task struct {
 	step  Step
-	index int // of the job; -1 for the host and runtime steps
+	index int // of the job or the runtime step; 0 for the host step
 	lost  []string
 }
 
@@ -176,33 +167,28 @@ func newRun(jobs []Job, builders []Builder, opts RunOptions) *run {
 		jobs: jobs, opts: opts, idle: slices.Clone(builders), events: &eventSink{to: opts.Events},
 		ended: make(chan stepEnd), collected: make(chan collectEnd), halves: map[*task]string{},
 	}
-	add := func(kind StepKind, index int, job Job) string {
-		step := Step{Kind: kind, Source: job.Source, Recipe: job.Recipe}
-		if kind == StepDevice {
-			step.Target = job.Target
+	// A step whose archives are known is over, and any other waits for a builder.
+	begin := func(step Step, index int, known bool) Result {
+		if known {
+			return Result{Step: step.Name(), Stats: StepStats{Cached: true}, Artifacts: opts.Known[step.Name()]}
 		}
 		r.pending = append(r.pending, &task{step: step, index: index})
-		return step.Name()
+		return Result{Step: step.Name()}
 	}
-	known := func(name string) Result {
-		return Result{Step: name, Stats: StepStats{Cached: true}, Artifacts: opts.Known[name]}
-	}
-	r.outcome.Host = known(string(StepHost))
-	if slices.ContainsFunc(jobs, func(job Job) bool { return opts.Known[job.Target.SM.String()] == nil }) {
-		r.outcome.Host = Result{Step: add(StepHost, -1, jobs[0])}
-	}
-	switch {
-	case opts.Known[string(StepRuntime)] != nil:
-		r.outcome.Runtime = known(string(StepRuntime))
-	case opts.CollectRuntime != nil:
-		r.outcome.Runtime.Step = add(StepRuntime, -1, jobs[0])
-	}
+	isKnown := func(step Step) bool { return opts.Known[step.Name()] != nil }
+	devices := make([]Step, len(jobs))
 	for i, job := range jobs {
-		bundle := known(job.Target.SM.String())
-		if bundle.Artifacts == nil {
-			bundle = Result{Step: add(StepDevice, i, job)}
+		devices[i] = Step{Kind: StepDevice, Target: job.Target, Source: job.Source, Recipe: job.Recipe}
+	}
+	host := Step{Kind: StepHost, Source: jobs[0].Source, Recipe: jobs[0].Recipe}
+	r.outcome.Host = begin(host, 0, !slices.ContainsFunc(devices, func(s Step) bool { return !isKnown(s) }))
+	if opts.CollectRuntime != nil {
+		for i, step := range RuntimeSteps(jobs) {
+			r.outcome.Runtimes = append(r.outcome.Runtimes, begin(step, i, isKnown(step)))
 		}
-		r.outcome.Bundles = append(r.outcome.Bundles, bundle)
+	}
+	for i, step := range devices {
+		r.outcome.Bundles = append(r.outcome.Bundles, begin(step, i, isKnown(step)))
 	}
 	return r
 }
@@ -212,7 +198,7 @@ func (r *run) result(t *task) *Result {
 	case StepHost:
 		return &r.outcome.Host
 	case StepRuntime:
-		return &r.outcome.Runtime
+		return &r.outcome.Runtimes[t.index]
 	}
 	return &r.outcome.Bundles[t.index]
 }
@@ -335,12 +321,12 @@ func (e *EngineKillerError) Error() string {
 func (r *run) collect(ctx context.Context, t *task, host, half string, stats StepStats) collectEnd {
 	end := collectEnd{task: t}
 	if t.step.Kind == StepRuntime {
-		end.artifacts, end.err = r.opts.CollectRuntime(ctx, half)
+		end.artifacts, end.err = r.opts.CollectRuntime(ctx, t.step, half)
 		return end
 	}
 	job := r.jobs[t.index]
 	tree := Tree{Job: job, Dir: filepath.Join(r.opts.WorkDir, manifests.BundleName(job.Target.SM)), Stats: stats}
-	if end.err = assemble(tree.Dir, host, half); end.err != nil {
+	if end.err = assemble(tree.Dir, host, half, job.Target.Toolkit); end.err != nil {
 		end.err = fmt.Errorf("putting %s together: %w", manifests.BundleName(job.Target.SM), end.err)
 		return end
 	}
@@ -358,7 +344,7 @@ func (r *run) finish(ctx context.Context) (Outcome, error) {
 		r.result(t).Err = unbuilt(t.step.Name())
 	}
 	var errs []error
-	for _, result := range r.outcome.all() {
+	for _, result := range r.outcome.All() {
 		if result.Err != nil && !slices.ContainsFunc(errs, func(err error) bool { return err == result.Err }) {
 			errs = append(errs, result.Err)
 		}

@@ -13,20 +13,21 @@ import (
 
 const (
 	libDir     = "lib"
-	programDir = "binaries/cuda12"
+	binaries   = "binaries"
 	noticeFile = "THIRD_PARTY_LICENSES.txt"
 )
 
-// assemble makes a bundle's tree in dir from its two halves, and the links
-// through which the programs find their loadable backends: llama.cpp looks for
+// assemble makes a bundle's tree in dir from its two halves, the programs in a folder named for the
+// toolkit, and the links through which these find their loadable backends: llama.cpp looks for
 // them beside the executable.
-func assemble(dir, host, device string) error {
+func assemble(dir, host, device, toolkit string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
+	programs := path.Join(binaries, toolkit)
 	var notices []byte
 	for _, half := range []string{host, device} {
-		if err := graft(dir, half); err != nil {
+		if err := graft(dir, half, programs); err != nil {
 			return err
 		}
 		text, err := os.ReadFile(filepath.Join(half, noticeFile))
@@ -38,12 +39,13 @@ func assemble(dir, host, device string) error {
 	if err := os.WriteFile(filepath.Join(dir, noticeFile), notices, 0o644); err != nil {
 		return err
 	}
-	return linkBackends(dir)
+	return linkBackends(dir, programs)
 }
 
-// graft adds the files of half to dir, but for its notices. They share their
-// bytes where the file system can; nothing writes to a half once it is done.
-func graft(dir, half string) error {
+// graft adds the files of half to dir, but for its notices, and what lies in its binaries to
+// programs. They share their bytes where the file system can; nothing writes to a half once it is
+// done.
+func graft(dir, half, programs string) error {
 	return filepath.WalkDir(half, func(from string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -53,6 +55,9 @@ func graft(dir, half string) error {
 			return err
 		}
 		to := filepath.Join(dir, name)
+		if rest, ok := strings.CutPrefix(name, binaries); ok {
+			to = filepath.Join(dir, programs, rest)
+		}
 		switch {
 		case name == noticeFile:
 			return nil
@@ -94,19 +99,19 @@ func duplicate(from, to string) error {
 }
 
 // linkBackends links every loadable backend next to the programs.
-func linkBackends(dir string) error {
+func linkBackends(dir, programs string) error {
 	entries, err := os.ReadDir(filepath.Join(dir, libDir))
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, programDir), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, programs), 0o755); err != nil {
 		return err
 	}
 	for _, entry := range entries {
 		if !isBackend(entry.Name()) {
 			continue
 		}
-		link := filepath.Join(dir, programDir, entry.Name())
+		link := filepath.Join(dir, programs, entry.Name())
 		if err := os.Symlink(path.Join("..", "..", libDir, entry.Name()), link); err != nil {
 			return err
 		}

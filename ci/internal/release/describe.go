@@ -16,6 +16,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
 
@@ -63,7 +64,12 @@ func (d Dir) archives(ctx context.Context, names []string, known *Ledger) ([]man
 	if !ok {
 		return nil, d.noBundle()
 	}
-	mine := Common{Release: first.Release, LlamaCPP: *first.LlamaCPP, Toolkit: *first.Toolkit, Epoch: first.SourceDateEpoch}
+	mine := Common{Release: first.Release, LlamaCPP: *first.LlamaCPP, Epoch: first.SourceDateEpoch}
+	for _, a := range archives {
+		if a.Kind == manifests.KindBundle && !mine.knows(*a.Toolkit) {
+			mine.Toolkits = append(mine.Toolkits, *a.Toolkit)
+		}
+	}
 	if err := mine.Strangers(archives); err != nil {
 		return nil, &Refusal{fmt.Errorf("describing %s: not all of it is one release. %s is of release %s and llama.cpp %s, commit %s, but\n%w",
 			d, first.Name, mine.Release, mine.LlamaCPP.Version, mine.LlamaCPP.Commit, err), oneRelease}
@@ -83,8 +89,15 @@ func firstBundle(archives []manifests.Artifact) (manifests.Artifact, bool) {
 type Common struct {
 	Release  string
 	LlamaCPP manifests.LlamaCPP
-	Toolkit  manifests.Toolkit
+	Toolkits []manifests.Toolkit // one of each CUDA major
 	Epoch    int64
+}
+
+// knows reports whether the release has a toolkit of the same CUDA major.
+func (c Common) knows(t manifests.Toolkit) bool {
+	return slices.ContainsFunc(c.Toolkits, func(mine manifests.Toolkit) bool {
+		return matrix.ToolkitName(mine.CUDA) == matrix.ToolkitName(t.CUDA)
+	})
 }
 
 // Strangers names the archives that do not belong to the release, and why; it is nil where all do.
@@ -99,7 +112,7 @@ func (c Common) Strangers(archives []manifests.Artifact) error {
 			errs = append(errs, fmt.Errorf("%s is of llama.cpp %s, commit %s, build %d", a.Name, a.LlamaCPP.Version, a.LlamaCPP.Commit, a.LlamaCPP.Build))
 		case bundle && a.SourceDateEpoch != c.Epoch:
 			errs = append(errs, fmt.Errorf("%s has SOURCE_DATE_EPOCH %d", a.Name, a.SourceDateEpoch))
-		case a.Toolkit != nil && *a.Toolkit != c.Toolkit:
+		case a.Toolkit != nil && !slices.Contains(c.Toolkits, *a.Toolkit):
 			errs = append(errs, fmt.Errorf("%s was made with CUDA %s, nvcc %s", a.Name, a.Toolkit.CUDA, a.Toolkit.NVCC))
 		}
 	}

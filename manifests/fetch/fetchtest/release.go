@@ -137,13 +137,13 @@ var (
 func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Artifact {
 	t.Helper()
 	name := manifests.BundleName(sm)
-	code := manifests.DeviceCode{Cubin: []matrix.SM{sm}, PTX: []matrix.SM{}}
+	code := manifests.DeviceCode{Cubin: []matrix.Code{{SM: sm}}, PTX: []matrix.Code{}}
 	requires := manifests.Requires{
 		DriverMin: manifests.DriverMin{Cubin: "525.60.13"}, Glibc: "2.17", CPUVariants: []string{"x64"},
 		Libraries: []string{"libcublas.so.12", "libcuda.so.1", "libcudart.so.12"},
 	}
 	if sm == 89 {
-		code.PTX, requires.DriverMin.PTX = []matrix.SM{sm}, "550.54.14"
+		code.PTX, requires.DriverMin.PTX = []matrix.Code{{SM: sm}}, "550.54.14"
 	}
 	entries := []Entry{
 		{Name: "LICENSE", Mode: 0o644, Body: []byte("MIT\n")},
@@ -178,7 +178,7 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 		SchemaVersion: manifests.SchemaVersion, Name: name, Release: o.Tag, LlamaCPP: llamaCPP, SM: sm,
 		Architecture: sm.Architecture(), GPUs: []string{"Some GPU"}, Toolkit: toolkit, DeviceCode: code, Requires: requires,
 		Files: files(entries),
-		Build: manifests.Build{BuilderImage: "sha256:b", BaseImage: "sha256:a", HostCMake: []string{}, CUDACMake: []string{}, SourceDateEpoch: o.Epoch, Engine: "test"},
+		Build: manifests.Build{BuilderImage: "sha256:b", HostImage: "sha256:c", BaseImage: "sha256:a", HostCMake: []string{}, CUDACMake: []string{}, SourceDateEpoch: o.Epoch, Engine: "test"},
 	}
 	data, err := meta.Encode()
 	if err != nil {

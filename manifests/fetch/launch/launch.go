@@ -34,11 +34,19 @@ const (
 	DescribedKind = "as-host-"
 )
 
-// ProgramsDir is where a bundle's programs lie, and LibrariesDir its libraries.
-const (
-	ProgramsDir  = "binaries/cuda12"
-	LibrariesDir = "lib"
-)
+// LibrariesDir is where a bundle's libraries lie.
+const LibrariesDir = "lib"
+
+// ProgramsDir is where the programs of the bundle in a folder lie: in the one folder of binaries, which is named for
+// the CUDA major that the bundle was made with. It is binaries itself where there is no bundle.
+func ProgramsDir(bundle string) string {
+	dir := path.Join(bundle, "binaries")
+	toolkits, err := os.ReadDir(dir)
+	if err != nil || len(toolkits) != 1 {
+		return dir
+	}
+	return path.Join(dir, toolkits[0].Name())
+}
 
 // An Installation is what programs are started from.
 type Installation struct {
@@ -75,7 +83,7 @@ func Current(store string, now Machine) (Installation, bool) {
 
 // Program is the path of a program by its name, and whether there is one.
 func (i Installation) Program(name string) (string, bool) {
-	program := path.Join(i.Bundle, ProgramsDir, name)
+	program := path.Join(ProgramsDir(i.Bundle), name)
 	info, err := os.Lstat(program)
 	return program, err == nil && info.Mode().IsRegular() && name == path.Base(name) // no link to a backend
 }

@@ -30,8 +30,8 @@ func (i Install) Serves(now launch.Machine) bool { return i.startRecord().Serves
 // Sound says, at the cost of a few calls of stat, why an installation cannot be run from; nil if it
 // can. Verify reads every file.
 func (s *Store) Sound(i Install) error {
-	for _, name := range []string{launch.ProgramsDir + "/llama-server", manifests.MetadataName} {
-		if _, err := os.Stat(filepath.Join(s.Dir(i), name)); err != nil {
+	for _, path := range []string{filepath.Join(launch.ProgramsDir(s.Dir(i)), "llama-server"), filepath.Join(s.Dir(i), manifests.MetadataName)} {
+		if _, err := os.Stat(path); err != nil {
 			return err
 		}
 	}

@@ -57,7 +57,7 @@ const probeLimit = 2 * time.Minute
 // a GPU is to be used, for the devices it sees. That a backend cannot be loaded is not an error to
 // llama.cpp, which then silently runs on the CPU; so the GPU itself must be listed.
 func TryPrograms(ctx context.Context, i launch.Installation, gpu bool) (Probe, error) {
-	server, environ := filepath.Join(i.Bundle, launch.ProgramsDir, "llama-server"), i.Environ(os.Environ())
+	server, environ := filepath.Join(launch.ProgramsDir(i.Bundle), "llama-server"), i.Environ(os.Environ())
 	out, err := try(ctx, environ, server, "--version")
 	if err != nil {
 		return Probe{}, err

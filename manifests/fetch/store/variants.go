@@ -58,7 +58,7 @@ func withoutLeftOut(files, found []manifests.File, out []LeftOut) []manifests.Fi
 	return slices.DeleteFunc(slices.Clone(files), func(f manifests.File) bool {
 		there := slices.ContainsFunc(found, func(have manifests.File) bool { return have.Path == f.Path })
 		return !there && slices.ContainsFunc(out, func(o LeftOut) bool {
-			return f.Link != "" && f.Path == filepath.Join(launch.ProgramsDir, variants.File(o.Variant))
+			return f.Link != "" && filepath.Base(f.Path) == variants.File(o.Variant)
 		})
 	})
 }

@@ -3,12 +3,12 @@
 . /stages/stage.sh
 jobs=$(sh /stages/jobs.sh 1)
 
-mkdir -p /out/lib /out/binaries/cuda12
+mkdir -p /out/lib /out/binaries
 cmake -S /src -B /build -G Ninja "$@"
 ninja -C /build -j "$jobs" llama-server llama-cli llama-bench llama-quantize
 
 for program in llama-server llama-cli llama-bench llama-quantize; do
-    strip -s -o "/out/binaries/cuda12/$program" "/build/bin/$program"
+    strip -s -o "/out/binaries/$program" "/build/bin/$program"
 done
 for library in /build/bin/*.so*; do
     if [ -L "$library" ]; then
@@ -29,5 +29,5 @@ cp /src/LICENSE /out/LICENSE
     sh /stages/licenses.sh compiled /build
 } > /out/THIRD_PARTY_LICENSES.txt
 refuse_timestamps
-sh /stages/baseline.sh /out/binaries/cuda12/* $(ls /out/lib/*.so* | grep -v libggml-cpu-) /out/lib/libggml-cpu-x64.so
+sh /stages/baseline.sh /out/binaries/* $(ls /out/lib/*.so* | grep -v libggml-cpu-) /out/lib/libggml-cpu-x64.so
 finish
