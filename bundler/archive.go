@@ -100,12 +100,7 @@ func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata
 		a.add(RuleArchive, "", "packing its files again gives another tar (sha256 %s instead of %s): it was not made by this program", again.SHA256, a.Tar.SHA256)
 	}
 	if a.kind == manifests.KindCUDART {
-		t, err := readTree(fsys, manifests.Toolkit{}) // no programs in it
-		if err != nil {
-			return err
-		}
-		a.Findings = append(a.Findings, checkRuntime(t)...)
-		return nil
+		return a.auditRuntime(fsys, rulesFor)
 	}
 	if meta == nil {
 		return nil // describe has said why
@@ -131,6 +126,32 @@ func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata
 	return nil
 }
 
+// auditRuntime checks the unpacked files of a CUDA runtime. Its floors are those of the SMs that it
+// serves, which are the same for all.
+func (a *packed) auditRuntime(fsys fs.FS, rulesFor func(matrix.SM) (Rules, error)) error {
+	d, err := decodeRuntime(a.Metadata)
+	if err != nil {
+		return nil // describe has said why
+	}
+	t, err := readTree(fsys, d.Toolkit)
+	if err != nil {
+		return err
+	}
+	for _, code := range d.DeviceCode.Cubin {
+		rules, err := rulesFor(code.SM)
+		if err != nil {
+			continue // the matrix need not have all of them
+		}
+		a.Findings = append(a.Findings, checkRuntime(t, rules)...)
+		read := d
+		read.DeviceCode = t.deviceCode()
+		a.Findings = append(a.Findings, archive.CompareFields(RuleMetadata, manifests.MetadataName, "the metadata says", "the files say", d, read)...)
+		return nil
+	}
+	a.add(RuleRuntime, "", "it serves no SM of the matrix: its code is for %v", d.DeviceCode.Cubin)
+	return nil
+}
+
 // describe makes the manifest's entry of an archive, and compares the files with the metadata's
 // list. What does not agree goes to a.Findings. meta is nil for the CUDA runtime, and where there
 // is none that can be read.
@@ -143,13 +164,13 @@ func (a *packed) describe() (artifact manifests.Artifact, meta *manifests.Metada
 			a.add(RuleMetadata, manifests.MetadataName, "%v", err)
 			return artifact, nil
 		}
-		if want := manifests.RuntimeName(d.Toolkit.CUDA, a.Tar); base != want {
+		if want := manifests.RuntimeName(manifests.RuntimeOf(d.Toolkit.CUDA, d.DeviceCode), a.Tar); base != want {
 			a.add(RuleArchive, "", "the tar inside is that of %s: the file was renamed or its tar changed", want)
 		}
 		if !a.Time.Equal(runtimeEpoch) {
 			a.add(RuleArchive, "", "the time of its files is %d, and must be %d", a.Time.Unix(), runtimeEpoch.Unix())
 		}
-		return runtimeArtifact(a.Files, d.Toolkit, a.name, a.format, a.file, a.Tar), nil
+		return runtimeArtifact(a.Files, d, a.name, a.format, a.file, a.Tar), nil
 	}
 	meta, findings := a.Bundle(base)
 	a.Findings = append(a.Findings, findings...)

@@ -140,7 +140,7 @@ func (a *audit) checkPlaces() {
 
 func (a *audit) libraryPlace(n *node, wanted map[*node]bool) {
 	base := path.Base(n.path)
-	if isRuntimeLibrary(base) || slices.ContainsFunc(runtimeLibraries(), func(l string) bool { return strings.HasPrefix(base, l+".") }) {
+	if slices.ContainsFunc(a.toolkit.CUDALibraries(), func(l string) bool { return base == l || strings.HasPrefix(base, l+".") }) {
 		a.add(RuleUnexpected, n.path, "CUDA's own libraries travel in the runtime asset; remove it")
 		return
 	}

@@ -1,7 +1,6 @@
 package bundler
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,13 +18,9 @@ const (
 	driver = "libcuda.so.1"
 )
 
-// runtimeLibraries are the libraries of the CUDA runtime asset, under the names that the loader
-// looks for.
-func runtimeLibraries() []string {
-	return []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"}
-}
-
-func isRuntimeLibrary(soname string) bool { return slices.Contains(runtimeLibraries(), soname) }
+// isCUDA reports whether a library is one of those that the toolkit's runtimes have, under the name
+// that the loader looks for.
+func (t *tree) isCUDA(soname string) bool { return slices.Contains(t.toolkit.CUDALibraries(), soname) }
 
 // isGlibc reports whether a library is a part of glibc, whose symbols all carry GLIBC versions.
 func isGlibc(soname string) bool {
@@ -42,23 +37,23 @@ func isSystem(soname string) bool {
 }
 
 // isAllowed reports whether a library may be needed although it is not in the bundle.
-func isAllowed(soname string) bool {
-	return isSystem(soname) || soname == driver || isRuntimeLibrary(soname)
+func (t *tree) isAllowed(soname string) bool {
+	return isSystem(soname) || soname == driver || t.isCUDA(soname)
 }
 
 // givesUnversioned reports whether a library outside the bundle can define a symbol for which the
 // linker recorded no version. The system's libraries version all of theirs; the CUDA ones are known
 // by their prefixes.
 func givesUnversioned(soname, symbol string) bool {
-	switch soname {
-	case driver:
+	switch name, _, _ := strings.Cut(soname, ".so."); name {
+	case "libcuda":
 		rest, ok := strings.CutPrefix(symbol, "cu")
 		return ok && rest != "" && rest[0] >= 'A' && rest[0] <= 'Z'
-	case "libcudart.so.12":
+	case "libcudart":
 		return strings.HasPrefix(symbol, "cuda") || strings.HasPrefix(symbol, "__cuda")
-	case "libcublas.so.12":
+	case "libcublas":
 		return strings.HasPrefix(symbol, "cublas") && !strings.HasPrefix(symbol, "cublasLt")
-	case "libcublasLt.so.12":
+	case "libcublasLt":
 		return strings.HasPrefix(symbol, "cublasLt")
 	}
 	return false
@@ -68,7 +63,7 @@ func givesUnversioned(soname, symbol string) bool {
 // loaded.
 func (a *audit) checkLinking(n *node) {
 	for _, needed := range n.elf.Needed {
-		if a.library(needed) == nil && !isAllowed(needed) {
+		if a.library(needed) == nil && !a.isAllowed(needed) {
 			a.add(RuleLibrary, n.path, "it needs %s, which is neither in lib under exactly that name, nor in the CUDA runtime asset, nor on every system; bundle it or build without it", needed)
 		}
 	}
@@ -86,7 +81,7 @@ func (a *audit) checkVersions(n *node) {
 			}
 			continue
 		}
-		if isRuntimeLibrary(v.Library) && v.Name == v.Library || !isAllowed(v.Library) { // the latter is already a finding
+		if a.isCUDA(v.Library) && v.Name == v.Library || !a.isAllowed(v.Library) { // the latter is already a finding
 			continue
 		}
 		floor, known := a.floorOf(v)
@@ -274,11 +269,8 @@ func (t *tree) deviceCode() manifests.DeviceCode {
 			}
 		}
 	}
-	ascending := func(a, b matrix.Code) int {
-		return cmp.Or(cmp.Compare(a.SM, b.SM), strings.Compare(a.Variant, b.Variant))
-	}
-	slices.SortFunc(code.Cubin, ascending)
-	slices.SortFunc(code.PTX, ascending)
+	slices.SortFunc(code.Cubin, matrix.Code.Compare)
+	slices.SortFunc(code.PTX, matrix.Code.Compare)
 	return code
 }
 

@@ -11,25 +11,26 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
-	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // runtimeEpoch is the time of the runtime's files, the same in every release so that its bytes are.
 // It is the first that no program takes for a clock that was never set.
 var runtimeEpoch = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// A runtimeDescription is the metadata.json of the CUDA runtime asset: the one thing that its files
-// do not tell.
+// A runtimeDescription is the metadata.json of a CUDA runtime asset: what its files do not tell, and
+// what of them says whom it serves.
 type runtimeDescription struct {
-	SchemaVersion int               `json:"schema_version"`
-	Name          string            `json:"name"`
-	Toolkit       manifests.Toolkit `json:"toolkit"`
+	SchemaVersion int                  `json:"schema_version"`
+	Name          string               `json:"name"`
+	Toolkit       manifests.Toolkit    `json:"toolkit"`
+	DeviceCode    manifests.DeviceCode `json:"device_code"`
 }
 
 func (d runtimeDescription) encode() ([]byte, error) {
@@ -52,12 +53,21 @@ func decodeRuntime(data []byte) (d runtimeDescription, err error) {
 	return d, nil
 }
 
-// PackRuntime writes the CUDA runtime asset into outDir as two archives and returns them, tar.gz
-// first. The tree holds lib/libcudart.so.12, lib/libcublas.so.12 and lib/libcublasLt.so.12 as
-// files, and NVIDIA's LICENSE, which allows their distribution. The bytes depend on the tree and
-// the toolkit alone, not on the release.
-func PackRuntime(ctx context.Context, fsys fs.FS, toolkit matrix.Toolkit, outDir string, opts PackOptions) ([]manifests.Artifact, error) {
-	l, err := runtimeLayout(fsys, toolkitIn(toolkit))
+// PackRuntime writes a CUDA runtime asset into outDir as two archives and returns them, tar.gz
+// first. Its tree has one of two forms, and NVIDIA's LICENSE in both:
+//
+//	whole    lib/libcublas.so.13, lib/libcublasLt.so.13, lib/libcudart.so.13, NVIDIA's, and what they need
+//	linked   lib/libllcuda-blas.so.12, the farm's own: cuBLAS as far as llama.cpp calls it, with the code of one SM major
+//	         lib/libcublas.so.12, a link to it: the name that the CUDA backend asks for
+//	         lib/libcudart.so.12, NVIDIA's
+//	         NOTICE, which says what was linked
+//
+// NVIDIA's terms let its static libraries be linked into another library, and its own files be passed
+// on as they are. So what was linked has a name of its own, by its file and by its SONAME; the loader
+// opens what it finds under the name that is asked for. The bytes depend on the tree and the toolkit
+// alone, not on the release.
+func PackRuntime(ctx context.Context, fsys fs.FS, rules Rules, outDir string, opts PackOptions) ([]manifests.Artifact, error) {
+	l, described, err := runtimeLayout(fsys, rules)
 	if err != nil {
 		return nil, fmt.Errorf("packing the CUDA runtime: %w", err)
 	}
@@ -65,7 +75,7 @@ func PackRuntime(ctx context.Context, fsys fs.FS, toolkit matrix.Toolkit, outDir
 	if err != nil {
 		return nil, fmt.Errorf("packing the CUDA runtime: %w", err)
 	}
-	base := manifests.RuntimeName(toolkit.CUDA, tarDigest)
+	base := manifests.RuntimeName(manifests.RuntimeOf(described.Toolkit.CUDA, described.DeviceCode), tarDigest)
 	produce := l.compress
 	if opts.Cache != "" {
 		inCache := opts
@@ -83,30 +93,29 @@ func PackRuntime(ctx context.Context, fsys fs.FS, toolkit matrix.Toolkit, outDir
 	}
 	artifacts := make([]manifests.Artifact, len(written))
 	for i, format := range manifests.Formats() {
-		artifacts[i] = runtimeArtifact(l.allFiles(), toolkitIn(toolkit), base+"."+format, format, written[i], tarDigest)
+		artifacts[i] = runtimeArtifact(l.allFiles(), described, base+"."+format, format, written[i], tarDigest)
 	}
 	return artifacts, nil
 }
 
-// runtimeLayout checks the tree and lays it out.
-func runtimeLayout(fsys fs.FS, toolkit manifests.Toolkit) (layout, error) {
-	top := manifests.RuntimeTop(toolkit.CUDA)
+// runtimeLayout checks the tree, describes it and lays it out.
+func runtimeLayout(fsys fs.FS, rules Rules) (layout, runtimeDescription, error) {
+	toolkit := toolkitIn(rules.Toolkit)
 	t, err := readTree(fsys, toolkit)
 	if err != nil {
-		return layout{}, err
+		return layout{}, runtimeDescription{}, err
 	}
-	if findings := checkRuntime(t); len(findings) > 0 {
-		return layout{}, &AuditError{Name: top, Findings: findings}
+	d := runtimeDescription{SchemaVersion: manifests.SchemaVersion, Toolkit: toolkit, DeviceCode: t.deviceCode()}
+	d.Name = manifests.RuntimeTop(manifests.RuntimeOf(toolkit.CUDA, d.DeviceCode))
+	if findings := checkRuntime(t, rules); len(findings) > 0 {
+		return layout{}, d, &AuditError{Name: d.Name, Findings: findings}
 	}
 	files, err := listFiles(fsys)
 	if err != nil {
-		return layout{}, err
+		return layout{}, d, err
 	}
-	described, err := runtimeDescription{SchemaVersion: manifests.SchemaVersion, Name: top, Toolkit: toolkit}.encode()
-	if err != nil {
-		return layout{}, err
-	}
-	return layout{top: top, files: files, fsys: fsys, described: described, epoch: runtimeEpoch}, nil
+	described, err := d.encode()
+	return layout{top: d.Name, files: files, fsys: fsys, described: described, epoch: runtimeEpoch}, d, err
 }
 
 // allFiles are the layout's files with metadata.json, ascending by path.
@@ -119,65 +128,129 @@ func (l layout) allFiles() []manifests.File {
 	return files
 }
 
-// runtimeArtifact is the manifest's entry for one archive of the CUDA runtime.
-func runtimeArtifact(files []manifests.File, toolkit manifests.Toolkit, name, format string, file, tarDigest manifests.Digest) manifests.Artifact {
+// runtimeArtifact is the manifest's entry for one archive of a CUDA runtime.
+func runtimeArtifact(files []manifests.File, d runtimeDescription, name, format string, file, tarDigest manifests.Digest) manifests.Artifact {
 	return manifests.Artifact{
 		Name: name, Kind: manifests.KindCUDART, URL: name, Format: format,
 		Size: file.Size, SHA256: file.SHA256, Tar: &tarDigest,
-		Toolkit: &toolkit, Libraries: files,
+		Toolkit: &d.Toolkit, DeviceCode: &d.DeviceCode, Libraries: files,
 	}
 }
 
-// checkRuntime checks the CUDA runtime's tree against its rules.
-func checkRuntime(t *tree) []Finding {
-	var findings []Finding
-	add := func(path, format string, args ...any) {
-		findings = append(findings, Finding{Rule: RuleRuntime, Path: path, Detail: fmt.Sprintf(format, args...)})
+const (
+	runtimeNotice = "NOTICE"
+	// linkedBLAS is the stem of the library that the farm links from NVIDIA's static ones.
+	linkedBLAS = "libllcuda-blas.so."
+)
+
+// A runtimeAudit is checkRuntime under way.
+type runtimeAudit struct {
+	audit
+	linked string // the name of the library that the farm linked; empty in a runtime of NVIDIA's own
+	blas   string // the name that the CUDA backend asks for
+}
+
+func (a *runtimeAudit) refuse(path, format string, args ...any) {
+	a.add(RuleRuntime, path, format, args...)
+}
+
+// checkRuntime checks a CUDA runtime's tree against the rules of its form.
+func checkRuntime(t *tree, rules Rules) []Finding {
+	cuda := t.toolkit.CUDALibraries()
+	a := &runtimeAudit{audit: audit{tree: t, rules: rules}, blas: cuda[0]}
+	if own := linkedBLAS + path.Ext(a.blas)[1:]; t.at[path.Join(libraryDir, own)] != nil {
+		a.linked = own
+		cuda = []string{own, cuda[2]}
 	}
 	wanted := []string{licenseName}
-	for _, name := range runtimeLibraries() {
+	for _, name := range cuda {
 		wanted = append(wanted, path.Join(libraryDir, name))
+	}
+	if a.linked != "" {
+		wanted = append(wanted, runtimeNotice)
 	}
 	for _, p := range wanted {
 		if n := t.at[p]; n == nil {
-			add(p, "the file is missing; copy it from the toolkit")
+			a.refuse(p, "the file is missing; copy it from the toolkit")
 		} else if !n.isRegular() {
-			add(p, "it is a %s; copy what it leads to under this name", kindOf(n))
+			a.refuse(p, "it is a %s; copy what it leads to under this name", kindOf(n))
 		}
+	}
+	link := path.Join(libraryDir, a.blas)
+	if n := t.at[link]; a.linked != "" && (n == nil || n.link != a.linked) {
+		a.refuse(link, "it must be a link to %s: the CUDA backend asks for that library by this name", a.linked)
 	}
 	for _, n := range t.nodes {
 		switch {
-		case n.path == libraryDir && n.info.IsDir():
+		case n.path == libraryDir && n.info.IsDir(), a.linked != "" && n.path == link:
+		case n.inLibraries() && n.isRegular() && (slices.Contains(wanted, n.path) || a.isNeeded(path.Base(n.path))):
+			a.checkLibrary(n)
 		case !slices.Contains(wanted, n.path):
-			add(n.path, "the CUDA runtime has no such file; remove it")
+			a.refuse(n.path, "the CUDA runtime has no such file; remove it")
 		case n.path == licenseName && n.isRegular():
 			if ok, err := holdsLicence(t.fsys); err != nil {
-				add(n.path, "%v", err)
+				a.refuse(n.path, "%v", err)
 			} else if !ok {
-				add(n.path, "it is not NVIDIA's licence: it names neither NVIDIA nor CUDA")
+				a.refuse(n.path, "it is not NVIDIA's licence: it names neither NVIDIA nor CUDA")
 			}
-		case n.isRegular():
-			checkRuntimeLibrary(n, add)
 		}
 	}
-	return findings
+	if len(t.deviceCode().Cubin) == 0 {
+		a.refuse("", "no library in it has machine code for a GPU")
+	}
+	return a.findings
 }
 
-func checkRuntimeLibrary(n *node, add func(path, format string, args ...any)) {
+// isNeeded reports whether a library of the runtime asks for another.
+func (a *runtimeAudit) isNeeded(soname string) bool {
+	return slices.ContainsFunc(a.nodes, func(n *node) bool { return n.elf != nil && slices.Contains(n.elf.Needed, soname) })
+}
+
+func (a *runtimeAudit) checkLibrary(n *node) {
 	base := path.Base(n.path)
 	switch e := n.elf; {
 	case n.err != nil:
-		add(n.path, "%v", n.err)
+		a.refuse(n.path, "%v", n.err)
+		return
 	case e == nil || e.Class != elf.ELFCLASS64 || e.Machine != elf.EM_X86_64 || e.Type != elf.ET_DYN:
-		add(n.path, "it is not an x86-64 shared library")
+		a.refuse(n.path, "it is not an x86-64 shared library")
+		return
 	case e.Soname != base:
-		add(n.path, "its SONAME is %q: it is another library or another major version", e.Soname)
-	default:
-		for _, needed := range e.Needed {
-			if !isRuntimeLibrary(needed) && !isSystem(needed) {
-				add(n.path, "it needs %s, which is neither in the runtime nor on every system", needed)
-			}
+		a.refuse(n.path, "its SONAME is %q: it is another library or another major version", e.Soname)
+		return
+	}
+	for _, needed := range n.elf.Needed {
+		if a.library(needed) == nil && !isSystem(needed) {
+			a.refuse(n.path, "it needs %s, which is neither in the runtime nor on every system", needed)
 		}
+	}
+	a.checkVersions(n)
+	if base == a.linked {
+		a.checkLinked(n)
+	}
+}
+
+// checkLinked checks the library that the farm linked. It must give nothing but functions of cuBLAS, under the version
+// that NVIDIA's own has: what else it took from static libraries, C++'s among them, would take the place of that of
+// libraries that are loaded after it.
+func (a *runtimeAudit) checkLinked(n *node) {
+	a.checkForm(n)
+	a.checkSymbols(n)
+	if len(n.elf.RunPath)+len(n.elf.RPath) > 0 {
+		a.add(RuleRunPath, n.path, "it needs nothing that is beside it, and has a RUNPATH; link without one")
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.elf.Exports)) {
+		if versions := n.elf.Exports[name]; name != a.blas && (!givesUnversioned(a.blas, name) || !slices.Equal(versions, []string{a.blas})) {
+			a.refuse(n.path, "it exports %s of version %q; hide all but functions of cuBLAS, of version %s", name, versions, a.blas)
+			return
+		}
+	}
+	s := &pathScan{prefixes: a.rules.BuildPaths, found: make(map[string]*pathLeak)}
+	if err := a.scanFile(n, s); err != nil {
+		a.refuse(n.path, "%v", err)
+	}
+	for prefix, leak := range s.found {
+		a.add(RuleBuildPath, n.path, "it names the path %s of the builder's folder %s", leak.first, prefix)
 	}
 }
 

@@ -26,6 +26,7 @@ const (
 
 // A tree is what a bundle's tree holds. Nodes ascend by path.
 type tree struct {
+	toolkit    manifests.Toolkit
 	programDir string // of the toolkit: "binaries/cuda12"
 	fsys       fs.FS
 	nodes      []*node
@@ -68,7 +69,7 @@ func cpuVariant(name string) string {
 // readTree reads every name, mode and link of a tree, and every ELF file in it. It is the tree of a
 // bundle made with the toolkit, or of that toolkit's runtime.
 func readTree(fsys fs.FS, toolkit manifests.Toolkit) (*tree, error) {
-	t := &tree{programDir: toolkit.ProgramsDir(), fsys: fsys, at: make(map[string]*node)}
+	t := &tree{toolkit: toolkit, programDir: toolkit.ProgramsDir(), fsys: fsys, at: make(map[string]*node)}
 	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

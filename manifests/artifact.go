@@ -15,7 +15,8 @@ type Kind string
 const (
 	// KindBundle is llama.cpp for one SM. Each bundle is two assets, a tar.gz and a tar.zst of the very same tar.
 	KindBundle Kind = "bundle"
-	// KindCUDART is the toolkit's own libraries, for machines that have none. Two assets as well.
+	// KindCUDART is the toolkit's own libraries, for machines that have none: of a toolkit with static ones linked for
+	// one SM major, else as they are, for all. Two assets as well.
 	KindCUDART Kind = "cudart"
 	// KindClient is llcuda-fetch, and what brings it: install.sh, and the wheels of the Python package, which have no kind of
 	// their own because clients of earlier releases refuse kinds that they do not know.
@@ -29,8 +30,8 @@ const (
 // archive reports whether assets of the kind are archives of the bundler's, in two formats each.
 func (k Kind) archive() bool { return k == KindBundle || k == KindCUDART }
 
-// An Artifact is one asset of a release. Bundles carry every field but Libraries; the CUDA runtime carries Format, Tar,
-// Toolkit and Libraries; the rest carry none of the optional ones.
+// An Artifact is one asset of a release. Bundles carry every field but Libraries; CUDA runtimes carry Format, Tar,
+// Toolkit, DeviceCode and Libraries; the rest carry none of the optional ones.
 type Artifact struct {
 	Name   string `json:"name"`
 	Kind   Kind   `json:"kind"`
@@ -51,7 +52,7 @@ type Artifact struct {
 	GPUs            []string    `json:"gpus,omitempty"`
 	DeviceCode      *DeviceCode `json:"device_code,omitempty"`
 	Requires        *Requires   `json:"requires,omitempty"`
-	// Libraries are the files of the CUDA runtime.
+	// Libraries are the files and links of a CUDA runtime.
 	Libraries []File `json:"libraries,omitempty"`
 }
 
@@ -137,7 +138,7 @@ func (a Artifact) checkFields(p *matrix.Problems) {
 		{"sm", a.SM != 0, bundle},
 		{"architecture", a.Architecture != "", bundle},
 		{"gpus", len(a.GPUs) > 0, bundle},
-		{"device_code", a.DeviceCode != nil, bundle},
+		{"device_code", a.DeviceCode != nil, bundle || cudart},
 		{"requires", a.Requires != nil, bundle},
 		{"libraries", len(a.Libraries) > 0, cudart},
 	} {
@@ -161,20 +162,33 @@ func (a Artifact) checkBundle() error {
 
 func (a Artifact) checkRuntime() error {
 	var p matrix.Problems
-	if a.Stem() != RuntimeName(a.Toolkit.CUDA, *a.Tar) {
-		p.Addf("name", "%q is not %s- and the first 12 hex digits of the tar's sha256", shorten(a.Stem()), RuntimeTop(a.Toolkit.CUDA))
+	if runtime := RuntimeOf(a.Toolkit.CUDA, *a.DeviceCode); a.Stem() != RuntimeName(runtime, *a.Tar) {
+		p.Addf("name", "%q is not %s- and the first 12 hex digits of the tar's sha256", shorten(a.Stem()), RuntimeTop(runtime))
 	}
-	for i, f := range a.Libraries {
-		at := fmt.Sprintf("libraries[%d]", i)
-		p.Under(at, f.check())
-		if f.Link != "" {
-			p.Addf(at, "a link: the runtime's files are themselves")
-		}
-		if i > 0 && f.Path <= a.Libraries[i-1].Path {
-			p.Addf(at+".path", "%q comes after %q: files ascend by path, each once", shorten(f.Path), shorten(a.Libraries[i-1].Path))
+	if len(a.DeviceCode.Cubin) == 0 {
+		p.Addf("device_code.cubin", "empty: it serves no GPU")
+	}
+	for i := 1; i < len(a.DeviceCode.Cubin); i++ {
+		if code := a.DeviceCode.Cubin; code[i].Compare(code[i-1]) <= 0 {
+			p.Addf(fmt.Sprintf("device_code.cubin[%d]", i), "%s comes after %s: targets ascend, each once", code[i], code[i-1])
 		}
 	}
+	checkTree(&p, "libraries", a.Libraries)
 	return p.Err()
+}
+
+// IsLinked reports whether a CUDA runtime is one for an SM major alone, linked from static libraries.
+func (a Artifact) IsLinked() bool {
+	return a.Kind == KindCUDART && a.Toolkit != nil && a.DeviceCode != nil && RuntimeOf(a.Toolkit.CUDA, *a.DeviceCode).Major != 0
+}
+
+// serves reports whether a CUDA runtime is for a bundle: it is of the same toolkit, and has machine code for the bundle's
+// own GPUs, and where drivers compile the bundle's code for newer ones, also code that they can compile.
+func (a Artifact) serves(bundle Artifact) bool {
+	if a.Toolkit == nil || a.DeviceCode == nil || bundle.Toolkit == nil || bundle.DeviceCode == nil || *a.Toolkit != *bundle.Toolkit {
+		return false
+	}
+	return slices.ContainsFunc(a.DeviceCode.Cubin, bundle.SM.RunsCubin) && (len(bundle.DeviceCode.PTX) == 0 || len(a.DeviceCode.PTX) > 0)
 }
 
 func (d Digest) check() error {

@@ -37,7 +37,7 @@ type Host struct {
 	// GPUs are the GPUs that CUDA gives to a program, in CUDA's order where it was asked, else in
 	// nvidia-smi's.
 	GPUs []GPU `json:"gpus"`
-	// CUDALibraries are the CUDA 12 libraries found, in the order in which they are to be tried.
+	// CUDALibraries are CUDA's libraries that were found, in the order in which they are to be tried.
 	CUDALibraries []CUDALibrary `json:"cuda_libraries"`
 	// DiskFree is what the store's file system has left, in bytes; negative if it is not known.
 	DiskFree int64 `json:"disk_free_bytes"`
@@ -153,6 +153,23 @@ func (h Host) Check() error {
 	}
 	slices.SortStableFunc(p, func(a, b matrix.Problem) int { return cmp.Compare(a.Path, b.Path) })
 	return p.Err()
+}
+
+// CUDASet is the first source's libraries that are all that a toolkit's bundles need, as NVIDIA ships
+// them: libraries from two sources may not load together. It is nil where no source has all.
+func (h Host) CUDASet(t Toolkit) []CUDALibrary {
+	names := t.CUDALibraries()
+	found := map[string][]CUDALibrary{}
+	for _, library := range h.CUDALibraries {
+		if !slices.Contains(names, library.Name) || slices.ContainsFunc(found[library.Source], func(l CUDALibrary) bool { return l.Name == library.Name }) {
+			continue
+		}
+		found[library.Source] = append(found[library.Source], library)
+		if len(found[library.Source]) == len(names) {
+			return found[library.Source]
+		}
+	}
+	return nil
 }
 
 // Encode is the one way to write a host. It refuses one that Check refuses.

@@ -53,6 +53,14 @@ type Toolkit struct {
 	NVCC string `json:"nvcc"`
 }
 
+// CUDALibraries are the names of CUDA's own libraries that the toolkit's bundles need, as NVIDIA ships
+// them, ascending. Bundles ask for cuBLAS and the CUDA runtime by name; NVIDIA's libcublas needs
+// libcublasLt.
+func (t Toolkit) CUDALibraries() []string {
+	major, _, _ := strings.Cut(t.CUDA, ".")
+	return []string{"libcublas.so." + major, "libcublasLt.so." + major, "libcudart.so." + major}
+}
+
 // ProgramsDir is the folder of a bundle's programs: "binaries/cuda12" for every CUDA 12.
 func (t Toolkit) ProgramsDir() string { return "binaries/" + matrix.ToolkitName(t.CUDA) }
 
@@ -151,23 +159,31 @@ func (b Build) check() error {
 	return p.Err()
 }
 
-// checkFiles checks that a bundle's list of files is a tree that unpacks into its own folder and
-// nowhere else: no path goes through a link, and every link ends at a file of the list.
+// checkFiles checks a bundle's list of files.
 func checkFiles(files []File) error {
 	var p matrix.Problems
 	if len(files) == 0 {
 		p.Addf("files", "empty")
 	}
+	for i, f := range files {
+		if f.Path == MetadataName {
+			p.Addf(fmt.Sprintf("files[%d].path", i), "%s does not list itself", MetadataName)
+		}
+	}
+	checkTree(&p, "files", files)
+	return p.Err()
+}
+
+// checkTree checks that a list of files is a tree that unpacks into its own folder and nowhere
+// else: no path goes through a link, and every link ends at a file of the list.
+func checkTree(p *matrix.Problems, list string, files []File) {
 	listed := make(map[string]File, len(files))
 	for _, f := range files {
 		listed[f.Path] = f
 	}
 	for i, f := range files {
-		at := fmt.Sprintf("files[%d]", i)
+		at := fmt.Sprintf("%s[%d]", list, i)
 		p.Under(at, f.check())
-		if f.Path == MetadataName {
-			p.Addf(at+".path", "%s does not list itself", MetadataName)
-		}
 		if i > 0 && f.Path <= files[i-1].Path {
 			p.Addf(at+".path", "%q comes after %q: files ascend by path, each once", shorten(f.Path), shorten(files[i-1].Path))
 		}
@@ -177,10 +193,9 @@ func checkFiles(files []File) error {
 			}
 		}
 		if f.Link != "" && !endsAtFile(f, listed) {
-			p.Addf(at+".link", "%q does not lead to a file of the bundle", shorten(f.Link))
+			p.Addf(at+".link", "%q does not lead to a file of the archive", shorten(f.Link))
 		}
 	}
-	return p.Err()
 }
 
 func endsAtFile(f File, listed map[string]File) bool {
@@ -205,7 +220,7 @@ func (f File) check() error {
 	case f.Link != "":
 		if f.Link != path.Clean(f.Link) || path.IsAbs(f.Link) || strings.Contains(f.Link, `\`) ||
 			!isTreePath(path.Join(path.Dir(f.Path), f.Link)) {
-			p.Addf("link", "%q leaves the bundle or is not in its shortest form", shorten(f.Link))
+			p.Addf("link", "%q leaves the archive or is not in its shortest form", shorten(f.Link))
 		}
 		if f.Size != 0 {
 			p.Addf("size", "%d, but a link has none", f.Size)

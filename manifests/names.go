@@ -45,17 +45,28 @@ func Formats() []string { return []string{FormatTarGz, FormatTarZst} }
 // BundleName is the name of an SM's bundle and of its top folder, without the archive's extension.
 func BundleName(sm matrix.SM) string { return bundlePrefix + sm.String() }
 
-// RuntimeTop is the top folder of the CUDA runtime of a toolkit, by the toolkit's version.
-func RuntimeTop(cuda string) string {
-	major, _, _ := strings.Cut(cuda, ".")
-	return runtimePrefix + "cu" + major
+// RuntimeOf is what a CUDA runtime serves, by its toolkit's version and its machine code: one SM major
+// where all of that is for it, else every SM of the toolkit.
+func RuntimeOf(cuda string, code DeviceCode) matrix.Runtime {
+	runtime := matrix.Runtime{Toolkit: matrix.ToolkitName(cuda)}
+	for i, c := range code.Cubin {
+		if i > 0 && c.SM.Major() != runtime.Major {
+			runtime.Major = 0
+			break
+		}
+		runtime.Major = c.SM.Major()
+	}
+	return runtime
 }
+
+// RuntimeTop is the top folder of a CUDA runtime: "llcuda-cudart-cu12-sm7x", or "llcuda-cudart-cu13".
+func RuntimeTop(runtime matrix.Runtime) string { return runtimePrefix + runtime.String() }
 
 // RuntimeName is the name of a CUDA runtime without the archive's extension. It has the digest of
 // the tar in it, because the runtime is downloaded once and serves all releases that name it.
-func RuntimeName(cuda string, tar Digest) string {
+func RuntimeName(runtime matrix.Runtime, tar Digest) string {
 	const digits = 12
-	return RuntimeTop(cuda) + "-" + tar.SHA256[:min(digits, len(tar.SHA256))]
+	return RuntimeTop(runtime) + "-" + tar.SHA256[:min(digits, len(tar.SHA256))]
 }
 
 // ClientName is the name of the client's archive for a system, by Go's names. Its llcuda-fetch says

@@ -1,6 +1,7 @@
 package manifests_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,7 +20,8 @@ func TestKindOf(t *testing.T) {
 	}{
 		{manifests.BundleName(120) + "." + manifests.FormatTarGz, manifests.KindBundle},
 		{manifests.BundleName(75) + "." + manifests.FormatTarZst, manifests.KindBundle},
-		{manifests.RuntimeName("13.0.1", digest) + "." + manifests.FormatTarZst, manifests.KindCUDART},
+		{manifests.RuntimeName(manifests.RuntimeOf("13.0.1", code(75, 120)), digest) + "." + manifests.FormatTarZst, manifests.KindCUDART},
+		{manifests.RuntimeName(manifests.RuntimeOf("12.4.1", code(70, 75)), digest) + "." + manifests.FormatTarGz, manifests.KindCUDART},
 		{manifests.ClientName("linux", "riscv64"), manifests.KindClient},
 		{manifests.InstallerName, manifests.KindClient},
 		{manifests.WheelName("3.1.0", "any"), manifests.KindClient},
@@ -47,13 +49,15 @@ func TestKindOf(t *testing.T) {
 func TestNames(t *testing.T) {
 	digest := manifests.Digest{SHA256: "0123456789abcdef" + strings.Repeat("0", 48)}
 	got := []string{
-		manifests.BundleName(75), manifests.RuntimeTop("13.0.1"), manifests.RuntimeName("13.0.1", digest),
+		manifests.BundleName(75), manifests.RuntimeTop(manifests.RuntimeOf("13.0.1", code(75, 120))), manifests.RuntimeName(manifests.RuntimeOf("13.0.1", code(75, 120)), digest),
+		manifests.RuntimeTop(manifests.RuntimeOf("12.4.1", code(70, 75))), manifests.RuntimeName(manifests.RuntimeOf("12.4.1", code(90)), digest), manifests.RuntimeTop(manifests.RuntimeOf("12.4.1", code(50, 60, 61))), manifests.RuntimeTop(manifests.RuntimeOf("13.3.1", code(120))),
 		manifests.ClientName("linux", "arm64"), manifests.WheelName("3.0.0", "any"),
 		manifests.SBOMName("llcuda-bins-sm75.tar.zst"), manifests.SBOMName("llcuda-bins-sm75.tar.gz"), manifests.SBOMName("llcuda-3.0.0-py3-none-any.whl"),
 		manifests.Stem("llcuda-fetch-linux-arm64.tar.gz"), manifests.Stem("llcuda-bins-sm75.spdx.json"), manifests.Stem("install.sh"),
 	}
 	want := []string{
 		"llcuda-bins-sm75", "llcuda-cudart-cu13", "llcuda-cudart-cu13-0123456789ab",
+		"llcuda-cudart-cu12-sm7x", "llcuda-cudart-cu12-sm9x-0123456789ab", "llcuda-cudart-cu12", "llcuda-cudart-cu13-sm12x",
 		"llcuda-fetch-linux-arm64.tar.gz", "llcuda-3.0.0-py3-none-any.whl",
 		"llcuda-bins-sm75.spdx.json", "llcuda-bins-sm75.spdx.json", "llcuda-3.0.0-py3-none-any.spdx.json",
 		"llcuda-fetch-linux-arm64", "llcuda-bins-sm75", "install.sh",
@@ -69,6 +73,45 @@ func namesOf(assets ...manifests.Artifact) string {
 		names = append(names, a.Name)
 	}
 	return strings.Join(names, " ")
+}
+
+// A runtime serves the bundles of its toolkit whose own SM runs its machine code; a bundle with PTX, which GPUs of later
+// majors run, needs one with PTX as well.
+func TestRuntime(t *testing.T) {
+	release := manifests.Release{Assets: slices.Concat(
+		runtimeOf("12.4.1", "a", code(50)), runtimeOf("12.4.1", "b", code(70, 75)), runtimeOf("12.4.1", "c", code(80, 86, 89)),
+		runtimeOf("12.4.1", "d", code(90)), runtimeOf("12.4.1", "e", code(90), 90), runtimeOf("13.3.1", "f", code(75, 90, 100, 120)))}
+	for _, test := range []struct {
+		cuda string
+		sm   matrix.SM
+		ptx  bool
+		want string
+	}{
+		{"12.4.1", 50, false, "llcuda-cudart-cu12-sm5x-aaaaaaaaaaaa.tar.zst"},
+		{"12.4.1", 52, false, "llcuda-cudart-cu12-sm5x-aaaaaaaaaaaa.tar.zst"},
+		{"12.4.1", 61, false, ""},
+		{"12.4.1", 70, false, "llcuda-cudart-cu12-sm7x-bbbbbbbbbbbb.tar.zst"},
+		{"12.4.1", 75, false, "llcuda-cudart-cu12-sm7x-bbbbbbbbbbbb.tar.zst"},
+		{"12.4.1", 75, true, ""},
+		{"12.4.1", 89, false, "llcuda-cudart-cu12-sm8x-cccccccccccc.tar.zst"},
+		{"12.4.1", 90, false, "llcuda-cudart-cu12-sm9x-dddddddddddd.tar.zst"},
+		{"12.4.1", 90, true, "llcuda-cudart-cu12-sm9x-eeeeeeeeeeee.tar.zst"},
+		{"12.4.1", 120, false, ""},
+		{"12.4.2", 75, false, ""},
+		{"13.3.1", 120, false, "llcuda-cudart-cu13-ffffffffffff.tar.zst"},
+		{"13.3.1", 103, false, "llcuda-cudart-cu13-ffffffffffff.tar.zst"},
+		{"13.3.1", 110, false, ""},
+	} {
+		var ptx []matrix.Code
+		if test.ptx {
+			ptx = []matrix.Code{{SM: test.sm}}
+		}
+		b := bundle(test.sm, ptx...)[0]
+		b.Toolkit = &manifests.Toolkit{CUDA: test.cuda, NVCC: "1"}
+		if got, _ := release.Runtime(b); got.Name != test.want {
+			t.Errorf("CUDA %s, %s, PTX %t: %q, want %q", test.cuda, test.sm, test.ptx, got.Name, test.want)
+		}
+	}
 }
 
 // A bundle's archive to download is the smaller one, and the tar.zst where both have one size.

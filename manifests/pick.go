@@ -3,9 +3,7 @@ package manifests
 import (
 	"cmp"
 	"fmt"
-	"path"
 	"slices"
-	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -227,30 +225,10 @@ func visibleDevices(gpus []GPUVerdict) []string {
 	return list
 }
 
-// neededRuntime is the CUDA runtime that a bundle needs, if no one source on the host has all of
-// its libraries.
+// neededRuntime is the CUDA runtime that a bundle needs, if the host has not NVIDIA's own libraries.
 func (p *picker) neededRuntime(bundle Artifact) (Artifact, bool) {
-	runtime, ok := p.release.Runtime(bundle)
-	if !ok {
+	if p.host.CUDASet(*bundle.Toolkit) != nil {
 		return Artifact{}, false
 	}
-	have := map[string]map[string]bool{}
-	for _, library := range p.host.CUDALibraries {
-		if have[library.Source] == nil {
-			have[library.Source] = map[string]bool{}
-		}
-		have[library.Source][library.Name] = true
-	}
-	for _, names := range have {
-		whole := true
-		for _, file := range runtime.Libraries {
-			if name := path.Base(file.Path); strings.Contains(name, ".so") && !names[name] {
-				whole = false
-			}
-		}
-		if whole {
-			return Artifact{}, false
-		}
-	}
-	return runtime, true
+	return p.release.Runtime(bundle)
 }

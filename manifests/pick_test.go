@@ -47,17 +47,26 @@ func seedRelease(t testing.TB) manifests.Release {
 			list = append(list, a)
 		}
 	}
-	for i, compiler := range m.Toolkits {
-		major := strings.TrimPrefix(compiler.Name, "cuda")
-		for _, a := range runtime() {
-			a.Name = strings.Replace(a.Name, "cu12", "cu"+major, 1)
-			a.URL, a.Toolkit = a.Name, &manifests.Toolkit{CUDA: compiler.CUDA, NVCC: compiler.NVCC}
-			a.Libraries = nil
-			for _, name := range []string{"libcublas.so.", "libcublasLt.so.", "libcudart.so."} {
-				a.Libraries = append(a.Libraries, manifests.File{Path: "lib/" + name + major, Size: 2, Mode: "0755", SHA256: hash("4")})
-			}
-			a.Size = int64(map[string]int{manifests.FormatTarGz: 365e6, manifests.FormatTarZst: 237e6}[a.Format] + i*130e6)
-			a.Tar = &manifests.Digest{SHA256: hash("b"), Size: 552e6 + int64(i)}
+	// As the farm makes them: of CUDA 12 one for each SM major, linked from static libraries, of CUDA 13 NVIDIA's own.
+	const mega = 1_000_000
+	for _, of := range []struct {
+		cuda, digit  string
+		holds        manifests.DeviceCode
+		ptx          []matrix.SM
+		gz, zst, tar int64
+	}{
+		{"12.4.1", "5", code(50), nil, 107 * mega, 90 * mega, 175 * mega},
+		{"12.4.1", "6", code(60, 61), nil, 112 * mega, 94 * mega, 188 * mega},
+		{"12.4.1", "7", code(70, 75), nil, 112 * mega, 94 * mega, 189 * mega},
+		{"12.4.1", "8", code(80, 86, 89), nil, 121 * mega, 100 * mega, 213 * mega},
+		{"12.4.1", "9", code(90), []matrix.SM{90}, 180 * mega, 150 * mega, 340 * mega},
+		{"13.3.1", "d", code(75, 80, 86, 89, 90, 100, 103, 110, 120, 121), nil, 430 * mega, 367 * mega, 560 * mega},
+	} {
+		for _, a := range runtimeOf(of.cuda, of.digit, of.holds, of.ptx...) {
+			compiler, _ := m.ToolkitOf(matrix.Target{Toolkit: matrix.ToolkitName(of.cuda)})
+			a.Toolkit = &manifests.Toolkit{CUDA: compiler.CUDA, NVCC: compiler.NVCC}
+			a.Size = map[string]int64{manifests.FormatTarGz: of.gz, manifests.FormatTarZst: of.zst}[a.Format]
+			a.Tar.Size = of.tar
 			list = append(list, a)
 		}
 	}
@@ -144,7 +153,7 @@ func TestPickOfEachHost(t *testing.T) {
 		"gtx-1650": "sm75 cubin", "rtx-2080-ti": "sm75 cubin", "rtx-3060-laptop": "sm86 cubin", "rtx-3090": "sm86 cubin",
 		"rtx-3090-cuda-env": "sm86 cubin", "rtx-3090-split-libraries": "sm86 cubin", "a10": "sm86 cubin", "a30": "sm80 cubin",
 		"rtx-4090": "sm89 cubin", "rtx-4090-and-1080-ti": "sm89 cubin", "rtx-3090-and-4090": "sm86 cubin", "rtx-4090-and-5090": "sm90 ptx",
-		"p100-and-p40": "sm60 cubin", "two-1080-ti-and-2060": "sm61 cubin", "h100": "sm90 cubin", "h100-driver-535": "sm90 cubin",
+		"p100-and-p40": "sm60 cubin", "two-1080-ti-and-2060": "sm61 cubin", "h100": "sm90 cubin", "h100-cuda-13": "sm90 cubin", "t4-without-cuda": "sm75 cubin", "t4-without-cublaslt": "sm75 cubin", "rtx-5090-pip-cuda-13": "sm120 cubin", "h100-driver-535": "sm90 cubin",
 		"h100-mig": "sm90 cubin", "a100-mig-and-t4": "sm75 cubin", "rtx-5090": "sm90 ptx", "rtx-5090-driver-580": "sm120 cubin", "rtx-pro-6000-and-5060": "sm120 cubin", "b200": "sm100 cubin", "b300": "sm100 cubin", "sm-121": "sm90 ptx", "jetson-orin": "bundle",
 		"wsl2-rtx-3080": "sm86 cubin", "driver-470": "bundle", "driver-470-known-sm": "bundle", "no-driver": "driver", "no-gpu": "gpu",
 		"driver-without-gpu": "gpu", "ubuntu-20.04": "bundle", "alpine": "bundle", "no-libstdcxx": "bundle", "old-libstdcxx": "bundle",

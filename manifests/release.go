@@ -67,12 +67,12 @@ func (r Release) Runtimes() []Artifact { return toDownload(r.Of(KindCUDART)) }
 
 // Runtime is the CUDA runtime that a bundle needs where the machine has none, by the archive to download.
 func (r Release) Runtime(bundle Artifact) (Artifact, bool) {
-	for _, runtime := range r.Runtimes() {
-		if bundle.Toolkit != nil && runtime.Toolkit != nil && *runtime.Toolkit == *bundle.Toolkit {
-			return runtime, true
-		}
+	runtimes := r.Runtimes()
+	i := slices.IndexFunc(runtimes, func(a Artifact) bool { return a.serves(bundle) })
+	if i < 0 {
+		return Artifact{}, false
 	}
-	return Artifact{}, false
+	return runtimes[i], true
 }
 
 // Formats are both archives of a bundle or a CUDA runtime.
@@ -125,7 +125,7 @@ func New(release string, assets []Artifact, models []matrix.Model) (Release, err
 }
 
 // Check reports everything wrong with a release, as matrix.Problems: each asset, what the assets must agree on, and that
-// the release is whole: every archive in both formats, and the CUDA runtime that bundles fall back on.
+// the release is whole: every archive in both formats, and for each bundle the CUDA runtime that it falls back on.
 func (r Release) Check() error {
 	var p matrix.Problems
 	checkTexts(reflect.ValueOf(r), "", &p)

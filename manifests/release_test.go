@@ -135,7 +135,7 @@ func TestCheckRefuses(t *testing.T) {
 		"size too large": {func(r *manifests.Release) { r.Assets[7].Size = 1 << 62 }, "assets[7].size: 4611686018427387904 is not between 1 and 1099511627776"},
 		"upper-case hex": {func(r *manifests.Release) { r.Assets[7].SHA256 = hash("A") }, `assets[7].sha256: "` + hash("A") + `" is not 64 lower-case hex digits`},
 		"kind":           {func(r *manifests.Release) { r.Assets[7].Kind = "firmware" }, `assets[7].kind: "firmware" is none of bundle, cudart, client, sbom, provenance`},
-		"no fields": {func(r *manifests.Release) { r.Assets[7].Kind = "cudart" }, "assets[7].format: missing from an asset of kind cudart\nassets[7].tar: missing from an asset of kind cudart\nassets[7].toolkit: missing from an asset of kind cudart\nassets[7].libraries: missing from an asset of kind cudart\n" +
+		"no fields": {func(r *manifests.Release) { r.Assets[7].Kind = "cudart" }, "assets[7].format: missing from an asset of kind cudart\nassets[7].tar: missing from an asset of kind cudart\nassets[7].toolkit: missing from an asset of kind cudart\nassets[7].device_code: missing from an asset of kind cudart\nassets[7].libraries: missing from an asset of kind cudart\n" +
 			"assets[7]: \"sbom.spdx.json\" stands alone: every archive is there as tar.gz and tar.zst\nassets: sbom.spdx.json is the CUDA runtime of no bundle, or of bundles that have another"},
 		"other's fields": {func(r *manifests.Release) { r.Assets[7].SM = 75 }, "assets[7].sm: has no meaning in an asset of kind sbom"},
 		"format":         {func(r *manifests.Release) { asset(r, gz).Format = "tar.xz" }, "assets[0].format: \"tar.xz\", want tar.gz or tar.zst as in the name"},
@@ -180,9 +180,22 @@ assets[0].llama_cpp.build: -1 is negative`},
 		"runtime's toolkit": {func(r *manifests.Release) {
 			asset(r, cudart).Toolkit = &manifests.Toolkit{CUDA: "13.0.0", NVCC: "13.0.1"}
 		}, `assets[4].name: "llcuda-cudart-cu12-bbbbbbbbbbbb" is not llcuda-cudart-cu13- and the first 12 hex digits of the tar's sha256`},
-		"runtime with a link": {func(r *manifests.Release) {
-			asset(r, cudart).Libraries[0] = manifests.File{Path: "LICENSE", Mode: "0777", Link: "lib/libcudart.so.12"}
-		}, "assets[4].libraries[0]: a link: the runtime's files are themselves"},
+		"runtime with a link out": {func(r *manifests.Release) {
+			asset(r, cudart).Libraries[0] = manifests.File{Path: "LICENSE", Mode: "0777", Link: "../libcudart.so.12"}
+		}, "assets[4].libraries[0].link: \"../libcudart.so.12\" leaves the archive or is not in its shortest form\nassets[4].libraries[0].link: \"../libcudart.so.12\" does not lead to a file of the archive"},
+		"runtime with a dangling link": {func(r *manifests.Release) {
+			asset(r, cudart).Libraries[0] = manifests.File{Path: "LICENSE", Mode: "0777", Link: "lib/libcublas.so.12"}
+		}, `assets[4].libraries[0].link: "lib/libcublas.so.12" does not lead to a file of the archive`},
+		"runtime without code": {func(r *manifests.Release) { asset(r, cudart).DeviceCode = &manifests.DeviceCode{} }, "assets[4].device_code.cubin: empty: it serves no GPU"},
+		"runtime of one major": {func(r *manifests.Release) { *asset(r, cudart).DeviceCode = code(70, 75) },
+			`assets[4].name: "llcuda-cudart-cu12-bbbbbbbbbbbb" is not llcuda-cudart-cu12-sm7x- and the first 12 hex digits of the tar's sha256`},
+		"runtime's code": {func(r *manifests.Release) { slices.Reverse(asset(r, cudart).DeviceCode.Cubin[:2]) }, "assets[4].device_code.cubin[1]: 50 comes after 60: targets ascend, each once"},
+		"runtime of other GPUs": {func(r *manifests.Release) {
+			for _, name := range []string{cudart, strings.Replace(cudart, ".tar.gz", ".tar.zst", 1)} {
+				a := asset(r, name)
+				a.DeviceCode = &manifests.DeviceCode{Cubin: []matrix.Code{{SM: 50}, {SM: 60}, {SM: 80}}, PTX: []matrix.Code{{SM: 80}}}
+			}
+		}, "assets: no CUDA runtime for llcuda-bins-sm75"},
 		"runtime's files": {func(r *manifests.Release) { slices.Reverse(asset(r, cudart).Libraries) }, `assets[4].libraries[1].path: "LICENSE" comes after "lib/libcudart.so.12": files ascend by path, each once`},
 		"runtime's paths": {func(r *manifests.Release) { asset(r, cudart).Libraries[0].Path = "../x" }, `assets[4].libraries[0].path: "../x" is not a path below the top folder`},
 	} {
@@ -243,9 +256,9 @@ func TestDecodeRefuses(t *testing.T) {
 		"deep":              {`"ptx": []`, `"ptx": ` + strings.Repeat("[", 20) + strings.Repeat("]", 20), "assets[0].device_code.ptx" + strings.Repeat("[0]", 12) + ": nested deeper than 16"},
 		"very deep":         {`"ptx": []`, `"ptx": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000), "line 49: invalid character '[' exceeded max depth"},
 		"wide":              {`"ptx": []`, `"ptx": [` + strings.Repeat("0,", 200_000) + "0]", "more than 200000 values"},
-		"trailing":          {"\n}\n", "\n}\n{}", "line 330: invalid character '{' after top-level value"},
-		"cut":               {"\n}\n", "\n", "line 329: unexpected end of JSON input"},
-		"comma":             {"\n}\n", ",\n}\n", "line 329: invalid character '}' looking for beginning of object key string"},
+		"trailing":          {"\n}\n", "\n}\n{}", "line 358: invalid character '{' after top-level value"},
+		"cut":               {"\n}\n", "\n", "line 357: unexpected end of JSON input"},
+		"comma":             {"\n}\n", ",\n}\n", "line 357: invalid character '}' looking for beginning of object key string"},
 		"comment":           {`"assets":`, `/* */ "assets":`, "line 16: invalid character '/' looking for beginning of object key string"},
 		"not UTF-8":         {"Some GPU", "Some GPU\xff", "not UTF-8"},
 		"byte order mark":   {"{\n  \"schema_version\"", "\ufeff{\n  \"schema_version\"", "line 1: invalid character 'ï' looking for beginning of value"},

@@ -53,9 +53,30 @@ func bundle(sm matrix.SM, ptx ...matrix.Code) []manifests.Artifact {
 	}, "llcuda-bins-"+sm.String())
 }
 
+// code is machine code for these SMs.
+func code(sms ...matrix.SM) manifests.DeviceCode {
+	c := manifests.DeviceCode{Cubin: []matrix.Code{}, PTX: []matrix.Code{}}
+	for _, sm := range sms {
+		c.Cubin = append(c.Cubin, matrix.Code{SM: sm})
+	}
+	return c
+}
+
+// runtimeOf is a CUDA runtime of a toolkit, with the code given, and PTX; the digit makes its digest.
+func runtimeOf(cuda, digit string, holds manifests.DeviceCode, ptx ...matrix.SM) []manifests.Artifact {
+	for _, sm := range ptx {
+		holds.PTX = append(holds.PTX, matrix.Code{SM: sm})
+	}
+	a := runtime()[0]
+	a.Toolkit, a.DeviceCode, a.Tar = &manifests.Toolkit{CUDA: cuda, NVCC: "1"}, &holds, &manifests.Digest{SHA256: hash(digit), Size: 20000}
+	return twins(a, manifests.RuntimeName(manifests.RuntimeOf(cuda, holds), *a.Tar))
+}
+
 func runtime() []manifests.Artifact {
+	holds := code(50, 60, 70, 80, 90, 100, 120)
+	holds.PTX = append(holds.PTX, matrix.Code{SM: 90})
 	return twins(manifests.Artifact{
-		Kind: manifests.KindCUDART, Tar: &manifests.Digest{SHA256: hash("b"), Size: 20000}, Toolkit: &toolkit,
+		Kind: manifests.KindCUDART, Tar: &manifests.Digest{SHA256: hash("b"), Size: 20000}, Toolkit: &toolkit, DeviceCode: &holds,
 		Libraries: []manifests.File{
 			{Path: "LICENSE", Size: 1, Mode: "0644", SHA256: hash("3")},
 			{Path: "lib/libcudart.so.12", Size: 2, Mode: "0755", SHA256: hash("4")},
@@ -111,7 +132,11 @@ func metadata() manifests.Metadata {
 // big is a release with as many bundles as there may be assets.
 func big(t testing.TB) manifests.Release {
 	t.Helper()
-	list := runtime()
+	list := runtimeOf(toolkit.CUDA, "b", code(500, 510, 520, 530, 540, 550, 560, 570, 580, 590, 600, 610, 620, 630, 640, 650, 660, 670, 680, 690, 700, 710, 720, 730, 740,
+		750, 760, 770, 780, 790, 800, 810, 820, 830, 840, 850, 860, 870, 880, 890, 900, 910, 920, 930, 940, 950, 960, 970, 980, 990))
+	for i := range list {
+		list[i].Toolkit = &toolkit
+	}
 	for sm := matrix.SM(500); len(list) < manifests.MaxAssets; sm++ {
 		for _, a := range bundle(sm) {
 			a.Architecture = "Future"

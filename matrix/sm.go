@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -75,6 +76,11 @@ type Code struct {
 
 // String is "75" or "120a", as CMAKE_CUDA_ARCHITECTURES has it.
 func (c Code) String() string { return strconv.Itoa(int(c.SM)) + c.Variant }
+
+// Compare orders targets by SM, then variant.
+func (c Code) Compare(other Code) int {
+	return cmp.Or(cmp.Compare(c.SM, other.SM), cmp.Compare(c.Variant, other.Variant))
+}
 
 // MarshalJSON writes 75 or "120a".
 func (c Code) MarshalJSON() ([]byte, error) {

@@ -77,23 +77,21 @@ func (n *notes) install() {
 		n.printf(" `install.sh` installs `llcuda-fetch`.")
 	}
 	n.printf("\nBy hand: unpack a bundle of the table below")
-	for _, runtime := range n.release.Runtimes() {
-		n.printf("; where the machine has no CUDA 12 libraries, also %s (%s), whose libraries go into the bundle's `lib`", n.link(runtime.Stem(), runtime.Name), measure.Bytes(runtime.Size))
-	}
-	n.printf(".\n\n")
+	n.printf("; where the machine has none of CUDA's own libraries, also the runtime in its row, whose `lib` goes into the bundle's.\n\n")
 }
 
 func (n *notes) bundles() {
 	n.printf("## Bundles\n\n")
-	n.printf("| SM | Architecture | GPUs | Where | Download | Driver | glibc |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	n.printf("| SM | Architecture | GPUs | Where | Download | CUDA runtime | Driver | glibc |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	var portable []string
 	for _, a := range n.release.Bundles() {
 		var downloads []string
 		for _, twin := range slices.Backward(n.release.Formats(a)) { // the better one first
 			downloads = append(downloads, n.link(twin.Format, twin.Name)+" "+measure.Bytes(twin.Size))
 		}
-		n.printf("| %s | %s | %s | %s | %s | %s | %s |\n", a.SM.Capability(), a.Architecture, cell(a.GPUs), cell(n.platforms(a.SM)),
-			strings.Join(downloads, "<br>"), a.Requires.DriverMin.Cubin, a.Requires.Glibc)
+		runtime, _ := n.release.Runtime(a) // Check has seen to it
+		n.printf("| %s | %s | %s | %s | %s | %s %s | %s | %s |\n", a.SM.Capability(), a.Architecture, cell(a.GPUs), cell(n.platforms(a.SM)),
+			strings.Join(downloads, "<br>"), n.link(manifests.RuntimeOf(runtime.Toolkit.CUDA, *runtime.DeviceCode).String(), runtime.Name), measure.Bytes(runtime.Size), a.Requires.DriverMin.Cubin, a.Requires.Glibc)
 		if len(a.DeviceCode.PTX) > 0 {
 			portable = append(portable, fmt.Sprintf("GPUs newer than these run `%s`, whose PTX a driver from %s compiles for them.\n", a.Stem(), a.Requires.DriverMin.PTX))
 		}

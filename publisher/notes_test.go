@@ -23,12 +23,12 @@ func TestNotes(t *testing.T) {
 		{Name: "tinyllama-1.1b-Q5_K_M", Repo: "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", File: "tinyllama-1.1b-chat-v1.0.Q5_K_M.gguf",
 			Source: "TinyLlama/TinyLlama-1.1B-Chat-v1.0", Licence: "apache-2.0"},
 	}
-	made := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{75, 50, 89}, Models: models}).Manifest
+	made := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{75, 50, 89}, Models: models, Linked: true}).Manifest
 	digest := strings.Repeat("a", 64)
 	var assets []manifests.Artifact
 	for _, a := range made.Assets {
 		if a.Kind == manifests.KindCUDART { // its digest is the compiler's
-			a.Name = "llcuda-cudart-cu12-aaaaaaaaaaaa." + a.Format
+			a.Name = a.Top() + "-aaaaaaaaaaaa." + a.Format
 			a.URL, a.Size, a.Tar = a.Name, 240_000_000, &manifests.Digest{SHA256: digest, Size: 500_000_000}
 		} else {
 			a.Size = 28_000_000 + int64(a.SM)*100_000

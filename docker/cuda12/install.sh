@@ -12,6 +12,7 @@
 #   /etc/llcuda/packages.txt   what was installed: name, version, SHA-256
 #   /etc/llcuda/toolchain      a digest over what decides the compilers' output; ccache keys on it
 #   /opt/llcuda/runtime        the CUDA runtime that bundles need (links to the real files) and NVIDIA's licence
+#   /opt/llcuda/static         cuBLAS as static libraries, for a runtime with the code of one SM major (links as well)
 set -euo pipefail
 umask 022
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
@@ -62,12 +63,12 @@ if [ ${#debs[@]} -gt 0 ]; then
 fi
 
 # CUDA comes from Debian 13 and is unpacked, not installed: its dependencies would pull in Debian 13's libc. The static
-# libraries of its maths libraries are 2 GB that nothing links.
+# libraries of its maths libraries are 3 GB, of which only those of cuBLAS are linked.
 while read -r name version path sha; do
 	deb=$work/$(basename "$path")
 	obtain "$debian/$path" "$sha" "$deb"
 	dpkg-deb --fsys-tarfile "$deb" | tar --extract --directory / --keep-directory-symlink --no-same-owner --wildcards \
-		--exclude='*/lib/x86_64-linux-gnu/lib'{cublas,cublasLt,cufft,cufftw,cufilt,curand,cusolver,cusparse,metis,npp,nv,nvJitLink}'*.a' \
+		--exclude='*/lib/x86_64-linux-gnu/lib'{cufft,cufftw,cufilt,curand,cusolver,cusparse,metis,npp,nv,nvJitLink}'*.a' \
 		--exclude='./usr/share/'{man,lintian}'*' --exclude='./usr/lib/nvidia-cuda-toolkit/compute-sanitizer*'
 	rm "$deb"
 done < <(lines cuda)
@@ -107,6 +108,10 @@ for library in libcudart.so.12 libcublas.so.12 libcublasLt.so.12; do
 	ln -sf "$(readlink -e "/usr/lib/x86_64-linux-gnu/$library")" "/opt/llcuda/runtime/lib/$library"
 done
 ln -sf /usr/share/doc/libcublas12/copyright /opt/llcuda/runtime/LICENSE
+mkdir -p /opt/llcuda/static
+for library in cublas_static cublasLt_static culibos cudart_static; do
+	ln -sf "$(readlink -e "/usr/lib/x86_64-linux-gnu/lib$library.a")" "/opt/llcuda/static/lib$library.a"
+done
 
 # ccache.
 # compiler_check: nvcc is a script that starts cicc, ptxas and g++. A digest of that script says nothing about them,

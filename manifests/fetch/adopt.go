@@ -16,7 +16,7 @@ import (
 )
 
 // linkAndTry links a bundle to CUDA libraries and tries its programs. Libraries that were found on
-// the machine and do not work are replaced by the farm's own: they may be of a CUDA 12 that is too
+// the machine and do not work are replaced by the farm's own: they may be of a CUDA that is too
 // old, or lack their own dependencies.
 func (w *installer) linkAndTry(ctx context.Context, best offer, i *Install) (store.Probe, error) {
 	fetched := best.needsRuntime()
@@ -67,8 +67,10 @@ func (w *installer) useRuntime(ctx context.Context, best offer, i *Install) erro
 	}
 	folder, _ := w.store.Folder(best.runtime)
 	i.Runtime, i.Libraries = w.store.Relative(folder), nil
-	for _, name := range i.RuntimeNames {
-		i.Libraries = append(i.Libraries, manifests.CUDALibrary{Name: name, Path: path.Join(i.Runtime, launch.LibrariesDir, name), Source: "store"})
+	for _, file := range best.runtime.Libraries {
+		if path.Dir(file.Path) == launch.LibrariesDir {
+			i.Libraries = append(i.Libraries, manifests.CUDALibrary{Name: path.Base(file.Path), Path: path.Join(i.Runtime, file.Path), Source: "store"})
+		}
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ type Exported struct {
 	Already bool `json:"already"`
 }
 
-// Export makes a folder that installs from: the bundles asked for, the CUDA runtime, the client,
+// Export makes a folder that installs from: the bundles asked for, the CUDA runtime of each, the client,
 // models, and all that vouches for them. It is a mirror itself, by its path or on any web server.
 // Files that are there already are kept, and an interrupted export is resumed.
 func (c *Client) Export(ctx context.Context, dir string, o ExportOptions) ([]Exported, error) {

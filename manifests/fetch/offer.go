@@ -5,7 +5,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -41,7 +40,7 @@ func (c *Client) makeOffer(r *Release, host manifests.Host, o Options) (offer, e
 	if best.needsRuntime() {
 		need = append(need, best.runtime)
 	} else if best.Decision.Through != manifests.ThroughCPU {
-		best.Libraries = completeSet(host.CUDALibraries, runtimeNames(best.runtime))
+		best.Libraries = host.CUDASet(*best.bundle.Toolkit)
 	}
 	for _, a := range need {
 		urls, err := c.urls(r, a)
@@ -137,7 +136,7 @@ func (c *Client) describeOffer(best offer, o Options, mirrors []string) Install 
 	folder, _ := c.Store.Folder(best.bundle)
 	i := describeFor(Install{
 		Release: best.release.Release.Release, SourceDateEpoch: best.release.SourceDateEpoch, Bundle: best.Decision.Bundle, SM: best.Decision.SM,
-		Through: best.Decision.Through, Folder: c.Store.Relative(folder), RuntimeNames: runtimeNames(best.runtime), Libraries: best.Libraries,
+		Through: best.Decision.Through, Folder: c.Store.Relative(folder), RuntimeNames: best.runtimeNames(), Libraries: best.Libraries,
 		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: best.release.Signer.By,
 	}, c.Store.ThisMachine(), best.Decision)
 	base, have := c.base()
@@ -184,28 +183,17 @@ func isWithdrawn(installed Install, p *Pointer) bool {
 	return p != nil && p.CheckWithdrawn(installed.Release) != nil || p != nil && installed.Pointer > 0 && installed.PointerBy == p.Signer.ID && installed.Pointer < p.Number
 }
 
-// runtimeNames are the libraries in a CUDA runtime.
-func runtimeNames(a manifests.Artifact) []string {
-	var names []string
-	for _, file := range a.Libraries {
-		if name := path.Base(file.Path); strings.Contains(name, ".so") {
+// runtimeNames are the names under which the bundle may look for CUDA's libraries: of NVIDIA's own, and of those in the
+// runtime.
+func (o offer) runtimeNames() []string {
+	names := o.bundle.Toolkit.CUDALibraries()
+	for _, file := range o.runtime.Libraries {
+		if name := path.Base(file.Path); path.Dir(file.Path) == launch.LibrariesDir && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names
-}
-
-// completeSet returns the libraries of the first source that has all of them: libraries from two
-// sources may not load together.
-func completeSet(found []manifests.CUDALibrary, names []string) []manifests.CUDALibrary {
-	bySource := map[string][]manifests.CUDALibrary{}
-	for _, library := range found {
-		bySource[library.Source] = append(bySource[library.Source], library)
-		if len(bySource[library.Source]) == len(names) {
-			return bySource[library.Source]
-		}
-	}
-	return nil
 }
 
 // keepExisting are the libraries of another machine that this one has as well.

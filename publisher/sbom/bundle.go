@@ -29,7 +29,7 @@ type Contents struct {
 	Metadata manifests.Metadata
 	// Archives are the bundle's two files. They have the same tar.
 	Archives []manifests.Artifact
-	// Runtime are the files of the CUDA runtime that comes with the release.
+	// Runtime are the two files of the CUDA runtime that serves the bundle.
 	Runtime []manifests.Artifact
 	// Repository is where llama.cpp comes from: "https://github.com/ggml-org/llama.cpp". It may be empty.
 	Repository string
@@ -243,11 +243,16 @@ func (d *draft) cuda(c Contents, bundle *v2_3.Package) {
 	})
 	d.relate(toolkit.PackageSPDXIdentifier, common.TypeRelationshipBuildToolOf, bundle.PackageSPDXIdentifier)
 	for _, archive := range c.Runtime {
-		runtime := d.add(v2_3.Package{
+		p := v2_3.Package{
 			PackageName: archive.Name, PackageVersion: c.Metadata.Toolkit.CUDA, PackageSupplier: supplier, PackageFileName: archive.Name, PrimaryPackagePurpose: "ARCHIVE",
 			PackageChecksums: []common.Checksum{{Algorithm: common.SHA256, Value: archive.SHA256}},
 			PackageComment:   "CUDA's own libraries, which machines that have them do not need.",
-		})
+		}
+		if archive.IsLinked() {
+			p.PackageSupplier, p.PackageOriginator = nil, &common.Originator{Originator: supplier.Supplier, OriginatorType: supplier.SupplierType}
+			p.PackageComment = "CUDA's own libraries, which machines that have them do not need: the CUDA runtime as NVIDIA ships it, and cuBLAS, linked from NVIDIA's static libraries."
+		}
+		runtime := d.add(p)
 		d.relate(bundle.PackageSPDXIdentifier, common.TypeRelationshipDependsOn, runtime.PackageSPDXIdentifier)
 	}
 }

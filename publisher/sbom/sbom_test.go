@@ -21,6 +21,7 @@ import (
 	"github.com/spdx/tools-golang/spdx/v2/v2_3"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher/sbom"
 )
 
@@ -125,6 +126,39 @@ func sumOf(data []byte) string {
 
 func facts(c sbom.Contents) sbom.Facts {
 	return sbom.Facts{Name: c.Metadata.Name, Archives: c.Archives, Files: c.Metadata.Files}
+}
+
+// A CUDA runtime that the farm linked is not supplied by NVIDIA, whose code it is.
+func TestLinkedRuntime(t *testing.T) {
+	for code, want := range map[*manifests.DeviceCode]string{
+		{Cubin: []matrix.Code{{SM: 70}, {SM: 75}}}: "supplier none, originator NVIDIA Corporation",
+		{Cubin: []matrix.Code{{SM: 75}, {SM: 80}}}: "supplier NVIDIA Corporation, originator none",
+	} {
+		c := contents()
+		c.Runtime[0].Kind, c.Runtime[0].Toolkit, c.Runtime[0].DeviceCode = manifests.KindCUDART, &c.Metadata.Toolkit, code
+		text, err := sbom.Bundle(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if problems := sbom.Check(text, facts(c)); len(problems) > 0 {
+			t.Errorf("its own check finds %q", problems)
+		}
+		doc, err := json.Read(bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(doc.Packages, func(p *v2_3.Package) bool { return p.PackageName == c.Runtime[0].Name })
+		supplier, originator := "none", "none"
+		if p := doc.Packages[i].PackageSupplier; p != nil {
+			supplier = p.Supplier
+		}
+		if p := doc.Packages[i].PackageOriginator; p != nil {
+			originator = p.Originator
+		}
+		if got := "supplier " + supplier + ", originator " + originator; got != want {
+			t.Errorf("%v: %s, want %s", code.Cubin, got, want)
+		}
+	}
 }
 
 func TestBundle(t *testing.T) {

@@ -46,8 +46,9 @@ Compiles once what all SMs share, then the CUDA backend of each SM, on as many e
 as you name. If an SM fails, the others continue. An engine does not repeat what it
 has done before, so after an interruption the same command resumes.
 
-The folder given with --out gets two archives of each bundle and of the CUDA
-runtime, manifest.json and SHA256SUMS, and the steps' full logs in logs/.`,
+The folder given with --out gets two archives of each bundle and of each CUDA
+runtime that the bundles need, manifest.json and SHA256SUMS, and the steps' full
+logs in logs/.`,
 		Example: `  go run ./ci build --sm 75 --release v1.1.0-runtime
   go run ./ci build --sm 75,86 --release v1.1.0-runtime --llama ../llama.cpp    # a folder of one's own`,
 		Args: cobra.NoArgs,
@@ -214,9 +215,10 @@ func (b *buildCommand) collect(ctx context.Context, tree farm.Tree) ([]manifests
 }
 
 func (b *buildCommand) collectRuntime(ctx context.Context, step farm.Step, dir string) ([]manifests.Artifact, error) {
+	rules := bundler.Rules{Toolkit: step.Recipe.Toolkit, Floors: b.matrix.Floors, BuildPaths: b.backend.BuildPaths()}
 	return b.pack(step.Name(), runtimeKey(step), func(opts bundler.PackOptions) ([]manifests.Artifact, error) {
 		opts.Cache = filepath.Join(b.cache, "runtime")
-		return bundler.PackRuntime(ctx, os.DirFS(dir), step.Recipe.Toolkit, string(b.dir), opts)
+		return bundler.PackRuntime(ctx, os.DirFS(dir), rules, string(b.dir), opts)
 	})
 }
 
@@ -226,7 +228,11 @@ func runtimeKey(step farm.Step) string {
 	if step.Recipe.Runtime == "" {
 		return ""
 	}
-	return fmt.Sprintf("%s, %s, CUDA %s, nvcc %s", step.Recipe.Runtime, step.Runtime, step.Recipe.Toolkit.CUDA, step.Recipe.Toolkit.NVCC)
+	key := fmt.Sprintf("%s, %s, CUDA %s, nvcc %s", step.Recipe.Runtime, step.Runtime, step.Recipe.Toolkit.CUDA, step.Recipe.Toolkit.NVCC)
+	if step.Runtime.Major != 0 { // what the source calls decides what is linked
+		key += fmt.Sprintf(", %s, %v", step.Source.Digest, step.Source.Patches)
+	}
+	return key
 }
 
 // bundleKey identifies everything that decides the bytes of a bundle's archives, apart from this program.

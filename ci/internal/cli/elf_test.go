@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -157,6 +159,19 @@ func deviceCode(sm matrix.SM) ([]byte, error) {
 	return os.ReadFile(filepath.Join(dir, fatbins()[sm]))
 }
 
+// elfCode is the device code in a file that elfFile made.
+func elfCode(file []byte) []byte {
+	f, err := elf.NewFile(bytes.NewReader(file))
+	if err != nil {
+		panic(err)
+	}
+	code, err := f.Section(".nv_fatbin").Data()
+	if err != nil {
+		panic(err)
+	}
+	return code
+}
+
 const programRunPath, libraryRunPath, backendRunPath = "$ORIGIN/../../lib", "$ORIGIN", "$ORIGIN:$ORIGIN/../../lib"
 
 // hostHalf is a host half that passes the audit.
@@ -171,7 +186,7 @@ func hostHalf() map[string][]byte {
 		files["lib/"+name] = elfFile{soname: name, runPath: libraryRunPath}.bytes()
 	}
 	for _, name := range []string{"llama-bench", "llama-cli", "llama-quantize", "llama-server"} {
-		files["binaries/cuda12/"+name] = elfFile{needed: libraries, runPath: programRunPath, interpreter: "/lib64/ld-linux-x86-64.so.2", versions: system()}.bytes()
+		files["binaries/"+name] = elfFile{needed: libraries, runPath: programRunPath, interpreter: "/lib64/ld-linux-x86-64.so.2", versions: system()}.bytes()
 	}
 	return files
 }
@@ -188,12 +203,27 @@ func deviceHalf(sm matrix.SM) (map[string][]byte, error) {
 	}, nil
 }
 
-func cudaRuntime() map[string][]byte {
+// cudaRuntime is a CUDA runtime that passes the audit, with code for the SMs of a major of which there is any.
+func cudaRuntime(major int) (map[string][]byte, error) {
 	files := map[string][]byte{"LICENSE": []byte("NVIDIA CUDA Toolkit licence\n")}
-	for _, name := range []string{"libcudart.so.12", "libcublas.so.12", "libcublasLt.so.12"} {
-		files["lib/"+name] = elfFile{soname: name}.bytes()
+	var codes [][]byte
+	for _, sm := range slices.Sorted(maps.Keys(fatbins())) {
+		if sm.Major() == major {
+			code, err := deviceCode(sm)
+			if err != nil {
+				return nil, err
+			}
+			codes = append(codes, code)
+		}
 	}
-	return files
+	for i, name := range []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"} {
+		f := elfFile{soname: name}
+		if i < len(codes) {
+			f.fatbin = codes[i]
+		}
+		files["lib/"+name] = f.bytes()
+	}
+	return files, nil
 }
 
 func TestELFFileIsReadable(t *testing.T) {

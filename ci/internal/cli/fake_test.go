@@ -27,6 +27,7 @@ import (
 //	lose-STEP     the engine that takes the step is lost
 //	wrong-STEP    the step produces device code for another SM
 //	other-runtime the CUDA runtime is another one
+//	needs-cublaslt the CUDA backend asks for libcublasLt, which the CUDA runtime, linked by the farm, lacks
 //	other-builder the builder image is another one
 //	other-engine  the engine is of another version
 //	other-base    the base image is another one
@@ -133,12 +134,22 @@ func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, ev
 	case farm.StepWheel: // as the builder does, by hatchling itself
 		err = hatch(ctx, step.Source, dest)
 	case farm.StepRuntime:
-		files = cudaRuntime()
-		if b.has("other-runtime") {
+		if files, err = cudaRuntime(step.Runtime.Major); err == nil && b.has("other-runtime") {
 			files["LICENSE"] = []byte("another NVIDIA CUDA licence\n")
+		}
+		if err == nil && b.has("needs-cublaslt") {
+			files["NOTICE"] = []byte("linked\n")
+			files["lib/libllcuda-blas.so.12"] = elfFile{soname: "libllcuda-blas.so.12", fatbin: elfCode(files["lib/libcublas.so.12"])}.bytes()
+			delete(files, "lib/libcublas.so.12")
+			delete(files, "lib/libcublasLt.so.12")
+			err = errors.Join(os.MkdirAll(filepath.Join(dest, "lib"), 0o755), os.Symlink("libllcuda-blas.so.12", filepath.Join(dest, "lib/libcublas.so.12")))
 		}
 	default:
 		files, err = deviceHalf(sm)
+		if err == nil && b.has("needs-cublaslt") {
+			const cuda = "lib/libggml-cuda.so"
+			files[cuda] = elfFile{needed: []string{"libggml-base.so.0", "libcudart.so.12", "libcublasLt.so.12"}, runPath: backendRunPath, fatbin: elfCode(files[cuda])}.bytes()
+		}
 	}
 	if err != nil {
 		return farm.StepStats{}, err

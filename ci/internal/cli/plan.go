@@ -81,6 +81,7 @@ type plannedJob struct {
 	SM            matrix.SM `json:"sm"`
 	Toolkit       string    `json:"toolkit"` // by name
 	Bundle        string    `json:"bundle"`
+	Runtime       string    `json:"runtime"` // the one that serves the bundle
 	Architecture  string    `json:"architecture"`
 	GPUs          []string  `json:"gpus"`
 	Platforms     []string  `json:"platforms"`
@@ -107,6 +108,8 @@ type plan struct {
 	Toolkits []matrix.Toolkit `json:"toolkits"`
 	Floors   matrix.Floors    `json:"floors"`
 	Jobs     []plannedJob     `json:"jobs"`
+	// Runtimes are the CUDA runtimes that the bundles need, by their archives' names without the digest.
+	Runtimes []string `json:"runtimes"`
 	// Wheels are those of the Python package, by their names.
 	Wheels []string `json:"wheels"`
 }
@@ -117,8 +120,9 @@ type actionsMatrix struct {
 }
 
 type actionsJob struct {
-	SM     string `json:"sm"`
-	Bundle string `json:"bundle"`
+	SM      string `json:"sm"`
+	Bundle  string `json:"bundle"`
+	Runtime string `json:"runtime"`
 }
 
 func newPlanCommand(term *terminal, backend Backend) *cobra.Command {
@@ -200,8 +204,12 @@ func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) (plan,
 		if !slices.Contains(p.Toolkits, toolkit) {
 			p.Toolkits = append(p.Toolkits, toolkit)
 		}
+		runtime := manifests.RuntimeTop(toolkit.Runtime(target.SM))
+		if !slices.Contains(p.Runtimes, runtime) {
+			p.Runtimes = append(p.Runtimes, runtime)
+		}
 		p.Jobs = append(p.Jobs, plannedJob{
-			SM: target.SM, Toolkit: target.Toolkit, Bundle: manifests.BundleName(target.SM), Architecture: target.Architecture, GPUs: target.GPUs,
+			SM: target.SM, Toolkit: target.Toolkit, Bundle: manifests.BundleName(target.SM), Runtime: runtime, Architecture: target.Architecture, GPUs: target.GPUs,
 			Platforms: target.Platforms, Architectures: target.CMakeArchitectures(), PTX: target.PTX,
 		})
 	}
@@ -211,7 +219,7 @@ func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) (plan,
 func (p plan) actions() actionsMatrix {
 	var a actionsMatrix
 	for _, job := range p.Jobs {
-		a.Include = append(a.Include, actionsJob{SM: fmt.Sprintf("%d", job.SM), Bundle: job.Bundle})
+		a.Include = append(a.Include, actionsJob{SM: fmt.Sprintf("%d", job.SM), Bundle: job.Bundle, Runtime: job.Runtime})
 	}
 	return a
 }
@@ -236,6 +244,7 @@ func (p plan) table() string {
 	}
 	b.WriteByte('\n')
 	fmt.Fprintf(&b, "systems   glibc %s, GLIBCXX_%s\n", p.Floors.Glibc, p.Floors.GLIBCXX)
+	fmt.Fprintf(&b, "runtimes  %s\n", strings.Join(p.Runtimes, "\n          "))
 	fmt.Fprintf(&b, "python    %s\n\n", strings.Join(p.Wheels, "\n          "))
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "SM\tBUNDLE\tARCHITECTURE\tTOOLKIT\tDEVICE CODE\tDRIVER\tPLATFORMS\tGPUS")

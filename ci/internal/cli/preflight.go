@@ -27,11 +27,12 @@ import (
 // llama.cpp takes.
 const (
 	packagesBytes = 3_500_000_000 // the builder's packages and base
-	hostBytes     = 1_700_000_000 // source, host half, raw CUDA runtime and its kept archives
+	hostBytes     = 600_000_000   // source, host half
 	halfBytes     = 350_000_000   // one device half and its archives while they are made
-	runtimeBytes  = 650_000_000   // the CUDA runtime's archives
+	linkedBytes   = 350_000_000   // the archives of a CUDA runtime for one SM major, or its libraries
+	wholeBytes    = 900_000_000   // the same of one for all
 	bundleBytes   = 80_000_000    // a bundle's archives
-	storeBytes    = 5_300_000_000 // the builder, unpacked in the store of an engine of this machine
+	storeBytes    = 6_300_000_000 // the builder, unpacked in the store of an engine of this machine
 	stepsBytes    = 700_000_000   // what its steps leave there
 )
 
@@ -155,13 +156,21 @@ func (b *buildCommand) room() error {
 	free := map[uint64]int64{}
 	where := map[uint64]string{}
 	n := int64(len(b.targets))
+	var runtimes int64
+	for _, runtime := range b.runtimes() {
+		if runtime.Major != 0 {
+			runtimes += linkedBytes
+		} else {
+			runtimes += wholeBytes
+		}
+	}
 	type part struct {
 		dir   string
 		bytes int64
 	}
 	parts := []part{
-		{string(b.dir), runtimeBytes + n*bundleBytes},
-		{b.cache, packagesBytes + hostBytes + n*halfBytes},
+		{string(b.dir), runtimes + n*bundleBytes},
+		{b.cache, packagesBytes + hostBytes + n*halfBytes + 2*runtimes}, // their libraries, and their kept archives
 	}
 	if store := b.backend.Store(b.engines); store != "" {
 		bytes := int64(stepsBytes)
@@ -188,6 +197,18 @@ func (b *buildCommand) room() error {
 	}
 	b.term.Notef("disk      this build takes up to %s here", measure.Bytes(need[deviceOf(b.cache)]))
 	return nil
+}
+
+// runtimes are the CUDA runtimes of the targets, each once.
+func (b *buildCommand) runtimes() []matrix.Runtime {
+	var list []matrix.Runtime
+	for _, target := range b.targets {
+		toolkit, _ := b.matrix.ToolkitOf(target) // Check has seen to it
+		if runtime := toolkit.Runtime(target.SM); !slices.Contains(list, runtime) {
+			list = append(list, runtime)
+		}
+	}
+	return list
 }
 
 // spaceError is a disk that would be full before the build is done.
@@ -250,12 +271,12 @@ func (b *buildCommand) sameRelease(ctx context.Context) error {
 	return nil
 }
 
-// removeDamaged removes archives of the CUDA runtime that are damaged, and returns the other names: every build makes
-// the runtime, and a release with a damaged one could not be described.
+// removeDamaged removes archives of the CUDA runtimes that this build makes if they are damaged, and returns the other
+// names: a release with a damaged one could not be described.
 func (b *buildCommand) removeDamaged(ctx context.Context, names []string) ([]string, error) {
 	var left []string
 	for _, name := range names {
-		if manifests.KindOf(name) == manifests.KindCUDART {
+		if b.makesRuntime(name) {
 			_, err := b.dir.Artifacts(ctx, []string{name}, b.known)
 			if isAs[*bundler.AuditError](err) {
 				b.term.Warnf("removing a damaged archive, which this build makes again: %v", err)
@@ -268,6 +289,14 @@ func (b *buildCommand) removeDamaged(ctx context.Context, names []string) ([]str
 		left = append(left, name)
 	}
 	return left, nil
+}
+
+// makesRuntime reports whether a name is that of an archive of a CUDA runtime that this build makes, whatever its digest.
+func (b *buildCommand) makesRuntime(name string) bool {
+	return manifests.KindOf(name) == manifests.KindCUDART && slices.ContainsFunc(b.runtimes(), func(r matrix.Runtime) bool {
+		stem := manifests.Stem(name)
+		return stem[:strings.LastIndexByte(stem, '-')] == manifests.RuntimeTop(r)
+	})
 }
 
 // replaces reports whether this build writes the archive of that name.

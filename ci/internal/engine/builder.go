@@ -216,9 +216,15 @@ func (r *stepRun) device(ctx context.Context, image *dagger.Container) (*dagger.
 		"/stages/device.sh", args...)
 }
 
-// runtime gathers the toolkit's own libraries.
+// runtime gathers the toolkit's own libraries, or links those of one SM major. That takes nothing of the tree but the
+// sources of the CUDA backend, which say what functions it calls.
 func (r *stepRun) runtime(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
-	return r.compile(ctx, r.script(image, "runtime.sh"), "/stages/runtime.sh")
+	ctr := r.script(image, "runtime.sh")
+	if major := r.step.Runtime.Major; major != 0 {
+		tree := r.builder.client.Host().Directory(r.step.Source.Dir, dagger.HostDirectoryOpts{Include: []string{"ggml/src/ggml-cuda"}})
+		ctr = ctr.WithMountedDirectory(srcDir, tree).WithEnvVariable("MAJOR", strconv.Itoa(major))
+	}
+	return r.compile(ctx, ctr, "/stages/runtime.sh")
 }
 
 // probe is the client's own small program in C.

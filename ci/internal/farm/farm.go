@@ -84,7 +84,7 @@ type StepKind string
 //
 //	host     the bundle's tree without libggml-cuda.so and links, its programs in binaries itself
 //	device   lib/libggml-cuda.so
-//	runtime  the toolkit's libraries in lib, and their LICENSE
+//	runtime  libraries of the toolkit's in lib as bundler.PackRuntime wants them, and their LICENSE
 //	probe    llcuda-probe, from the folder that is its Source; the client's, which Run never asks for
 //	wheel    the wheels of the Python package, from the folder that is its Source: the project, in which client holds the
 //	         client's programs and their bill of materials, and licenses those of the client; Run never asks for it either

@@ -150,6 +150,17 @@ func (d Dir) Describe(ctx context.Context, known *Ledger) (Description, error) {
 	if err != nil {
 		return Description{}, err
 	}
+	says, err := d.describe(archives)
+	if err != nil {
+		return Description{}, err
+	}
+	unserved, err := d.unserved(ctx, says.Release)
+	if err != nil {
+		return Description{}, err
+	}
+	if len(unserved) > 0 {
+		return Description{}, &Refusal{fmt.Errorf("describing %s:\n%w", d, d.Joined(unserved)), "build the bundles and the CUDA runtimes again, from one source"}
+	}
 	return d.writeDescription(archives)
 }
 

@@ -237,8 +237,9 @@ func (s *signing) bill(ctx context.Context, bundle manifests.Artifact) (manifest
 	if err != nil {
 		return fail(err)
 	}
+	runtime, _ := s.release.Runtime(bundle) // Check has seen to it
 	text, err := sbom.Bundle(sbom.Contents{FS: root.FS(), Metadata: meta, Archives: s.release.Formats(bundle),
-		Runtime: s.release.Of(manifests.KindCUDART), Repository: s.repository()})
+		Runtime: s.release.Formats(runtime), Repository: s.repository()})
 	return meta, text, err
 }
 

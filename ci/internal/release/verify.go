@@ -59,6 +59,13 @@ func (d Dir) Verify(ctx context.Context, checks Checks) (Report, error) {
 	if err := v.attestations(metadata); err != nil {
 		return Report{}, err
 	}
+	if v.read() && len(v.findings) == 0 { // of archives that are as they should be
+		unserved, err := d.unserved(ctx, v.folder.Release)
+		if err != nil {
+			return Report{}, err
+		}
+		v.findings = append(v.findings, unserved...)
+	}
 	if v.read() {
 		wheels, err := d.CheckWheels(ctx, v.folder.Release.Release, v.folder.Release.SourceDateEpoch)
 		if err != nil {

@@ -62,7 +62,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [model] [signed-by=OTHER] [client=FILE] [beside=FILE]
+// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [linked] [model] [signed-by=OTHER] [client=FILE] [beside=FILE]
 // [cpu=VARIANT:SCORE:COMMAND,…]. Its folder is $NAME, and the public key that its signature is by, $NAME.pub. The client's
 // archive has a file as its llcuda-fetch, and others beside it.
 func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
@@ -86,6 +86,8 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 			o.Padding = n
 		case "model":
 			o.Models = append(o.Models, matrix.Model{Name: "tiny-Q4_K_M", Aliases: []string{"tiny"}, Repo: "org/tiny", File: "tiny.gguf", Source: "org/tiny", Licence: "mit"})
+		case "linked":
+			o.Linked = true
 		case "server":
 			o.Programs = map[string]string{"llama-server": "#!/bin/sh\n" + value + "\n"}
 		case "cpu": // cpu=x64:1:true,haswell:2:exit 3

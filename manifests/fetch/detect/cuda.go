@@ -11,8 +11,15 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/home"
 )
 
-// runtimeLibraries are the CUDA 12 libraries that bundles need and do not have inside.
-var runtimeLibraries = []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"}
+// runtimeLibraries are the libraries that bundles need and do not have inside, of each CUDA that
+// bundles are made with.
+func runtimeLibraries() [][]string {
+	var sets [][]string
+	for _, cuda := range []string{"12", "13"} {
+		sets = append(sets, manifests.Toolkit{CUDA: cuda}.CUDALibraries())
+	}
+	return sets
+}
 
 // The sources of CUDA libraries, in the order in which they are to be tried.
 const (
@@ -46,26 +53,26 @@ func (d Detector) cudaLibraries(ctx context.Context) []manifests.CUDALibrary {
 
 // librariesIn gives the libraries that the folders of one source have.
 func (d Detector) librariesIn(source string, folders []string) []manifests.CUDALibrary {
-	at := map[string]string{} // soname → folder
-	for _, folder := range folders {
-		has := func(soname string) bool {
-			file := d.path(folder, soname)
-			return checkLibrary(file, soname) == nil && !IsFromStore(manifests.CUDALibrary{Path: file})
-		}
-		for _, soname := range runtimeLibraries {
-			if at[soname] != "" || !has(soname) {
-				continue
-			}
-			if soname == "libcublas.so.12" && !has("libcublasLt.so.12") || soname == "libcublasLt.so.12" && !has("libcublas.so.12") {
-				continue
-			}
-			at[soname] = folder
-		}
-	}
 	var list []manifests.CUDALibrary
-	for _, soname := range runtimeLibraries {
-		if folder := at[soname]; folder != "" {
-			list = append(list, manifests.CUDALibrary{Name: soname, Path: d.path(folder, soname), Source: source})
+	for _, names := range runtimeLibraries() {
+		at := map[string]string{} // soname → folder
+		for _, folder := range folders {
+			has := func(soname string) bool {
+				file := d.path(folder, soname)
+				return checkLibrary(file, soname) == nil && !IsFromStore(manifests.CUDALibrary{Path: file})
+			}
+			blas, lt, cudart := names[0], names[1], names[2]
+			if at[blas] == "" && has(blas) && has(lt) {
+				at[blas], at[lt] = folder, folder
+			}
+			if at[cudart] == "" && has(cudart) {
+				at[cudart] = folder
+			}
+		}
+		for _, soname := range names {
+			if folder := at[soname]; folder != "" {
+				list = append(list, manifests.CUDALibrary{Name: soname, Path: d.path(folder, soname), Source: source})
+			}
 		}
 	}
 	return list
@@ -103,8 +110,8 @@ func (d Detector) glob(pattern string) []string {
 	return matches
 }
 
-// pipFolders are those of the packages nvidia-cublas-cu12 and nvidia-cuda-runtime-cu12, in the
-// Python environment that is active, then in the system's and the user's.
+// pipFolders are those of NVIDIA's packages, in the Python environment that is active, then in the
+// system's and the user's: nvidia/cublas/lib and nvidia/cuda_runtime/lib of CUDA 12, nvidia/cu13/lib.
 func (d Detector) pipFolders() []string {
 	var folders []string
 	for _, packages := range []string{
@@ -141,7 +148,7 @@ func (d Detector) toolkitFolders() []string {
 func (d Detector) loaderFolders() []string {
 	var folders []string
 	cache := d.loaderCache()
-	for _, soname := range runtimeLibraries {
+	for _, soname := range slices.Concat(runtimeLibraries()...) {
 		for _, file := range cache[soname] {
 			if folder := filepath.Dir(file); !slices.Contains(folders, folder) {
 				folders = append(folders, folder)

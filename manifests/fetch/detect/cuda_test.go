@@ -25,9 +25,15 @@ func library(t *testing.T, path, soname string) {
 	}
 }
 
+// cuda12 and cuda13 are CUDA's libraries.
+var (
+	cuda12 = []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"}
+	cuda13 = []string{"libcublas.so.13", "libcublasLt.so.13", "libcudart.so.13"}
+)
+
 func libraries(t *testing.T, dir, folder string) {
 	t.Helper()
-	for _, soname := range runtimeLibraries {
+	for _, soname := range cuda12 {
 		library(t, filepath.Join(dir, folder, soname), soname)
 	}
 }
@@ -43,7 +49,7 @@ func found(report Report, dir string) []string {
 
 func wholeRuntime(source, folder string) []string {
 	list := []string{}
-	for _, soname := range runtimeLibraries {
+	for _, soname := range cuda12 {
 		list = append(list, source+" "+folder+"/"+soname)
 	}
 	return list
@@ -102,6 +108,33 @@ func TestCUDALibraries(t *testing.T) {
 			"pip /venv/lib/python3.11/site-packages/nvidia/cublas/lib/libcublasLt.so.12",
 			"pip /venv/lib/python3.11/site-packages/nvidia/cuda_runtime/lib/libcudart.so.12",
 		}},
+		"pip's CUDA 13, beside CUDA 12 of the loader": {put: func(dir string) {
+			for _, soname := range cuda13 {
+				library(t, dir+"/venv/lib/python3.12/site-packages/nvidia/cu13/lib/"+soname, soname)
+			}
+			libraries(t, dir, multiarch)
+		}, env: []string{"VIRTUAL_ENV", "/venv"}, want: append([]string{
+			"pip /venv/lib/python3.12/site-packages/nvidia/cu13/lib/libcublas.so.13",
+			"pip /venv/lib/python3.12/site-packages/nvidia/cu13/lib/libcublasLt.so.13",
+			"pip /venv/lib/python3.12/site-packages/nvidia/cu13/lib/libcudart.so.13",
+		}, wholeRuntime("loader", multiarch)...)},
+		"two toolkits": {put: func(dir string) {
+			libraries(t, dir, "/usr/local/cuda-12.4/lib64")
+			for _, soname := range cuda13 {
+				library(t, dir+"/usr/local/cuda-13.3/targets/x86_64-linux/lib/"+soname, soname)
+			}
+		}, want: append(wholeRuntime("toolkit", "/usr/local/cuda-12.4/lib64"),
+			"toolkit /usr/local/cuda-13.3/targets/x86_64-linux/lib/libcublas.so.13",
+			"toolkit /usr/local/cuda-13.3/targets/x86_64-linux/lib/libcublasLt.so.13",
+			"toolkit /usr/local/cuda-13.3/targets/x86_64-linux/lib/libcudart.so.13")},
+		"a runtime of the farm's, unpacked by hand, is not NVIDIA's": {put: func(dir string) {
+			libraries(t, dir, "/opt/runtime/lib")
+			library(t, dir+"/opt/runtime/lib/libllcuda-blas.so.12", "libllcuda-blas.so.12")
+			link := dir + "/opt/runtime/lib/libcublas.so.12"
+			if err := errors.Join(os.Remove(link), os.Symlink("libllcuda-blas.so.12", link)); err != nil {
+				t.Fatal(err)
+			}
+		}, env: []string{"LD_LIBRARY_PATH", "/opt/runtime/lib"}, want: []string{"environment /opt/runtime/lib/libcudart.so.12"}},
 		"in the order of trial": {put: func(dir string) {
 			libraries(t, dir, multiarch)
 			libraries(t, dir, "/usr/local/cuda/lib64")

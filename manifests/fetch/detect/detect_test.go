@@ -250,7 +250,7 @@ func TestHangingFolders(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "dead"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range append([]string{"libc.so.6"}, runtimeLibraries...) { // a pipe without a writer
+	for _, name := range append([]string{"libc.so.6"}, cuda12...) { // a pipe without a writer
 		if err := unix.Mkfifo(filepath.Join(dir, "dead", name), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -41,6 +41,9 @@ type Options struct {
 	Programs map[string]string
 	// Runtime tells one CUDA runtime from another.
 	Runtime string
+	// Linked has a runtime for each SM major, with a library of the farm's own that NVIDIA's name leads to, instead of one
+	// of NVIDIA's libraries for all.
+	Linked bool
 	// CPU has each bundle contain CPU variants, by their names: a score, and what the shell does to compute on them. The
 	// best score is picked, as llama.cpp does; one of 0 the CPU cannot run. "7 kill -ILL $$" is one that crashes.
 	CPU map[string]string
@@ -112,7 +115,16 @@ func New(t testing.TB, o Options) *Release {
 	for _, sm := range o.SMs {
 		assets = append(assets, r.bundle(t, o, sm)...)
 	}
-	assets = append(assets, r.runtime(t, o)...)
+	var majors []int
+	for _, sm := range o.SMs {
+		if o.Linked && !slices.Contains(majors, sm.Major()) {
+			majors = append(majors, sm.Major())
+			assets = append(assets, r.linkedRuntime(t, o, sm.Major())...)
+		}
+	}
+	if !o.Linked {
+		assets = append(assets, r.runtime(t, o)...)
+	}
 	if len(o.Client) > 0 {
 		a := manifests.Artifact{Name: manifests.ClientName(runtime.GOOS, runtime.GOARCH), Kind: manifests.KindClient}
 		packed := Compress(t, Tar(t, o.Client), manifests.FormatTarGz)
@@ -195,7 +207,10 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 	})
 }
 
-// libraries are the CUDA runtime: shared libraries with nothing but their names.
+// linkedBLAS is the library of the farm's own in a linked runtime.
+const linkedBLAS = "libllcuda-blas.so.12"
+
+// libraries are those of CUDA runtimes: shared libraries with nothing but their names.
 var libraries = sync.OnceValues(func() (map[string][]byte, error) {
 	dir, err := os.MkdirTemp("", "fetchtest-")
 	if err != nil {
@@ -203,7 +218,7 @@ var libraries = sync.OnceValues(func() (map[string][]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	all := map[string][]byte{}
-	for _, name := range []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"} {
+	for _, name := range append(toolkit.CUDALibraries(), linkedBLAS) {
 		path := filepath.Join(dir, name)
 		cmd := exec.Command("gcc", "-shared", "-nostdlib", "-s", "-Wl,--build-id=none", "-Wl,-soname,"+name, "-o", path, "-x", "c", "-")
 		cmd.Stdin = strings.NewReader("int answer(void) { return 42; }\n")
@@ -223,11 +238,39 @@ func (r *Release) runtime(t testing.TB, o Options) []manifests.Artifact {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries := []Entry{{Name: "LICENSE", Mode: 0o644, Body: []byte("NVIDIA\n" + o.Runtime)}}
-	for name, body := range all {
-		entries = append(entries, Entry{Name: "lib/" + name, Mode: 0o755, Body: body})
+	code := manifests.DeviceCode{Cubin: []matrix.Code{}, PTX: []matrix.Code{{SM: 80}}}
+	for _, sm := range []matrix.SM{50, 60, 70, 80, 90, 100, 120} {
+		code.Cubin = append(code.Cubin, matrix.Code{SM: sm})
 	}
-	const top = "llcuda-cudart-cu12"
+	var entries []Entry
+	for _, name := range toolkit.CUDALibraries() {
+		entries = append(entries, Entry{Name: "lib/" + name, Mode: 0o755, Body: all[name]})
+	}
+	return r.packRuntime(t, o, code, entries)
+}
+
+func (r *Release) linkedRuntime(t testing.TB, o Options, major int) []manifests.Artifact {
+	t.Helper()
+	all, err := libraries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := manifests.DeviceCode{Cubin: []matrix.Code{{SM: matrix.SM(10 * major)}}, PTX: []matrix.Code{}}
+	if major == 8 {
+		code.PTX = append(code.PTX, matrix.Code{SM: 80})
+	}
+	return r.packRuntime(t, o, code, []Entry{
+		{Name: "lib/libcublas.so.12", Link: linkedBLAS},
+		{Name: "lib/libcudart.so.12", Mode: 0o755, Body: all["libcudart.so.12"]},
+		{Name: "lib/" + linkedBLAS, Mode: 0o755, Body: all[linkedBLAS]},
+	})
+}
+
+// packRuntime packs a CUDA runtime's libraries, with what every runtime has.
+func (r *Release) packRuntime(t testing.TB, o Options, code manifests.DeviceCode, entries []Entry) []manifests.Artifact {
+	t.Helper()
+	top := manifests.RuntimeTop(manifests.RuntimeOf(toolkit.CUDA, code))
+	entries = append(entries, Entry{Name: "LICENSE", Mode: 0o644, Body: []byte("NVIDIA\n" + o.Runtime)})
 	entries = append(entries, Entry{Name: manifests.MetadataName, Mode: 0o644, Body: []byte(`{"schema_version": 1, "name": "` + top + `"}` + "\n")})
 	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	listed := files(entries)
@@ -235,7 +278,7 @@ func (r *Release) runtime(t testing.TB, o Options) []manifests.Artifact {
 	if o.EditRuntime != nil {
 		entries = o.EditRuntime(entries)
 	}
-	return r.pack(t, top, Arrange(top, entries), manifests.Artifact{Kind: manifests.KindCUDART, Toolkit: &toolkit, Libraries: listed})
+	return r.pack(t, top, Arrange(top, entries), manifests.Artifact{Kind: manifests.KindCUDART, Toolkit: &toolkit, DeviceCode: &code, Libraries: listed})
 }
 
 // files describes entries as metadata.json does.

@@ -1,8 +1,78 @@
-# The toolkit's own libraries that the CUDA backend needs, under the names it asks for.
+# A runtime: CUDA's own libraries that the CUDA backend needs, under the names it asks for, and their licence.
+# Without MAJOR they are NVIDIA's shared libraries as they are. With it, cuBLAS is linked from NVIDIA's static libraries
+# with the code of that SM major alone, and only with the functions that the tree in /src calls.
 . /stages/stage.sh
-mkdir -p /out/lib
-cp -L /opt/llcuda/runtime/lib/*.so.12 /out/lib/
-cp -L /opt/llcuda/runtime/LICENSE /out/LICENSE
+given=/opt/llcuda/runtime
+mkdir -p /out/lib /build
+cp -L "$given/LICENSE" /out/LICENSE
+
+# functions prints what the tree calls of cuBLAS, as the linker names it: cublas_v2.h renames some. What is merely
+# mentioned, in a comment or as a type, is no function that the static library defines.
+functions() {
+    { echo '#include <cublas_v2.h>'
+      echo calls:
+      find /src/ggml/src/ggml-cuda -name '*.cu' -o -name '*.cuh' | sort | while read -r file; do
+          gcc -fpreprocessed -dD -E -P -x c++ "$file" 2>/dev/null
+      done | grep -oE '\bcublas[A-Z][A-Za-z0-9_]*' | sort -u
+    } | g++ -E -P -x c++ - | sed '1,/^calls:/d' | grep -oE '\bcublas[A-Z][A-Za-z0-9_]*' | sort -u > /build/called
+    nm --defined-only /opt/llcuda/static/libcublas_static.a 2>/dev/null | awk '$2 == "T" { print $3 }' | sort -u > /build/defined
+    comm -12 /build/called /build/defined
+}
+
+# sms LIBRARY elf|ptx prints the SMs of the major that a library has machine code or PTX for. cuBLAS has kernels for the
+# first SM of a major alone, so all are kept. A kernel marked sm_50a comes along with sm_50.
+sms() {
+    cuobjdump --list-"$2" "$1" | sed -nE "s/.*\.sm_($MAJOR[0-9])\.(cubin|ptx)\$/\1/p" | sort -u
+}
+
+# prune LIBRARY leaves of a static library the code of the major.
+prune() {
+    set -- "$1" $(for sm in $(sms "$1" elf); do echo "-gencode arch=compute_$sm,code=sm_$sm"; done) \
+        $(for sm in $(sms "$1" ptx); do echo "-gencode arch=compute_$sm,code=compute_$sm"; done)
+    if [ $# = 1 ]; then
+        echo "$(basename "$1") has no code for SM $MAJOR.x"
+        exit 1
+    fi
+    library=$1
+    shift
+    echo "$(basename "$library"): $*"
+    nvprune "$@" "$library" -o "/build/$(basename "$library")"
+}
+
+if [ -z "${MAJOR-}" ]; then
+    cp -L "$given"/lib/*.so.* /out/lib/
+else
+    cp -L "$given"/lib/libcudart.so.* /out/lib/
+    named=$(basename "$given"/lib/libcublas.so.*) # the name that the backend asks for
+    own=libllcuda-blas.so.${named##*.}
+    functions > /build/functions
+    if [ ! -s /build/functions ]; then
+        echo "no file in ggml/src/ggml-cuda calls a function of cuBLAS: the runtime would be empty"
+        exit 1
+    fi
+    prune /opt/llcuda/static/libcublas_static.a
+    prune /opt/llcuda/static/libcublasLt_static.a
+    { echo "$named { global:"; sed 's/$/;/' /build/functions; echo 'local: *; };'; } > /build/versions
+    # No build ID: it is over the bytes that follow from the rest. The order of archives is that of who needs whom.
+    g++ -shared -s -o "/out/lib/$own" -Wl,-soname,"$own" -Wl,--version-script=/build/versions $(sed 's/^/-Wl,-u,/' /build/functions) \
+        -Wl,--gc-sections -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,defs -Wl,--as-needed \
+        /build/libcublas_static.a /build/libcublasLt_static.a /opt/llcuda/static/libculibos.a /opt/llcuda/static/libcudart_static.a \
+        -ldl -lpthread -lrt
+    ln -s "$own" "/out/lib/$named"
+    cat > /out/NOTICE <<TEXT
+$own is no library of NVIDIA's. The llcuda build farm linked it from NVIDIA's static libraries
+libcublas_static.a, libcublasLt_static.a, libculibos.a and libcudart_static.a, after NVIDIA's nvprune had left of their
+device code that for GPUs of compute capability $MAJOR.x. It exports these functions and no other:
+
+$(sed 's/^/    /' /build/functions)
+
+It serves the llama.cpp of the same release, and nothing else. $named is a link to it, under the name that
+llama.cpp's CUDA backend asks for. $(basename "$given"/lib/libcudart.so.*) is NVIDIA's own, unchanged.
+
+LICENSE is the licence of NVIDIA's libraries, under which what is linked from them is passed on.
+TEXT
+    chmod 644 /out/NOTICE
+fi
 chmod 755 /out/lib/*
 chmod 644 /out/LICENSE
 ls -l /out/lib
