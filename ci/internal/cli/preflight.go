@@ -33,6 +33,9 @@ const (
 	bundleBytes   = 80_000_000    // a bundle's archives
 	storeBytes    = 5_300_000_000 // the builder, unpacked in the store of an engine of this machine
 	stepsBytes    = 700_000_000   // what its steps leave there
+	// What the builder of each further toolkit takes, which has wheels and no static libraries.
+	morePackagesBytes = 700_000_000
+	moreStoreBytes    = 2_000_000_000
 )
 
 // releaseName is what a release may be called: it is a git tag and part of URLs.
@@ -154,20 +157,20 @@ func (b *buildCommand) room() error {
 	need := map[uint64]int64{} // by device
 	free := map[uint64]int64{}
 	where := map[uint64]string{}
-	n := int64(len(b.targets))
+	n, more := int64(len(b.targets)), int64(len(b.toolkits())-1)
 	type part struct {
 		dir   string
 		bytes int64
 	}
 	parts := []part{
 		{string(b.dir), runtimeBytes + n*bundleBytes},
-		{b.cache, packagesBytes + hostBytes + n*halfBytes},
+		{b.cache, packagesBytes + more*morePackagesBytes + hostBytes + n*halfBytes},
 	}
 	if store := b.backend.Store(b.engines); store != "" {
 		bytes := int64(stepsBytes)
 		dir := store
 		for !exists(dir) { // the folder that it will be made in
-			bytes, dir = storeBytes+stepsBytes, filepath.Dir(dir)
+			bytes, dir = storeBytes+more*moreStoreBytes+stepsBytes, filepath.Dir(dir)
 		}
 		parts = append(parts, part{dir, bytes})
 	}
