@@ -363,7 +363,7 @@ func TestMislabelled(t *testing.T) {
 		"architecture": func(a *manifests.Artifact) { a.Architecture = "Ampere" },
 		"gpus":         func(a *manifests.Artifact) { a.GPUs = nil },
 		"device_code": func(a *manifests.Artifact) {
-			a.DeviceCode = &manifests.DeviceCode{Cubin: []matrix.SM{75}, PTX: []matrix.SM{75}}
+			a.DeviceCode = &manifests.DeviceCode{Cubin: []matrix.Code{{SM: 75}}, PTX: []matrix.Code{{SM: 75}}}
 		},
 		"requires":  func(a *manifests.Artifact) { r := *a.Requires; r.Glibc = "2.17"; a.Requires = &r },
 		"llama_cpp": func(a *manifests.Artifact) { l := *a.LlamaCPP; l.Version = "9"; a.LlamaCPP = &l },

@@ -45,7 +45,7 @@ func identity() bundler.Identity {
 		Release:  "v1.1.0-runtime",
 		LlamaCPP: manifests.LlamaCPP{Version: "0.5.0", Commit: strings.Repeat("ab", 20), Build: 1},
 		Build: manifests.Build{
-			BuilderImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "sha256:" + strings.Repeat("2", 64),
+			BuilderImage: "sha256:" + strings.Repeat("1", 64), HostImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "sha256:" + strings.Repeat("2", 64),
 			HostCMake: []string{"-DGGML_BACKEND_DL=ON"}, CUDACMake: []string{"-DGGML_CUDA=ON"},
 			SourceDateEpoch: epoch, Engine: "test v1",
 		},

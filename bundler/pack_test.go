@@ -274,11 +274,13 @@ func TestPackRefuses(t *testing.T) {
 		change func(t *testing.T, dir string, meta *manifests.Metadata)
 		want   []string
 	}{
-		"another name":    {func(_ *testing.T, _ string, m *manifests.Metadata) { m.Name = "llcuda-bins-sm80" }, []string{": metadata"}},
-		"another SM":      {func(_ *testing.T, _ string, m *manifests.Metadata) { m.SM = 86 }, []string{": metadata"}},
-		"name and SM":     {func(_ *testing.T, _ string, m *manifests.Metadata) { m.SM, m.Name = 86, "llcuda-bins-sm86" }, []string{": metadata"}},
-		"cubins":          {func(_ *testing.T, _ string, m *manifests.Metadata) { m.DeviceCode.Cubin = []matrix.SM{75, 80} }, []string{"metadata.json: metadata"}},
-		"PTX":             {func(_ *testing.T, _ string, m *manifests.Metadata) { m.DeviceCode.PTX = []matrix.SM{75} }, []string{"metadata.json: metadata"}},
+		"another name": {func(_ *testing.T, _ string, m *manifests.Metadata) { m.Name = "llcuda-bins-sm80" }, []string{": metadata"}},
+		"another SM":   {func(_ *testing.T, _ string, m *manifests.Metadata) { m.SM = 86 }, []string{": metadata"}},
+		"name and SM":  {func(_ *testing.T, _ string, m *manifests.Metadata) { m.SM, m.Name = 86, "llcuda-bins-sm86" }, []string{": metadata"}},
+		"cubins": {func(_ *testing.T, _ string, m *manifests.Metadata) {
+			m.DeviceCode.Cubin = []matrix.Code{{SM: 75}, {SM: 80}}
+		}, []string{"metadata.json: metadata"}},
+		"PTX":             {func(_ *testing.T, _ string, m *manifests.Metadata) { m.DeviceCode.PTX = []matrix.Code{{SM: 75}} }, []string{"metadata.json: metadata"}},
 		"PTX driver":      {func(_ *testing.T, _ string, m *manifests.Metadata) { m.Requires.DriverMin.PTX = "550.54.14" }, []string{"metadata.json: metadata"}},
 		"glibc":           {func(_ *testing.T, _ string, m *manifests.Metadata) { m.Requires.Glibc = "2.17" }, []string{"metadata.json: metadata"}},
 		"GLIBCXX":         {func(_ *testing.T, _ string, m *manifests.Metadata) { m.Requires.GLIBCXX = "3.4.9" }, []string{"metadata.json: metadata"}},

@@ -19,7 +19,7 @@ func TestAuditReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &bundler.Report{
-		DeviceCode: manifests.DeviceCode{Cubin: []matrix.SM{89}, PTX: []matrix.SM{89}},
+		DeviceCode: manifests.DeviceCode{Cubin: []matrix.Code{{SM: 89}}, PTX: []matrix.Code{{SM: 89}}},
 		Requires: manifests.Requires{
 			DriverMin:   manifests.DriverMin{Cubin: "525.60.13", PTX: "550.54.14"},
 			Glibc:       "2.34",

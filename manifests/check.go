@@ -130,11 +130,15 @@ func (f facts) check() error {
 		}
 		seen[gpu] = true
 	}
-	if len(f.code.Cubin) != 1 || f.code.Cubin[0].SM != f.sm {
-		p.Addf("device_code.cubin", "%v, but the bundle is for %d", f.code.Cubin, int(f.sm))
+	own := []matrix.Code{{SM: f.sm}}
+	if len(f.code.Cubin) == 1 {
+		own[0].Variant = f.code.Cubin[0].Variant
 	}
-	if len(f.code.PTX) > 0 && !slices.Equal(f.code.PTX, f.code.Cubin) {
-		p.Addf("device_code.ptx", "%v, but the cubin is for %v", f.code.PTX, f.code.Cubin)
+	if !slices.Equal(f.code.Cubin, own) {
+		p.Addf("device_code.cubin", "%v, but the bundle is for %v", f.code.Cubin, own)
+	}
+	if len(f.code.PTX) > 0 && !slices.Equal(f.code.PTX, own) {
+		p.Addf("device_code.ptx", "%v, but the bundle is for %v", f.code.PTX, own)
 	}
 	p.Under("requires", f.requires.check(len(f.code.PTX) > 0))
 	return p.Err()

@@ -199,6 +199,10 @@ func bind(n node, dst reflect.Value, path string, problems *matrix.Problems) {
 		}
 		return n.kind != want
 	}
+	if code, ok := dst.Addr().Interface().(*matrix.Code); ok {
+		bindCode(n, code, path, problems)
+		return
+	}
 	switch dst.Kind() {
 	case reflect.Pointer:
 		dst.Set(reflect.New(dst.Type().Elem()))
@@ -232,6 +236,22 @@ func bind(n node, dst reflect.Value, path string, problems *matrix.Problems) {
 		}
 	default:
 		panic(fmt.Sprintf("manifests: no JSON form for %s", dst.Type()))
+	}
+}
+
+// bindCode reads 75 or "120a".
+func bindCode(n node, code *matrix.Code, path string, problems *matrix.Problems) {
+	text := []byte(n.text)
+	switch n.kind {
+	case nodeNumber:
+	case nodeString:
+		text, _ = json.Marshal(n.text) // a string is never refused
+	default:
+		problems.Addf(path, "want a number or text, found %s", n.kind)
+		return
+	}
+	if err := code.UnmarshalJSON(text); err != nil {
+		problems.Addf(path, "%q is not what code is compiled for: want 75 or \"120a\"", shorten(n.text))
 	}
 }
 

@@ -33,24 +33,33 @@ func seedRelease(t testing.TB) manifests.Release {
 	}
 	var list []manifests.Artifact
 	for i, target := range targets {
-		var ptx []matrix.SM
+		var ptx []matrix.Code
 		if target.PTX {
-			ptx = []matrix.SM{target.SM}
+			ptx = []matrix.Code{target.Code()}
 		}
+		compiler, _ := m.ToolkitOf(target)
 		for _, a := range bundle(target.SM, ptx...) {
+			a.Toolkit = &manifests.Toolkit{CUDA: compiler.CUDA, NVCC: compiler.NVCC}
+			a.DeviceCode.Cubin = []matrix.Code{target.Code()}
+			a.Requires.DriverMin.Cubin = compiler.DriverCubin
 			a.Tar = &manifests.Digest{SHA256: hash("a"), Size: 170e6 + int64(i)}
 			a.Size = int64(map[string]int{manifests.FormatTarGz: 47e6, manifests.FormatTarZst: 28e6}[a.Format] + i)
 			list = append(list, a)
 		}
 	}
-	for _, a := range runtime() {
-		a.Libraries = nil
-		for _, name := range []string{"libcublas.so.12", "libcublasLt.so.12", "libcudart.so.12"} {
-			a.Libraries = append(a.Libraries, manifests.File{Path: "lib/" + name, Size: 2, Mode: "0755", SHA256: hash("4")})
+	for i, compiler := range m.Toolkits {
+		major := strings.TrimPrefix(compiler.Name, "cuda")
+		for _, a := range runtime() {
+			a.Name = strings.Replace(a.Name, "cu12", "cu"+major, 1)
+			a.URL, a.Toolkit = a.Name, &manifests.Toolkit{CUDA: compiler.CUDA, NVCC: compiler.NVCC}
+			a.Libraries = nil
+			for _, name := range []string{"libcublas.so.", "libcublasLt.so.", "libcudart.so."} {
+				a.Libraries = append(a.Libraries, manifests.File{Path: "lib/" + name + major, Size: 2, Mode: "0755", SHA256: hash("4")})
+			}
+			a.Size = int64(map[string]int{manifests.FormatTarGz: 365e6, manifests.FormatTarZst: 237e6}[a.Format] + i*130e6)
+			a.Tar = &manifests.Digest{SHA256: hash("b"), Size: 552e6 + int64(i)}
+			list = append(list, a)
 		}
-		a.Size = int64(map[string]int{manifests.FormatTarGz: 365e6, manifests.FormatTarZst: 237e6}[a.Format])
-		a.Tar = &manifests.Digest{SHA256: hash("b"), Size: 552e6}
-		list = append(list, a)
 	}
 	r, err := manifests.New(release, list, nil)
 	if err != nil {
@@ -134,9 +143,9 @@ func TestPickOfEachHost(t *testing.T) {
 		"gtx-1060": "sm61 cubin", "gtx-1080-ti-driver-535": "sm61 cubin", "tesla-p40": "sm61 cubin", "titan-v": "sm70 cubin",
 		"gtx-1650": "sm75 cubin", "rtx-2080-ti": "sm75 cubin", "rtx-3060-laptop": "sm86 cubin", "rtx-3090": "sm86 cubin",
 		"rtx-3090-cuda-env": "sm86 cubin", "rtx-3090-split-libraries": "sm86 cubin", "a10": "sm86 cubin", "a30": "sm80 cubin",
-		"rtx-4090": "sm89 cubin", "rtx-4090-and-1080-ti": "sm89 cubin", "rtx-3090-and-4090": "sm86 cubin", "rtx-4090-and-5090": "sm89 ptx",
-		"p100-and-p40": "sm60 cubin", "two-1080-ti-and-2060": "sm61 cubin", "h100": "sm89 ptx", "h100-driver-535": "bundle",
-		"h100-mig": "sm89 ptx", "a100-mig-and-t4": "sm75 cubin", "rtx-5090": "sm89 ptx", "b200": "sm89 ptx", "jetson-orin": "bundle",
+		"rtx-4090": "sm89 cubin", "rtx-4090-and-1080-ti": "sm89 cubin", "rtx-3090-and-4090": "sm86 cubin", "rtx-4090-and-5090": "sm90 ptx",
+		"p100-and-p40": "sm60 cubin", "two-1080-ti-and-2060": "sm61 cubin", "h100": "sm90 cubin", "h100-driver-535": "sm90 cubin",
+		"h100-mig": "sm90 cubin", "a100-mig-and-t4": "sm75 cubin", "rtx-5090": "sm90 ptx", "rtx-5090-driver-580": "sm120 cubin", "rtx-pro-6000-and-5060": "sm120 cubin", "b200": "sm100 cubin", "b300": "sm100 cubin", "sm-121": "sm90 ptx", "jetson-orin": "bundle",
 		"wsl2-rtx-3080": "sm86 cubin", "driver-470": "bundle", "driver-470-known-sm": "bundle", "no-driver": "driver", "no-gpu": "gpu",
 		"driver-without-gpu": "gpu", "ubuntu-20.04": "bundle", "alpine": "bundle", "no-libstdcxx": "bundle", "old-libstdcxx": "bundle",
 		"full-disk": "disk", "unknown-disk": "sm86 cubin", "gtx-680-kepler": "bundle", "mixed-without-uuid": "sm86 cubin",
@@ -164,7 +173,7 @@ func TestPickOptions(t *testing.T) {
 		{"a 1080 runs code for 6.0", "gtx-1060", "sm60 cubin", manifests.PickOptions{SM: 60}},
 		{"Pascal never runs code for 7.5", "gtx-1060", "bundle", manifests.PickOptions{SM: 75}},
 		{"Volta never runs code for 7.5", "colab-v100", "bundle", manifests.PickOptions{SM: 75}},
-		{"a bundle that the release lacks", "h100", "bundle", manifests.PickOptions{SM: 90}},
+		{"a bundle that the release lacks", "h100", "bundle", manifests.PickOptions{SM: 110}},
 		{"a CPU when allowed", "no-gpu", "sm50 cpu", manifests.PickOptions{AllowCPU: true}},
 		{"a CPU when allowed, one bundle", "no-gpu", "sm75 cpu", manifests.PickOptions{AllowCPU: true, SM: 75}},
 		{"the GPU even where the CPU is allowed", "colab-t4", "sm75 cubin", manifests.PickOptions{AllowCPU: true}},
@@ -176,7 +185,7 @@ func TestPickOptions(t *testing.T) {
 		{"no GPU of another machine where there is one", "rtx-4090", "bundle", manifests.PickOptions{SM: 50}},
 		{"no GPU of another machine with an old driver", "driver-470", "bundle", manifests.PickOptions{SM: 61}},
 		{"no GPU of another machine on musl", "alpine", "bundle", manifests.PickOptions{SM: 86}},
-		{"an SM that the release lacks", "image-build", "bundle", manifests.PickOptions{SM: 90}},
+		{"an SM that the release lacks", "image-build", "bundle", manifests.PickOptions{SM: 110}},
 		{"a CPU when allowed, where CUDA refuses", "hidden-gpus", "sm50 cpu", manifests.PickOptions{AllowCPU: true}},
 		{"no CPU half for another system", "ubuntu-20.04", "bundle", manifests.PickOptions{AllowCPU: true}},
 	} {
@@ -260,7 +269,7 @@ func TestPickLooksAtTheCPU(t *testing.T) {
 func TestPickKeepsTheRules(t *testing.T) {
 	r, host := seedRelease(t), hosts(t)["rtx-3090"]
 	random := rand.New(rand.NewPCG(1, 2))
-	sms := []matrix.SM{0, 30, 50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90, 100, 103, 120}
+	sms := []matrix.SM{0, 30, 50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121}
 	drivers := []string{"", "470.256.02", "525.60.13", "535.1", "550.54.14", "580.159.04"}
 	picked := 0
 	for range 5000 {

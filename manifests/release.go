@@ -194,19 +194,16 @@ func (r Release) checkShared(p *matrix.Problems, at string, a Artifact) {
 	}
 }
 
-// checkArchives checks that the two formats of each archive have the same facts, and that the release has one CUDA
+// checkArchives checks that the two formats of each archive have the same facts, and that each bundle has its CUDA
 // runtime.
 func (r Release) checkArchives(p *matrix.Problems) {
 	twin := make(map[string]int)
-	runtimes := make(map[string]bool)
 	bundles := 0
 	for i, a := range r.Assets {
 		if !a.Kind.archive() {
 			continue
 		}
-		if a.Kind == KindCUDART {
-			runtimes[a.Stem()] = true
-		} else {
+		if a.Kind == KindBundle {
 			bundles++
 		}
 		j, ok := twin[a.Stem()]
@@ -226,8 +223,18 @@ func (r Release) checkArchives(p *matrix.Problems) {
 	if bundles == 0 {
 		p.Addf("assets", "no bundle")
 	}
-	if len(runtimes) != 1 {
-		p.Addf("assets", "%d CUDA runtimes, want one", len(runtimes))
+	serving := make(map[string]bool)
+	for _, a := range r.Bundles() {
+		if runtime, ok := r.Runtime(a); ok {
+			serving[runtime.Stem()] = true
+		} else {
+			p.Addf("assets", "no CUDA runtime for %s", shorten(a.Stem()))
+		}
+	}
+	for _, a := range r.Runtimes() {
+		if !serving[a.Stem()] {
+			p.Addf("assets", "%s is the CUDA runtime of no bundle, or of bundles that have another", shorten(a.Stem()))
+		}
 	}
 }
 

@@ -83,20 +83,27 @@ func TestCheckRefuses(t *testing.T) {
 		edit func(*manifests.Release)
 		want string
 	}{
-		"schema":            {func(r *manifests.Release) { r.SchemaVersion = 0 }, "schema_version: 0, want 1"},
-		"release":           {func(r *manifests.Release) { r.Release = "" }, `release: "" is not a name: letters, digits and ._- with no dot in front`},
-		"epoch":             {func(r *manifests.Release) { r.SourceDateEpoch = 0 }, "source_date_epoch: 0 is not between 1 and 8589934591"},
-		"toolkit":           {func(r *manifests.Release) { r.Toolkit.CUDA = "12.8.0" }, `assets[0].toolkit: CUDA "12.4.1", nvcc "12.4.131"; the release has "12.8.0", "12.4.131"`},
+		"schema":     {func(r *manifests.Release) { r.SchemaVersion = 0 }, "schema_version: 0, want 1"},
+		"release":    {func(r *manifests.Release) { r.Release = "" }, `release: "" is not a name: letters, digits and ._- with no dot in front`},
+		"epoch":      {func(r *manifests.Release) { r.SourceDateEpoch = 0 }, "source_date_epoch: 0 is not between 1 and 8589934591"},
+		"toolkit":    {func(r *manifests.Release) { r.Toolkits[0].CUDA = "12.8.0" }, "toolkits[0]: no bundle was made with CUDA \"12.8.0\", nvcc \"12.4.131\"\nassets[0].toolkit: CUDA \"12.4.1\", nvcc \"12.4.131\": not one of the release's toolkits"},
+		"no toolkit": {func(r *manifests.Release) { r.Toolkits = nil }, `assets[0].toolkit: CUDA "12.4.1", nvcc "12.4.131": not one of the release's toolkits`},
+		"toolkits' order": {func(r *manifests.Release) {
+			r.Toolkits = append([]manifests.Toolkit{{CUDA: "13.3.1", NVCC: "13.3.73"}}, r.Toolkits...)
+		}, "toolkits[0]: no bundle was made with CUDA \"13.3.1\", nvcc \"13.3.73\"\ntoolkits[1].cuda: \"12.4.1\" comes after \"13.3.1\": toolkits ascend"},
+		"two of a major": {func(r *manifests.Release) {
+			r.Toolkits = append(r.Toolkits, manifests.Toolkit{CUDA: "12.8.1", NVCC: "12.8.93"})
+		}, "toolkits[1].cuda: \"12.4.1\" and \"12.8.1\" are of one major: a release has one toolkit of each\ntoolkits[1]: no bundle was made with CUDA \"12.8.1\", nvcc \"12.8.93\""},
 		"asset of another":  {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.Release = "v1" }) }, `assets[0].release: "v1"; the release is "v1.1.0-runtime"`},
 		"another time":      {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.SourceDateEpoch = 1 }) }, "assets[0].source_date_epoch: 1; the release has 1790553600"},
-		"empty":             {func(r *manifests.Release) { r.Assets = nil }, "assets: no bundle\nassets: 0 CUDA runtimes, want one"},
+		"empty":             {func(r *manifests.Release) { r.Assets = nil }, "toolkits[0]: no bundle was made with CUDA \"12.4.1\", nvcc \"12.4.131\"\nassets: no bundle"},
 		"too many":          {func(r *manifests.Release) { r.Assets = make([]manifests.Artifact, 1001) }, "assets: 1001, more than 1000"},
 		"order":             {func(r *manifests.Release) { r.Assets[0], r.Assets[1] = r.Assets[1], r.Assets[0] }, `assets[1].name: "llcuda-bins-sm75.tar.gz" comes after "llcuda-bins-sm75.tar.zst": assets ascend by name, each once`},
 		"twice":             {func(r *manifests.Release) { r.Assets = slices.Insert(r.Assets, 8, r.Assets[7]) }, `assets[8].name: "sbom.spdx.json" comes after "sbom.spdx.json": assets ascend by name, each once`},
 		"twin missing":      {func(r *manifests.Release) { r.Assets = r.Assets[1:] }, `assets[0]: "llcuda-bins-sm75.tar.zst" stands alone: every archive is there as tar.gz and tar.zst`},
 		"twin differs":      {func(r *manifests.Release) { asset(r, gz).Tar = &manifests.Digest{SHA256: hash("0"), Size: 10000} }, `assets[1]: "llcuda-bins-sm75.tar.gz" and "llcuda-bins-sm75.tar.zst" do not say the same of the tar inside`},
 		"twin differs more": {func(r *manifests.Release) { asset(r, zst).GPUs = []string{"T4"} }, `assets[1]: "llcuda-bins-sm75.tar.gz" and "llcuda-bins-sm75.tar.zst" do not say the same of the tar inside`},
-		"no runtime":        {func(r *manifests.Release) { r.Assets = slices.Delete(r.Assets, 4, 6) }, "assets: 0 CUDA runtimes, want one"},
+		"no runtime":        {func(r *manifests.Release) { r.Assets = slices.Delete(r.Assets, 4, 6) }, "assets: no CUDA runtime for llcuda-bins-sm75\nassets: no CUDA runtime for llcuda-bins-sm89"},
 		"two runtimes": {func(r *manifests.Release) {
 			other := runtime()
 			for i, a := range other {
@@ -105,8 +112,8 @@ func TestCheckRefuses(t *testing.T) {
 				other[i] = a
 			}
 			r.Assets = slices.Insert(r.Assets, 6, other...)
-		}, "assets: 2 CUDA runtimes, want one"},
-		"no bundle":   {func(r *manifests.Release) { r.Assets = r.Assets[4:] }, "assets: no bundle"},
+		}, "assets: llcuda-cudart-cu12-cccccccccccc is the CUDA runtime of no bundle, or of bundles that have another"},
+		"no bundle":   {func(r *manifests.Release) { r.Assets, r.Toolkits = r.Assets[4:], nil }, "assets[0].toolkit: CUDA \"12.4.1\", nvcc \"12.4.131\": not one of the release's toolkits"},
 		"models":      {func(r *manifests.Release) { slices.Reverse(r.Models) }, `models[1].name: "a" comes after "b": models ascend by name`},
 		"model names": {func(r *manifests.Release) { r.Models[1].Aliases = []string{"A1"} }, `models[1]: "A1" is already a name of a`},
 
@@ -129,7 +136,7 @@ func TestCheckRefuses(t *testing.T) {
 		"upper-case hex": {func(r *manifests.Release) { r.Assets[7].SHA256 = hash("A") }, `assets[7].sha256: "` + hash("A") + `" is not 64 lower-case hex digits`},
 		"kind":           {func(r *manifests.Release) { r.Assets[7].Kind = "firmware" }, `assets[7].kind: "firmware" is none of bundle, cudart, client, sbom, provenance`},
 		"no fields": {func(r *manifests.Release) { r.Assets[7].Kind = "cudart" }, "assets[7].format: missing from an asset of kind cudart\nassets[7].tar: missing from an asset of kind cudart\nassets[7].toolkit: missing from an asset of kind cudart\nassets[7].libraries: missing from an asset of kind cudart\n" +
-			"assets[7]: \"sbom.spdx.json\" stands alone: every archive is there as tar.gz and tar.zst\nassets: 2 CUDA runtimes, want one"},
+			"assets[7]: \"sbom.spdx.json\" stands alone: every archive is there as tar.gz and tar.zst\nassets: sbom.spdx.json is the CUDA runtime of no bundle, or of bundles that have another"},
 		"other's fields": {func(r *manifests.Release) { r.Assets[7].SM = 75 }, "assets[7].sm: has no meaning in an asset of kind sbom"},
 		"format":         {func(r *manifests.Release) { asset(r, gz).Format = "tar.xz" }, "assets[0].format: \"tar.xz\", want tar.gz or tar.zst as in the name"},
 		"control text":   {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.GPUs = []string{"T4\x1b]0;x\a"} }) }, `assets[0].gpus[0]: "T4\x1b]0;x\a" cannot be printed in one line`},
@@ -140,12 +147,12 @@ func TestCheckRefuses(t *testing.T) {
 
 		"another SM": {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.SM = 86 }) }, "assets[0].name: \"llcuda-bins-sm75\", but the bundle for 86 is llcuda-bins-sm86\nassets[0].architecture: \"Turing\", but 8.6 is Ampere\nassets[0].device_code.cubin: [75], but the bundle is for [86]"},
 		"code of another": {func(r *manifests.Release) {
-			both(r, func(a *manifests.Artifact) { a.DeviceCode = &manifests.DeviceCode{Cubin: []matrix.SM{50}} })
+			both(r, func(a *manifests.Artifact) { a.DeviceCode = &manifests.DeviceCode{Cubin: []matrix.Code{{SM: 50}}} })
 		}, "assets[0].device_code.cubin: [50], but the bundle is for [75]"},
 		"no code": {func(r *manifests.Release) {
-			both(r, func(a *manifests.Artifact) { a.DeviceCode = &manifests.DeviceCode{PTX: []matrix.SM{75}} })
+			both(r, func(a *manifests.Artifact) { a.DeviceCode = &manifests.DeviceCode{PTX: []matrix.Code{{SM: 75}}} })
 		}, "assets[0].device_code.cubin: [], but the bundle is for [75]\nassets[0].requires.driver_min.ptx: \"\" is not dotted numbers"},
-		"PTX of another": {func(r *manifests.Release) { asset(r, "llcuda-bins-sm89.tar.gz").DeviceCode.PTX[0] = 80 }, "assets[2].device_code.ptx: [80], but the bundle is for [89]"},
+		"PTX of another": {func(r *manifests.Release) { asset(r, "llcuda-bins-sm89.tar.gz").DeviceCode.PTX[0].SM = 80 }, "assets[2].device_code.ptx: [80], but the bundle is for [89]"},
 		"driver for no PTX": {func(r *manifests.Release) {
 			both(r, func(a *manifests.Artifact) { a.Requires.DriverMin.PTX = "550.54.14" })
 		}, `assets[0].requires.driver_min.ptx: "550.54.14", but there is no PTX`},
@@ -218,7 +225,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"case":              {`"sha256"`, `"SHA256"`, "assets[0].sha256: missing\nassets[0].SHA256: unknown field"},
 		"strange field":     {`"assets":`, "\"\\u001b[2J\": 1, \"assets\":", `"\x1b[2J": unknown field`},
 		"missing field":     {"      \"size\": 2000,\n", "", "assets[0].size: missing"},
-		"missing below":     {"        \"ptx\": []\n", "", "line 47: invalid character '}' looking for beginning of object key string"},
+		"missing below":     {"        \"ptx\": []\n", "", "line 49: invalid character '}' looking for beginning of object key string"},
 		"missing list":      {",\n        \"ptx\": []", "", "assets[0].device_code.ptx: missing"},
 		"null":              {`"ptx": []`, `"ptx": null`, "assets[0].device_code.ptx: want an array, found null"},
 		"null for text":     {`"glibc": "2.34"`, `"glibc": null`, "assets[0].requires.glibc: want text, found null"},
@@ -234,12 +241,12 @@ func TestDecodeRefuses(t *testing.T) {
 		"array for object":  {`"assets": [`, `"assets": [[],`, "assets[0]: want an object, found an array"},
 		"object for array":  {`"ptx": []`, `"ptx": {}`, "assets[0].device_code.ptx: want an array, found an object"},
 		"deep":              {`"ptx": []`, `"ptx": ` + strings.Repeat("[", 20) + strings.Repeat("]", 20), "assets[0].device_code.ptx" + strings.Repeat("[0]", 12) + ": nested deeper than 16"},
-		"very deep":         {`"ptx": []`, `"ptx": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000), "line 47: invalid character '[' exceeded max depth"},
+		"very deep":         {`"ptx": []`, `"ptx": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000), "line 49: invalid character '[' exceeded max depth"},
 		"wide":              {`"ptx": []`, `"ptx": [` + strings.Repeat("0,", 200_000) + "0]", "more than 200000 values"},
-		"trailing":          {"\n}\n", "\n}\n{}", "line 328: invalid character '{' after top-level value"},
-		"cut":               {"\n}\n", "\n", "line 327: unexpected end of JSON input"},
-		"comma":             {"\n}\n", ",\n}\n", "line 327: invalid character '}' looking for beginning of object key string"},
-		"comment":           {`"assets":`, `/* */ "assets":`, "line 14: invalid character '/' looking for beginning of object key string"},
+		"trailing":          {"\n}\n", "\n}\n{}", "line 330: invalid character '{' after top-level value"},
+		"cut":               {"\n}\n", "\n", "line 329: unexpected end of JSON input"},
+		"comma":             {"\n}\n", ",\n}\n", "line 329: invalid character '}' looking for beginning of object key string"},
+		"comment":           {`"assets":`, `/* */ "assets":`, "line 16: invalid character '/' looking for beginning of object key string"},
 		"not UTF-8":         {"Some GPU", "Some GPU\xff", "not UTF-8"},
 		"byte order mark":   {"{\n  \"schema_version\"", "\ufeff{\n  \"schema_version\"", "line 1: invalid character 'ï' looking for beginning of value"},
 		"control text":      {"Some GPU", `Some GPU\n`, `assets[0].gpus[0]: "Some GPU\n" cannot be printed in one line`},
@@ -247,6 +254,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"old version":       {`"schema_version": 1`, `"schema_version": 0`, "schema_version: 0, want 1"},
 		"no version":        {`"schema_version": 1,`, ``, "schema_version: missing"},
 		"version in words":  {`"schema_version": 1`, `"schema_version": "2"`, "schema_version: want a number, found text"},
+		"code in words":     {"\"cubin\": [\n          75\n        ]", "\"cubin\": [\n          \"sm_75\"\n        ]", `assets[0].device_code.cubin[0]: "sm_75" is not what code is compiled for: want 75 or "120a"`},
+		"code as an object": {`"ptx": []`, `"ptx": [{}]`, "assets[0].device_code.ptx[0]: want a number or text, found an object"},
 		"checked":           {`"ptx": []`, `"ptx": [86]`, "assets[0].device_code.ptx: [86], but the bundle is for [75]"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -268,7 +277,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"":                                       "reading manifest.json: line 1: unexpected end of JSON input",
 		"null":                                   "reading manifest.json: want an object, found null",
 		strings.Repeat(" ", manifests.MaxSize+1): "reading manifest.json: larger than 4194304 bytes",
-		"{}":                                     "reading manifest.json: schema_version: missing\nrelease: missing\nllama_cpp: missing\ntoolkit: missing\nsource_date_epoch: missing\nassets: missing\nmodels: missing",
+		"{}":                                     "reading manifest.json: schema_version: missing\nrelease: missing\nllama_cpp: missing\ntoolkits: missing\nsource_date_epoch: missing\nassets: missing\nmodels: missing",
 	} {
 		if _, err := decode([]byte(text)); err == nil || err.Error() != want {
 			t.Errorf("Decode(%.20q) = %v, want %s", text, err, want)

@@ -41,7 +41,7 @@ func twins(a manifests.Artifact, stem string) []manifests.Artifact {
 	return []manifests.Artifact{gz, zst}
 }
 
-func bundle(sm matrix.SM, ptx ...matrix.SM) []manifests.Artifact {
+func bundle(sm matrix.SM, ptx ...matrix.Code) []manifests.Artifact {
 	need := requires("")
 	if len(ptx) > 0 {
 		need = requires("550.54.14")
@@ -49,7 +49,7 @@ func bundle(sm matrix.SM, ptx ...matrix.SM) []manifests.Artifact {
 	return twins(manifests.Artifact{
 		Kind: manifests.KindBundle, Tar: &manifests.Digest{SHA256: hash("a"), Size: 10000}, Release: release, SourceDateEpoch: epoch,
 		LlamaCPP: &llama, Toolkit: &toolkit, SM: sm, Architecture: sm.Architecture(), GPUs: []string{"Some GPU", "Another <GPU> & more"},
-		DeviceCode: &manifests.DeviceCode{Cubin: []matrix.SM{sm}, PTX: ptx}, Requires: &need,
+		DeviceCode: &manifests.DeviceCode{Cubin: []matrix.Code{{SM: sm}}, PTX: ptx}, Requires: &need,
 	}, "llcuda-bins-"+sm.String())
 }
 
@@ -64,7 +64,7 @@ func runtime() []manifests.Artifact {
 }
 
 func assets() []manifests.Artifact {
-	list := append(bundle(89, 89), bundle(75)...)
+	list := append(bundle(89, matrix.Code{SM: 89}), bundle(75)...)
 	list = append(list, runtime()...)
 	return append(list,
 		manifests.Artifact{Name: "llcuda-fetch_linux_amd64", Kind: manifests.KindClient, Size: 1, SHA256: hash("5"), URL: "llcuda-fetch_linux_amd64"},
@@ -90,7 +90,7 @@ func sample(t testing.TB) manifests.Release {
 func metadata() manifests.Metadata {
 	return manifests.Metadata{
 		SchemaVersion: manifests.SchemaVersion, Name: "llcuda-bins-sm75", Release: release, LlamaCPP: llama, SM: 75, Architecture: "Turing",
-		GPUs: []string{"Tesla T4"}, Toolkit: toolkit, DeviceCode: manifests.DeviceCode{Cubin: []matrix.SM{75}, PTX: []matrix.SM{}}, Requires: requires(""),
+		GPUs: []string{"Tesla T4"}, Toolkit: toolkit, DeviceCode: manifests.DeviceCode{Cubin: []matrix.Code{{SM: 75}}, PTX: []matrix.Code{}}, Requires: requires(""),
 		Files: []manifests.File{
 			{Path: "LICENSE", Size: 0, Mode: "0644", SHA256: hash("0")},
 			{Path: "binaries/cuda12/libggml-cuda.so", Mode: "0777", Link: "../../lib/libggml-cuda.so"},
@@ -101,7 +101,7 @@ func metadata() manifests.Metadata {
 			{Path: "lib/libllama.so.0.5", Size: 5, Mode: "0755", SHA256: hash("3")},
 		},
 		Build: manifests.Build{
-			BuilderImage: "sha256:" + hash("8"), BaseImage: "debian@sha256:" + hash("9"), HostCMake: []string{"-DGGML_CUDA=OFF"},
+			BuilderImage: "sha256:" + hash("8"), HostImage: "sha256:" + hash("6"), BaseImage: "debian@sha256:" + hash("9"), HostCMake: []string{"-DGGML_CUDA=OFF"},
 			Patches:   []manifests.Patch{{Name: "0001-mend.patch", SHA256: hash("7")}},
 			CUDACMake: []string{"-DGGML_CUDA=ON"}, SourceDateEpoch: epoch, Engine: "dagger v0.15.1",
 		},

@@ -30,16 +30,21 @@ func TestDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "matrix.json", m)
-	all, err := m.Select("all")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var sms []matrix.SM
-	for _, target := range all {
-		sms = append(sms, target.SM)
-	}
-	if diff := cmp.Diff([]matrix.SM{50, 60, 61, 70, 75, 80, 86, 89}, sms); diff != "" {
-		t.Errorf("the eight of every release (-want +got):\n%s", diff)
+	for expr, want := range map[string][]matrix.SM{
+		"seed": {50, 60, 61, 70, 75, 80, 86, 89},
+		"all":  {50, 60, 61, 70, 75, 80, 86, 89, 90, 100, 120},
+	} {
+		targets, err := m.Select(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sms []matrix.SM
+		for _, target := range targets {
+			sms = append(sms, target.SM)
+		}
+		if diff := cmp.Diff(want, sms); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", expr, diff)
+		}
 	}
 }
 
@@ -75,28 +80,28 @@ func TestDefaultModels(t *testing.T) {
 // Each case edits the real matrix.yaml and asserts the whole message.
 func TestLoadRefuses(t *testing.T) {
 	for name, test := range map[string]struct{ old, new, want string }{
-		"unknown key":     {"    seed: true\n    ptx: true\n", "    seed: true\n    ptx: true\n    vram: 8\n", "line 88: targets[7].vram: unknown key"},
-		"unknown section": {"toolkit:\n", "tools: {}\ntoolkit:\n", "line 4: tools: unknown key"},
-		"wrong case":      {"floors:\n", "Floors:\n", "line 13: Floors: unknown key\nline 4: floors: missing"},
-		"duplicate key":   {"  ref: v0.5.0\n", "  ref: v0.5.0\n  ref: v0.5.1\n", "line 22: llama_cpp.ref: given again in line 23"},
-		"missing key":     {"  ref: v0.5.0\n", "", "line 21: llama_cpp.ref: missing"},
-		"missing in row":  {"    architecture: Maxwell\n", "", "line 33: targets[0].architecture: missing"},
-		"missing section": {"floors:\n  glibc: \"2.35\"\n  glibcxx: \"3.4.30\"\n", "", "line 4: floors: missing"},
-		"null":            {`cuda: "12.4.1"`, "cuda:", "line 5: toolkit.cuda: want text, found nothing: put it in quotes"},
-		"number for text": {`glibc: "2.35"`, "glibc: 2.35", `line 14: floors.glibc: want text, found "2.35": put it in quotes`},
-		"text for number": {"- sm: 50", `- sm: "50"`, `line 33: targets[0].sm: want an integer, found "50"`},
-		"hex number":      {"- sm: 50", `- sm: 0x32`, `line 33: targets[0].sm: want an integer, found "0x32"`},
-		"yes for true":    {"seed: true", "seed: yes", `line 37: targets[0].seed: want true or false, found "yes"`},
-		"text for list":   {"[Tesla P100]", "Tesla P100", `line 42: targets[1].gpus: want a list, found "Tesla P100"`},
-		"list for keys":   {"floors:\n  glibc: \"2.35\"\n  glibcxx: \"3.4.30\"\n", "floors: []\n", "line 13: floors: want keys and values, found a list"},
-		"anchor":          {"gpus: [Tesla P100]", "gpus: &p100 [Tesla P100]", "line 42: targets[1].gpus: anchors and aliases are not used here: write the value out"},
+		"unknown key":     {"    seed: false\n    ptx: true\n", "    seed: false\n    ptx: true\n    vram: 8\n", "line 113: targets[8].vram: unknown key"},
+		"unknown section": {"toolkits:\n", "tools: {}\ntoolkits:\n", "line 6: tools: unknown key"},
+		"wrong case":      {"floors:\n", "Floors:\n", "line 21: Floors: unknown key\nline 6: floors: missing"},
+		"duplicate key":   {"  ref: v0.5.0\n", "  ref: v0.5.0\n  ref: v0.5.1\n", "line 30: llama_cpp.ref: given again in line 31"},
+		"missing key":     {"  ref: v0.5.0\n", "", "line 29: llama_cpp.ref: missing"},
+		"missing in row":  {"    architecture: Maxwell\n", "", "line 42: targets[0].architecture: missing"},
+		"missing section": {"floors:\n  glibc: \"2.35\"\n  glibcxx: \"3.4.30\"\n", "", "line 6: floors: missing"},
+		"null":            {`cuda: "12.4.1"`, "cuda:", "line 8: toolkits[0].cuda: want text, found nothing: put it in quotes"},
+		"number for text": {`glibc: "2.35"`, "glibc: 2.35", `line 22: floors.glibc: want text, found "2.35": put it in quotes`},
+		"text for number": {"- sm: 50", `- sm: "50"`, `line 42: targets[0].sm: want an integer, found "50"`},
+		"hex number":      {"- sm: 50", `- sm: 0x32`, `line 42: targets[0].sm: want an integer, found "0x32"`},
+		"yes for true":    {"seed: true", "seed: yes", `line 47: targets[0].seed: want true or false, found "yes"`},
+		"text for list":   {"[Tesla P100]", "Tesla P100", `line 53: targets[1].gpus: want a list, found "Tesla P100"`},
+		"list for keys":   {"floors:\n  glibc: \"2.35\"\n  glibcxx: \"3.4.30\"\n", "floors: []\n", "line 21: floors: want keys and values, found a list"},
+		"anchor":          {"gpus: [Tesla P100]", "gpus: &p100 [Tesla P100]", "line 53: targets[1].gpus: anchors and aliases are not used here: write the value out"},
 		"alias":           {"floors:\n  glibc: \"2.35\"", "floors:\n  glibc: *x", "yaml: unknown anchor 'x' referenced"},
 		"two documents":   {"floors:\n", "---\nfloors:\n", "more than one document"},
-		"no YAML":         {"floors:\n", "floors: [\n", "yaml: line 12: did not find expected ',' or ']'"},
+		"no YAML":         {"floors:\n", "floors: [\n", "yaml: line 20: did not find expected ',' or ']'"},
 		"check": {"- sm: 61", "- sm: 60",
-			"line 47: targets[2].sm: 60 stands here twice"},
+			"line 58: targets[2].sm: 60 stands here twice"},
 		"all at once": {"    architecture: Turing\n    gpus: [Tesla T4, RTX 20 series, GTX 16 series]\n", "    architecture: Ampere\n    gpus: []\n",
-			"line 62: targets[4].architecture: \"Ampere\", but 7.5 is Turing\nline 63: targets[4].gpus: empty"},
+			"line 76: targets[4].architecture: \"Ampere\", but 7.5 is Turing\nline 77: targets[4].gpus: empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Replace(string(matrix.YAML), test.old, test.new, 1)
@@ -118,8 +123,8 @@ func TestLoadRefuses(t *testing.T) {
 		"[]":                           "line 1: want keys and values, found a list",
 		"12":                           `line 1: want keys and values, found "12"`,
 		strings.Repeat(" ", 1<<20+1):   "larger than 1048576 bytes",
-		"? [a]\n: b\n":                 "line 1: \"\": unknown key\nline 1: targets: missing\nline 1: toolkit: missing\nline 1: floors: missing\nline 1: llama_cpp: missing",
-		"\"a\\e[2Jb\": 1\ntargets: []": "line 1: \"a\\x1b[2Jb\": unknown key\nline 1: toolkit: missing\nline 1: floors: missing\nline 1: llama_cpp: missing",
+		"? [a]\n: b\n":                 "line 1: \"\": unknown key\nline 1: toolkits: missing\nline 1: targets: missing\nline 1: floors: missing\nline 1: llama_cpp: missing",
+		"\"a\\e[2Jb\": 1\ntargets: []": "line 1: \"a\\x1b[2Jb\": unknown key\nline 1: toolkits: missing\nline 1: floors: missing\nline 1: llama_cpp: missing",
 	} {
 		if _, err := spec.Load(strings.NewReader(text)); err == nil || err.Error() != want {
 			t.Errorf("Load(%.40q) = %v, want %s", text, err, want)
@@ -144,7 +149,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add(matrix.YAML)
 	f.Add(matrix.ModelsYAML)
 	f.Add([]byte("? [a]\n: &x b\n<<: *x\n"))
-	f.Add([]byte("targets: [{sm: 75}, ~, !!binary aGk=]\ntoolkit: \"\\0\"\n--- x"))
+	f.Add([]byte("targets: [{sm: 75}, ~, !!binary aGk=]\ntoolkits: \"\\0\"\n--- x"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if m, err := spec.Load(bytes.NewReader(data)); err == nil {
 			if err := m.Check(); err != nil {

@@ -17,7 +17,7 @@ func facts() provenance.Facts {
 			LlamaCPP: manifests.LlamaCPP{Version: "0.5.0", Commit: strings.Repeat("c", 40), Build: 7},
 			Toolkit:  manifests.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131"},
 			Build: manifests.Build{
-				BuilderImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "debian@sha256:" + strings.Repeat("2", 64),
+				BuilderImage: "sha256:" + strings.Repeat("1", 64), HostImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "debian@sha256:" + strings.Repeat("2", 64),
 				HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DCMAKE_CUDA_ARCHITECTURES=" + sm.String()},
 				Patches:         []manifests.Patch{{Name: "0001-mend.patch", SHA256: strings.Repeat("f", 64)}},
 				SourceDateEpoch: 1790553600, Engine: "dagger v0.15.1",

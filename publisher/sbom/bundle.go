@@ -256,8 +256,12 @@ func (d *draft) cuda(c Contents, bundle *v2_3.Package) {
 func (d *draft) builder(b manifests.Build, bundle *v2_3.Package) {
 	for _, image := range []struct{ name, digest, how string }{
 		{"llcuda builder image", b.BuilderImage, common.TypeRelationshipBuildToolOf},
+		{"llcuda builder image of the host half", b.HostImage, common.TypeRelationshipBuildToolOf},
 		{"base image of the builder", b.BaseImage, common.TypeRelationshipBuildDependencyOf},
 	} {
+		if image.digest == b.BuilderImage && image.name != "llcuda builder image" {
+			continue // one image built both halves
+		}
 		p := v2_3.Package{PackageName: image.name, PackageVersion: image.digest, PrimaryPackagePurpose: "CONTAINER"}
 		if _, digest, ok := strings.Cut(image.digest, "sha256:"); ok && sha256Form.MatchString(digest) {
 			p.PackageChecksums = []common.Checksum{{Algorithm: common.SHA256, Value: digest}}

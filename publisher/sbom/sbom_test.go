@@ -96,7 +96,7 @@ func contents() sbom.Contents {
 		Name: "llcuda-bins-sm75", Release: "v1",
 		LlamaCPP: manifests.LlamaCPP{Version: "0.5.0", Commit: strings.Repeat("c", 40)},
 		Toolkit:  manifests.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131"},
-		Build:    manifests.Build{BuilderImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "debian@sha256:" + strings.Repeat("2", 64), SourceDateEpoch: 1790553600},
+		Build:    manifests.Build{BuilderImage: "sha256:" + strings.Repeat("1", 64), HostImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "debian@sha256:" + strings.Repeat("2", 64), SourceDateEpoch: 1790553600},
 	}
 	for name, f := range files {
 		switch {

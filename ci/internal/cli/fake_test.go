@@ -66,24 +66,29 @@ func (e *fakeEngines) Open(_ context.Context, opts engine.Options) (*engine.Sess
 	}
 	opts.Progress(farm.Event{Step: engineStep, Stage: "built-in", State: farm.StateLine, Line: "starting"})
 	opts.Progress(farm.Event{Step: engineStep, Stage: "packages", State: farm.StateProgress, Done: 1, Total: 2})
-	session := &engine.Session{Recipe: farm.Recipe{
-		Toolkit: opts.Toolkit, BuilderImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "made@sha256:" + strings.Repeat("2", 64),
-		Runtime: "sha256:" + strings.Repeat("3", 64), Engine: "fake v1", HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DGGML_CUDA=ON"},
-	}}
-	if e.has("other-builder") {
-		session.Recipe.BuilderImage = "sha256:" + strings.Repeat("9", 64)
-	}
-	if e.has("other-engine") {
-		session.Recipe.Engine = "fake v2"
-	}
-	if e.has("other-base") {
-		session.Recipe.BaseImage = "made@sha256:" + strings.Repeat("8", 64)
-	}
-	if opts.Base != "" && opts.Base != engine.BaseMade { // as the real ones: a pinned image is recorded as it is given
-		session.Recipe.BaseImage = opts.Base
-	}
-	if e.has("other-runtime") {
-		session.Recipe.Runtime = "sha256:" + strings.Repeat("4", 64)
+	session := &engine.Session{}
+	for _, toolkit := range opts.Toolkits {
+		recipe := farm.Recipe{
+			Toolkit: toolkit, Host: opts.Toolkits[0], BuilderImage: "sha256:" + strings.Repeat("1", 64), HostImage: "sha256:" + strings.Repeat("1", 64),
+			BaseImage: "made@sha256:" + strings.Repeat("2", 64), Runtime: "sha256:" + strings.Repeat("3", 64), Engine: "fake v1",
+			HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DGGML_CUDA=ON"},
+		}
+		if e.has("other-builder") {
+			recipe.BuilderImage = "sha256:" + strings.Repeat("9", 64)
+		}
+		if e.has("other-engine") {
+			recipe.Engine = "fake v2"
+		}
+		if e.has("other-base") {
+			recipe.BaseImage = "made@sha256:" + strings.Repeat("8", 64)
+		}
+		if opts.Base != "" && opts.Base != engine.BaseMade { // as the real ones: a pinned image is recorded as it is given
+			recipe.BaseImage = opts.Base
+		}
+		if e.has("other-runtime") {
+			recipe.Runtime = "sha256:" + strings.Repeat("4", 64)
+		}
+		session.Recipes = append(session.Recipes, recipe)
 	}
 	for _, host := range hosts {
 		session.Builders = append(session.Builders, &fakeBuilder{e, host})

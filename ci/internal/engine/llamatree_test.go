@@ -120,7 +120,7 @@ func TestLlamaTree(t *testing.T) {
 			if test.dropped == nil {
 				return
 			}
-			full := newRecipe(matrix.Toolkit{}, src, Image{}, "")
+			full := newRecipe(matrix.Toolkit{}, matrix.Toolkit{}, src, nil, "")
 			fitted := tree.fit(full)
 			var dropped []string
 			for _, arg := range slices.Concat(full.HostCMake, full.CUDACMake) {

@@ -23,7 +23,7 @@ func TestRecipe(t *testing.T) {
 		{"no repository", farm.Source{Version: "b123"},
 			[]string{"-DLLAMA_BUILD_COMMIT=unknown", "-DLLAMA_BUILD_NUMBER=0"}},
 	} {
-		recipe := newRecipe(matrix.Toolkit{}, test.src, Image{}, "dagger v0")
+		recipe := newRecipe(matrix.Toolkit{}, matrix.Toolkit{}, test.src, nil, "dagger v0")
 		for _, arg := range test.host {
 			if !slices.Contains(recipe.HostCMake, arg) {
 				t.Errorf("%s: the host half lacks %s: %q", test.name, arg, recipe.HostCMake)

@@ -54,7 +54,7 @@ func (b *fakeBuilder) Build(ctx context.Context, step Step, dest string, events 
 	case <-time.After(time.Minute + b.extra[name]):
 	}
 	files := map[StepKind][]string{
-		StepHost:    {"binaries/cuda12/llama-cli", "lib/libggml-base.so.0", "lib/libggml-cpu-x64.so", "LICENSE", "THIRD_PARTY_LICENSES.txt"},
+		StepHost:    {"binaries/llama-cli", "lib/libggml-base.so.0", "lib/libggml-cpu-x64.so", "LICENSE", "THIRD_PARTY_LICENSES.txt"},
 		StepDevice:  {"lib/libggml-cuda.so", "THIRD_PARTY_LICENSES.txt"},
 		StepRuntime: {"lib/libcudart.so.12", "LICENSE"},
 	}[step.Kind]
@@ -84,9 +84,13 @@ func losesEngine(ctx context.Context) error {
 func jobsFor(sms ...matrix.SM) []Job {
 	var targets []matrix.Target
 	for _, sm := range sms {
-		targets = append(targets, matrix.Target{SM: sm})
+		targets = append(targets, matrix.Target{SM: sm, Toolkit: "cuda12"})
 	}
-	return Plan(targets, Source{Digest: "sha256:1"}, Recipe{})
+	jobs, err := Plan(targets, Source{Digest: "sha256:1"}, []Recipe{{Toolkit: matrix.Toolkit{Name: "cuda12"}}})
+	if err != nil {
+		panic(err)
+	}
+	return jobs
 }
 
 // harness runs jobs on builders and remembers what was collected.
@@ -118,7 +122,9 @@ func newHarness(t *testing.T) *harness {
 		Collect: func(_ context.Context, tree Tree) ([]manifests.Artifact, error) {
 			return enter(manifests.BundleName(tree.Job.Target.SM))
 		},
-		CollectRuntime: func(_ context.Context, dir string) ([]manifests.Artifact, error) { return enter("runtime") },
+		CollectRuntime: func(_ context.Context, step Step, dir string) ([]manifests.Artifact, error) {
+			return enter(step.Name())
+		},
 	}
 	return h
 }
@@ -126,7 +132,7 @@ func newHarness(t *testing.T) *harness {
 // verdicts is how each step ended, in few words.
 func verdicts(o Outcome) map[string]string {
 	got := map[string]string{}
-	for _, r := range o.all() {
+	for _, r := range o.All() {
 		switch {
 		case r.Err == nil:
 			got[r.Step] = "ok"
@@ -167,52 +173,52 @@ func TestRun(t *testing.T) {
 		{
 			name:     "what is there already is not run",
 			builders: []*fakeBuilder{{name: "a"}},
-			known:    map[string][]manifests.Artifact{"sm75": {{Name: "75"}}, "runtime": {{Name: "runtime"}}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			known:    map[string][]manifests.Artifact{"sm75": {{Name: "75"}}, "runtime-cu12": {{Name: "runtime-cu12"}}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
 			ran:      [][]string{{"host", "sm86", "sm89"}},
 		},
 		{
 			name:     "without a device step there is no host step",
 			builders: []*fakeBuilder{{name: "a"}},
 			known:    map[string][]manifests.Artifact{"sm75": {{Name: "75"}}, "sm86": {{Name: "86"}}, "sm89": {{Name: "89"}}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
-			ran:      [][]string{{"runtime"}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"runtime-cu12"}},
 		},
 		{
 			name:     "one engine does all in order",
 			builders: []*fakeBuilder{{name: "a"}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
-			ran:      [][]string{{"host", "runtime", "sm75", "sm86", "sm89"}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"host", "runtime-cu12", "sm75", "sm86", "sm89"}},
 		},
 		{
 			name:     "a failing SM stops nothing else",
 			builders: []*fakeBuilder{{name: "a", faults: faults("sm75", fails)}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "failed", "sm86": "ok", "sm89": "ok"},
-			ran:      [][]string{{"host", "runtime", "sm75", "sm86", "sm89"}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "failed", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"host", "runtime-cu12", "sm75", "sm86", "sm89"}},
 		},
 		{
 			name:     "a failing host step stops everything",
 			builders: []*fakeBuilder{{name: "a", faults: faults("host", fails)}},
-			want:     map[string]string{"host": "failed", "runtime": "host failed", "sm75": "host failed", "sm86": "host failed", "sm89": "host failed"},
+			want:     map[string]string{"host": "failed", "runtime-cu12": "host failed", "sm75": "host failed", "sm86": "host failed", "sm89": "host failed"},
 			ran:      [][]string{{"host"}},
 		},
 		{
 			name:     "a host step that fails late cancels what runs beside it",
 			builders: []*fakeBuilder{{name: "a", faults: faults("host", func(ctx context.Context) error { time.Sleep(time.Second); return fails(ctx) })}, {name: "b"}},
-			want:     map[string]string{"host": "failed", "runtime": "host failed", "sm75": "host failed", "sm86": "host failed", "sm89": "host failed"},
-			ran:      [][]string{{"host"}, {"runtime"}},
+			want:     map[string]string{"host": "failed", "runtime-cu12": "host failed", "sm75": "host failed", "sm86": "host failed", "sm89": "host failed"},
+			ran:      [][]string{{"host"}, {"runtime-cu12"}},
 		},
 		{
 			name:     "a lost engine's step goes to another, first of all",
 			builders: []*fakeBuilder{{name: "a", faults: faults("host", losesEngine)}, {name: "b"}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
-			ran:      [][]string{{"host"}, {"runtime", "host", "sm75", "sm86", "sm89"}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "ok", "sm86": "ok", "sm89": "ok"},
+			ran:      [][]string{{"host"}, {"runtime-cu12", "host", "sm75", "sm86", "sm89"}},
 		},
 		{
 			name:     "the last engine lost leaves what was finished",
 			builders: []*fakeBuilder{{name: "a", faults: faults("sm86", losesEngine)}},
-			want:     map[string]string{"host": "ok", "runtime": "ok", "sm75": "ok", "sm86": "no engine", "sm89": "no engine"},
-			ran:      [][]string{{"host", "runtime", "sm75", "sm86"}},
+			want:     map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "ok", "sm86": "no engine", "sm89": "no engine"},
+			ran:      [][]string{{"host", "runtime-cu12", "sm75", "sm86"}},
 		},
 		{
 			name: "a step that costs two engines gets no third",
@@ -222,8 +228,8 @@ func TestRun(t *testing.T) {
 				{name: "a", faults: faults("sm75", losesEngine)},
 				{name: "b", faults: faults("sm75", losesEngine)},
 			},
-			want: map[string]string{"host": "ok", "runtime": "ok", "sm75": "kills engines", "sm86": "ok", "sm89": "ok"},
-			ran:  [][]string{{"host", "sm86", "sm89"}, {"runtime", "sm75"}, {"sm75"}},
+			want: map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "kills engines", "sm86": "ok", "sm89": "ok"},
+			ran:  [][]string{{"host", "sm86", "sm89"}, {"runtime-cu12", "sm75"}, {"sm75"}},
 		},
 	}
 	for _, test := range tests {
@@ -245,7 +251,7 @@ func TestRun(t *testing.T) {
 						t.Errorf("steps of %s (-want +got):\n%s", test.builders[i].name, diff)
 					}
 				}
-				failed := slices.ContainsFunc(out.all(), func(r *Result) bool { return r.Err != nil })
+				failed := slices.ContainsFunc(out.All(), func(r Result) bool { return r.Err != nil })
 				if failed != (err != nil) {
 					t.Errorf("Run's error is %v", err)
 				}
@@ -303,7 +309,7 @@ func TestRunCancelled(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("error is %v", err)
 		}
-		want := map[string]string{"host": "ok", "runtime": "ok", "sm75": "cancelled", "sm86": "cancelled"}
+		want := map[string]string{"host": "ok", "runtime-cu12": "ok", "sm75": "cancelled", "sm86": "cancelled"}
 		if diff := cmp.Diff(want, verdicts(out)); diff != "" {
 			t.Errorf("verdicts (-want +got):\n%s", diff)
 		}
@@ -337,16 +343,18 @@ func TestRunTreeAndLog(t *testing.T) {
 			}
 		}
 		h.opts.CollectRuntime = nil
-		out, err := Run(t.Context(), jobsFor(75), []Builder{&fakeBuilder{name: "good"}, flaky}, h.opts)
+		jobs := jobsFor(75)
+		jobs[0].Target.Toolkit = "cuda13"
+		out, err := Run(t.Context(), jobs, []Builder{&fakeBuilder{name: "good"}, flaky}, h.opts)
 		if err != nil {
 			t.Fatal(err)
 		}
 		want := []string{
 			"LICENSE",
 			"THIRD_PARTY_LICENSES.txt",
-			"binaries/cuda12/libggml-cpu-x64.so → ../../lib/libggml-cpu-x64.so",
-			"binaries/cuda12/libggml-cuda.so → ../../lib/libggml-cuda.so",
-			"binaries/cuda12/llama-cli",
+			"binaries/cuda13/libggml-cpu-x64.so → ../../lib/libggml-cpu-x64.so",
+			"binaries/cuda13/libggml-cuda.so → ../../lib/libggml-cuda.so",
+			"binaries/cuda13/llama-cli",
 			"lib/libggml-base.so → libggml-base.so.0",
 			"lib/libggml-base.so.0",
 			"lib/libggml-cpu-x64.so",
@@ -414,6 +422,40 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
+// Each toolkit's runtimes are made once, whichever SMs of theirs are built, and the host half by the first toolkit.
+func TestRuntimeSteps(t *testing.T) {
+	first := matrix.Toolkit{Name: "cuda12", StaticLibraries: true}
+	second := matrix.Toolkit{Name: "cuda13"}
+	var targets []matrix.Target
+	for sm, toolkit := range map[matrix.SM]string{70: "cuda12", 75: "cuda12", 90: "cuda12", 100: "cuda13", 120: "cuda13"} {
+		targets = append(targets, matrix.Target{SM: sm, Toolkit: toolkit})
+	}
+	slices.SortFunc(targets, func(a, b matrix.Target) int { return int(a.SM - b.SM) })
+	recipes := []Recipe{{Toolkit: first, Host: first}, {Toolkit: second, Host: first}}
+	jobs, err := Plan(targets, Source{}, recipes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, step := range RuntimeSteps(jobs) {
+		got = append(got, step.Name()+" in "+step.Toolkit().Name)
+	}
+	for _, job := range jobs {
+		host, device := Step{Kind: StepHost, Recipe: job.Recipe}, Step{Kind: StepDevice, Target: job.Target, Recipe: job.Recipe}
+		got = append(got, host.Name()+" in "+host.Toolkit().Name+", "+device.Name()+" in "+device.Toolkit().Name)
+	}
+	want := []string{
+		"runtime-cu12-sm7x in cuda12", "runtime-cu12-sm9x in cuda12", "runtime-cu13 in cuda13",
+		"host in cuda12, sm70 in cuda12", "host in cuda12, sm75 in cuda12", "host in cuda12, sm90 in cuda12", "host in cuda12, sm100 in cuda13", "host in cuda12, sm120 in cuda13",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if _, err := Plan(targets, Source{}, recipes[:1]); err == nil || err.Error() != "planning sm100: no recipe for the toolkit cuda13" {
+		t.Errorf("a toolkit without a recipe: %v", err)
+	}
+}
+
 func TestAssembleRefusesTheSameFileInBothHalves(t *testing.T) {
 	dir := t.TempDir()
 	for _, half := range []string{"host", "device"} {
@@ -422,7 +464,7 @@ func TestAssembleRefusesTheSameFileInBothHalves(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	err := assemble(filepath.Join(dir, "tree"), filepath.Join(dir, "host"), filepath.Join(dir, "device"))
+	err := assemble(filepath.Join(dir, "tree"), filepath.Join(dir, "host"), filepath.Join(dir, "device"), "cuda12")
 	if !errors.Is(err, os.ErrExist) {
 		t.Errorf("error is %v", err)
 	}

@@ -178,7 +178,7 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 		SchemaVersion: manifests.SchemaVersion, Name: name, Release: o.Tag, LlamaCPP: llamaCPP, SM: sm,
 		Architecture: sm.Architecture(), GPUs: []string{"Some GPU"}, Toolkit: toolkit, DeviceCode: code, Requires: requires,
 		Files: files(entries),
-		Build: manifests.Build{BuilderImage: "sha256:b", BaseImage: "sha256:a", HostCMake: []string{}, CUDACMake: []string{}, SourceDateEpoch: o.Epoch, Engine: "test"},
+		Build: manifests.Build{BuilderImage: "sha256:b", HostImage: "sha256:c", BaseImage: "sha256:a", HostCMake: []string{}, CUDACMake: []string{}, SourceDateEpoch: o.Epoch, Engine: "test"},
 	}
 	data, err := meta.Encode()
 	if err != nil {

@@ -41,18 +41,18 @@ func TestEnvironWithoutBundle(t *testing.T) {
 func newStore(t *testing.T, start Start) string {
 	t.Helper()
 	store := t.TempDir()
-	for _, dir := range []string{CurrentName, "installs/7", "bundles/b/" + ProgramsDir + "/folder", "bundles/b/" + LibrariesDir} {
+	for _, dir := range []string{CurrentName, "installs/7", "bundles/b/binaries/cuda13/folder", "bundles/b/" + LibrariesDir} {
 		if err := os.MkdirAll(filepath.Join(store, dir), 0o777); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for path, data := range map[string][]byte{"bundles/b/" + ProgramsDir + "/llama-cli": nil, "installs/7/" + StartName: start.Encode(), "bundles/b/libcublas.so.12": nil} {
+	for path, data := range map[string][]byte{"bundles/b/binaries/cuda13/llama-cli": nil, "installs/7/" + StartName: start.Encode(), "bundles/b/libcublas.so.12": nil} {
 		if err := os.WriteFile(filepath.Join(store, path), data, 0o777); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for path, target := range map[string]string{
-		CurrentName + "/" + start.Machine.Kind: "../installs/7", "installs/7/" + BundleName: "../../bundles/b", "bundles/b/" + ProgramsDir + "/libggml-cpu.so": "llama-cli",
+		CurrentName + "/" + start.Machine.Kind: "../installs/7", "installs/7/" + BundleName: "../../bundles/b", "bundles/b/binaries/cuda13/libggml-cpu.so": "llama-cli",
 		"bundles/b/" + LibrariesDir + "/libcublas.so.12": "../libcublas.so.12",
 	} {
 		if err := os.Symlink(target, filepath.Join(store, path)); err != nil {
@@ -248,7 +248,7 @@ func TestProgram(t *testing.T) {
 	if !ok {
 		t.Fatal("there is no installation")
 	}
-	if program, ok := i.Program("llama-cli"); !ok || program != i.Bundle+"/"+ProgramsDir+"/llama-cli" {
+	if program, ok := i.Program("llama-cli"); !ok || program != i.Bundle+"/binaries/cuda13/llama-cli" {
 		t.Errorf("%s, %t", program, ok)
 	}
 	for _, name := range []string{"llama-nothing", "libggml-cpu.so", "folder", "", ".", "..", "../cuda12/llama-cli"} {

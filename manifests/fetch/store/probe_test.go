@@ -28,10 +28,10 @@ func TestTryPrograms(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := os.MkdirAll(filepath.Join(dir, launch.ProgramsDir), 0o777); err != nil {
+			if err := os.MkdirAll(filepath.Join(dir, "binaries", "cuda12"), 0o777); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(dir, launch.ProgramsDir, "llama-server"), []byte("#!/bin/sh\n"+test.script+"\n"), 0o755); err != nil {
+			if err := os.WriteFile(filepath.Join(dir, "binaries", "cuda12", "llama-server"), []byte("#!/bin/sh\n"+test.script+"\n"), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			got, err := TryPrograms(t.Context(), launch.Installation{Bundle: dir}, test.gpu)

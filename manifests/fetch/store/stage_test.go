@@ -36,7 +36,7 @@ func TestAdopt(t *testing.T) {
 		if err != nil || !strings.HasPrefix(string(data), "device code for sm75") {
 			t.Errorf("%.30q %v", data, err)
 		}
-		if info, err := os.Stat(filepath.Join(dir, launch.ProgramsDir, "llama-server")); err != nil || info.Mode().Perm() != 0o755 {
+		if info, err := os.Stat(filepath.Join(launch.ProgramsDir(dir), "llama-server")); err != nil || info.Mode().Perm() != 0o755 {
 			t.Errorf("%v %v", info, err)
 		}
 	}

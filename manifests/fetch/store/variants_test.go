@@ -19,7 +19,7 @@ import (
 // links are the CPU variants that the programs of a bundle find.
 func links(t *testing.T, bundle string) []string {
 	t.Helper()
-	found, err := filepath.Glob(filepath.Join(bundle, launch.ProgramsDir, "libggml-cpu-*.so"))
+	found, err := filepath.Glob(filepath.Join(launch.ProgramsDir(bundle), "libggml-cpu-*.so"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestLeftOutRecord(t *testing.T) {
 			t.Errorf("verify (-want +got):\n%s", diff)
 		}
 	}
-	const programs = launch.ProgramsDir + "/"
+	const programs = "binaries/cuda12/"
 	here, elsewhere := LeftOut{"zen4", variants.CPU(), "it crashed"}, LeftOut{"haswell", "another CPU", "it crashed"}
 
 	remove(programs + "libggml-cpu-zen4.so")
