@@ -2,6 +2,9 @@ package engine
 
 import (
 	"fmt"
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,8 +13,13 @@ import (
 
 	"dagger.io/dagger"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
@@ -98,12 +106,50 @@ for code in "$@"; do nvcc --fatbin -gencode "arch=compute_$code,code=sm_$code" -
 			}
 		})
 	}
-	for name, image := range b.images {
-		if other := b.images[m.Toolkits[0].Name]; name != m.Toolkits[0].Name && (image.Digest == other.Digest || image.Base != other.Base) {
-			t.Errorf("%s and %s have the digests %s and %s, on %s and %s", name, m.Toolkits[0].Name, image.Digest, other.Digest, image.Base, other.Base)
+}
+
+// All images stand on the base that the first was given, while its tag moves on, and each has a digest of its own.
+func TestImagesShareTheBase(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: it downloads what the builder images are made of")
+	}
+	m, err := spec.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	tag, err := name.NewTag(strings.TrimPrefix(server.URL, "http://") + "/debian:bookworm-slim")
+	if err != nil {
+		t.Fatal(err)
+	}
+	move := func(farm.Event) {
+		image, err := random.Image(64, 1)
+		if err == nil {
+			err = remote.Write(tag, image, remote.WithContext(t.Context()))
 		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	move(farm.Event{})
+	images, err := Options{Base: tag.String(), CacheDir: filepath.Join(cache, "llcuda", "builder"), Toolkits: m.Toolkits, Progress: move}.prepareImages(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bases, digests := map[string]bool{}, map[string]bool{}
+	for _, toolkit := range m.Toolkits {
+		image := images[toolkit.Name]
+		bases[image.Base], digests[image.Digest] = true, true
 		if len(image.lock.Of(cuda12.Base)) == 0 {
-			t.Errorf("the lock of %s has no base: install.sh would not mend one of a registry", name)
+			t.Errorf("the lock of %s has no base: install.sh would not mend one of a registry", toolkit.Name)
 		}
+	}
+	if len(bases) != 1 || len(digests) != len(m.Toolkits) {
+		t.Errorf("the images have the bases %v and the digests %v", bases, digests)
 	}
 }
