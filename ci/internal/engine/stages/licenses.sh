@@ -66,9 +66,11 @@ compiled() {
     done
     if grep -qE '/(cub|thrust|cuda/std)/' /tmp/read; then
         title "CUB, Thrust and libcu++ (NVIDIA CUDA Core Compute Libraries)"
-        cat /usr/share/doc/libcub-dev/copyright
-        title "Apache License, version 2.0"
-        cat /usr/share/common-licenses/Apache-2.0
+        cat /opt/llcuda/LICENSE-cccl
+        if grep -q /usr/share/common-licenses/Apache-2.0 /opt/llcuda/LICENSE-cccl; then
+            title "Apache License, version 2.0"
+            cat /usr/share/common-licenses/Apache-2.0
+        fi
     fi
     rm /tmp/read
 }
