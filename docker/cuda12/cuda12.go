@@ -44,6 +44,7 @@ const (
 	Base Kind = "base" // Debian 12, part of the base system
 	Deb  Kind = "deb"  // Debian 12, installed on the base with dpkg
 	CUDA Kind = "cuda" // Debian 13, unpacked without its dependencies
+	Link Kind = "link" // Debian 11, unpacked to link bundles against
 	NPM  Kind = "npm"  // the npm registry
 )
 
@@ -126,7 +127,7 @@ func ParseLock(text []byte) (Lock, error) {
 		}
 		p := Package{Kind: Kind(words[0]), Name: words[1], Version: words[2], Path: words[3], SHA256: words[5]}
 		switch p.Kind {
-		case Base, Deb, CUDA, NPM:
+		case Base, Deb, CUDA, Link, NPM:
 		default:
 			return nil, fmt.Errorf("reading lock: line %d: unknown kind %q", number, p.Kind)
 		}

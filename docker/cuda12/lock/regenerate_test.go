@@ -33,6 +33,7 @@ func newMirrors(t *testing.T, integrity string) mirrors {
 	indexes := map[string]string{
 		"/dists/bookworm/main/binary-amd64/Packages.xz": with("dpkg", "Essential: yes", "Depends: libc6") + with("libc6") + with("passwd", "Priority: required") +
 			with("apt") + with("g++", "Depends: gcc, libc6") + with("gcc") + with("vim"),
+		"/dists/bullseye/main/binary-amd64/Packages.xz":   strings.ReplaceAll(with("libc6", "Depends: libcrypt1"), "pool/", "pool/old/"),
 		"/dists/trixie/main/binary-amd64/Packages.xz":     with("libcub-dev"),
 		"/dists/trixie/non-free/binary-amd64/Packages.xz": with("nvidia-cuda-toolkit", "Depends: libc6 (>= 99)"),
 	}
@@ -67,6 +68,7 @@ base apt
 deb g++
 cuda libcub-dev
 cuda nvidia-cuda-toolkit
+link libc6
 npm node@22.1.0
 `
 
@@ -98,6 +100,7 @@ func TestRegenerate(t *testing.T) {
 		"base apt pool/apt.deb", "base dpkg pool/dpkg.deb", "base libc6 pool/libc6.deb", "base passwd pool/passwd.deb",
 		"deb g++ pool/g++.deb", "deb gcc pool/gcc.deb",
 		"cuda libcub-dev pool/libcub-dev.deb", "cuda nvidia-cuda-toolkit pool/nvidia-cuda-toolkit.deb",
+		"link libc6 pool/old/libc6.deb",
 		"npm node node/-/node-22.1.0.tgz",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -115,6 +118,7 @@ func TestRegenerateFaults(t *testing.T) {
 		"no such npm version":                       {"npm node@9.9.9\n", nodeIntegrity(), "404"},
 		"npm without a version":                     {"npm node\n", nodeIntegrity(), "want NAME@VERSION"},
 		"no such CUDA package":                      {"cuda vim\n", nodeIntegrity(), "resolving vim: not in trixie"},
+		"no such package to link against":           {"link vim\n", nodeIntegrity(), "resolving vim: not in bullseye"},
 		"unknown kind":                              {"rpm vim\n", nodeIntegrity(), `unknown kind "rpm"`},
 		"a kind alone":                              {"deb\n", nodeIntegrity(), "line 1: want a kind and a name"},
 	} {
