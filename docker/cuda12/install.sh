@@ -98,8 +98,8 @@ ln -sf ../lib/node_modules/npm/bin/npx-cli.js /usr/local/bin/npx
 # The record. The toolchain's digest leaves out what cannot change an object file, so that a new Node.js keeps the
 # compiler cache warm.
 mkdir -p /etc/llcuda
-awk '/^(base|deb|cuda|npm) / { print $2, $3, $6 }' "$lock" | sort >/etc/llcuda/packages.txt
-awk '$1 == "cuda" || $2 ~ /^(binutils|cpp|gcc|g[+][+]|libc6|libgcc|libstdc[+][+]|linux-libc|lib(binutils|ctf|gmp|isl|mpc|mpfr))/ { print $2, $3, $6 }' "$lock" |
+awk '/^(base|deb|cuda|link|npm) / { print $2, $3, $6 }' "$lock" | sort >/etc/llcuda/packages.txt
+awk '$1 == "cuda" || $1 != "link" && $2 ~ /^(binutils|cpp|gcc|g[+][+]|libc6|libgcc|libstdc[+][+]|linux-libc|lib(binutils|ctf|gmp|isl|mpc|mpfr))/ { print $2, $3, $6 }' "$lock" |
 	sort | sha256sum | cut -d' ' -f1 >/etc/llcuda/toolchain
 
 # The runtime asset: the names the loader asks for, and the licence that allows passing them on.

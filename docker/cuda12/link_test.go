@@ -78,3 +78,34 @@ GLIBCXX_3.4.11 {}; GLIBCXX_3.4.30 {}; CXXABI_1.3.11 {}; CXXABI_1.3.12 { local: *
 		t.Errorf("what the linker takes (-want +got):\n%s", diff)
 	}
 }
+
+// The toolchain's digest, on which compiler caches key, is of what decides an object file.
+func TestToolchain(t *testing.T) {
+	command := regexp.MustCompile(`(?ms)^awk '\$1 == "cuda".*?>/etc/llcuda/toolchain$`).FindString(string(InstallScript))
+	command = strings.TrimSuffix(command, ">/etc/llcuda/toolchain")
+	all, err := DefaultLock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := func(lock Lock) string {
+		path := filepath.Join(t.TempDir(), "packages.lock")
+		if err := os.WriteFile(path, lock.Encode(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("bash", "-euo", "pipefail", "-c", "lock=$1\n"+command, "digest", path).Output()
+		if err != nil || len(out) != len(someSHA)+1 {
+			t.Fatalf("%s: %q, %v", command, out, err)
+		}
+		return string(out)
+	}
+	whole := digest(all)
+	for i, p := range all {
+		newer := slices.Clone(all)
+		newer[i].Version += "+1"
+		decides := p.Kind == CUDA || p.Kind == Deb && (p.Name == "g++-12" || p.Name == "libstdc++-12-dev" || p.Name == "libc6-dev")
+		without := p.Kind == Link || p.Kind == NPM || p.Name == "cmake" || p.Name == "ccache"
+		if changes := digest(newer) != whole; decides && !changes || without && changes {
+			t.Errorf("a newer %s changes the digest: %t", p, changes)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"dagger.io/dagger"
 
@@ -49,7 +50,8 @@ func prepareImage(ctx context.Context, base, cacheDir string, progress func(meas
 			return Image{}, err
 		}
 		prepared.archive, prepared.Base, digest = made.Tarball, BaseMade+"@"+made.Digest, made.Digest
-		prepared.lock = lock.Of(cuda12.Deb, cuda12.CUDA, cuda12.NPM) // the base's own are in it
+		inBase := func(p cuda12.Package) bool { return p.Kind == cuda12.Base }
+		prepared.lock = slices.DeleteFunc(slices.Clone(lock), inBase)
 	case err != nil:
 		return Image{}, err
 	default:
