@@ -107,7 +107,7 @@ func (a *audit) checkVersions(n *node) {
 		if !known {
 			a.add(RuleFloor, n.path, "it needs version %s of %s, which no rule knows", v.Name, v.Library)
 		} else if _, version := v.splitVersion(); matrix.CompareVersions(version, floor) > 0 {
-			a.add(RuleFloor, n.path, "it needs %s of %s%s, above the floor %s; build on an older base", v.Name, v.Library, n.elf.usersOf(v), floor)
+			a.add(RuleFloor, n.path, "it needs %s of %s%s, above the floor %s; link it with the libraries of the floors, or supply what is newer statically, as the builder does", v.Name, v.Library, n.elf.usersOf(v), floor)
 		}
 	}
 }

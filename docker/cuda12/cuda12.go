@@ -1,5 +1,5 @@
 // Package cuda12 holds the builder image: Debian 12 with g++ 12, CMake, ccache,
-// Node.js and CUDA 12.4.1.
+// Node.js and CUDA 12.4.1, and Debian 11's libraries to link against.
 //
 // packages.in says what is in it, packages.lock names every file of it by
 // version, size and SHA-256 (written by the command in lock, reviewed like
