@@ -1,5 +1,5 @@
 // Package cuda12 holds the builder image: Debian 12 with g++ 12, CMake, ccache,
-// Node.js and CUDA 12.4.1.
+// Node.js and CUDA 12.4.1, and Debian 11's libraries to link against.
 //
 // packages.in says what is in it, packages.lock names every file of it by
 // version, size and SHA-256 (written by the command in lock, reviewed like
@@ -49,6 +49,7 @@ const (
 	Deb  Kind = "deb"  // Debian 12, installed on the base with dpkg
 	CUDA Kind = "cuda" // Debian 13, unpacked without its dependencies
 	PyPI Kind = "pypi" // a wheel of the Python Package Index, unpacked without its dependencies
+	Link Kind = "link" // Debian 11, unpacked to link bundles against
 	NPM  Kind = "npm"  // the npm registry
 )
 
@@ -136,7 +137,7 @@ func ParseLock(text []byte) (Lock, error) {
 		}
 		p := Package{Kind: Kind(words[0]), Name: words[1], Version: words[2], Path: words[3], SHA256: words[5]}
 		switch p.Kind {
-		case Base, Deb, CUDA, PyPI, NPM:
+		case Base, Deb, CUDA, PyPI, Link, NPM:
 		default:
 			return nil, fmt.Errorf("reading lock: line %d: unknown kind %q", number, p.Kind)
 		}

@@ -13,6 +13,7 @@
 # It leaves behind:
 #   /etc/llcuda/packages.txt   what was installed: name, version, SHA-256
 #   /etc/llcuda/toolchain      a digest over what decides the compilers' output; ccache keys on it
+#   /opt/llcuda/link           what bundles are linked against, with gcc -B
 #   /opt/llcuda/runtime        the CUDA runtime that bundles need (links to the real files) and NVIDIA's licence
 #   /opt/llcuda/static         cuBLAS as static libraries, for a runtime with the code of one SM major (links as well)
 #   /opt/llcuda/LICENSE-cccl   the licence of the toolkit's C++ headers, which are compiled into bundles
@@ -168,8 +169,8 @@ fi
 # The record. The toolchain's digest leaves out what cannot change an object file, so that a new Node.js keeps the
 # compiler cache warm.
 mkdir -p /etc/llcuda
-awk '/^(base|deb|cuda|pypi|npm) / { print $2, $3, $6 }' "$lock" | sort >/etc/llcuda/packages.txt
-awk '$1 == "cuda" || $1 == "pypi" || $2 ~ /^(binutils|cpp|gcc|g[+][+]|libc6|libgcc|libstdc[+][+]|linux-libc|lib(binutils|ctf|gmp|isl|mpc|mpfr))/ { print $2, $3, $6 }' "$lock" |
+awk '/^(base|deb|cuda|pypi|link|npm) / { print $2, $3, $6 }' "$lock" | sort >/etc/llcuda/packages.txt
+awk '$1 == "cuda" || $1 == "pypi" || $1 != "link" && $2 ~ /^(binutils|cpp|gcc|g[+][+]|libc6|libgcc|libstdc[+][+]|linux-libc|lib(binutils|ctf|gmp|isl|mpc|mpfr))/ { print $2, $3, $6 }' "$lock" |
 	sort | sha256sum | cut -d' ' -f1 >/etc/llcuda/toolchain
 
 # The runtime asset: the names the loader asks for, and the licence that allows passing them on.
@@ -196,6 +197,176 @@ cat >/etc/ccache.conf <<CONF
 compiler_check = string:$(cat /etc/llcuda/toolchain)
 depend_mode = true
 CONF
+
+# What bundles are linked against: glibc and libstdc++ of Debian 11, held at the versions of RHEL 8,
+# which matrix.yaml names as floors. Objects are compiled with Debian 12's headers; the linker alone
+# decides which symbol versions a file asks for, so this folder is no part of the toolchain's digest.
+link=/opt/llcuda/link
+mkdir -p "$link" "$work/link"
+while read -r name version path sha; do
+	deb=$work/$(basename "$path")
+	obtain "$debian/$path" "$sha" "$deb"
+	dpkg-deb --extract "$deb" "$work/link"
+	rm "$deb"
+done < <(lines link)
+old=$work/link/lib/x86_64-linux-gnu
+cp -L "$old"/lib{c,m,dl,pthread,rt}.so.? "$old/ld-linux-x86-64.so.2" "$old/libgcc_s.so.1" "$work/link/usr/lib/x86_64-linux-gnu"/lib{stdc++,gomp}.so.? \
+	"$work/link/usr/lib/x86_64-linux-gnu"/{crt1,Scrt1,crti,crtn}.o "$work/link/usr/lib/x86_64-linux-gnu/libc_nonshared.a" "$link/"
+cp "$work/link/usr/share/doc/gcc-10-base/copyright" "$link/libgomp.copyright"
+
+# hold FILE... marks each symbol of a newer version as one that the linker must not take, and the
+# newest of the others as the one to take: bit 15 in .gnu.version says that a version is not the
+# default one.
+# https://refspecs.linuxfoundation.org/LSB_5.0.0/LSB-Core-generic/LSB-Core-generic/symversion.html
+hold() {
+	perl - "$@" <<'PERL'
+use strict;
+use warnings;
+my %held = (GLIBC => '2.28', GLIBCXX => '3.4.25', CXXABI => '1.3.11');
+sub key { join '', map { sprintf '%05d', $_ } split /\./, $_[0] }
+for my $file (@ARGV) {
+	open my $f, '+<:raw', $file or die "$file: $!";
+	my $elf = do { local $/; <$f> };
+	my ($shoff, $shnum) = (unpack('x40Q<', $elf), unpack('x60S<', $elf));
+	my %section;
+	my @sections = map { my %s; @s{qw(name type flags addr offset size link)} = unpack 'L<L<Q<Q<Q<Q<L<', substr $elf, $shoff + 64 * $_, 64; $section{$s{type}} = \%s; \%s } 0 .. $shnum - 1;
+	my ($symbols, $versions, $defined) = @section{11, 0x6fffffff, 0x6ffffffd};
+	my $strings = $sections[$symbols->{link}]{offset};
+	my $name = sub { unpack 'Z*', substr $elf, $strings + $_[0], 4096 };
+	my (@order, %newer);
+	for (my $at = $defined->{offset};;) {
+		my ($index, $aux, $next) = unpack 'x4S<x6L<L<', substr $elf, $at, 20;
+		my ($family, $version) = $name->(unpack 'L<', substr $elf, $at + $aux, 4) =~ /^(.*)_([0-9.]+)$/;
+		if (defined $family) {
+			$order[$index] = key($version);
+			$newer{$index} = 1 if $held{$family} && key($version) gt key($held{$family});
+		}
+		last unless $next;
+		$at += $next;
+	}
+	my (%taken, %best);
+	for my $i (1 .. $symbols->{size} / 24 - 1) {
+		my ($nameAt, $shndx) = unpack 'L<x2S<', substr $elf, $symbols->{offset} + 24 * $i, 24;
+		my $at = $versions->{offset} + 2 * $i;
+		my $version = unpack 'S<', substr $elf, $at, 2;
+		my $index = $version & 0x7fff;
+		next if !$shndx || !defined $order[$index];
+		my $symbol = $name->($nameAt);
+		if ($newer{$index}) {
+			$taken{$symbol} = 1 unless $version & 0x8000;
+			substr $elf, $at, 2, pack 'S<', $version | 0x8000;
+		} elsif (!$best{$symbol} || $order[$index] gt $best{$symbol}[0]) {
+			$best{$symbol} = [$order[$index], $at, $index];
+		}
+	}
+	for my $b (map { $best{$_} // () } keys %taken) {
+		substr $elf, $b->[1], 2, pack 'S<', $b->[2];
+	}
+	seek $f, 0, 0;
+	print $f $elf;
+	close $f or die "$file: $!";
+}
+PERL
+}
+hold "$link"/lib{c,m,dl,pthread,rt,stdc++}.so.?
+
+# What these versions lack and g++ 12's objects ask for comes from an archive, hidden in each file
+# that it goes into (-Wl,--exclude-libs), as with libstdc++_nonshared.a of Red Hat's toolsets:
+# members of g++ 12's own libstdc++.a, and functions of glibc 2.29 and newer. Members with state that
+# a process may have but once, such as locales' ids, do not belong here.
+newer=$work/newer
+mkdir "$newer"
+(cd "$newer" && ar x "$(gcc-12 -print-file-name=libstdc++.a)" \
+	eh_ptr.o floating_from_chars.o floating_to_chars.o fs_dir.o fs_ops.o fs_path.o functexcept.o futex.o \
+	istream.o lt4-string-inst.o lt5-sstream-inst.o snprintf_lite.o sstream-inst.o string-inst.o)
+cat >"$newer/terminate.cc" <<'C'
+#include <cstdlib>
+#include <exception>
+
+namespace __cxxabiv1 {
+// eh_ptr.o calls it when nothing catches the exception that it throws again; libstdc++.so keeps its own
+// to itself.
+extern "C++" [[noreturn]] void __terminate(std::terminate_handler handler) noexcept {
+	handler();
+	std::abort();
+}
+} // namespace __cxxabiv1
+C
+cat >"$newer/single_threaded.c" <<'C'
+#include <sys/single_threaded.h>
+char __libc_single_threaded; // false: shared_ptr counts atomically, as it does in any process with threads
+C
+cat >"$newer/getcpu.c" <<'C'
+#define _GNU_SOURCE
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int getcpu(unsigned *cpu, unsigned *node) { return (int)syscall(SYS_getcpu, cpu, node, NULL); }
+C
+cat >"$newer/addchdir.c" <<'C'
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <spawn.h>
+
+int posix_spawn_file_actions_addchdir_np(posix_spawn_file_actions_t *actions, const char *path) {
+	__typeof__(posix_spawn_file_actions_addchdir_np) *glibc = dlsym(RTLD_DEFAULT, "posix_spawn_file_actions_addchdir_np");
+	return glibc ? glibc(actions, path) : ENOSYS;
+}
+C
+cat >"$newer/clockwait.c" <<'C'
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
+
+static __typeof__(pthread_cond_clockwait) *glibc;
+
+__attribute__((constructor)) static void find(void) { glibc = dlsym(RTLD_DEFAULT, "pthread_cond_clockwait"); }
+
+// Before glibc 2.30 a wait ends by the clock of the day. If that clock is set meanwhile, the wait ends
+// early, which callers take for a spurious wakeup, or late. libstdc++ did the same.
+int pthread_cond_clockwait(pthread_cond_t *condition, pthread_mutex_t *mutex, clockid_t clock, const struct timespec *until) {
+	if (glibc)
+		return glibc(condition, mutex, clock, until);
+	const long second = 1000000000;
+	struct timespec now, day;
+	if (clock_gettime(clock, &now) || clock_gettime(CLOCK_REALTIME, &day))
+		return EINVAL;
+	day.tv_sec += until->tv_sec - now.tv_sec;
+	day.tv_nsec += until->tv_nsec - now.tv_nsec;
+	if (day.tv_nsec < 0) {
+		day.tv_nsec += second;
+		day.tv_sec--;
+	} else if (day.tv_nsec >= second) {
+		day.tv_nsec -= second;
+		day.tv_sec++;
+	}
+	int error = pthread_cond_timedwait(condition, mutex, &day);
+	if (error != ETIMEDOUT)
+		return error;
+	clock_gettime(clock, &now);
+	return now.tv_sec < until->tv_sec || (now.tv_sec == until->tv_sec && now.tv_nsec < until->tv_nsec) ? 0 : ETIMEDOUT;
+}
+C
+for source in "$newer"/*.c; do
+	gcc-12 -std=gnu11 -O2 -fPIC -Wall -Wextra -Werror -c -o "${source%.c}.o" "$source"
+done
+g++-12 -O2 -fPIC -Wall -Wextra -Werror -c -o "$newer/terminate.o" "$newer/terminate.cc"
+rm -f "$link/libllcuda-newer.a"
+ar rcsD "$link/libllcuda-newer.a" "$newer"/*.o
+
+# The linker's names for it all.
+ln -sf libm.so.6 "$link/libm.so"
+ln -sf libdl.so.2 "$link/libdl.so"
+ln -sf librt.so.1 "$link/librt.so"
+ln -sf libpthread.so.0 "$link/libpthread.so"
+ln -sf libgomp.so.1 "$link/libgomp.so"
+echo 'GROUP ( libstdc++.so.6 libllcuda-newer.a )' >"$link/libstdc++.so"
+echo 'GROUP ( libc.so.6 libllcuda-newer.a libc_nonshared.a AS_NEEDED ( libpthread.so.0 libdl.so.2 librt.so.1 ld-linux-x86-64.so.2 ) )' >"$link/libc.so"
+chmod -R u=rwX,go=rX "$link"
 
 # What package scripts leave behind differs from run to run.
 rm -rf /var/log/* /var/cache/ldconfig /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/lib/apt/lists/* /var/cache/apt/*.bin

@@ -34,6 +34,7 @@ var (
 	baseComponents = []string{"main"}
 	cudaSuite      = "trixie"
 	cudaComponents = []string{"main", "non-free"}
+	linkSuite      = "bullseye"
 )
 
 const lockHeader = `# Written by "go generate" from packages.in: do not edit.
@@ -70,7 +71,7 @@ func readWishes(r io.Reader) (wishes, error) {
 			return nil, fmt.Errorf("reading packages.in: line %d: want a kind and a name", number)
 		}
 		switch kind := cuda12.Kind(words[0]); kind {
-		case cuda12.Base, cuda12.Deb, cuda12.CUDA, cuda12.PyPI, cuda12.NPM:
+		case cuda12.Base, cuda12.Deb, cuda12.CUDA, cuda12.PyPI, cuda12.Link, cuda12.NPM:
 			wanted[kind] = append(wanted[kind], words[1])
 		default:
 			return nil, fmt.Errorf("reading packages.in: line %d: unknown kind %q", number, kind)
@@ -146,18 +147,25 @@ func resolve(ctx context.Context, wanted wishes, there cuda12.Lock, from mirrors
 	for _, p := range debs {
 		lock = append(lock, p.lock(cuda12.Deb))
 	}
-	toolkit := newIndex()
-	if len(wanted[cuda12.CUDA]) > 0 {
-		if toolkit, err = fetchIndex(ctx, from.debian, cudaSuite, cudaComponents); err != nil {
+	for _, unpacked := range []struct {
+		kind       cuda12.Kind
+		suite      string
+		components []string
+	}{{cuda12.CUDA, cudaSuite, cudaComponents}, {cuda12.Link, linkSuite, baseComponents}} {
+		if len(wanted[unpacked.kind]) == 0 {
+			continue
+		}
+		index, err := fetchIndex(ctx, from.debian, unpacked.suite, unpacked.components)
+		if err != nil {
 			return nil, err
 		}
-	}
-	for _, name := range wanted[cuda12.CUDA] {
-		p, ok := toolkit.byName[name]
-		if !ok {
-			return nil, fmt.Errorf("resolving %s: not in %s", name, cudaSuite)
+		for _, name := range wanted[unpacked.kind] {
+			p, ok := index.byName[name]
+			if !ok {
+				return nil, fmt.Errorf("resolving %s: not in %s", name, unpacked.suite)
+			}
+			lock = append(lock, p.lock(unpacked.kind))
 		}
-		lock = append(lock, p.lock(cuda12.CUDA))
 	}
 	for _, wish := range wanted[cuda12.PyPI] {
 		p, err := resolvePyPI(ctx, wish, from.pypi)

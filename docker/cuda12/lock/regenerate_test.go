@@ -34,6 +34,7 @@ func newMirrors(t *testing.T, integrity string) mirrors {
 	indexes := map[string]string{
 		"/dists/bookworm/main/binary-amd64/Packages.xz": with("dpkg", "Essential: yes", "Depends: libc6") + with("libc6") + with("passwd", "Priority: required") +
 			with("apt") + with("g++", "Depends: gcc, libc6") + with("gcc") + with("vim"),
+		"/dists/bullseye/main/binary-amd64/Packages.xz":   strings.ReplaceAll(with("libc6", "Depends: libcrypt1"), "pool/", "pool/old/"),
 		"/dists/trixie/main/binary-amd64/Packages.xz":     with("libcub-dev"),
 		"/dists/trixie/non-free/binary-amd64/Packages.xz": with("nvidia-cuda-toolkit", "Depends: libc6 (>= 99)"),
 	}
@@ -87,6 +88,7 @@ deb g++
 cuda libcub-dev
 cuda nvidia-cuda-toolkit
 pypi nvidia-nvvm==13.3.73
+link libc6
 npm node@22.1.0
 `
 
@@ -118,6 +120,7 @@ func TestRegenerate(t *testing.T) {
 		"base apt pool/apt.deb", "base dpkg pool/dpkg.deb", "base libc6 pool/libc6.deb", "base passwd pool/passwd.deb",
 		"deb g++ pool/g++.deb", "deb gcc pool/gcc.deb",
 		"cuda libcub-dev pool/libcub-dev.deb", "cuda nvidia-cuda-toolkit pool/nvidia-cuda-toolkit.deb",
+		"link libc6 pool/old/libc6.deb",
 		"pypi nvidia-nvvm packages/02/cd/" + strings.Repeat("0", 59) + "2/nvidia_nvvm-13.3.73-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl",
 		"npm node node/-/node-22.1.0.tgz",
 	}
@@ -144,6 +147,7 @@ func TestRegenerateFaults(t *testing.T) {
 		"no such project":                           {"pypi nvidia-cublas==13.6.0.2\n", nodeIntegrity(), "has 0 wheels of it"},
 		"two wheels":                                {"pypi nvidia-nvvm==13.3.74\n", nodeIntegrity(), "has 2 wheels of it"},
 		"no size":                                   {"pypi nvidia-nvvm==13.3.75\n", nodeIntegrity(), "states no size"},
+		"no such package to link against":           {"link vim\n", nodeIntegrity(), "resolving vim: not in bullseye"},
 		"unknown kind":                              {"rpm vim\n", nodeIntegrity(), `unknown kind "rpm"`},
 		"a kind alone":                              {"deb\n", nodeIntegrity(), "line 1: want a kind and a name"},
 	} {

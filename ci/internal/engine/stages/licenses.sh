@@ -26,7 +26,7 @@ vendored() {
         fi
     done
     title "libgomp (GCC, with the GCC Runtime Library Exception)"
-    cat /usr/share/doc/gcc-12-base/copyright
+    cat /opt/llcuda/link/libgomp.copyright
     title "GNU General Public License, version 3"
     cat /usr/share/common-licenses/GPL-3
 }
