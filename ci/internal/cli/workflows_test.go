@@ -102,6 +102,7 @@ var permissions = map[string]map[string]string{
 	"release.yml/package": {"contents": "read"},
 	"release.yml/collect": {"contents": "read", "id-token": "write", "attestations": "write"}, // signs, attests
 	"release.yml/draft":   {"contents": "write"},                                              // makes the draft
+	"release.yml/measure": {},                                                                 // of a self-hosted runner
 	"release.yml/gpu":     {},
 	"release.yml/publish": {"contents": "write"}, // publishes it
 
@@ -255,7 +256,7 @@ func TestReleaseOrder(t *testing.T) {
 	for name, j := range jobs {
 		needs[name] = j.Needs
 	}
-	want := map[string]any{"plan": nil, "build": "plan", "package": "build", "collect": "package", "draft": "collect", "gpu": "draft", "publish": []any{"draft", "gpu"},
+	want := map[string]any{"plan": nil, "build": "plan", "package": "build", "measure": []any{"plan", "package"}, "collect": []any{"package", "measure"}, "draft": "collect", "gpu": "draft", "publish": []any{"draft", "gpu"},
 		"testpypi": "publish", "testpypi-install": "testpypi", "pypi": "testpypi-install", "pypi-install": "pypi"}
 	if diff := cmp.Diff(want, needs); diff != "" {
 		t.Errorf("needs (-want +got):\n%s", diff)

@@ -59,8 +59,8 @@ func TestParseResults(t *testing.T) {
 		// Of a case whose tensors do not fit it prints no result, and counts it.
 		"no memory": {text: edit(failed, "[ADD] ERR = 0.123456789 > 0.000000100   "+add+": "+failMark+"\n", "failed to allocate tensors [CUDA0] "),
 			passed: 1, total: 2, failed: []string{add}},
-		"nothing":     {text: "", problem: "it did not run to its end on the device CUDA0"},
-		"no GPU":      {text: edit(printed, "Backend 1/2: CUDA0\n  Device description: NVIDIA H100 80GB HBM3", "Backend 1/2: CUDA1\n  Device description: NVIDIA H100 80GB HBM3"), passed: 2, total: 2,
+		"nothing": {text: "", problem: "it did not run to its end on the device CUDA0"},
+		"no GPU": {text: edit(printed, "Backend 1/2: CUDA0\n  Device description: NVIDIA H100 80GB HBM3", "Backend 1/2: CUDA1\n  Device description: NVIDIA H100 80GB HBM3"), passed: 2, total: 2,
 			problem: "it did not run to its end on the device CUDA0; the last case was ARGSORT(type=f32,ne=[2048,2,1,3],order=1)"},
 		"CPU instead": {text: "Testing 1 devices\n\nBackend 1/1: CPU\n  Skipping\n1/1 backends passed\n" + okMark + "\n", problem: "it did not run to its end on the device CUDA0"},
 		"crashed":     {text: printed[:strings.Index(printed, "  ARGSORT")], problem: "it did not run to its end on the device CUDA0; the last case was " + add},
