@@ -32,8 +32,8 @@ is refused, and so are bundles that did not measure the same.
 
 The CUDA runtime of each bundle is the one that the manifest.json beside it names,
 unless --runtime gives another. It needs no engine, repository or network.`,
-		Example: `  ci bench --bundle old/llcuda-bins-sm90.tar.zst --bundle dist/llcuda-bins-sm90.tar.zst --model model.gguf
-  ci bench --bundle dist/llcuda-bins-sm90.tar.zst --model model.gguf --json dist/` + manifests.BenchmarkName + `    # becomes part of the release`,
+		Example: `  go run ./ci bench --bundle old/llcuda-bins-sm90.tar.zst --bundle dist/llcuda-bins-sm90.tar.zst --model model.gguf
+  go run ./ci bench --bundle dist/llcuda-bins-sm90.tar.zst --model model.gguf --json dist/` + manifests.BenchmarkName + `    # becomes part of the release`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
@@ -62,7 +62,7 @@ type benchCommand struct {
 func (c *benchCommand) run(ctx context.Context) error {
 	switch {
 	case len(c.bundles) == 0 || len(c.options.Models) == 0:
-		return console.Usage(errors.New("--bundle and --model are required"), "ci bench --help")
+		return console.Usage(errors.New("--bundle and --model are required"), "go run ./ci bench --help")
 	case c.options.Rounds < 1 || c.options.Repetitions < 1:
 		return console.Usage(errors.New("--rounds and --repetitions must be above 0"), "leave them out for the defaults")
 	case c.least > 0 && len(c.bundles) < 2:

@@ -28,8 +28,8 @@ computes something else, reports nothing, or did not run on the GPU.
 
 The CUDA runtime is the one that the manifest.json beside the bundle names, unless
 --runtime gives another. It needs no engine, repository or network.`,
-		Example: `  ci check-ops --bundle dist/llcuda-bins-sm90.tar.zst --ops test-backend-ops
-  ci check-ops --bundle dist/llcuda-bins-sm90.tar.zst --ops test-backend-ops --ptx    # and of its PTX`,
+		Example: `  go run ./ci check-ops --bundle dist/llcuda-bins-sm90.tar.zst --ops test-backend-ops
+  go run ./ci check-ops --bundle dist/llcuda-bins-sm90.tar.zst --ops test-backend-ops --ptx    # and of its PTX`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
@@ -56,7 +56,7 @@ type checkOpsCommand struct {
 func (c *checkOpsCommand) run(ctx context.Context) error {
 	switch {
 	case c.bundle == "" || c.ops == "":
-		return console.Usage(errors.New("--bundle and --ops are required"), "ci check-ops --help; ci ops compiles test-backend-ops")
+		return console.Usage(errors.New("--bundle and --ops are required"), "go run ./ci check-ops --help; go run ./ci ops compiles test-backend-ops")
 	case c.options.CPU && c.ptx:
 		return console.Usage(errors.New("--cpu and --ptx exclude each other"), "give one of them")
 	case c.options.Jobs < 1 || c.options.Limit <= 0:

@@ -103,7 +103,7 @@ func (c *opsCommand) compile(ctx context.Context) error {
 		return err
 	}
 	c.term.Printf("%s: %s", c.file, measure.Bytes(int64(len(program))))
-	c.term.Notef("next, on a machine with a GPU: ci check-ops --bundle %s --ops %s", c.bundle, c.file)
+	c.term.Notef("next, on a machine with a GPU: go run ./ci check-ops --bundle %s --ops %s", c.bundle, c.file)
 	return nil
 }
 

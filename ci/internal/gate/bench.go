@@ -235,7 +235,7 @@ func (b *Bundle) bench(parent context.Context, model string, o BenchOptions) ([]
 			text += "\n" + log
 		}
 		return nil, &Refusal{fmt.Errorf("measuring %s with %s: llama-bench: %s", b.Name, filepath.Base(model), text),
-			"ci bench needs an NVIDIA GPU that the bundle has code for; --cpu measures the CPU, for trying out"}
+			"bench needs an NVIDIA GPU that the bundle has code for; --cpu measures the CPU, for trying out"}
 	}
 	switch {
 	case parent.Err() != nil:
