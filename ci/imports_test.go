@@ -38,7 +38,7 @@ var allowed = map[string][]string{
 	"ci/internal/engine/npm":     {"manifests/measure", "ci/internal/filestamp", "docker/mirror", "manifests/fetch/transfer", "manifests/retry"},
 	"ci/internal/engine/pypi":    {"docker/mirror", "manifests/fetch/transfer", "publisher/pypi"},
 	"ci/internal/goreleaser":     {},
-	"ci/internal/gate":           {"manifests", "manifests/archive", "manifests/variants"},
+	"ci/internal/gate":           {"bundler", "manifests", "manifests/archive", "manifests/variants"},
 	"ci/internal/trial":          {"manifests/gguf/tinygguf", "manifests/variants"},
 	"ci/internal/trial/try":      {"ci/internal/trial"},
 	"ci/internal/farm":           {"manifests/measure", "docker/mirror", "bundler", "manifests", "manifests/fetch/transfer", "matrix", "matrix/patches"},

@@ -238,7 +238,6 @@ here=$(dirname "$(readlink -f "$0")")
 [ -e "$here/../../lib/libcublas.so.12" ] && device=CUDA0 backend=CUDA || device=CPU backend=CPU
 names="ADD ADD ADD CONT CPY FLASH_ATTN_EXT GET_ROWS MUL MUL_MAT MUL_MAT_ID RMS_NORM ROPE SET_ROWS SOFT_MAX WKV"
 ok=$(printf '\033[1;32mOK\033[0m') bad=$(printf '\033[1;31mFAIL\033[0m')
-[ -z "$CUDA_FORCE_PTX_JIT" ] || echo "$CUDA_CACHE_PATH" >> "$LOG"
 if [ "$1" = support ]; then
 	echo '"backend_name","op_name","op_params","test_mode","supported","error_message","backend_reg_name"'
 	[ "$FAULT" = no-gpu ] && exit
@@ -273,8 +272,6 @@ echo "  Backend $device: $ok"; echo "2/2 backends passed"; echo "$ok"
 `
 
 func TestCheckOps(t *testing.T) {
-	log := filepath.Join(t.TempDir(), "log")
-	t.Setenv("LOG", log)
 	r := released(t, "v1")
 	program := filepath.Join(t.TempDir(), "ops")
 	if err := os.WriteFile(program, []byte(ops), 0o644); err != nil { // as an artifact of a workflow loses its mode
@@ -324,15 +321,9 @@ func TestCheckOps(t *testing.T) {
 			}
 		})
 	}
-	if _, err := os.Stat(log); !errors.Is(err, os.ErrNotExist) {
-		t.Error("the driver was told to compile PTX")
-	}
-	b := open(t, file, gate.OpenOptions{})
-	if _, err := gate.CheckOps(t.Context(), b, program, gate.OpsOptions{PTX: true, Jobs: 1, Limit: time.Minute}, func(int, int) {}); err != nil {
-		t.Fatal(err)
-	}
-	if text, err := os.ReadFile(log); err != nil || strings.Contains(string(text), os.Getenv("HOME")+"/.nv") || len(text) < 10 {
-		t.Errorf("PTX: the caches are %q, %v", text, err)
+	// A release of tests has no device code.
+	if _, err := gate.CheckOps(t.Context(), open(t, file, gate.OpenOptions{}), program, gate.OpsOptions{PTX: true, Jobs: 1, Limit: time.Minute}, func(int, int) {}); err == nil || !strings.Contains(err.Error(), "hiding the cubins") {
+		t.Errorf("PTX: %v", err)
 	}
 }
 
