@@ -332,6 +332,33 @@ func TestAuditFloors(t *testing.T) {
 			}),
 			want: []string{server + ": symbol-version"},
 		},
+		"CXXABI of the compiler after the floor's": {
+			rules: func(r *bundler.Rules) { r.Floors.GLIBCXX = "3.4.25" },
+			change: rebuildServer(func(b breaker, m *module) {
+				m.source = "int main(void) { void fresh(void); fresh(); }"
+				m.needs = []string{b.stub("libstdc++.so.6", "CXXABI_1.3.12", "fresh")}
+			}),
+			want: []string{server + ": symbol-version"}, detail: "CXXABI_1.3.12 of libstdc++.so.6 (for fresh), above the floor 1.3.11",
+		},
+		"CXXABI of the floor's own compiler": {
+			rules: func(r *bundler.Rules) { r.Floors.GLIBCXX = "3.4.25" },
+			change: rebuildServer(func(b breaker, m *module) {
+				m.source = "int main(void) { void fresh(void); fresh(); }"
+				m.needs = []string{b.stub("libstdc++.so.6", "CXXABI_1.3.11", "fresh")}
+			}),
+		},
+		"threads that do not start on the floor's glibc": {
+			rules: func(r *bundler.Rules) { r.Floors.Glibc = "2.33" },
+			change: rebuildServer(func(b breaker, m *module) {
+				m.source = "int main(void) { void start(void) __asm__(\"_ZNSt6thread15_M_start_threadESt10unique_ptrINS_6_StateESt14default_deleteIS1_EEPFvvE\"); start(); }"
+				m.needs = []string{b.stub("libstdc++.so.6", "GLIBCXX_3.4.22", "_ZNSt6thread15_M_start_threadESt10unique_ptrINS_6_StateESt14default_deleteIS1_EEPFvvE")}
+			}),
+			want: []string{
+				"binaries/cuda12/llama-bench: symbol-version", "binaries/cuda12/llama-cli: symbol-version", "binaries/cuda12/llama-quantize: symbol-version",
+				server + ": library", server + ": symbol-version", // the fixtures' own __libc_start_main is glibc 2.34's
+			},
+			detail: "does not need libpthread.so.0",
+		},
 		"libgcc above the floor": {
 			change: rebuildServer(func(b breaker, m *module) {
 				m.source = "int main(void) { void fresh(void); fresh(); }"

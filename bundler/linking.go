@@ -16,6 +16,8 @@ const (
 	libcxx = "libstdc++.so.6"
 	libgcc = "libgcc_s.so.1"
 	driver = "libcuda.so.1"
+
+	libpthread = "libpthread.so.0"
 )
 
 // isCUDA reports whether a library is one of those that the toolkit's runtimes have, under the name
@@ -25,7 +27,7 @@ func (t *tree) isCUDA(soname string) bool { return slices.Contains(t.toolkit.CUD
 // isGlibc reports whether a library is a part of glibc, whose symbols all carry GLIBC versions.
 func isGlibc(soname string) bool {
 	switch soname {
-	case libc, "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-linux-x86-64.so.2":
+	case libc, "libm.so.6", "libdl.so.2", libpthread, "librt.so.1", "ld-linux-x86-64.so.2":
 		return true
 	}
 	return false
@@ -67,8 +69,21 @@ func (a *audit) checkLinking(n *node) {
 			a.add(RuleLibrary, n.path, "it needs %s, which is neither in lib under exactly that name, nor in the CUDA runtime asset, nor on every system; bundle it or build without it", needed)
 		}
 	}
+	a.checkThreads(n)
 	a.checkVersions(n)
 	a.checkSymbols(n)
+}
+
+// checkThreads checks that a file that starts threads loads libpthread.so.0. glibc 2.34 made it a part
+// of libc; before, libstdc++ refuses to start threads without it, and has no symbol that asks for it.
+func (a *audit) checkThreads(n *node) {
+	const starts, merged = "_ZNSt6thread15_M_start_thread", "2.34"
+	if matrix.CompareVersions(a.rules.Floors.Glibc, merged) >= 0 || slices.Contains(n.elf.Needed, libpthread) {
+		return
+	}
+	if slices.ContainsFunc(n.elf.Imports, func(i Import) bool { return strings.HasPrefix(i.Name, starts) }) {
+		a.add(RuleLibrary, n.path, "it starts threads by std::thread and does not need %s, without which they do not start before glibc %s; link it with --no-as-needed", libpthread, merged)
+	}
 }
 
 // checkVersions checks the symbol versions that a file needs: those of the system against the
@@ -88,7 +103,7 @@ func (a *audit) checkVersions(n *node) {
 		if !known {
 			a.add(RuleFloor, n.path, "it needs version %s of %s, which no rule knows", v.Name, v.Library)
 		} else if _, version := v.splitVersion(); matrix.CompareVersions(version, floor) > 0 {
-			a.add(RuleFloor, n.path, "it needs %s of %s%s, above the floor %s; build on an older base", v.Name, v.Library, n.elf.usersOf(v), floor)
+			a.add(RuleFloor, n.path, "it needs %s of %s%s, above the floor %s; link it with the libraries of the floors, or supply what is newer statically, as the builder does", v.Name, v.Library, n.elf.usersOf(v), floor)
 		}
 	}
 }
@@ -135,8 +150,9 @@ type compiler struct{ glibcxx, cxxabi, gcc string }
 
 // compilerOf is the newest compiler whose libstdc++ does not pass a GLIBCXX version.
 func compilerOf(glibcxx string) compiler {
-	best := compiler{glibcxx: "3.4.28", cxxabi: "1.3.12", gcc: "9.3"}
+	best := compiler{glibcxx: "3.4.25", cxxabi: "1.3.11", gcc: "8.9"}
 	for _, c := range []compiler{
+		{glibcxx: "3.4.28", cxxabi: "1.3.12", gcc: "9.3"},
 		{glibcxx: "3.4.29", cxxabi: "1.3.13", gcc: "11.9"},
 		{glibcxx: "3.4.30", cxxabi: "1.3.13", gcc: "12.9"},
 		{glibcxx: "3.4.31", cxxabi: "1.3.14", gcc: "13.9"},

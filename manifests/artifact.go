@@ -23,7 +23,8 @@ const (
 	KindClient Kind = "client"
 	// KindSBOM is a bill of materials.
 	KindSBOM Kind = "sbom"
-	// KindProvenance is a signed statement of how the bundles were built.
+	// KindProvenance is what is known of how the bundles came to be: a signed statement of how they were built, and the
+	// benchmark, which has no kind of its own for the reason that wheels have none.
 	KindProvenance Kind = "provenance"
 )
 

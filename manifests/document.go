@@ -230,6 +230,14 @@ func bind(n node, dst reflect.Value, path string, problems *matrix.Problems) {
 			}
 			dst.SetInt(i)
 		}
+	case reflect.Float64:
+		if !mismatch(nodeNumber) {
+			x, err := strconv.ParseFloat(n.text, 64)
+			if err != nil {
+				problems.Addf(path, "want a number that fits, found %s", shorten(n.text))
+			}
+			dst.SetFloat(x)
+		}
 	case reflect.Bool:
 		if !mismatch(nodeBool) {
 			dst.SetBool(n.text == "true")

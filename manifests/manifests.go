@@ -15,6 +15,7 @@
 //	llcuda-3.0.0-py3-none-any.whl    the Python package, by itself, and with the client of linux-amd64 in it (KindClient)
 //	llcuda-bins-sm75.spdx.json       the bill of materials of each bundle, client and wheel, by its stem (KindSBOM)
 //	llcuda-provenance.sigstore.json  a signed statement of how the archives were built, all of them (KindProvenance)
+//	llcuda-bench.json                how fast the bundles are, if that was measured (KindProvenance)
 //	manifest.json                    a Release: every asset, what it needs, and the models offered with it
 //	SHA256SUMS                       the sha256 of every file above, manifest.json included, in GNU's format
 //	SHA256SUMS.sigstore.json         the signature over SHA256SUMS

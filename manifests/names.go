@@ -23,6 +23,8 @@ const (
 	InstallerName = "install.sh"
 	// ProvenanceName is the signed statement of how the archives were built.
 	ProvenanceName = "llcuda-provenance.sigstore.json"
+	// BenchmarkName is how fast the release is.
+	BenchmarkName = "llcuda-bench.json"
 )
 
 // The formats of an archive. FormatTarZst is half the bytes of FormatTarGz, and the one to prefer.
@@ -114,7 +116,7 @@ func KindOf(name string) Kind {
 		archive = archive || strings.HasSuffix(name, "."+format)
 	}
 	switch {
-	case name == ProvenanceName:
+	case name == ProvenanceName, name == BenchmarkName:
 		return KindProvenance
 	case strings.HasSuffix(name, sbomSuffix):
 		return KindSBOM

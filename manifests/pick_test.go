@@ -156,11 +156,11 @@ func TestPickOfEachHost(t *testing.T) {
 		"p100-and-p40": "sm60 cubin", "two-1080-ti-and-2060": "sm61 cubin", "h100": "sm90 cubin", "h100-cuda-13": "sm90 cubin", "t4-without-cuda": "sm75 cubin", "t4-without-cublaslt": "sm75 cubin", "rtx-5090-pip-cuda-13": "sm120 cubin", "h100-driver-535": "sm90 cubin",
 		"h100-mig": "sm90 cubin", "a100-mig-and-t4": "sm75 cubin", "rtx-5090": "sm90 ptx", "rtx-5090-driver-580": "sm120 cubin", "rtx-pro-6000-and-5060": "sm120 cubin", "b200": "sm100 cubin", "b300": "sm100 cubin", "sm-121": "sm90 ptx", "jetson-orin": "bundle",
 		"wsl2-rtx-3080": "sm86 cubin", "driver-470": "bundle", "driver-470-known-sm": "bundle", "no-driver": "driver", "no-gpu": "gpu",
-		"driver-without-gpu": "gpu", "ubuntu-20.04": "bundle", "alpine": "bundle", "no-libstdcxx": "bundle", "old-libstdcxx": "bundle",
+		"driver-without-gpu": "gpu", "ubuntu-20.04": "sm86 cubin", "centos-7": "bundle", "alpine": "bundle", "no-libstdcxx": "bundle", "old-libstdcxx": "bundle",
 		"full-disk": "disk", "unknown-disk": "sm86 cubin", "gtx-680-kepler": "bundle", "mixed-without-uuid": "sm86 cubin",
 		"container-rtx-a6000": "sm86 cubin", "arm64-grace-hopper": "bundle", "macos": "bundle",
 		"rtx-4090-and-1080-ti-visible": "sm61 cubin", "hidden-gpus": "gpu", "driver-mismatch": "gpu", "container-without-gpus": "gpu", "utility-alone": "gpu",
-		"a100-slice": "sm80 cubin", "nixos": "bundle", "rhel-9": "bundle", "amazon-linux-2023": "bundle", "old-libstdcxx-in-path": "bundle", "image-build": "gpu",
+		"a100-slice": "sm80 cubin", "nixos": "bundle", "rhel-8": "sm70 cubin", "rhel-9": "sm80 cubin", "amazon-linux-2023": "sm75 cubin", "old-libstdcxx-in-path": "bundle", "image-build": "gpu",
 	}
 	r := seedRelease(t)
 	got := map[string]string{}
@@ -196,7 +196,7 @@ func TestPickOptions(t *testing.T) {
 		{"no GPU of another machine on musl", "alpine", "bundle", manifests.PickOptions{SM: 86}},
 		{"an SM that the release lacks", "image-build", "bundle", manifests.PickOptions{SM: 110}},
 		{"a CPU when allowed, where CUDA refuses", "hidden-gpus", "sm50 cpu", manifests.PickOptions{AllowCPU: true}},
-		{"no CPU half for another system", "ubuntu-20.04", "bundle", manifests.PickOptions{AllowCPU: true}},
+		{"no CPU half for another system", "centos-7", "bundle", manifests.PickOptions{AllowCPU: true}},
 	} {
 		d, err := manifests.Pick(r, all[test.host], test.opts)
 		if got := outcome(d, err); got != test.want {

@@ -26,8 +26,8 @@ const (
 func requires(ptx string) manifests.Requires {
 	return manifests.Requires{
 		DriverMin:   manifests.DriverMin{Cubin: "525.60.13", PTX: ptx},
-		Glibc:       "2.34",
-		GLIBCXX:     "3.4.30",
+		Glibc:       "2.27",
+		GLIBCXX:     "3.4.25",
 		Libraries:   []string{"libcublas.so.12", "libcuda.so.1", "libcudart.so.12", "libstdc++.so.6"},
 		CPUVariants: []string{"haswell", "x64"},
 	}

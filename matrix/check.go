@@ -114,10 +114,10 @@ func (m Matrix) checkPTX(p *Problems) {
 
 func (t Target) check(toolkit Toolkit) error {
 	var p Problems
-	switch sms, known := compiles[toolkit.release()]; {
+	switch codes := toolkit.Codes(); {
 	case t.Variant != "" && t.Variant != "a":
 		p.Addf("variant", "%q, want %q or nothing", t.Variant, "a")
-	case known && (t.Variant == "" && !slices.Contains(sms.plain, t.SM) || t.Variant == "a" && !slices.Contains(sms.specific, t.SM)):
+	case codes != nil && !slices.Contains(codes, t.Code()):
 		p.Addf("sm", "CUDA %s does not compile for %s", toolkit.CUDA, t.Code())
 	}
 	if want := t.SM.Architecture(); want == "" {
@@ -172,7 +172,7 @@ func (t Toolkit) check() error {
 		p.Addf("cuda", "CUDA %s is refused: %s", t.CUDA, why)
 		return p
 	}
-	if _, known := compiles[t.release()]; !known {
+	if t.Codes() == nil {
 		p.Addf("cuda", "which SMs CUDA %s compiles for is not known here", t.CUDA)
 	}
 	if !strings.HasPrefix(t.NVCC+".", t.release()+".") {
@@ -182,6 +182,18 @@ func (t Toolkit) check() error {
 		p.Addf("driver_ptx", "%s is older than driver_cubin %s", t.DriverPTX, t.DriverCubin)
 	}
 	return p.Err()
+}
+
+// Codes are what the toolkit compiles for, plain ones first; none where its release is not known here.
+func (t Toolkit) Codes() []Code {
+	var codes []Code
+	for _, sm := range compiles[t.release()].plain {
+		codes = append(codes, Code{SM: sm})
+	}
+	for _, sm := range compiles[t.release()].specific {
+		codes = append(codes, Code{sm, "a"})
+	}
+	return codes
 }
 
 // release is "12.4" for CUDA 12.4.1.

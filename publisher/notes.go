@@ -16,6 +16,8 @@ type NotesOptions struct {
 	Downloads string
 	// Identity is who signed, with the ref, and Issuer who vouched for that. Both are empty where a key signed.
 	Identity, Issuer string
+	// Benchmark is how fast the release is; nil where that was not measured.
+	Benchmark *manifests.Benchmark
 }
 
 // Notes describes a release for people, in Markdown: what is in it, how to install it, and how to verify it. The same
@@ -25,6 +27,7 @@ func Notes(release manifests.Release, table matrix.Matrix, o NotesOptions) strin
 	n.head()
 	n.install()
 	n.bundles()
+	n.speed()
 	n.verify()
 	n.models()
 	return n.text.String()
@@ -97,6 +100,41 @@ func (n *notes) bundles() {
 		}
 	}
 	n.printf("\nDriver and glibc are the oldest that work. Both archives of a bundle hold the same tar.\n%s\n", strings.Join(portable, ""))
+}
+
+// speed is the benchmark. With a release to compare with, it has that one's speeds and the ratios as well.
+func (n *notes) speed() {
+	b := n.Benchmark
+	if b == nil {
+		return
+	}
+	n.printf("## Speed\n\n")
+	n.printf("`llama-bench` of `%s` on %s, in tokens per second: the median of %d rounds", manifests.Stem(b.Bundles[len(b.Bundles)-1].Name), b.GPU, b.Rounds)
+	if len(b.Bundles) > 1 {
+		n.printf(", in which the bundles took turns")
+	}
+	n.printf(". %s has all figures.\n\n| Model | Test |", n.link(manifests.BenchmarkName, manifests.BenchmarkName))
+	line := "| --- | --- |"
+	for i, bundle := range b.Bundles {
+		n.printf(" %s |", bundle.Release)
+		line += " ---: |"
+		if i > 0 {
+			n.printf(" Ratio |")
+			line += " ---: |"
+		}
+	}
+	n.printf("\n%s\n", line)
+	for _, test := range b.Tests {
+		n.printf("| %s | %s |", cell([]string{test.Model}), test.Test)
+		for _, speed := range test.Speeds {
+			n.printf(" %.1f |", speed.TokensPerSecond.Median)
+			if r := speed.Ratio; r != nil {
+				n.printf(" %.3f (%.3f to %.3f) |", r.Median, r.Min, r.Max)
+			}
+		}
+		n.printf("\n")
+	}
+	n.printf("\n")
 }
 
 func (n *notes) platforms(sm matrix.SM) []string {

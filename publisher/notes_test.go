@@ -38,7 +38,7 @@ func TestNotes(t *testing.T) {
 	}
 	for name, kind := range map[string]manifests.Kind{
 		"install.sh": manifests.KindClient, "llcuda-fetch-linux-amd64.tar.gz": manifests.KindClient,
-		"llcuda-bins-sm75.spdx.json": manifests.KindSBOM, "llcuda-provenance.sigstore.json": manifests.KindProvenance,
+		"llcuda-bins-sm75.spdx.json": manifests.KindSBOM, "llcuda-provenance.sigstore.json": manifests.KindProvenance, "llcuda-bench.json": manifests.KindProvenance,
 	} {
 		assets = append(assets, manifests.Artifact{Name: name, Kind: kind, Size: 1000, SHA256: digest, URL: name})
 	}
@@ -54,10 +54,20 @@ func TestNotes(t *testing.T) {
 			bare.Assets[i].Name = "llcuda-cudart-cu12-aaaaaaaaaaaa." + bare.Assets[i].Format
 		}
 	}
+	benchmark := manifests.Benchmark{
+		GPU: "NVIDIA H100 80GB HBM3", Rounds: 5,
+		Bundles: []manifests.BenchmarkBundle{{Name: "llcuda-bins-sm89.tar.zst", Release: "v1.0.0-runtime"}, {Name: "llcuda-bins-sm89.tar.zst", Release: made.Release}},
+		Tests: []manifests.BenchmarkTest{{Model: "a|b.gguf", Test: "pp512", Speeds: []manifests.BenchmarkSpeed{
+			{TokensPerSecond: manifests.Spread{Median: 12345.68, Min: 12000, Max: 12400}},
+			{TokensPerSecond: manifests.Spread{Median: 12469.14, Min: 12100, Max: 12500}, Ratio: &manifests.Spread{Median: 1.0112, Min: 0.9984, Max: 1.0205}},
+		}}},
+	}
+	alone := benchmark
+	alone.Bundles, alone.Tests = benchmark.Bundles[1:], []manifests.BenchmarkTest{{Model: "tiny.gguf", Test: "tg128", Speeds: benchmark.Tests[0].Speeds[:1]}}
 	const downloads = "https://github.com/waqasm86/llcuda-farm/releases/download/v1.1.0-runtime"
 	for name, got := range map[string]string{
-		"full": publisher.Notes(full, table, publisher.NotesOptions{Downloads: downloads, Identity: manifests.SignerIdentity + "@refs/tags/v1.1.0-runtime", Issuer: manifests.SignerIssuer}),
-		"key":  publisher.Notes(bare, table, publisher.NotesOptions{Downloads: downloads}),
+		"full": publisher.Notes(full, table, publisher.NotesOptions{Downloads: downloads, Identity: manifests.SignerIdentity + "@refs/tags/v1.1.0-runtime", Issuer: manifests.SignerIssuer, Benchmark: &benchmark}),
+		"key":  publisher.Notes(bare, table, publisher.NotesOptions{Downloads: downloads, Benchmark: &alone}),
 	} {
 		goldentest.Check(t, filepath.Join("testdata", "notes-"+name+".golden.md"), []byte(got))
 	}

@@ -1,11 +1,14 @@
 // Package cuda12 holds the builder image: Debian 12 with g++ 12, CMake, ccache,
-// Node.js and CUDA 12.4.1.
+// Node.js and CUDA 12.4.1, and Debian 11's libraries to link against.
 //
 // packages.in says what is in it, packages.lock names every file of it by
 // version, size and SHA-256 (written by the command in lock, reviewed like
 // code), install.sh turns a bare Debian 12 into the builder from those files.
 // The Dockerfile and the pipeline run the very same script. The package only
 // embeds these files and reads the lock; package image fetches what it names.
+//
+// Package cuda13 has the same image with another toolkit: it takes Debian 12 and
+// the script from here.
 package cuda12
 
 import (
@@ -15,6 +18,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,6 +48,8 @@ const (
 	Base Kind = "base" // Debian 12, part of the base system
 	Deb  Kind = "deb"  // Debian 12, installed on the base with dpkg
 	CUDA Kind = "cuda" // Debian 13, unpacked without its dependencies
+	PyPI Kind = "pypi" // a wheel of the Python Package Index, unpacked without its dependencies
+	Link Kind = "link" // Debian 11, unpacked to link bundles against
 	NPM  Kind = "npm"  // the npm registry
 )
 
@@ -52,7 +58,7 @@ type Package struct {
 	Kind    Kind
 	Name    string
 	Version string
-	Path    string // below the root of the Debian mirror or of the npm registry
+	Path    string // below the root of the Debian mirror, of the npm registry, or of the index's files
 	Size    int64
 	SHA256  string
 }
@@ -76,6 +82,11 @@ func (l Lock) Of(kinds ...Kind) Lock {
 		}
 	}
 	return chosen
+}
+
+// Without returns the packages of all but the given kinds, in order.
+func (l Lock) Without(kinds ...Kind) Lock {
+	return slices.DeleteFunc(slices.Clone(l), func(p Package) bool { return slices.Contains(kinds, p.Kind) })
 }
 
 // Encode writes the lines of the lock, without the comments of packages.lock.
@@ -126,7 +137,7 @@ func ParseLock(text []byte) (Lock, error) {
 		}
 		p := Package{Kind: Kind(words[0]), Name: words[1], Version: words[2], Path: words[3], SHA256: words[5]}
 		switch p.Kind {
-		case Base, Deb, CUDA, NPM:
+		case Base, Deb, CUDA, PyPI, Link, NPM:
 		default:
 			return nil, fmt.Errorf("reading lock: line %d: unknown kind %q", number, p.Kind)
 		}

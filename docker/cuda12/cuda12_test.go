@@ -13,20 +13,24 @@ import (
 const someSHA = "a2d54dca8a5b1c3f5c9c7dd1b1a1fdac2c7e0e5a3f8ce3a5a7ee9f5c3b0d1e2f"
 
 func TestParseLock(t *testing.T) {
-	text := "# a comment\n\ndeb gcc 4:12.2.0-3 pool/main/g/gcc.deb 5216 " + someSHA + "\nnpm npm 10.9.9 npm/-/npm-10.9.9.tgz 7 " + someSHA + "\n"
+	text := "# a comment\n\ndeb gcc 4:12.2.0-3 pool/main/g/gcc.deb 5216 " + someSHA + "\npypi nvidia-nvvm 13.3.73 packages/f3/nvvm.whl 69 " + someSHA + "\nnpm npm 10.9.9 npm/-/npm-10.9.9.tgz 7 " + someSHA + "\n"
 	lock, err := ParseLock([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Lock{
 		{Kind: Deb, Name: "gcc", Version: "4:12.2.0-3", Path: "pool/main/g/gcc.deb", Size: 5216, SHA256: someSHA},
+		{Kind: PyPI, Name: "nvidia-nvvm", Version: "13.3.73", Path: "packages/f3/nvvm.whl", Size: 69, SHA256: someSHA},
 		{Kind: NPM, Name: "npm", Version: "10.9.9", Path: "npm/-/npm-10.9.9.tgz", Size: 7, SHA256: someSHA},
 	}
 	if diff := cmp.Diff(want, lock); diff != "" {
 		t.Errorf("lock (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(want[1:], lock.Of(NPM, CUDA)); diff != "" {
+	if diff := cmp.Diff(want[2:], lock.Of(NPM, CUDA)); diff != "" {
 		t.Errorf("npm packages (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(want[1:2], lock.Without(Deb, NPM)); diff != "" {
+		t.Errorf("without Debian's and npm's (-want +got):\n%s", diff)
 	}
 	again, err := ParseLock(lock.Encode())
 	if err != nil {

@@ -18,6 +18,8 @@ const (
 	DebianSnapshots = "https://snapshot.debian.org/archive/debian/"
 	NPM             = "https://registry.npmjs.org"
 	PyPI            = "https://pypi.org/simple"
+	// PyPIFiles has the files that PyPI names.
+	PyPIFiles = "https://files.pythonhosted.org"
 )
 
 // DebianFromEnv is the mirrors in LLCUDA_DEBIAN_MIRROR, separated by spaces, or the public one.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -153,9 +155,14 @@ func isRefused(err error) bool {
 	return false
 }
 
+// gitGrace is how long an interrupted git may take to remove its lock files, and its helpers to end.
+const gitGrace = 5 * time.Second
+
 // git runs git and returns what it printed.
 func (b Branch) git(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = gitGrace // a helper of git's or a hook may hold the pipe
 	cmd.Dir = b.Dir
 	cmd.Stdin = bytes.NewReader(stdin)
 	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0", "LC_ALL=C",

@@ -14,8 +14,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -486,6 +488,33 @@ func TestLostAnswer(t *testing.T) {
 	}
 	if commits := git(t, far, "rev-list", "--count", "refs/heads/pointer"); commits != "1" {
 		t.Errorf("the branch has %s commits", commits)
+	}
+}
+
+// An interrupt ends a push, also where the remote does not answer it, and something that git started stays.
+func TestInterruptedPush(t *testing.T) {
+	b, far := newBranch(t)
+	started := filepath.Join(t.TempDir(), "started")
+	if err := os.WriteFile(filepath.Join(far, "hooks", "pre-receive"), []byte("#!/bin/sh\necho $$ >"+started+".new\nmv "+started+".new "+started+"\nexec sleep 60\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	var hook int
+	go func() {
+		defer interrupt()
+		for t.Context().Err() == nil {
+			if text, err := os.ReadFile(started); err == nil {
+				hook, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	if _, _, err := Publish(ctx, b, options(t, "v1.0.0-runtime")); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if hook == 0 || syscall.Kill(hook, syscall.SIGKILL) != nil {
+		t.Errorf("the hook, process %d, has ended before Publish did", hook)
 	}
 }
 

@@ -36,6 +36,7 @@ type Index struct {
 type File struct {
 	Name, URL string
 	SHA256    string // empty where the index does not state it
+	Size      int64  // 0 where it does not
 }
 
 // accepted are the forms of an answer: JSON (PEP 691), and HTML (PEP 503), which is all that some indexes have.
@@ -127,6 +128,7 @@ func readJSON(text []byte) ([]File, error) {
 			Filename string            `json:"filename"`
 			URL      string            `json:"url"`
 			Hashes   map[string]string `json:"hashes"`
+			Size     int64             `json:"size"`
 		} `json:"files"`
 	}
 	if err := json.Unmarshal(text, &page); err != nil {
@@ -134,7 +136,7 @@ func readJSON(text []byte) ([]File, error) {
 	}
 	var files []File
 	for _, f := range page.Files {
-		files = append(files, File{f.Filename, f.URL, f.Hashes["sha256"]})
+		files = append(files, File{f.Filename, f.URL, f.Hashes["sha256"], f.Size})
 	}
 	return files, nil
 }
@@ -162,7 +164,7 @@ func readHTML(text []byte) ([]File, error) {
 			if sum == target.Fragment {
 				sum = ""
 			}
-			files = append(files, File{path.Base(target.Path), token.Attr[at].Val, sum})
+			files = append(files, File{path.Base(target.Path), token.Attr[at].Val, sum, 0})
 		}
 	}
 }

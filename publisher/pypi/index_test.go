@@ -31,14 +31,14 @@ func TestFiles(t *testing.T) {
 		want       []File
 	}{
 		"JSON": {"application/vnd.pypi.simple.v1+json", `{"meta":{"api-version":"1.4"},"name":"llcuda","versions":["3.0.0"],"files":[
-			{"filename":"a.whl","url":"https://files.example.org/a.whl","hashes":{"sha256":"` + sum + `"},"yanked":false,"core-metadata":{"sha256":"y"}},
+			{"filename":"a.whl","url":"https://files.example.org/a.whl","hashes":{"sha256":"` + sum + `"},"size":410473152,"yanked":false,"core-metadata":{"sha256":"y"}},
 			{"filename":"b.whl","url":"../../files/b.whl","hashes":{"md5":"x"}}]}`,
-			[]File{{"a.whl", "https://files.example.org/a.whl", sum}, {"b.whl", "HOST/files/b.whl", ""}}},
+			[]File{{"a.whl", "https://files.example.org/a.whl", sum, 410473152}, {"b.whl", "HOST/files/b.whl", "", 0}}},
 		"HTML": {"text/html; charset=UTF-8", `<!DOCTYPE html><html><head><title>Links for llcuda</title><link href="x"></head><body><h1>Links</h1>
 			<a href="/packages/a.whl#sha256=` + sum + `" data-requires-python="&gt;=3.10">a.whl</a><br>
 			<A HREF='../../files/b%20c.whl#md5=x'>b</A><a name="z">none</a></body></html>`,
-			[]File{{"a.whl", "HOST/packages/a.whl", sum}, {"b c.whl", "HOST/files/b%20c.whl", ""}}},
-		"versioned HTML": {"application/vnd.pypi.simple.v1+html", `<a href="a.whl#sha256=` + sum + `">a.whl</a>`, []File{{"a.whl", "HOST/simple/llcuda-x/a.whl", sum}}},
+			[]File{{"a.whl", "HOST/packages/a.whl", sum, 0}, {"b c.whl", "HOST/files/b%20c.whl", "", 0}}},
+		"versioned HTML": {"application/vnd.pypi.simple.v1+html", `<a href="a.whl#sha256=` + sum + `">a.whl</a>`, []File{{"a.whl", "HOST/simple/llcuda-x/a.whl", sum, 0}}},
 		"nothing":        {"text/html", "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {

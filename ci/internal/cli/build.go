@@ -321,19 +321,23 @@ func (b *buildCommand) stage(step, stage string, do func(show func(measure.Progr
 // identity is what a bundle says of itself beyond its files. A tree that no
 // commit stands for is named by its digest.
 func (b *buildCommand) identity(recipe farm.Recipe) bundler.Identity {
-	commit := b.source.Commit
-	if commit == "" || strings.HasSuffix(commit, "-dirty") {
-		commit = b.source.Digest
-	}
 	return bundler.Identity{
 		Release:  b.release,
-		LlamaCPP: manifests.LlamaCPP{Version: b.source.Version, Commit: commit, Build: b.source.Build},
+		LlamaCPP: manifests.LlamaCPP{Version: b.source.Version, Commit: commitOf(b.source), Build: b.source.Build},
 		Build: manifests.Build{
 			BuilderImage: recipe.BuilderImage, HostImage: recipe.HostImage, BaseImage: recipe.BaseImage,
 			Patches: b.source.Patches, HostCMake: recipe.HostCMake, CUDACMake: recipe.CUDACMake,
 			SourceDateEpoch: b.source.Epoch.Unix(), Engine: recipe.Engine,
 		},
 	}
+}
+
+// commitOf is what bundles call a source's commit: the tree's digest where no commit is all there is.
+func commitOf(src farm.Source) string {
+	if src.Commit == "" || strings.HasSuffix(src.Commit, "-dirty") {
+		return src.Digest
+	}
+	return src.Commit
 }
 
 // buildError summarizes in one line what the table and the tails said in many.

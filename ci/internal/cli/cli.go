@@ -19,6 +19,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/ci/internal/gate"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -30,7 +31,7 @@ const (
 	exitDone        = 0
 	exitFailed      = 1
 	exitUsage       = 2
-	exitRefused     = 3 // by the audit or by verify
+	exitRefused     = 3 // by the audit, by verify, or by what a GPU computed
 	exitEngine      = 4 // no engine, or none left
 	exitRemote      = 5 // a remote side says no: authentication, conflict, immutable release
 	exitInterrupted = 130
@@ -70,11 +71,11 @@ func exitCode(ctx context.Context, err error) int {
 		return exitDone
 	case ctx.Err() != nil:
 		return exitInterrupted
-	case isAs[*console.UsageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
+	case isAs[*console.UsageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*gate.InputError](err), isAs[*matrix.SelectionError](err):
 		return exitUsage
 	case isAs[*engine.UnavailableError](err), isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err), errors.Is(err, farm.ErrEngineLost):
 		return exitEngine
-	case isAs[*refusal](err), isAs[*release.Refusal](err), isAs[*farm.TreeError](err):
+	case isAs[*refusal](err), isAs[*release.Refusal](err), isAs[*gate.Refusal](err), isAs[*farm.TreeError](err):
 		return exitRefused
 	case isAs[*publisher.RefusedError](err):
 		return exitRemote
@@ -139,6 +140,9 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		newSignCommand(term),
 		newVerifyCommand(term, backend),
 		newTryCommand(term),
+		newOpsCommand(term, backend),
+		newCheckOpsCommand(term),
+		newBenchCommand(term),
 		newReproduceCommand(term, backend),
 		newPublishCommand(term),
 		newPointerCommand(term),

@@ -133,6 +133,10 @@ func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, ev
 		err = exec.CommandContext(ctx, "sh", step.Source.Dir+"/build.sh", step.Source.Dir, dest+"/llcuda-probe").Run()
 	case farm.StepWheel: // as the builder does, by hatchling itself
 		err = hatch(ctx, step.Source, dest)
+	case farm.StepOps: // what it is made of
+		var listing []byte
+		listing, err = exec.CommandContext(ctx, "sh", "-c", "cd "+step.Source.Dir+" && find . -type f | sort").Output()
+		files = map[string][]byte{"test-backend-ops": listing}
 	case farm.StepRuntime:
 		if files, err = cudaRuntime(step.Runtime.Major); err == nil && b.has("other-runtime") {
 			files["LICENSE"] = []byte("another NVIDIA CUDA licence\n")

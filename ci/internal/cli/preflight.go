@@ -34,6 +34,9 @@ const (
 	bundleBytes   = 80_000_000    // a bundle's archives
 	storeBytes    = 6_300_000_000 // the builder, unpacked in the store of an engine of this machine
 	stepsBytes    = 700_000_000   // what its steps leave there
+	// What the builder of each further toolkit takes, which has wheels and no static libraries.
+	morePackagesBytes = 700_000_000
+	moreStoreBytes    = 2_000_000_000
 )
 
 // releaseName is what a release may be called: it is a git tag and part of URLs.
@@ -155,7 +158,7 @@ func (b *buildCommand) room() error {
 	need := map[uint64]int64{} // by device
 	free := map[uint64]int64{}
 	where := map[uint64]string{}
-	n := int64(len(b.targets))
+	n, more := int64(len(b.targets)), int64(len(b.toolkits())-1)
 	var runtimes int64
 	for _, runtime := range b.runtimes() {
 		if runtime.Major != 0 {
@@ -170,13 +173,13 @@ func (b *buildCommand) room() error {
 	}
 	parts := []part{
 		{string(b.dir), runtimes + n*bundleBytes},
-		{b.cache, packagesBytes + hostBytes + n*halfBytes + 2*runtimes}, // their libraries, and their kept archives
+		{b.cache, packagesBytes + more*morePackagesBytes + hostBytes + n*halfBytes + 2*runtimes}, // their libraries, and their kept archives
 	}
 	if store := b.backend.Store(b.engines); store != "" {
 		bytes := int64(stepsBytes)
 		dir := store
 		for !exists(dir) { // the folder that it will be made in
-			bytes, dir = storeBytes+stepsBytes, filepath.Dir(dir)
+			bytes, dir = storeBytes+more*moreStoreBytes+stepsBytes, filepath.Dir(dir)
 		}
 		parts = append(parts, part{dir, bytes})
 	}

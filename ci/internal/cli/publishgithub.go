@@ -98,9 +98,13 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 	if err := ghrelease.Check(folder); err != nil {
 		return err
 	}
+	benchmark, err := g.dir.Benchmark(folder.Release)
+	if err != nil {
+		return err
+	}
 	downloads := server + "/" + g.repo + "/releases/download/" + url.PathEscape(tag)
 	opts := publisher.Options{Draft: g.draft, Latest: publisher.Latest(g.latest), Replace: g.replace, Note: func(line string) { term.Notef("%s", line) }}
-	opts.Notes = publisher.Notes(folder.Release, g.table, publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer})
+	opts.Notes = publisher.Notes(folder.Release, g.table, publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer, Benchmark: benchmark})
 	if g.dryRun {
 		plan, err := publisher.MakePlan(ctx, store, folder, opts)
 		if err != nil {

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
 
 // workflow is what the tests read of a workflow.
@@ -102,6 +104,7 @@ var permissions = map[string]map[string]string{
 	"release.yml/package": {"contents": "read"},
 	"release.yml/collect": {"contents": "read", "id-token": "write", "attestations": "write"}, // signs, attests
 	"release.yml/draft":   {"contents": "write"},                                              // makes the draft
+	"release.yml/measure": {},                                                                 // of a self-hosted runner
 	"release.yml/gpu":     {},
 	"release.yml/publish": {"contents": "write"}, // publishes it
 
@@ -255,7 +258,7 @@ func TestReleaseOrder(t *testing.T) {
 	for name, j := range jobs {
 		needs[name] = j.Needs
 	}
-	want := map[string]any{"plan": nil, "build": "plan", "package": "build", "collect": "package", "draft": "collect", "gpu": "draft", "publish": []any{"draft", "gpu"},
+	want := map[string]any{"plan": nil, "build": "plan", "package": "build", "measure": []any{"plan", "package"}, "collect": []any{"package", "measure"}, "draft": "collect", "gpu": "draft", "publish": []any{"draft", "gpu"},
 		"testpypi": "publish", "testpypi-install": "testpypi", "pypi": "testpypi-install", "pypi-install": "pypi"}
 	if diff := cmp.Diff(want, needs); diff != "" {
 		t.Errorf("needs (-want +got):\n%s", diff)
@@ -516,17 +519,17 @@ func TestWorkflowsAreTheTrustedOnes(t *testing.T) {
 // Every command in a workflow is one that ci has, with flags that it has. What the shell leaves out or puts in, by
 // ${VAR:+…}, is tried both ways.
 func TestWorkflowCommands(t *testing.T) {
-	const program = "go run ./ci "
 	seen := map[string]bool{}
 	for file, w := range workflows(t) {
 		for name, j := range w.Jobs {
 			for _, s := range j.Steps {
 				for line := range strings.Lines(s.Run) {
-					_, command, found := strings.Cut(line, program)
-					if !found {
+					match := ciCommand.FindStringSubmatch(line)
+					if match == nil {
 						continue
 					}
-					command, _, _ = strings.Cut(command, ")") // $(…)
+					program := match[1]
+					command, _, _ := strings.Cut(match[2], ")") // $(…)
 					for _, arguments := range expansions(command) {
 						path, err := parses(arguments)
 						if err != nil {
@@ -538,7 +541,7 @@ func TestWorkflowCommands(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"ci build", "ci client", "ci manifest", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci verify", "ci wheel"}
+	want := []string{"ci bench", "ci build", "ci check-ops", "ci client", "ci manifest", "ci ops", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci verify", "ci wheel"}
 	if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
 		t.Errorf("the workflows run %q", got)
 	}
@@ -560,7 +563,11 @@ func parses(arguments []string) (path string, err error) {
 	return cmd.CommandPath(), cmd.ValidateArgs(cmd.Flags().Args())
 }
 
+// ciCommand is ci as the workflows run it: from the source, and where there is no Go, as it was compiled.
+var ciCommand = regexp.MustCompile(`(go run \./ci |gate/ci )(.*)`)
+
 var (
+	array    = regexp.MustCompile(`"\$\{[a-z]+\[@\]\}"`) // of as many words as there are
 	optional = regexp.MustCompile(`\$\{[A-Z_]+:\+([^}]*)\}`)
 	variable = regexp.MustCompile(`"\$([A-Z_]+)"`)
 )
@@ -569,7 +576,7 @@ var (
 func expansions(command string) [][]string {
 	var all [][]string
 	for _, with := range []string{"$1", ""} {
-		line := variable.ReplaceAllString(optional.ReplaceAllString(command, with), "$1")
+		line := variable.ReplaceAllString(optional.ReplaceAllString(array.ReplaceAllString(command, ""), with), "$1")
 		if words := strings.Fields(line); len(all) == 0 || !slices.Equal(words, all[0]) {
 			all = append(all, words)
 		}
@@ -623,21 +630,65 @@ func TestWorkflowMatrix(t *testing.T) {
 	if !found || bytes.Count(value, []byte("\n")) != 1 {
 		t.Fatalf("the output is not a line of its own: %q", value)
 	}
-	var matrix struct {
+	var jobs struct {
 		Include []map[string]string `json:"include"`
 	}
-	if err := json.Unmarshal(value, &matrix); err != nil {
+	if err := json.Unmarshal(value, &jobs); err != nil {
 		t.Fatal(err)
 	}
-	if len(matrix.Include) != 8 {
-		t.Errorf("it has %d jobs, not the eight of a release", len(matrix.Include))
+	m, err := spec.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(jobs.Include) != len(m.Targets) {
+		t.Errorf("it has %d jobs, and the matrix has %d rows", len(jobs.Include), len(m.Targets))
 	}
 	asked := regexp.MustCompile(`\$\{\{ matrix\.([a-z]+) \}\}`).FindAllStringSubmatch(string(read(t, filepath.Join(repositoryRoot, ".github", "workflows", "release.yml"))), -1)
 	for _, match := range asked {
-		for _, job := range matrix.Include {
+		for _, job := range jobs.Include {
 			if job[match[1]] == "" {
 				t.Errorf("the build job asks for matrix.%s, and %v has none", match[1], job)
 			}
 		}
+	}
+}
+
+// The script that compares the speed, by a shell, with programs that say how they were run.
+func TestSpeedGate(t *testing.T) {
+	j := workflows(t)["release.yml"].Jobs["measure"]
+	at := slices.IndexFunc(j.Steps, func(s step) bool { return strings.Contains(s.Run, "gate/ci bench") })
+	if at < 0 {
+		t.Fatal("nothing compares the speed")
+	}
+	for name, test := range map[string]struct {
+		previous, accepted, models, want string
+	}{
+		"slower is refused":   {previous: "v1", want: "bench --model m/gemma-3-1b-it-Q4_K_M --at-least 0.95 --bundle previous/B --bundle dist/B --json llcuda-bench.json"},
+		"accepted":            {previous: "v1", accepted: "v2", want: "bench --model m/gemma-3-1b-it-Q4_K_M --at-least 0 --bundle previous/B --bundle dist/B --json llcuda-bench.json"},
+		"another is accepted": {previous: "v1", accepted: "v1", want: "bench --model m/gemma-3-1b-it-Q4_K_M --at-least 0.95 --bundle previous/B --bundle dist/B --json llcuda-bench.json"},
+		"the first release":   {want: "bench --model m/gemma-3-1b-it-Q4_K_M --bundle dist/B --json llcuda-bench.json"},
+		"two models":          {models: "a b:F16", want: "bench --model m/a --model m/b:F16 --bundle dist/B --json llcuda-bench.json"},
+		"no download":         {previous: "missing"},
+		"no model":            {models: "missing", want: ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, text := range map[string]string{
+				"gate/ci":             `echo "$*" > ran`,
+				"client/llcuda-fetch": `case $*:$1 in *missing*) exit 6 ;; *:pull) echo "m/$2" ;; *:export) mkdir previous ;; esac`,
+			} {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755), os.WriteFile(filepath.Join(dir, file), []byte("#!/bin/sh\n"+text+"\n"), 0o755)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.Command("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", j.Steps[at].Run)
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "GITHUB_REF_NAME=v2", "BUNDLE=B", "SM=90", "PREVIOUS="+test.previous, "ACCEPTED="+test.accepted, "MODELS="+test.models)
+			out, err := cmd.CombinedOutput()
+			ran, _ := os.ReadFile(filepath.Join(dir, "ran"))
+			if got := strings.TrimSpace(string(ran)); got != test.want || (err == nil) != (test.want != "") {
+				t.Errorf("it ran %q, want %q: %v\n%s", got, test.want, err, out)
+			}
+		})
 	}
 }

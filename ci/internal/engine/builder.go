@@ -106,6 +106,8 @@ func (r *stepRun) all(ctx context.Context, dest string) error {
 		out, err = r.probe(ctx, builder)
 	case farm.StepWheel:
 		out, err = r.wheel(ctx, builder)
+	case farm.StepOps:
+		out, err = r.ops(ctx, builder)
 	default:
 		err = fmt.Errorf("unknown kind of step %q", r.step.Kind)
 	}
@@ -231,6 +233,15 @@ func (r *stepRun) runtime(ctx context.Context, image *dagger.Container) (*dagger
 func (r *stepRun) probe(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
 	tree := r.builder.client.Host().Directory(r.step.Source.Dir, dagger.HostDirectoryOpts{Include: []string{"build.sh", "probe.c"}})
 	return r.compile(ctx, r.script(image, "probe.sh").WithMountedDirectory(srcDir, tree), "/stages/probe.sh")
+}
+
+// ops is llama.cpp's program that compares what backends compute.
+func (r *stepRun) ops(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
+	client := r.builder.client
+	return r.compile(ctx, r.script(image, "ops.sh").
+		WithMountedDirectory(srcDir, client.Host().Directory(r.step.Source.Dir)).
+		WithMountedCache("/ccache", client.CacheVolume("llcuda-ccache")),
+		"/stages/ops.sh")
 }
 
 // script mounts a stage's script, what all scripts share, and what this one needs besides.

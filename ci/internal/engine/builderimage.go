@@ -10,6 +10,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/image"
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
+	"github.com/waqasm86/llcuda-farm/docker/cuda13"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 )
 
@@ -20,7 +21,7 @@ type Image struct {
 
 	archive string      // the base as an OCI archive, if it was made here
 	files   string      // a folder with the locked packages, each under its SHA-256
-	lock    cuda12.Lock // which of the folder's files belong to the image
+	lock    cuda12.Lock // the image's whole lock, of which the base has its own
 }
 
 // BaseMade is the base that is made here from Debian's packages.
@@ -30,17 +31,18 @@ const BaseMade = "made"
 // registry reference (NAME:TAG, resolved to a digest, or NAME:TAG@DIGEST), or BaseMade. Empty
 // means the reference in docker/cuda12/base.lock, or BaseMade if no registry answers.
 func prepareImage(ctx context.Context, toolkit, base, cacheDir string, progress func(measure.Progress)) (Image, error) {
-	if toolkit != "cuda12" {
-		return Image{}, fmt.Errorf("there is no builder for the toolkit %s in docker", toolkit)
+	locks := map[string]func() (cuda12.Lock, error){"cuda12": cuda12.DefaultLock, "cuda13": cuda13.DefaultLock}
+	if locks[toolkit] == nil {
+		return Image{}, fmt.Errorf("preparing the builder image: docker has none for the toolkit %s", toolkit)
 	}
-	lock, err := cuda12.DefaultLock()
+	lock, err := locks[toolkit]()
 	if err != nil {
 		return Image{}, err
 	}
 	fetch := image.MirrorsFromEnv(os.Getenv)
 	fetch.Progress = progress
 	if err := image.Fetch(ctx, lock, cacheDir, fetch); err != nil {
-		return Image{}, fmt.Errorf("fetching the builder's packages: %w", err)
+		return Image{}, fmt.Errorf("fetching the packages of the builder of %s: %w", toolkit, err)
 	}
 	prepared := Image{files: image.FilesDir(cacheDir), lock: lock}
 	var digest string
@@ -52,7 +54,6 @@ func prepareImage(ctx context.Context, toolkit, base, cacheDir string, progress 
 			return Image{}, err
 		}
 		prepared.archive, prepared.Base, digest = made.Tarball, BaseMade+"@"+made.Digest, made.Digest
-		prepared.lock = lock.Of(cuda12.Deb, cuda12.CUDA, cuda12.NPM) // the base's own are in it
 	case err != nil:
 		return Image{}, err
 	default:
@@ -86,19 +87,20 @@ func resolveBase(ctx context.Context, base string) (image.Resolved, error) {
 // container is the image on one engine: the base, and the install script run over it. It uses
 // no network: the packages come with the session, and the engine keeps them.
 func (i Image) container(client *dagger.Client) *dagger.Container {
-	base := client.Container()
+	base, lock := client.Container(), i.lock
 	if i.archive != "" {
 		base = base.Import(client.Host().File(i.archive))
+		lock = lock.Without(cuda12.Base) // they are in it
 	} else {
 		base = base.From(i.Base)
 	}
 	var files []string
-	for _, p := range i.lock {
+	for _, p := range lock {
 		files = append(files, p.SHA256)
 	}
 	script := client.Directory().
 		WithNewFile("install.sh", string(cuda12.InstallScript)).
-		WithNewFile("packages.lock", string(cuda12.LockFile))
+		WithNewFile("packages.lock", string(i.lock.Encode()))
 	return base.
 		WithMountedDirectory("/install", script).
 		WithMountedDirectory("/files", client.Host().Directory(i.files, dagger.HostDirectoryOpts{Include: files})).

@@ -7,7 +7,7 @@
 //
 // A step is a chain of stages, each cached by the engine under the content of its inputs:
 //
-//	image     the base, then docker/cuda12/install.sh over the locked packages
+//	image     the base, then docker/cuda12/install.sh over the packages that the toolkit's folder in docker locks
 //	npm       the tarballs that the tree's own package-lock.json names, fetched on this machine
 //	ui        npm in the web UI's folder, from those; left out where the tree carries the page
 //	compile   stages/host.sh, stages/device.sh, stages/runtime.sh or stages/probe.sh

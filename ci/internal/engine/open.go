@@ -362,8 +362,9 @@ func (o Options) prepareImages(ctx context.Context) (map[string]Image, error) {
 	}
 	send(farm.Event{State: farm.StateStart})
 	images := map[string]Image{}
+	base := o.Base
 	for _, toolkit := range o.Toolkits {
-		image, err := prepareImage(ctx, toolkit.Name, o.Base, o.CacheDir, func(at measure.Progress) {
+		image, err := prepareImage(ctx, toolkit.Name, base, o.CacheDir, func(at measure.Progress) {
 			send(farm.Event{State: farm.StateProgress}.Megabytes(at))
 		})
 		if err != nil {
@@ -371,6 +372,10 @@ func (o Options) prepareImages(ctx context.Context) (map[string]Image, error) {
 			return nil, err
 		}
 		images[toolkit.Name] = image
+		// All images have one base, wherever a tag moves meanwhile.
+		if base = image.Base; image.archive != "" {
+			base = BaseMade
+		}
 	}
 	send(farm.Event{State: farm.StateDone})
 	return images, nil

@@ -21,6 +21,14 @@ const (
 // BuildPaths returns the builder's own folders, whose paths must not occur in any file of a bundle.
 func BuildPaths() []string { return []string{srcDir + "/", buildDir + "/"} }
 
+// linking has the linker take the symbol versions that the floors allow, from the folder that
+// docker/cuda12/install.sh fills: -B is for gcc's own files, -L comes before the folders that CMake
+// names for nvcc, -rpath-link is for libraries that libraries need. What replaces newer functions stays hidden in each file. Before glibc 2.34 libstdc++
+// starts threads only where libpthread is loaded, and no symbol asks for it. No object file depends on
+// any of this.
+const linking = "-B/opt/llcuda/link -L/opt/llcuda/link -Wl,-rpath-link=/opt/llcuda/link -Wl,--exclude-libs=libllcuda-newer.a" +
+	" -Wl,--push-state,--no-as-needed,-lpthread,--pop-state"
+
 // commonCMake are the arguments of both halves.
 //
 // GGML_CCACHE is llama.cpp's own search for a compiler cache, which would come second to the
@@ -33,6 +41,9 @@ var commonCMake = []string{
 	"-DCMAKE_CXX_COMPILER_LAUNCHER=ccache",
 	"-DCMAKE_C_FLAGS=-ffile-prefix-map=/src/= -ffile-prefix-map=/build/=",
 	"-DCMAKE_CXX_FLAGS=-ffile-prefix-map=/src/= -ffile-prefix-map=/build/=",
+	"-DCMAKE_EXE_LINKER_FLAGS=" + linking,
+	"-DCMAKE_SHARED_LINKER_FLAGS=" + linking,
+	"-DCMAKE_MODULE_LINKER_FLAGS=" + linking,
 	"-DBUILD_SHARED_LIBS=ON",
 	"-DGGML_BACKEND_DL=ON",
 	"-DGGML_NATIVE=OFF",

@@ -88,12 +88,15 @@ type StepKind string
 //	probe    llcuda-probe, from the folder that is its Source; the client's, which Run never asks for
 //	wheel    the wheels of the Python package, from the folder that is its Source: the project, in which client holds the
 //	         client's programs and their bill of materials, and licenses those of the client; Run never asks for it either
+//	ops      test-backend-ops, from the folder that is its Source: the program's own source, ggml's headers in include, and
+//	         a bundle's libraries in lib; Run never asks for it either
 const (
 	StepHost    StepKind = "host"
 	StepDevice  StepKind = "device"
 	StepProbe   StepKind = "probe"
 	StepRuntime StepKind = "runtime"
 	StepWheel   StepKind = "wheel"
+	StepOps     StepKind = "ops"
 )
 
 // Step is what one Builder does in one go.

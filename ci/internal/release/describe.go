@@ -187,6 +187,9 @@ func (d Dir) describe(archives []manifests.Artifact) (Description, error) {
 	if err != nil {
 		return Description{}, &Refusal{err, oneRelease}
 	}
+	if _, err := d.Benchmark(release); err != nil {
+		return Description{}, err
+	}
 	manifest, err := manifests.Encode(release)
 	if err != nil {
 		return Description{}, err

@@ -56,6 +56,9 @@ func (d Dir) Verify(ctx context.Context, checks Checks) (Report, error) {
 	if err := v.irregular(); err != nil {
 		return Report{}, err
 	}
+	if err := v.benchmark(); err != nil {
+		return Report{}, err
+	}
 	if err := v.attestations(metadata); err != nil {
 		return Report{}, err
 	}

@@ -4,7 +4,7 @@
 //
 // With --beside LOCK it is a list of packages to add to what that lock has, which is left out.
 //
-// LLCUDA_DEBIAN_MIRROR and npm_config_registry name other mirrors.
+// LLCUDA_DEBIAN_MIRROR, npm_config_registry and PIP_INDEX_URL name other mirrors.
 package main
 
 import (

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 	"github.com/waqasm86/llcuda-farm/docker/mirror"
+	"github.com/waqasm86/llcuda-farm/publisher/pypi"
 )
 
 // The suites. Debian 12 without its updates and security archives is frozen:
@@ -32,6 +34,7 @@ var (
 	baseComponents = []string{"main"}
 	cudaSuite      = "trixie"
 	cudaComponents = []string{"main", "non-free"}
+	linkSuite      = "bullseye"
 )
 
 const lockHeader = `# Written by "go generate" from packages.in: do not edit.
@@ -41,12 +44,14 @@ const lockHeader = `# Written by "go generate" from packages.in: do not edit.
 // mirrors are the places packages come from, without a slash at the end.
 type mirrors struct {
 	debian, npm string
+	pypi        pypi.Index
 }
 
 func mirrorsFromEnv(getenv func(string) string) mirrors {
 	return mirrors{
 		debian: mirror.DebianFromEnv(getenv)[0],
 		npm:    mirror.NPMFromEnv(getenv),
+		pypi:   pypi.Index{URL: mirror.PyPIFromEnv(getenv)},
 	}
 }
 
@@ -66,7 +71,7 @@ func readWishes(r io.Reader) (wishes, error) {
 			return nil, fmt.Errorf("reading packages.in: line %d: want a kind and a name", number)
 		}
 		switch kind := cuda12.Kind(words[0]); kind {
-		case cuda12.Base, cuda12.Deb, cuda12.CUDA, cuda12.NPM:
+		case cuda12.Base, cuda12.Deb, cuda12.CUDA, cuda12.PyPI, cuda12.Link, cuda12.NPM:
 			wanted[kind] = append(wanted[kind], words[1])
 		default:
 			return nil, fmt.Errorf("reading packages.in: line %d: unknown kind %q", number, kind)
@@ -142,18 +147,32 @@ func resolve(ctx context.Context, wanted wishes, there cuda12.Lock, from mirrors
 	for _, p := range debs {
 		lock = append(lock, p.lock(cuda12.Deb))
 	}
-	toolkit := newIndex()
-	if len(wanted[cuda12.CUDA]) > 0 {
-		if toolkit, err = fetchIndex(ctx, from.debian, cudaSuite, cudaComponents); err != nil {
+	for _, unpacked := range []struct {
+		kind       cuda12.Kind
+		suite      string
+		components []string
+	}{{cuda12.CUDA, cudaSuite, cudaComponents}, {cuda12.Link, linkSuite, baseComponents}} {
+		if len(wanted[unpacked.kind]) == 0 {
+			continue
+		}
+		index, err := fetchIndex(ctx, from.debian, unpacked.suite, unpacked.components)
+		if err != nil {
 			return nil, err
 		}
-	}
-	for _, name := range wanted[cuda12.CUDA] {
-		p, ok := toolkit.byName[name]
-		if !ok {
-			return nil, fmt.Errorf("resolving %s: not in %s", name, cudaSuite)
+		for _, name := range wanted[unpacked.kind] {
+			p, ok := index.byName[name]
+			if !ok {
+				return nil, fmt.Errorf("resolving %s: not in %s", name, unpacked.suite)
+			}
+			lock = append(lock, p.lock(unpacked.kind))
 		}
-		lock = append(lock, p.lock(cuda12.CUDA))
+	}
+	for _, wish := range wanted[cuda12.PyPI] {
+		p, err := resolvePyPI(ctx, wish, from.pypi)
+		if err != nil {
+			return nil, err
+		}
+		lock = append(lock, p)
 	}
 	for _, wish := range wanted[cuda12.NPM] {
 		p, err := resolveNPM(ctx, wish, from.npm)
@@ -219,6 +238,34 @@ func resolveNPM(ctx context.Context, wish, registry string) (cuda12.Package, err
 	}
 	digest := sha256.Sum256(content)
 	return cuda12.Package{Kind: cuda12.NPM, Name: name, Version: version, Path: below, Size: int64(len(content)), SHA256: hex.EncodeToString(digest[:])}, nil
+}
+
+// publicFile is where the public index keeps a file, which its mirrors leave as it is.
+var publicFile = regexp.MustCompile(`/(packages/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{60}/[^/]+)$`)
+
+// resolvePyPI pins the wheel of NAME==VERSION for Linux on x86-64, by the digest and the size that the index states.
+func resolvePyPI(ctx context.Context, wish string, from pypi.Index) (cuda12.Package, error) {
+	name, version, ok := strings.Cut(wish, "==")
+	if !ok {
+		return cuda12.Package{}, fmt.Errorf("resolving %s: want NAME==VERSION", wish)
+	}
+	files, err := from.Files(ctx, name)
+	if err != nil {
+		return cuda12.Package{}, fmt.Errorf("resolving %s: %w", wish, err)
+	}
+	prefix := strings.ReplaceAll(pypi.Normal(name), "-", "_") + "-" + version + "-"
+	files = slices.DeleteFunc(files, func(f pypi.File) bool {
+		return !strings.HasPrefix(f.Name, prefix) || !strings.HasSuffix(f.Name, "_x86_64.whl")
+	})
+	if len(files) != 1 {
+		return cuda12.Package{}, fmt.Errorf("resolving %s: %s has %d wheels of it for Linux on x86-64, want one", wish, from.URL, len(files))
+	}
+	file := files[0]
+	at := publicFile.FindStringSubmatch(file.URL)
+	if at == nil || file.SHA256 == "" || file.Size == 0 {
+		return cuda12.Package{}, fmt.Errorf("resolving %s: %s states no size, no SHA-256 or not the public index's path of %s: ask that one", wish, from.URL, file.URL)
+	}
+	return cuda12.Package{Kind: cuda12.PyPI, Name: name, Version: version, Path: at[1], Size: file.Size, SHA256: file.SHA256}, nil
 }
 
 func get(ctx context.Context, address string) ([]byte, error) {

@@ -109,7 +109,7 @@ func TestAttacks(t *testing.T) {
 			if test.edit != nil {
 				test.edit(t, r, other)
 			}
-			cmd := exec.Command("llcuda-fetch", "--home", home, "--public-key", key, "--mirror", r.Dir, "--as-host", "../../testdata/hosts/rtx-2080-ti.json")
+			cmd := child(t, "llcuda-fetch", "--home", home, "--public-key", key, "--mirror", r.Dir, "--as-host", "../../testdata/hosts/rtx-2080-ti.json")
 			wantRefused(t, cmd, home, test.want)
 		})
 	}

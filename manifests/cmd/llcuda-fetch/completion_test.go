@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -12,7 +11,7 @@ import (
 // `llcuda-fetch completion` prints.
 func TestCompletions(t *testing.T) {
 	for shell, name := range map[string]string{"bash": "llcuda-fetch.bash", "zsh": "_llcuda-fetch", "fish": "llcuda-fetch.fish"} {
-		got, err := exec.Command("llcuda-fetch", "completion", shell).Output()
+		got, err := child(t, "llcuda-fetch", "completion", shell).Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -22,11 +21,11 @@ func TestCompletions(t *testing.T) {
 
 // A shell that loads the completions offers commands and flags.
 func TestCompletionWorks(t *testing.T) {
-	out, err := exec.Command("llcuda-fetch", "__complete", "ro").Output()
+	out, err := child(t, "llcuda-fetch", "__complete", "ro").Output()
 	if err != nil || string(out) != "rollback\tGo back to the installation before the current one\n:4\n" {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := exec.Command("bash", "-n", filepath.Join("completions", "llcuda-fetch.bash")).CombinedOutput(); err != nil {
+	if out, err := child(t, "bash", "-n", filepath.Join("completions", "llcuda-fetch.bash")).CombinedOutput(); err != nil {
 		t.Errorf("bash: %v\n%s", err, out)
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,7 +31,7 @@ func TestAsksCUDA(t *testing.T) {
 		{"-o", filepath.Join(dir, "llcuda-probe"), sources + "probe/probe.c", "-ldl"},
 		{"-shared", "-fPIC", "-o", filepath.Join(driver, "libcuda.so.1"), sources + "testdata/libcuda.c"},
 	} {
-		if out, err := exec.Command("gcc", arguments...).CombinedOutput(); err != nil {
+		if out, err := child(t, "gcc", arguments...).CombinedOutput(); err != nil {
 			t.Fatalf("gcc: %v\n%s", err, out)
 		}
 	}
@@ -67,10 +66,10 @@ func TestAsksCUDA(t *testing.T) {
 			t.Parallel()
 			mirror, home := transfertest.New(t, release.Dir, transfertest.Fault{}), t.TempDir()
 			arguments := append([]string{"--home", home, "--public-key", key, "--mirror", mirror.URL}, test.args...)
-			cmd := exec.Command(program, arguments...)
+			cmd := child(t, program, arguments...)
 			if test.before != "" {
 				script := test.before + ` && exec "$0" "$@"`
-				cmd = exec.Command("unshare", append([]string{"--map-root-user", "--mount", "sh", "-c", script, program}, arguments...)...)
+				cmd = child(t, "unshare", append([]string{"--map-root-user", "--mount", "sh", "-c", script, program}, arguments...)...)
 			}
 			cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=" + t.TempDir(), "S=" + home, "LD_LIBRARY_PATH=" + driver}, test.env...)
 			data, err := cmd.CombinedOutput()

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -47,7 +46,7 @@ func TestFullDisk(t *testing.T) {
 			// In a mount namespace of its own, the mount is private and disappears with the process. The second cd
 			// enters the mount.
 			script := fmt.Sprintf("cd %[1]s && %[2]s && cd %[1]s; %[3]s%[5]s; echo code $?; echo LEFT; ls -d store/current store/staging/* store/bundles/* 2>/dev/null; echo KEPT; cat store/downloads/*.partial 2>/dev/null | wc -c; %[4]s; echo AGAIN; %[3]s%[6]s; echo code $?", work, test.full, run, test.roomy, mirror.URL, another.URL)
-			cmd := exec.Command("unshare", "--map-root-user", "--mount", "sh", "-c", script)
+			cmd := child(t, "unshare", "--map-root-user", "--mount", "sh", "-c", script)
 			data, err := cmd.CombinedOutput()
 			out := string(data)
 			if err != nil && strings.Contains(out, "unshare") {

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -20,7 +19,7 @@ import (
 func build(t testing.TB, program, main, release string, stamps ...string) {
 	t.Helper()
 	flags := "-s -w -buildid= -X github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli.release=" + release + " " + strings.Join(stamps, " ")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", flags, "-o", program, main)
+	cmd := child(t, "go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", flags, "-o", program, main)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -41,7 +40,7 @@ func TestRunAtOnce(t *testing.T) {
 	environ := append(machine.environ(), "LD_LIBRARY_PATH="+machine.driver+":/opt/lib:/x", "GODEBUG=inittrace=1")
 	command := func(args ...string) (string, string) {
 		t.Helper()
-		cmd := exec.Command(program, args...)
+		cmd := child(t, program, args...)
 		var out, trace strings.Builder
 		cmd.Env, cmd.Stdout, cmd.Stderr = environ, &out, &trace
 		if err := cmd.Run(); err != nil {

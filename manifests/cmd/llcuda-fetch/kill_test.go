@@ -46,7 +46,7 @@ func newMachine(t *testing.T) *machine {
 
 // command is one run of the program, which testscript.Main put into PATH.
 func (m *machine) command(args ...string) *exec.Cmd {
-	cmd := exec.Command("llcuda-fetch", append([]string{"--home", m.home, "--public-key", m.key, "--as-host", "../../testdata/hosts/colab-t4.json"}, args...)...)
+	cmd := child(m.t, "llcuda-fetch", append([]string{"--home", m.home, "--public-key", m.key, "--as-host", "../../testdata/hosts/colab-t4.json"}, args...)...)
 	cmd.Env = append(os.Environ(), "HF_HUB_CACHE="+filepath.Dir(m.home))
 	return cmd
 }
@@ -199,9 +199,7 @@ func TestInterrupted(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			for !waits() {
-				time.Sleep(10 * time.Millisecond)
-			}
+			await(t, &out, waits)
 			if err := cmd.Process.Signal(cmp.Or(test.signal, os.Interrupt)); err != nil {
 				t.Fatal(err)
 			}

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,7 +56,7 @@ func (n *node) become(gpus ...string) {
 func (n *node) fetch(code int, args ...string) (out string, requests int) {
 	n.t.Helper()
 	before := len(n.server.Requests())
-	cmd := exec.Command(n.path("llcuda-fetch"), append([]string{"--home", n.path("store")}, args...)...)
+	cmd := child(n.t, n.path("llcuda-fetch"), append([]string{"--home", n.path("store")}, args...)...)
 	cmd.Env, cmd.Dir = append(n.machine.environ(), n.environ...), n.dir
 	text, _ := cmd.CombinedOutput()
 	if got := cmd.ProcessState.ExitCode(); got != code {
@@ -232,7 +231,7 @@ func (n *node) python() string {
 	if err := os.MkdirAll(folder, 0o777); err != nil {
 		n.t.Fatal(err)
 	}
-	cmd := exec.Command("tar", "-xzf", filepath.Join(n.release.Dir, runtime.Name), "--strip-components=1", "-C", folder)
+	cmd := child(n.t, "tar", "-xzf", filepath.Join(n.release.Dir, runtime.Name), "--strip-components=1", "-C", folder)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		n.t.Fatalf("%v\n%s", err, out)
 	}

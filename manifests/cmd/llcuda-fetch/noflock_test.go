@@ -66,7 +66,7 @@ func TestWithoutFlock(t *testing.T) {
 			var group sync.WaitGroup
 			for range 4 {
 				group.Go(func() {
-					cmd := exec.Command("noflock", strconv.Itoa(int(errno)), "llcuda-fetch", "--home", home, "--public-key", key, "--mirror", mirror.URL, "--as-host", "../../testdata/hosts/rtx-2080-ti.json")
+					cmd := child(t, "noflock", strconv.Itoa(int(errno)), "llcuda-fetch", "--home", home, "--public-key", key, "--mirror", mirror.URL, "--as-host", "../../testdata/hosts/rtx-2080-ti.json")
 					if out, err := cmd.CombinedOutput(); err != nil {
 						t.Errorf("%v\n%s", err, out)
 					}

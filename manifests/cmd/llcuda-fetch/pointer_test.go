@@ -65,7 +65,7 @@ func (m *mirror) point(signed []byte) {
 }
 
 func (m *mirror) command(home string, args ...string) *exec.Cmd {
-	return exec.Command("llcuda-fetch", append([]string{"--home", home, "--public-key", m.key, "--mirror", m.url, "--as-host", "../../testdata/hosts/rtx-2080-ti.json"}, args...)...)
+	return child(m.t, "llcuda-fetch", append([]string{"--home", home, "--public-key", m.key, "--mirror", m.url, "--as-host", "../../testdata/hosts/rtx-2080-ti.json"}, args...)...)
 }
 
 // TestPointerAttacks tries every way in which an attacker could name a release other than the farm's. Each attempt ends
@@ -270,7 +270,7 @@ func TestPublishedPointerIsFollowed(t *testing.T) {
 	far, home := filepath.Join(t.TempDir(), "far.git"), filepath.Join(t.TempDir(), "store")
 	near := t.TempDir()
 	for _, dir := range []string{far, near} {
-		if out, err := exec.Command("git", "init", "--quiet", "--bare", dir).CombinedOutput(); err != nil {
+		if out, err := child(t, "git", "init", "--quiet", "--bare", dir).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
@@ -280,7 +280,7 @@ func TestPublishedPointerIsFollowed(t *testing.T) {
 			files.ServeHTTP(w, r)
 			return
 		}
-		data, err := exec.Command("git", "-C", far, "cat-file", "blob", "refs/heads/"+manifests.PointerBranch+":"+manifests.PointerName).Output()
+		data, err := child(t, "git", "-C", far, "cat-file", "blob", "refs/heads/"+manifests.PointerBranch+":"+manifests.PointerName).Output()
 		if err != nil {
 			http.NotFound(w, r)
 			return
@@ -293,11 +293,13 @@ func TestPublishedPointerIsFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	for i, step := range []struct {
 		release *fetchtest.Release
 		back    bool
 	}{{m.older, false}, {m.newer, false}, {m.older, true}, {m.newer, false}} {
-		_, _, err := pointer.Publish(t.Context(), pointer.Branch{Dir: near, Remote: far}, pointer.Options{
+		_, _, err := pointer.Publish(ctx, pointer.Branch{Dir: near, Remote: far}, pointer.Options{
 			Release: step.release.Manifest.Release, Back: step.back, Verifier: verifier,
 			Manifest: func(context.Context, string) (string, error) { return step.release.Pointer(t, 1).Manifest, nil },
 			Sign: func(_ context.Context, statement []byte) ([]byte, error) {

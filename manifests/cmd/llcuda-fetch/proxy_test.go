@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -151,7 +150,7 @@ func TestProxyAndPrivateAuthority(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.Command("llcuda-fetch", "--home", filepath.Join(t.TempDir(), "store"), "--public-key", key, "--mirror", "https://mirror.example/", "--as-host", "../../testdata/hosts/rtx-2080-ti.json")
+			cmd := child(t, "llcuda-fetch", "--home", filepath.Join(t.TempDir(), "store"), "--public-key", key, "--mirror", "https://mirror.example/", "--as-host", "../../testdata/hosts/rtx-2080-ti.json")
 			cmd.Env = append(slices.DeleteFunc(os.Environ(), func(pair string) bool {
 				name, _, _ := strings.Cut(strings.ToUpper(pair), "=")
 				return strings.HasSuffix(name, "_PROXY")

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -56,7 +55,7 @@ export HF_HUB_CACHE=$PWD/fourth-hub # remembered from the installation
 run pull org/tiny:tiny.gguf
 cmp ` + weights + ` "$(run pull TINY --offline)"
 echo WHOLE`
-	data, err := exec.Command("unshare", "--map-root-user", "--mount", "sh", "-c", script).CombinedOutput()
+	data, err := child(t, "unshare", "--map-root-user", "--mount", "sh", "-c", script).CombinedOutput()
 	out := string(data)
 	if err != nil && strings.Contains(out, "unshare") {
 		t.Skipf("this machine makes no namespaces: %s", out)

@@ -36,9 +36,14 @@ func TestScripts(t *testing.T) {
 	for _, release := range []string{"v1.0.0-runtime", "v1.1.0-runtime"} {
 		build(t, filepath.Join(clients, release), ".", release)
 	}
+	deadline := time.Now().Add(buildPatience) // some of them build
+	if own, ok := t.Deadline(); ok && own.Before(deadline) {
+		deadline = own
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
+		Deadline:            deadline,
 		Setup: func(e *testscript.Env) error {
 			e.Values["t"] = e.T().(testing.TB)
 			e.Values["releases"] = map[string]*fetchtest.Release{}
@@ -126,7 +131,7 @@ func writeModel(ts *testscript.TestScript, _ bool, args []string) {
 func packaged(ts *testscript.TestScript, _ bool, args []string) {
 	program := ts.MkAbs("bin/llcuda-fetch")
 	ts.Check(os.MkdirAll(filepath.Dir(program), 0o777))
-	cmd := exec.Command("go", "build", "-o", program, "-tags", "grpcnotrace", "-ldflags", "-X github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli.release="+args[0], ".")
+	cmd := child(ts.Value("t").(testing.TB), "go", "build", "-o", program, "-tags", "grpcnotrace", "-ldflags", "-X github.com/waqasm86/llcuda-farm/manifests/fetch/fetchcli.release="+args[0], ".")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		ts.Fatalf("go build: %v\n%s", err, out)
@@ -251,7 +256,7 @@ func holdLock(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.MkdirAll(home, 0o755))
 	ts.Check(os.WriteFile(filepath.Join(home, "llcuda-store"), []byte("llcuda-fetch keeps its installations in this folder, format 1\n"), 0o644))
 	lock := filepath.Join(home, "lock")
-	cmd := exec.Command("flock", lock, "sh", "-c", fmt.Sprintf(`echo '{"pid":4711,"command":"llcuda-fetch install","since":"2026-01-02T03:04:05Z"}' >%s; sleep %s`, lock, args[1]))
+	cmd := child(ts.Value("t").(testing.TB), "flock", lock, "sh", "-c", fmt.Sprintf(`echo '{"pid":4711,"command":"llcuda-fetch install","since":"2026-01-02T03:04:05Z"}' >%s; sleep %s`, lock, args[1]))
 	ts.Check(cmd.Start())
 	ts.Defer(func() { _ = cmd.Wait() })
 	for range 100 {

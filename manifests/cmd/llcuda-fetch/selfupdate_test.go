@@ -75,7 +75,7 @@ func (p *published) put(tag string) {
 }
 
 func (p *published) command(args ...string) *exec.Cmd {
-	return exec.Command(p.program, append([]string{"--public-key", p.key, "--mirror", p.mirror + "/{release}", "--home", filepath.Join(p.mirror, "none")}, args...)...)
+	return child(p.t, p.program, append([]string{"--public-key", p.key, "--mirror", p.mirror + "/{release}", "--home", filepath.Join(p.mirror, "none")}, args...)...)
 }
 
 // there is the release whose client is there, whole.
@@ -188,8 +188,9 @@ func TestSelfUpdateWhereItCannot(t *testing.T) {
 		{name: "a program that is mounted", place: "cp -r $BIN bin && cp bin/llcuda-fetch it && mount --bind it bin/llcuda-fetch", run: "UPDATE", code: 1, want: "device or resource busy", hint: "something is mounted on it"},
 		{name: "a full disk", place: "mkdir bin && mount -t tmpfs -o size=$((SIZE + 4000000)) tmpfs bin && cp $BIN/* bin", run: "UPDATE", code: 8, want: "bytes are needed", hint: "make room on the file system of "},
 		{name: "room for the archive alone", place: "mkdir bin && mount -t tmpfs -o size=$((SIZE + SIZE)) tmpfs bin && cp $BIN/* bin", run: "UPDATE", code: 8, want: "no space left on device", hint: "make room on the file system of "},
-		// The key arrives once nothing may be executed there any longer.
-		{name: "noexec", place: "mkdir bin && mount -t tmpfs tmpfs bin && cp $BIN/* bin && mkfifo key", run: "KEY=key; UPDATE & cat $REALKEY >/dev/null; mount -o remount,noexec bin; cat $REALKEY >key; wait $!", code: 1, want: "permission denied", hint: "is mounted noexec"},
+		// The key arrives once nothing may be executed there any longer; that begins when the program, which is itself
+		// executed there, has opened the key.
+		{name: "noexec", place: "mkdir bin && mount -t tmpfs tmpfs bin && cp $BIN/* bin && mkfifo key", run: "KEY=key; UPDATE & exec 3>key; mount -o remount,noexec bin; cat $REALKEY >&3; exec 3>&-; wait $!", code: 1, want: "permission denied", hint: "is mounted noexec"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			work := t.TempDir()
@@ -205,7 +206,7 @@ func TestSelfUpdateWhereItCannot(t *testing.T) {
 			if strings.HasPrefix(test.hint, "another user") {
 				args = args[3:] // root in a user namespace is the user who owns the files
 			}
-			cmd := exec.Command(args[0], args[1:]...)
+			cmd := child(t, args[0], args[1:]...)
 			cmd.Dir = work
 			cmd.Env = append(os.Environ(), "HOME="+work, "BIN="+p.bin, "REALKEY="+p.key, "KEY="+p.key, "MIRROR="+filepath.Join(p.mirror, "v1.1.0-runtime"),
 				fmt.Sprintf("SIZE=%d", len(p.clients["v1.0.0-runtime"])))

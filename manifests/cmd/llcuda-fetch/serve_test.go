@@ -73,16 +73,14 @@ func TestServeEndsInOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("llcuda-fetch", "serve", model, "--events")
+	cmd := child(t, "llcuda-fetch", "serve", model, "--events")
 	cmd.Env = append(os.Environ(), "LLAMA_SERVER_PATH="+server, "LLCUDA_HOME="+filepath.Join(dir, "store"), "LLCUDA_OFFLINE=1", "STANDIN_LINGERS=1500ms")
 	var out lines
 	cmd.Stderr = &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for !strings.Contains(out.String(), `"event":"ready"`) {
-		time.Sleep(10 * time.Millisecond)
-	}
+	await(t, &out, func() bool { return strings.Contains(out.String(), `"event":"ready"`) })
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +104,7 @@ func TestServe(t *testing.T) {
 	}
 	home := filepath.Join(dir, "store")
 	servetest.Check(t, func(args ...string) *exec.Cmd {
-		cmd := exec.Command("llcuda-fetch", args...)
+		cmd := child(t, "llcuda-fetch", args...)
 		cmd.Env = append(os.Environ(), "LLAMA_SERVER_PATH="+server, "LLCUDA_HOME="+home, "LLCUDA_OFFLINE=1")
 		return cmd
 	}, model)

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -39,7 +38,7 @@ func TestDocsCommands(t *testing.T) {
 			}
 			shown++
 			command, _, _ = strings.Cut(command, " #")
-			if out, err := help(strings.Fields(command)); err != nil {
+			if out, err := help(t, strings.Fields(command)); err != nil {
 				t.Errorf("%s: llcuda-fetch%s: %v\n%s", path, command, err, out)
 			}
 		}
@@ -48,14 +47,15 @@ func TestDocsCommands(t *testing.T) {
 		t.Errorf("they show only %d", shown)
 	}
 	for _, wrong := range []string{"instal", "install --sn 75", "completion tcsh"} {
-		if out, err := help(strings.Fields(wrong)); err == nil {
+		if out, err := help(t, strings.Fields(wrong)); err == nil {
 			t.Errorf("llcuda-fetch %s is taken for right:\n%s", wrong, out)
 		}
 	}
 }
 
 // help asks for the help of a command as it is shown, with its flags.
-func help(words []string) (string, error) {
+func help(t *testing.T, words []string) (string, error) {
+	t.Helper()
 	command := "llcuda-fetch"
 	if len(words) > 0 && words[0][0] != '-' {
 		command += " " + words[0]
@@ -67,7 +67,7 @@ func help(words []string) (string, error) {
 	}
 	// --help stands before the rest: what follows run's program is that program's own.
 	arguments := slices.Concat(strings.Fields(command)[1:], []string{"--help"}, words)
-	out, err := exec.Command("llcuda-fetch", arguments...).CombinedOutput()
+	out, err := child(t, "llcuda-fetch", arguments...).CombinedOutput()
 	if err == nil && !strings.Contains(string(out), "Usage:\n  "+command) {
 		err = errors.New("that is the help of another command")
 	}
@@ -119,7 +119,7 @@ func TestWorkflowCommands(t *testing.T) {
 	for i, want := range []string{"llcuda-bins-sm75 of release v1.1.0-runtime installed", "bench: -m " + model + " -ngl 99\n"} {
 		// Whose key signed and which machine it is are not the same here.
 		arguments := slices.Concat([]string{"--public-key", key, "--as-host", host, "--home", filepath.Join(work, "store")}, strings.Fields(commands[i]))
-		cmd := exec.Command("llcuda-fetch", arguments...)
+		cmd := child(t, "llcuda-fetch", arguments...)
 		cmd.Dir = work
 		cmd.Env = append(os.Environ(), "HF_HUB_CACHE="+hub, "HF_ENDPOINT=http://127.0.0.1:1")
 		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), want) {

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/docker/mirror"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
+	"github.com/waqasm86/llcuda-farm/publisher/pypi"
 )
 
 // fetchConcurrency is polite to a public mirror: so many connections, each with a file of its own.
@@ -26,22 +29,28 @@ const fetchConcurrency = 8
 type FetchOptions struct {
 	Mirrors     []string // roots of Debian mirrors, tried in this order; an archive of the mirror of some day works as well
 	NPMRegistry string   // the npm registry's root
-	Archive     string   // what Debian's files come from that no mirror gives: the root of its archive of the lock's day
-	Snapshot    string   // the lock's day, if it is not that of docker/cuda12
-	Concurrency int      // files downloaded and hashed at once
+	// PyPI is the index of wheels. The public one is not asked: the lock has its files' paths. Another is asked where it
+	// keeps them.
+	PyPI        pypi.Index
+	Archive     string // what Debian's files come from that no mirror gives: the root of its archive of the lock's day
+	Snapshot    string // the lock's day, if it is not that of docker/cuda12
+	Concurrency int    // files downloaded and hashed at once
 	// Transfer downloads. The zero value will do.
 	Transfer transfer.Client
 	// Progress is called with the bytes that have arrived, out of all bytes of the lock. Calls do not overlap.
 	Progress func(measure.Progress)
 }
 
-// MirrorsFromEnv takes the mirrors from LLCUDA_DEBIAN_MIRROR and npm_config_registry.
+// MirrorsFromEnv takes the mirrors from LLCUDA_DEBIAN_MIRROR, npm_config_registry and pip's PIP_INDEX_URL.
 func MirrorsFromEnv(getenv func(string) string) FetchOptions {
-	return FetchOptions{Mirrors: mirror.DebianFromEnv(getenv), NPMRegistry: mirror.NPMFromEnv(getenv)}
+	return FetchOptions{
+		Mirrors: mirror.DebianFromEnv(getenv), NPMRegistry: mirror.NPMFromEnv(getenv), PyPI: pypi.Index{URL: mirror.PyPIFromEnv(getenv)},
+	}
 }
 
 // A GoneError is a file of the lock that no mirror has.
 type GoneError struct {
+	Kind          cuda12.Kind
 	Name, Version string
 	URL           string // the first that was asked
 }
@@ -52,6 +61,9 @@ func (e *GoneError) Error() string {
 
 // Hint is the way out.
 func (e *GoneError) Hint() string {
+	if e.Kind == cuda12.PyPI {
+		return "set PIP_INDEX_URL to an index that has it, or choose another version in docker/cuda13/packages.in and run `go generate ./docker/cuda13`"
+	}
 	return "run `go generate ./docker/cuda12` to lock the versions the mirror has now, or set LLCUDA_DEBIAN_MIRROR to a mirror or an archive that still has this one"
 }
 
@@ -72,6 +84,7 @@ func Fetch(ctx context.Context, lock cuda12.Lock, cacheDir string, opts FetchOpt
 	}
 	opts.Archive = cmp.Or(opts.Archive, mirror.DebianSnapshots+cmp.Or(opts.Snapshot, cuda12.Snapshot(cuda12.LockFile)))
 	opts.NPMRegistry = cmp.Or(opts.NPMRegistry, mirror.NPM)
+	opts.PyPI.URL = cmp.Or(opts.PyPI.URL, mirror.PyPI)
 	opts.Transfer.Streams = 1
 	dir := FilesDir(cacheDir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -113,7 +126,7 @@ func (m *meter) add(n int64) {
 
 func fetchFile(ctx context.Context, p cuda12.Package, dir string, checked *filestamp.Record, opts FetchOptions, meter *meter) error {
 	dest := filepath.Join(dir, p.SHA256)
-	blob := transfer.Blob{Name: p.Name + " " + p.Version, Size: p.Size, SHA256: p.SHA256, URLs: addresses(p, opts)}
+	blob := transfer.Blob{Name: p.Name + " " + p.Version, Size: p.Size, SHA256: p.SHA256}
 	right, err := checked.Check(dest, func() (bool, error) {
 		size, err := blob.SizeOf(dest)
 		return size >= 0, err
@@ -125,6 +138,9 @@ func fetchFile(ctx context.Context, p cuda12.Package, dir string, checked *files
 		meter.add(p.Size)
 		return nil
 	}
+	if blob.URLs, err = addresses(ctx, p, opts); err != nil {
+		return err
+	}
 	var counted int64
 	count := func(done int64) { meter.add(done - counted); counted = done }
 	_, err = opts.Transfer.Save(ctx, blob, dest, func(at transfer.Progress) { count(at.Done) })
@@ -135,19 +151,32 @@ func fetchFile(ctx context.Context, p cuda12.Package, dir string, checked *files
 	count(0)
 	if network, ok := errors.AsType[*transfer.NetworkError](err); ok && network.IsMissing() {
 		status, _ := errors.AsType[*transfer.StatusError](err)
-		return &GoneError{Name: p.Name, Version: p.Version, URL: status.URL}
+		return &GoneError{Kind: p.Kind, Name: p.Name, Version: p.Version, URL: status.URL}
 	}
 	return fmt.Errorf("fetching %s: %w", p.Name, err)
 }
 
-// addresses returns where a package may be, in the order to try them. npm has no archive.
-func addresses(p cuda12.Package, opts FetchOptions) []string {
-	if p.Kind == cuda12.NPM {
-		return []string{strings.TrimRight(opts.NPMRegistry, "/") + "/" + p.Path}
+// addresses returns where a package may be, in the order to try them. Only Debian has an archive.
+func addresses(ctx context.Context, p cuda12.Package, opts FetchOptions) ([]string, error) {
+	switch {
+	case p.Kind == cuda12.NPM:
+		return []string{strings.TrimRight(opts.NPMRegistry, "/") + "/" + p.Path}, nil
+	case p.Kind == cuda12.PyPI && opts.PyPI.URL == mirror.PyPI:
+		return []string{mirror.PyPIFiles + "/" + p.Path}, nil
+	case p.Kind == cuda12.PyPI:
+		files, err := opts.PyPI.Files(ctx, p.Name)
+		if err != nil {
+			return nil, fmt.Errorf("fetching %s: %w", p.Name, err)
+		}
+		at := slices.IndexFunc(files, func(f pypi.File) bool { return f.Name == path.Base(p.Path) })
+		if at < 0 {
+			return nil, &GoneError{Kind: p.Kind, Name: p.Name, Version: p.Version, URL: opts.PyPI.URL + "/" + path.Base(p.Path)}
+		}
+		return []string{files[at].URL}, nil
 	}
 	var list []string
 	for _, root := range append(opts.Mirrors[:len(opts.Mirrors):len(opts.Mirrors)], opts.Archive) {
 		list = append(list, strings.TrimRight(root, "/")+"/"+p.Path)
 	}
-	return list
+	return list, nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/manifests/retry"
+	"github.com/waqasm86/llcuda-farm/publisher/pypi"
 )
 
 // A testMirror is a small Debian mirror and npm registry in one. Each path has a list
@@ -333,6 +334,75 @@ func TestFetchResumes(t *testing.T) {
 		if first != 10 || last != file.Size {
 			t.Errorf("%s: progress from %d to %d, want from 10 to %d", name, first, last, file.Size)
 		}
+	}
+}
+
+// A wheel comes from where the index says that it is, resumes there, and has the lock's digest whatever the index says.
+func TestFetchWheel(t *testing.T) {
+	const content = "the very content"
+	sum := sha256.Sum256([]byte(content))
+	wheel := cuda12.Package{
+		Kind: cuda12.PyPI, Name: "nvidia-nvvm", Version: "13.3.73", Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:]),
+		Path: "packages/f3/e7/00/nvidia_nvvm-13.3.73-py3-none-manylinux2010_x86_64.whl",
+	}
+	page := func(text string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			fmt.Fprint(w, text)
+		}
+	}
+	const link = `<a href="../../+f/nvidia_nvvm-13.3.73-py3-none-manylinux2010_x86_64.whl#sha256=00">`
+	for name, test := range map[string]struct {
+		page, file []http.HandlerFunc
+		want       string // of the error
+	}{
+		"there":                 {[]http.HandlerFunc{page(link)}, []http.HandlerFunc{whole(content)}, ""},
+		"interrupted":           {[]http.HandlerFunc{status(503), page(link)}, []http.HandlerFunc{cut(content), whole(content)}, ""},
+		"only other platforms":  {[]http.HandlerFunc{page(strings.ReplaceAll(link, "x86_64", "aarch64"))}, nil, "no longer has"},
+		"only another version":  {[]http.HandlerFunc{page(strings.ReplaceAll(link, "13.3.73", "13.3.33"))}, nil, "no longer has"},
+		"no such project":       {nil, nil, "no longer has"},
+		"listed, and not there": {[]http.HandlerFunc{page(link)}, []http.HandlerFunc{status(404)}, "no longer has"},
+		"other bytes":           {[]http.HandlerFunc{page(link)}, []http.HandlerFunc{whole("the evil content")}, "has sha256"},
+		"an index that refuses": {[]http.HandlerFunc{status(403)}, nil, "403"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, cache := newMirror(t), t.TempDir()
+			m.answers["simple/nvidia-nvvm/"], m.answers["+f/nvidia_nvvm-13.3.73-py3-none-manylinux2010_x86_64.whl"] = test.page, test.file
+			opts := m.options()
+			opts.PyPI = pypi.Index{URL: m.URL + "/simple", FirstWait: time.Millisecond}
+			var last measure.Progress
+			opts.Progress = func(at measure.Progress) { last = at }
+			err := Fetch(t.Context(), cuda12.Lock{wheel}, cache, opts)
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v, want %q", err, test.want)
+			}
+			if gone, ok := errors.AsType[*GoneError](err); ok && !strings.Contains(gone.Hint(), "PIP_INDEX_URL") {
+				t.Errorf("the hint is %q", gone.Hint())
+			}
+			if test.want != "" {
+				return
+			}
+			if diff := cmp.Diff(map[string]string{wheel.SHA256: content}, files(t, cache)); diff != "" {
+				t.Errorf("files (-want +got):\n%s", diff)
+			}
+			if last.Done != wheel.Size || last.Total != wheel.Size {
+				t.Errorf("progress ended at %+v, want %d", last, wheel.Size)
+			}
+			// What is there is not asked for.
+			m.Close()
+			if err := Fetch(t.Context(), cuda12.Lock{wheel}, cache, opts); err != nil {
+				t.Errorf("a second fetch: %v", err)
+			}
+		})
+	}
+	// The public index need not be asked.
+	at, err := addresses(t.Context(), wheel, FetchOptions{PyPI: MirrorsFromEnv(func(string) string { return "" }).PyPI})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"https://files.pythonhosted.org/" + wheel.Path}, at); diff != "" {
+		t.Errorf("addresses (-want +got):\n%s", diff)
 	}
 }
 

@@ -1,7 +1,7 @@
 // Package image makes and fetches what the builder image is made of.
 //
-// The engine's stages call it before they build anything. From the lock and the script of package
-// cuda12 it makes a folder of checked files to mount for install.sh (Fetch), a base image
+// The engine's stages call it before they build anything. From a toolkit's lock and the script of
+// package cuda12 it makes a folder of checked files to mount for install.sh (Fetch), a base image
 // (ResolveBase if a registry is reachable, MakeBase if none is), and the digest that names the
 // builder (Digest). It talks to mirrors and registries; it never talks to the engine and never
 // prints.

@@ -7,7 +7,8 @@ jobs=$(sh /stages/jobs.sh 3) # cicc takes up to 3 GiB
 # the device half to what happens elsewhere in the tree.
 export SOURCE_DATE_EPOCH=315532800 # 1980-01-01
 
-# The same source gives the same PTX: see there. ccache takes it for a part of the compiler.
+# The same source gives the same PTX: see there. CUDA 13 keeps the names in cubins, too, so these depend on it as well.
+# ccache takes it for a part of the compiler.
 gcc -shared -fPIC -O2 -Wall -Werror -o /tmp/steady.so /stages/device/steady.c
 export LD_PRELOAD=/tmp/steady.so CCACHE_EXTRAFILES=/stages/device/steady.c
 setarch --addr-no-randomize true || echo "this engine forbids personality(2): PTX may differ from build to build, cubins do not"

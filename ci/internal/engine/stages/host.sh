@@ -19,7 +19,7 @@ for library in /build/bin/*.so*; do
 done
 # OpenMP's runtime is the one library of the compiler that bare systems lack.
 if readelf -d /out/lib/*.so* | grep -q 'NEEDED.*libgomp\.so\.1'; then
-    cp "$(realpath "$(gcc -print-file-name=libgomp.so.1)")" /out/lib/libgomp.so.1
+    cp /opt/llcuda/link/libgomp.so.1 /out/lib/libgomp.so.1
     chmod 755 /out/lib/libgomp.so.1
 fi
 cp /src/LICENSE /out/LICENSE

@@ -26,7 +26,7 @@ vendored() {
         fi
     done
     title "libgomp (GCC, with the GCC Runtime Library Exception)"
-    cat /usr/share/doc/gcc-12-base/copyright
+    cat /opt/llcuda/link/libgomp.copyright
     title "GNU General Public License, version 3"
     cat /usr/share/common-licenses/GPL-3
 }
@@ -66,9 +66,11 @@ compiled() {
     done
     if grep -qE '/(cub|thrust|cuda/std)/' /tmp/read; then
         title "CUB, Thrust and libcu++ (NVIDIA CUDA Core Compute Libraries)"
-        cat /usr/share/doc/libcub-dev/copyright
-        title "Apache License, version 2.0"
-        cat /usr/share/common-licenses/Apache-2.0
+        cat /opt/llcuda/LICENSE-cccl
+        if grep -q /usr/share/common-licenses/Apache-2.0 /opt/llcuda/LICENSE-cccl; then
+            title "Apache License, version 2.0"
+            cat /usr/share/common-licenses/Apache-2.0
+        fi
     fi
     rm /tmp/read
 }

@@ -6,10 +6,21 @@
 #include "hash/hash.h"
 #include "llama.h"
 
+#include <sched.h>
+#include <spawn.h>
+
+#include <cerrno>
+#include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
+#include <filesystem>
+#include <mutex>
+#include <sstream>
+#include <thread>
 
 static const size_t MIB = 1024 * 1024;
 
@@ -80,7 +91,57 @@ float common_vec_dot(const std::vector<float> & x, const std::vector<float> & y)
     return result;
 }
 
+// Asks the C and C++ libraries for what llama.cpp asks them for and systems as old as the floors lack: the farm links it
+// into each file. Returns what went wrong.
+static std::string common_libraries_problem() {
+    const std::filesystem::path missing = std::filesystem::path("no") / "such" / "file";
+    const auto                  pause   = std::chrono::milliseconds(20);
+    std::ostringstream          problem;
+    std::exception_ptr          carried;
+    std::thread([&] {
+        std::mutex                   mutex;
+        std::condition_variable      condition;
+        std::unique_lock<std::mutex> lock(mutex);
+        const auto began = std::chrono::steady_clock::now();
+        if (condition.wait_for(lock, pause, [] { return false; }) || std::chrono::steady_clock::now() - began < pause) {
+            problem << "a wait ended early; ";
+        }
+        try {
+            const auto size = std::filesystem::file_size(missing);
+            problem << "a missing file has " << size << " bytes; ";
+        } catch (...) {
+            carried = std::current_exception();
+        }
+    }).join();
+    try {
+        const std::exception_ptr copy = carried;
+        carried = nullptr;
+        std::rethrow_exception(copy);
+    } catch (const std::filesystem::filesystem_error & error) {
+        if (error.path1() != missing || error.code() != std::errc::no_such_file_or_directory) {
+            problem << error.what() << "; ";
+        }
+    }
+    unsigned cpu = 0, node = 0;
+    if (getcpu(&cpu, &node) != 0) {
+        problem << "getcpu: " << strerror(errno) << "; ";
+    }
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    const int answer = posix_spawn_file_actions_addchdir_np(&actions, "/");
+    if (answer != 0 && answer != ENOSYS) { // what it says where glibc is older than 2.29
+        problem << "addchdir_np: " << strerror(answer) << "; ";
+    }
+    posix_spawn_file_actions_destroy(&actions);
+    return problem.str();
+}
+
 int common_run(const common_params & params, size_t values) {
+    const std::string lacking = common_libraries_problem();
+    if (!lacking.empty()) {
+        fprintf(stderr, "error: %s\n", lacking.c_str());
+        return 1;
+    }
     if (!params.model.empty()) {
         llama_model_info info = {};
         const std::string problem = llama_model_read(params.model.c_str(), &info);

@@ -284,7 +284,7 @@ func (r *running) ends(code int, reason string) event {
 // answers asks the server whether it is well.
 func (r *running) answers() {
 	r.t.Helper()
-	response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get(r.last("ready").URL + "/health")
+	response, err := (&http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true}}).Get(r.last("ready").URL + "/health")
 	if err != nil {
 		r.t.Fatal(err)
 	}
