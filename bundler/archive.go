@@ -60,35 +60,54 @@ func Unpack(ctx context.Context, name string, root *os.Root) (manifests.Metadata
 	return *meta, nil
 }
 
+// A Verification is what VerifyArchive found.
+type Verification struct {
+	// Metadata is a bundle's, and Libraries what the archive takes and gives; nil where they cannot be read.
+	Metadata  *manifests.Metadata
+	Libraries *Libraries
+	// Findings are all disagreements.
+	Findings []Finding
+}
+
 // VerifyArchive unpacks an archive into a temporary folder and rederives everything that is claimed
 // of it: its digests, the layout, metadata.json from the files, the audit under the rules of its SM,
-// and the manifest's entry, which it compares with want. It returns a bundle's metadata where that
-// can be read, and every disagreement; its error means that it could not check.
-func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, rulesFor func(matrix.SM) (Rules, error)) (*manifests.Metadata, []Finding, error) {
+// and the manifest's entry, which it compares with want. Its error means that it could not check.
+func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, rulesFor func(matrix.SM) (Rules, error)) (Verification, error) {
+	fail := func(err error) (Verification, error) {
+		return Verification{}, fmt.Errorf("verifying %s: %w", name, err)
+	}
 	dir, err := os.MkdirTemp("", "llcuda-verify-")
 	if err != nil {
-		return nil, nil, fmt.Errorf("verifying %s: %w", name, err)
+		return fail(err)
 	}
 	defer os.RemoveAll(dir)
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, nil, fmt.Errorf("verifying %s: %w", name, err)
+		return fail(err)
 	}
 	defer root.Close()
 	a, err := readArchive(ctx, name, root)
 	if err != nil {
-		return nil, nil, fmt.Errorf("verifying %s: %w", name, err)
+		return fail(err)
 	}
 	unpacked := len(a.Findings) == 0
 	got, meta := a.describe()
 	a.Findings = append(a.Findings, archive.CompareFields(RuleManifest, "", "the manifest says", "the archive says", want, got)...)
+	v := Verification{Metadata: meta}
 	if unpacked {
-		err = a.audit(ctx, root.FS(), meta, rulesFor)
+		if err := a.audit(ctx, root.FS(), meta, rulesFor); err != nil {
+			return fail(err)
+		}
+		if got.Toolkit != nil {
+			t, err := readTree(root.FS(), *got.Toolkit)
+			if err != nil {
+				return fail(err)
+			}
+			v.Libraries = t.libraries()
+		}
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("verifying %s: %w", name, err)
-	}
-	return meta, a.Findings, nil
+	v.Findings = a.Findings
+	return v, nil
 }
 
 // audit checks the unpacked files against the rules and against metadata.json.

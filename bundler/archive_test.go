@@ -32,9 +32,9 @@ func TestVerifyArchive(t *testing.T) {
 			manifests.Artifact
 		}{{out, artifacts[i]}, {runtimeOut, runtimeArtifacts[i]}} {
 			name := filepath.Join(good.dir, good.Name)
-			_, findings, err := bundler.VerifyArchive(context.Background(), name, good.Artifact, rulesFor)
-			if err != nil || len(findings) > 0 {
-				t.Errorf("%s: %v, %v", good.Name, findings, err)
+			verified, err := bundler.VerifyArchive(context.Background(), name, good.Artifact, rulesFor)
+			if err != nil || len(verified.Findings) > 0 {
+				t.Errorf("%s: %v, %v", good.Name, verified.Findings, err)
 			}
 			read, err := bundler.ReadArtifact(context.Background(), name)
 			if err != nil {
@@ -330,12 +330,12 @@ func TestForgedArchive(t *testing.T) {
 				}
 				want.SHA256, want.Size = sha256Of(packed), int64(len(packed))
 				want.Tar = &manifests.Digest{SHA256: sha256Of(inner), Size: int64(len(inner))}
-				_, findings, err := bundler.VerifyArchive(context.Background(), name, want, rulesFor)
+				verified, err := bundler.VerifyArchive(context.Background(), name, want, rulesFor)
 				if err != nil {
 					t.Fatal(err)
 				}
 				// What the manifest says of the rest is another matter.
-				findings = slices.DeleteFunc(findings, func(f bundler.Finding) bool { return f.Rule == bundler.RuleManifest })
+				findings := slices.DeleteFunc(verified.Findings, func(f bundler.Finding) bool { return f.Rule == bundler.RuleManifest })
 				got := keysOf(findings)
 				if len(got) == 0 {
 					t.Fatalf("%s: nothing was noticed", want.Name)
@@ -373,12 +373,12 @@ func TestMislabelled(t *testing.T) {
 	} {
 		want := artifacts[1]
 		change(&want)
-		_, findings, err := bundler.VerifyArchive(context.Background(), filepath.Join(out, want.Name), want, rulesFor)
+		verified, err := bundler.VerifyArchive(context.Background(), filepath.Join(out, want.Name), want, rulesFor)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(findings) != 1 || findings[0].Rule != bundler.RuleManifest || !strings.HasPrefix(findings[0].Detail, name+": ") {
-			t.Errorf("%s: %v", name, findings)
+		if len(verified.Findings) != 1 || verified.Findings[0].Rule != bundler.RuleManifest || !strings.HasPrefix(verified.Findings[0].Detail, name+": ") {
+			t.Errorf("%s: %v", name, verified.Findings)
 		}
 	}
 }
@@ -397,9 +397,9 @@ func TestDamagedArchive(t *testing.T) {
 			if err := os.WriteFile(name, damaged, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			_, findings, err := bundler.VerifyArchive(context.Background(), name, a, rulesFor)
-			if err != nil || len(findings) == 0 {
-				t.Errorf("%s %s: %v, %v", what, a.Name, findings, err)
+			verified, err := bundler.VerifyArchive(context.Background(), name, a, rulesFor)
+			if err != nil || len(verified.Findings) == 0 {
+				t.Errorf("%s %s: %v, %v", what, a.Name, verified.Findings, err)
 			}
 		}
 	}

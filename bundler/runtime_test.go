@@ -237,13 +237,13 @@ func TestPackLinkedRuntime(t *testing.T) {
 		if diff := cmp.Diff(a, read); diff != "" || err != nil {
 			t.Errorf("read again: %v %s", err, diff)
 		}
-		if _, findings, err := bundler.VerifyArchive(t.Context(), filepath.Join(out, a.Name), a, rulesFor); err != nil || len(findings) > 0 {
-			t.Errorf("verified: %v, %v", findings, err)
+		if verified, err := bundler.VerifyArchive(t.Context(), filepath.Join(out, a.Name), a, rulesFor); err != nil || len(verified.Findings) > 0 {
+			t.Errorf("verified: %v, %v", verified.Findings, err)
 		}
 		other := a
 		other.DeviceCode = &manifests.DeviceCode{Cubin: []matrix.Code{{SM: 75}, {SM: 80}}}
-		if _, findings, err := bundler.VerifyArchive(t.Context(), filepath.Join(out, a.Name), other, rulesFor); err != nil || len(findings) == 0 {
-			t.Errorf("code that is not in it: %v, %v", findings, err)
+		if verified, err := bundler.VerifyArchive(t.Context(), filepath.Join(out, a.Name), other, rulesFor); err != nil || len(verified.Findings) == 0 {
+			t.Errorf("code that is not in it: %v, %v", verified.Findings, err)
 		}
 	}
 }
@@ -314,7 +314,6 @@ func TestPackLinkedRuntimeRefuses(t *testing.T) {
 
 // A bundle is measured by the runtime that serves it, symbol by symbol and version by version, whatever form that has.
 func TestCheckServed(t *testing.T) {
-	toolkit := manifests.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131"}
 	const cuda = "lib/libggml-cuda.so"
 	calls := func(functions ...string) func(b *toolbox, m *module) {
 		return func(b *toolbox, m *module) {
@@ -337,8 +336,8 @@ func TestCheckServed(t *testing.T) {
 		detail  string
 	}{
 		"linked":               {linkedTree, calls("cublasCreate_v2"), nil, ""},
-		"a function beyond it": {linkedTree, calls("cublasCreate_v2", "cublasSgemm_v2"), []string{cuda + ": undefined-symbol"}, "(libllcuda-blas.so.12) lacks cublasSgemm_v2@libcublas.so.12;"},
-		"NVIDIA's without it":  {runtimeTree, calls("cublasCreate_v2"), []string{cuda + ": undefined-symbol"}, "libcublas.so.12 of its CUDA runtime (libcublas.so.12) lacks cublasCreate_v2@libcublas.so.12;"},
+		"a function beyond it": {linkedTree, calls("cublasCreate_v2", "cublasSgemm_v2"), []string{cuda + ": undefined-symbol"}, "libcublas.so.12 of its CUDA runtime lacks cublasSgemm_v2@libcublas.so.12;"},
+		"NVIDIA's without it":  {runtimeTree, calls("cublasCreate_v2"), []string{cuda + ": undefined-symbol"}, "libcublas.so.12 of its CUDA runtime lacks cublasCreate_v2@libcublas.so.12;"},
 		"cublasLt by its name": {linkedTree, func(b *toolbox, m *module) {
 			m.needs = append(m.needs, b.stub("libcublasLt.so.12", "libcublasLt.so.12", "cublasLtCreate"))
 		}, []string{cuda + ": library"}, "it needs libcublasLt.so.12, which its CUDA runtime does not have"},
@@ -366,7 +365,7 @@ func TestCheckServed(t *testing.T) {
 				}
 				return libraries
 			}
-			findings := read(bundleDir, bundle[1]).CheckServed(read(runtimeDir, runtime[1]), toolkit)
+			findings := read(bundleDir, bundle[1]).CheckServed(read(runtimeDir, runtime[1]))
 			if diff := cmp.Diff(test.want, keysOf(findings)); diff != "" {
 				t.Errorf("%s\n%v", diff, findings)
 			}

@@ -224,7 +224,7 @@ func (r *stepRun) runtime(ctx context.Context, image *dagger.Container) (*dagger
 	ctr := r.script(image, "runtime.sh")
 	if major := r.step.Runtime.Major; major != 0 {
 		tree := r.builder.client.Host().Directory(r.step.Source.Dir, dagger.HostDirectoryOpts{Include: []string{"ggml/src/ggml-cuda"}})
-		ctr = ctr.WithMountedDirectory(srcDir, tree).WithEnvVariable("MAJOR", strconv.Itoa(major))
+		ctr = ctr.WithMountedDirectory(srcDir, tree).WithEnvVariable("MAJOR", strconv.Itoa(major)).WithEnvVariable("LINKING", linking)
 	}
 	return r.compile(ctx, ctr, "/stages/runtime.sh")
 }

@@ -136,7 +136,7 @@ func cmakeArguments(src farm.Source) (host, cuda []string) {
 // runtimeKey identifies what a runtime step produces out of files of the image.
 func runtimeKey(image Image) string {
 	sum := sha256.New()
-	io.WriteString(sum, image.Digest)
+	io.WriteString(sum, image.Digest+"\n"+linking)
 	for _, name := range []string{"runtime.sh", "stage.sh"} {
 		script, err := stageFiles.ReadFile("stages/" + name)
 		if err != nil {

@@ -154,12 +154,12 @@ func (d Dir) Describe(ctx context.Context, known *Ledger) (Description, error) {
 	if err != nil {
 		return Description{}, err
 	}
-	unserved, err := d.unserved(ctx, says.Release)
+	libraries, err := d.libraries(ctx, says.Release, known)
 	if err != nil {
 		return Description{}, err
 	}
-	if len(unserved) > 0 {
-		return Description{}, &Refusal{fmt.Errorf("describing %s:\n%w", d, d.Joined(unserved)), "build the bundles and the CUDA runtimes again, from one source"}
+	if lacking := unserved(says.Release, libraries); len(lacking) > 0 {
+		return Description{}, &Refusal{fmt.Errorf("describing %s:\n%w", d, d.Joined(lacking)), "build the bundles and the CUDA runtimes again, from one source"}
 	}
 	return d.writeDescription(archives)
 }

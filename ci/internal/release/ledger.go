@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/filestamp"
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
@@ -28,6 +29,8 @@ type ledgerEntry struct {
 	Stamp    string             `json:"stamp"`
 	Key      string             `json:"key,omitempty"` // names what the archive was made from
 	Artifact manifests.Artifact `json:"artifact"`
+	// Libraries are what the archive takes from CUDA's libraries and gives of them, once that was read.
+	Libraries *bundler.Libraries `json:"libraries,omitempty"`
 }
 
 // OpenLedger opens the ledger of a cache folder.
@@ -54,39 +57,76 @@ func (l *Ledger) entry(archive string) (string, error) {
 	return filepath.Join(l.dir, hex.EncodeToString(sum[:16])+".json"), nil
 }
 
-// Known says what an archive is, and what it was made from, if that was noted of this very file.
-func (l *Ledger) Known(archive string) (artifact manifests.Artifact, key string, ok bool) {
+// read is what was noted of this very file; nil if nothing was.
+func (l *Ledger) read(archive string) *ledgerEntry {
 	if l == nil {
-		return manifests.Artifact{}, "", false
+		return nil
 	}
 	name, err := l.entry(archive)
 	if err != nil {
-		return manifests.Artifact{}, "", false
+		return nil
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return manifests.Artifact{}, "", false
+		return nil
 	}
 	var e ledgerEntry
 	if json.Unmarshal(text, &e) != nil || e.Tool != l.tool || e.Stamp == "" || e.Stamp != filestamp.Of(archive) || e.Artifact.Name != filepath.Base(archive) {
+		return nil
+	}
+	return &e
+}
+
+// Known says what an archive is, and what it was made from, if that was noted of this very file.
+func (l *Ledger) Known(archive string) (artifact manifests.Artifact, key string, ok bool) {
+	e := l.read(archive)
+	if e == nil {
 		return manifests.Artifact{}, "", false
 	}
 	return e.Artifact, e.Key, true
 }
 
-// Note writes down what an archive is. Without a key, the one that was noted before stays.
-func (l *Ledger) Note(archive, key string, artifact manifests.Artifact) error {
-	if l == nil {
+// Libraries are what an archive takes from CUDA's libraries and gives of them; nil if that was not noted of this very
+// file.
+func (l *Ledger) Libraries(archive string) *bundler.Libraries {
+	e := l.read(archive)
+	if e == nil {
 		return nil
 	}
-	if key == "" {
-		_, key, _ = l.Known(archive)
+	return e.Libraries
+}
+
+// Note writes down what an archive is. Without a key, the one that was noted before stays.
+func (l *Ledger) Note(archive, key string, artifact manifests.Artifact) error {
+	e := ledgerEntry{Key: key, Artifact: artifact}
+	if before := l.read(archive); before != nil {
+		e.Libraries = before.Libraries
+		if key == "" {
+			e.Key = before.Key
+		}
+	}
+	return l.write(archive, e)
+}
+
+// NoteLibraries writes down what an archive takes from CUDA's libraries and gives of them.
+func (l *Ledger) NoteLibraries(archive string, artifact manifests.Artifact, libraries *bundler.Libraries) error {
+	e := ledgerEntry{Artifact: artifact, Libraries: libraries}
+	if before := l.read(archive); before != nil {
+		e.Key = before.Key
+	}
+	return l.write(archive, e)
+}
+
+func (l *Ledger) write(archive string, e ledgerEntry) error {
+	if l == nil {
+		return nil
 	}
 	name, err := l.entry(archive)
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(ledgerEntry{l.tool, filestamp.Of(archive), key, artifact})
+	e.Tool, e.Stamp = l.tool, filestamp.Of(archive)
+	text, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}

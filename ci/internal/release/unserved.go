@@ -12,36 +12,47 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// unserved finds what bundles need of CUDA's libraries and their runtimes do not have. A runtime has only what the source
-// that it was made for calls.
-func (d Dir) unserved(ctx context.Context, r manifests.Release) ([]publisher.Finding, error) {
-	bundles, runtimes := r.Bundles(), r.Runtimes()
-	archives := slices.Concat(bundles, runtimes)
-	libraries := make(map[string]*bundler.Libraries, len(archives))
-	var mu sync.Mutex
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(readLimit())
-	for _, a := range archives {
-		group.Go(func() error {
-			read, err := bundler.ReadLibraries(groupCtx, d.Path(a.Name))
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			libraries[a.Name] = read
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
+// unserved finds what bundles take from CUDA's libraries and their runtimes do not give: a runtime has only what the
+// source that it was made for calls. Archives whose libraries are not known are left out.
+func unserved(r manifests.Release, libraries map[string]*bundler.Libraries) []publisher.Finding {
 	var findings []publisher.Finding
-	for _, bundle := range bundles {
+	for _, bundle := range r.Bundles() {
 		runtime, _ := r.Runtime(bundle) // Check has seen to it
-		for _, f := range libraries[bundle.Name].CheckServed(libraries[runtime.Name], *bundle.Toolkit) {
+		takes, gives := libraries[bundle.Name], libraries[runtime.Name]
+		if takes == nil || gives == nil {
+			continue
+		}
+		for _, f := range takes.CheckServed(gives) {
 			findings = append(findings, publisher.Finding{Name: bundle.Name, Rule: f.Rule, Detail: f.Path + ": " + f.Detail})
 		}
 	}
-	return findings, nil
+	return findings
+}
+
+// libraries are those of the release's archives, by the names of the archives to download. What the ledger knows is not
+// read.
+func (d Dir) libraries(ctx context.Context, r manifests.Release, known *Ledger) (map[string]*bundler.Libraries, error) {
+	all := map[string]*bundler.Libraries{}
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(readLimit())
+	for _, a := range slices.Concat(r.Bundles(), r.Runtimes()) {
+		group.Go(func() error {
+			read := known.Libraries(d.Path(a.Name))
+			if read == nil {
+				var err error
+				if read, err = bundler.ReadLibraries(ctx, d.Path(a.Name)); err != nil {
+					return err
+				}
+				if err := known.NoteLibraries(d.Path(a.Name), a, read); err != nil {
+					return err
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all[a.Name] = read
+			return nil
+		})
+	}
+	return all, group.Wait()
 }

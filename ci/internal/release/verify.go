@@ -62,13 +62,7 @@ func (d Dir) Verify(ctx context.Context, checks Checks) (Report, error) {
 	if err := v.attestations(metadata); err != nil {
 		return Report{}, err
 	}
-	if v.read() && len(v.findings) == 0 { // of archives that are as they should be
-		unserved, err := d.unserved(ctx, v.folder.Release)
-		if err != nil {
-			return Report{}, err
-		}
-		v.findings = append(v.findings, unserved...)
-	}
+	v.findings = append(v.findings, unserved(v.folder.Release, v.libraries)...)
 	if v.read() {
 		wheels, err := d.CheckWheels(ctx, v.folder.Release.Release, v.folder.Release.SourceDateEpoch)
 		if err != nil {
@@ -91,6 +85,8 @@ type verification struct {
 	findings []publisher.Finding
 	archives int
 	signer   string
+	// libraries are those of the archives that the manifest names, by these names.
+	libraries map[string]*bundler.Libraries
 }
 
 // inspect begins a verification with what needs no look into the files: SHA256SUMS and
@@ -104,7 +100,7 @@ func (d Dir) inspect(ctx context.Context, checks Checks) (*verification, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &verification{Checks: checks, dir: d, present: present, folder: i.Folder, findings: slices.Concat(i.Sums, i.Manifest)}, nil
+	return &verification{Checks: checks, dir: d, present: present, folder: i.Folder, libraries: map[string]*bundler.Libraries{}, findings: slices.Concat(i.Sums, i.Manifest)}, nil
 }
 
 // read reports whether manifest.json could be read. Why not is a finding already.
@@ -153,21 +149,24 @@ func (v *verification) contents(ctx context.Context) (map[string]manifests.Metad
 					return v.unreadable(ctx, name, err)
 				}
 			}
-			meta, found, err := bundler.VerifyArchive(ctx, v.dir.Path(name), want, v.RulesFor)
+			verified, err := bundler.VerifyArchive(ctx, v.dir.Path(name), want, v.RulesFor)
 			if err != nil {
 				return v.unreadable(ctx, name, err)
 			}
-			for _, f := range found {
+			for _, f := range verified.Findings {
 				detail := f.Detail
 				if f.Path != "" {
 					detail = f.Path + ": " + detail
 				}
 				v.add(name, f.Rule, "%s", detail)
 			}
-			if meta != nil && named {
+			if named {
 				v.mu.Lock()
 				defer v.mu.Unlock()
-				metadata[want.Stem()] = *meta
+				v.libraries[name] = verified.Libraries
+				if verified.Metadata != nil {
+					metadata[want.Stem()] = *verified.Metadata
+				}
 			}
 			return nil
 		})

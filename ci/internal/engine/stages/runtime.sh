@@ -1,6 +1,7 @@
 # A runtime: CUDA's own libraries that the CUDA backend needs, under the names it asks for, and their licence.
 # Without MAJOR they are NVIDIA's shared libraries as they are. With it, cuBLAS is linked from NVIDIA's static libraries
-# with the code of that SM major alone, and only with the functions that the tree in /src calls.
+# with the code of that SM major alone, and only with the functions that the tree in /src calls; LINKING are the
+# linker's options that keep it within the floors.
 . /stages/stage.sh
 given=/opt/llcuda/runtime
 mkdir -p /out/lib /build
@@ -57,7 +58,7 @@ else
     g++ -shared -s -o "/out/lib/$own" -Wl,-soname,"$own" -Wl,--version-script=/build/versions $(sed 's/^/-Wl,-u,/' /build/functions) \
         -Wl,--gc-sections -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,defs -Wl,--as-needed \
         /build/libcublas_static.a /build/libcublasLt_static.a /opt/llcuda/static/libculibos.a /opt/llcuda/static/libcudart_static.a \
-        -ldl -lpthread -lrt
+        $LINKING -ldl -lpthread -lrt
     ln -s "$own" "/out/lib/$named"
     cat > /out/NOTICE <<TEXT
 $own is no library of NVIDIA's. The llcuda build farm linked it from NVIDIA's static libraries
