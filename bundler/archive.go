@@ -73,41 +73,50 @@ type Verification struct {
 // of it: its digests, the layout, metadata.json from the files, the audit under the rules of its SM,
 // and the manifest's entry, which it compares with want. Its error means that it could not check.
 func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, rulesFor func(matrix.SM) (Rules, error)) (Verification, error) {
-	fail := func(err error) (Verification, error) {
+	var v Verification
+	err := unpacked(ctx, name, func(a *packed, fsys fs.FS) error {
+		whole := len(a.Findings) == 0
+		got, meta := a.describe()
+		a.Findings = append(a.Findings, archive.CompareFields(RuleManifest, "", "the manifest says", "the archive says", want, got)...)
+		v.Metadata = meta
+		if whole {
+			if err := a.audit(ctx, fsys, meta, rulesFor); err != nil {
+				return err
+			}
+		}
+		if whole && got.Toolkit != nil {
+			t, err := readTree(fsys, *got.Toolkit)
+			if err != nil {
+				return err
+			}
+			v.Libraries = t.libraries()
+		}
+		v.Findings = a.Findings
+		return nil
+	})
+	if err != nil {
 		return Verification{}, fmt.Errorf("verifying %s: %w", name, err)
 	}
-	dir, err := os.MkdirTemp("", "llcuda-verify-")
+	return v, nil
+}
+
+// unpacked reads an archive into a temporary folder, which it removes afterward.
+func unpacked(ctx context.Context, name string, use func(a *packed, fsys fs.FS) error) error {
+	dir, err := os.MkdirTemp("", "llcuda-archive-")
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	defer os.RemoveAll(dir)
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return fail(err)
+		return err
 	}
 	defer root.Close()
 	a, err := readArchive(ctx, name, root)
 	if err != nil {
-		return fail(err)
+		return err
 	}
-	unpacked := len(a.Findings) == 0
-	got, meta := a.describe()
-	a.Findings = append(a.Findings, archive.CompareFields(RuleManifest, "", "the manifest says", "the archive says", want, got)...)
-	v := Verification{Metadata: meta}
-	if unpacked {
-		if err := a.audit(ctx, root.FS(), meta, rulesFor); err != nil {
-			return fail(err)
-		}
-		if got.Toolkit != nil {
-			t, err := readTree(root.FS(), *got.Toolkit)
-			if err != nil {
-				return fail(err)
-			}
-			v.Libraries = t.libraries()
-		}
-	}
-	v.Findings = a.Findings
-	return v, nil
+	return use(a, root.FS())
 }
 
 // audit checks the unpacked files against the rules and against metadata.json.

@@ -3,7 +3,7 @@ package bundler
 import (
 	"context"
 	"fmt"
-	"os"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -26,32 +26,23 @@ type Taken struct {
 
 // ReadLibraries reads the libraries of an archive: of a bundle, or of a CUDA runtime.
 func ReadLibraries(ctx context.Context, name string) (*Libraries, error) {
-	fail := func(err error) (*Libraries, error) {
+	var read *Libraries
+	err := unpacked(ctx, name, func(a *packed, fsys fs.FS) error {
+		artifact, _ := a.describe()
+		if len(a.Findings) > 0 {
+			return &AuditError{Name: a.name, Findings: a.Findings}
+		}
+		t, err := readTree(fsys, *artifact.Toolkit)
+		if err != nil {
+			return err
+		}
+		read = t.libraries()
+		return nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("reading the libraries in %s: %w", name, err)
 	}
-	dir, err := os.MkdirTemp("", "llcuda-libraries-")
-	if err != nil {
-		return fail(err)
-	}
-	defer os.RemoveAll(dir)
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fail(err)
-	}
-	defer root.Close()
-	a, err := readArchive(ctx, name, root)
-	if err != nil {
-		return fail(err)
-	}
-	artifact, _ := a.describe()
-	if len(a.Findings) > 0 {
-		return fail(&AuditError{Name: a.name, Findings: a.Findings})
-	}
-	t, err := readTree(root.FS(), *artifact.Toolkit)
-	if err != nil {
-		return fail(err)
-	}
-	return t.libraries(), nil
+	return read, nil
 }
 
 // libraries are what the tree's files take from CUDA's libraries, and what those in it give.

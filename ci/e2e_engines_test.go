@@ -18,7 +18,7 @@ import (
 func (f *farm) testRegistryBase(t *testing.T) {
 	f.release(t) // makes the image that is pushed
 	ref, digest := imagetest.NewRegistry(t).Push(t, f.cached(t, "*.oci.tar"), "debian:bookworm-slim")
-	out := f.out(t)
+	out := t.TempDir()
 	f.build(t, f.llama, "75", out, "--base", ref).want(t, 0)
 	var metadata struct {
 		Build struct {
@@ -44,7 +44,7 @@ func (f *farm) testTwoEngines(t *testing.T) {
 	t.Setenv("_EXPERIMENTAL_DAGGER_CLI_BIN", "") // that of the engine which all other tests use
 	a, b := f.newEngine(t, "a"), f.newEngine(t, "b")
 
-	out := f.out(t)
+	out := t.TempDir()
 	p := f.start(t, f.buildArgs(copyTree(t, f.llama), "75,89", out, "--engine", a.host+","+b.host)...)
 	victim, survivor := a, b
 	started := p.await(`^(sm\d+) +compile +started on (\S+)$`)
@@ -64,7 +64,7 @@ func (f *farm) testTwoEngines(t *testing.T) {
 
 	llama := copyTree(t, f.llama)
 	change(t, llama, "ggml/src/ggml-cuda/common.cuh", unseen)
-	out = f.out(t)
+	out = t.TempDir()
 	alone := f.buildArgs(llama, "75", out, "--engine", survivor.host)
 	p = f.start(t, alone...)
 	p.await(`^sm75 +compile +started`)

@@ -21,7 +21,7 @@ import (
 func (f *farm) testHostChangeAndInterrupt(t *testing.T) {
 	llama := copyTree(t, f.llama)
 	change(t, llama, "src/llama.cpp", unseen)
-	out := f.out(t)
+	out := t.TempDir()
 
 	p := f.start(t, f.buildArgs(llama, "75,89", out)...)
 	p.await(`^host +compile +started`)
@@ -56,7 +56,7 @@ func (f *farm) testInterruptEndsTheStep(t *testing.T) {
 		return text + "\nexecute_process(COMMAND sleep " + seconds + ")\n"
 	})
 	for _, moment := range []string{"at its start", "in its middle"} {
-		p := f.start(t, f.buildArgs(llama, "75", f.out(t))...)
+		p := f.start(t, f.buildArgs(llama, "75", t.TempDir())...)
 		p.await(`^host +compile +started`)
 		for moment == "in its middle" && len(processesOf(t, "sleep", seconds)) == 0 {
 			if time.Since(p.began) > stopLimit {
@@ -105,7 +105,7 @@ func (f *farm) testDeviceChange(t *testing.T) {
 	f.release(t)
 	llama := copyTree(t, f.llama)
 	change(t, llama, "ggml/src/ggml-cuda/scale.cu", unseen)
-	build := f.build(t, llama, "75,89", f.out(t))
+	build := f.build(t, llama, "75,89", t.TempDir())
 	build.want(t, 0)
 	rows := build.table(t)
 	if host := rows["host"]; host.result != "cached" {
@@ -125,7 +125,7 @@ func (f *farm) testBrokenSM(t *testing.T) {
 	change(t, llama, "ggml/src/ggml-cuda/common.cuh", func(text string) string {
 		return text + "\n#if __CUDA_ARCH__ == 700\n#error \"" + complaint + "\"\n#endif\n"
 	})
-	out := f.out(t)
+	out := t.TempDir()
 	log := filepath.Join(out, "logs", "sm70.log")
 	build := f.build(t, llama, "70,75", out)
 	build.want(t, 1, complaint, log, "sm70")
@@ -162,7 +162,7 @@ func (f *farm) testBrokenVariant(t *testing.T) {
 	change(t, llama, "ggml/src/ggml-cpu/ggml-cpu.cpp", func(text string) string {
 		return strings.Replace(text, "    *result = float(sum);\n", "#ifdef __AVX2__\n    __builtin_trap();\n#endif\n    *result = float(sum);\n", 1)
 	})
-	out := f.out(t)
+	out := t.TempDir()
 	build := f.build(t, llama, "75", out)
 	build.want(t, 1, "FAILED in try", "the CPU variant haswell fails: it was killed by SIGILL (illegal instruction)",
 		"the CPU variant x64 computes", filepath.Join(out, "logs", "host.log"))
@@ -245,7 +245,7 @@ func lookFor(t *testing.T, program string) {
 
 // A running engine serves every user of the machine, wherever their home is: no user starts a second one beside it.
 func (f *farm) testOtherHome(t *testing.T) {
-	out := f.out(t)
+	out := t.TempDir()
 	home := t.TempDir()
 	t.Setenv("HOME", home)
 	t.Setenv("XDG_CACHE_HOME", "")
@@ -268,7 +268,7 @@ func (f *farm) testKilledAtAnyMoment(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out, fresh := f.out(t), f.out(t)
+	out, fresh := t.TempDir(), t.TempDir()
 	killer := killtest.New(uint64(time.Now().UnixNano()), time.Minute)
 	for killer.Killed() < kills {
 		llama := copyTree(t, f.llama)

@@ -59,13 +59,15 @@ func (f *farm) testAllSMs(t *testing.T) {
 
 	var got, want []string
 	for _, name := range fileNames(t, dir) {
-		got = append(got, regexp.MustCompile(`cu12-[0-9a-f]{12}`).ReplaceAllString(name, "cu12-DIGEST"))
+		got = append(got, regexp.MustCompile(`(cu12-sm\dx)-[0-9a-f]{12}`).ReplaceAllString(name, "$1-DIGEST"))
 	}
 	for _, sm := range seedSMs {
-		want = append(want, bundleName(sm)+".tar.gz", bundleName(sm)+".tar.zst")
+		runtime := fmt.Sprintf("llcuda-cudart-cu12-sm%dx-DIGEST", sm/10)
+		want = append(want, bundleName(sm)+".tar.gz", bundleName(sm)+".tar.zst", runtime+".tar.gz", runtime+".tar.zst")
 	}
-	want = append(want, "SHA256SUMS", "llcuda-cudart-cu12-DIGEST.tar.gz", "llcuda-cudart-cu12-DIGEST.tar.zst", "manifest.json")
+	want = append(want, "SHA256SUMS", "manifest.json")
 	slices.Sort(want)
+	want = slices.Compact(want)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("files of the release (-want +got):\n%s", diff)
 	}
@@ -155,7 +157,7 @@ func (f *farm) testStrayCode(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			llama := copyTree(t, f.llama)
 			change(t, llama, test.file, func(text string) string { return text + "\n" + test.code + "\n" })
-			f.build(t, llama, "75", f.out(t)).want(t, 1, test.want)
+			f.build(t, llama, "75", t.TempDir()).want(t, 1, test.want)
 		})
 	}
 }

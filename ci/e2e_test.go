@@ -119,15 +119,6 @@ func (f *farm) release(t testing.TB) string {
 	return all.dir
 }
 
-// out makes a folder for a build. It holds the CUDA runtime already, which takes long to
-// pack and is the same in every release.
-func (f *farm) out(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	linkFiles(t, f.release(t), dir, "llcuda-cudart-*")
-	return dir
-}
-
 // build builds a tree with the base image that is made here: what a registry offers
 // may change from one day to the next.
 func (f *farm) build(t testing.TB, llama, sm, out string, more ...string) result {
