@@ -92,6 +92,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/fetchcli":   {"manifests/fetch/console/consoletest", "manifests/fetch/fetchtest", "manifests/fetch/transfer/transfertest"},
 	"manifests/fetch/hub":        {"publisher/hftest"},
 	"manifests/fetch/console":    {"manifests/fetch/console/consoletest"},
+	"manifests/fetch/detect":     {"matrix/spec"},
 	"manifests/fetch/store":      {"manifests/fetch/fetchtest"},
 	"publisher/hfhub":            {"manifests/goldentest", "manifests/killtest", "publisher/hftest"},
 	"manifests/fetch/transfer":   {"manifests/fetch/transfer/transfertest"},

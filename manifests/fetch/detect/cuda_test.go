@@ -6,10 +6,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
 
 // library compiles a shared library.
@@ -53,6 +57,20 @@ func wholeRuntime(source, folder string) []string {
 		list = append(list, source+" "+folder+"/"+soname)
 	}
 	return list
+}
+
+// Every toolkit that bundles are made with has its libraries looked for.
+func TestToolkitsOfTheMatrix(t *testing.T) {
+	m, err := spec.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range m.Toolkits {
+		names := manifests.Toolkit{CUDA: k.CUDA}.CUDALibraries()
+		if !slices.ContainsFunc(runtimeLibraries(), func(set []string) bool { return slices.Equal(set, names) }) {
+			t.Errorf("nobody looks for %q, which bundles of %s need", names, k.Name)
+		}
+	}
 }
 
 func TestCUDALibraries(t *testing.T) {
