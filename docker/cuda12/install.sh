@@ -86,7 +86,7 @@ if [ ${#debs[@]} -gt 0 ]; then
 	dpkg --force-unsafe-io --force-confnew --install "${debs[@]}"
 fi
 
-# CUDA 12 comes from Debian 13 and is unpacked, not installed: its dependencies would pull in Debian 13's libc. The static
+# CUDA comes from Debian 13 and is unpacked, not installed: its dependencies would pull in Debian 13's libc. The static
 # libraries of its maths libraries are 2 GB that nothing links.
 while read -r name version path sha; do
 	deb=$work/$(basename "$path")

@@ -154,17 +154,18 @@ func (b *buildCommand) nothingForeign() error {
 
 // room compares what the build takes with what is free.
 func (b *buildCommand) room() error {
+	more := int64(len(b.toolkits()) - 1)
 	need := map[uint64]int64{} // by device
 	free := map[uint64]int64{}
 	where := map[uint64]string{}
-	n, more := int64(len(b.targets)), int64(len(b.toolkits())-1)
+	n := int64(len(b.targets))
 	type part struct {
 		dir   string
 		bytes int64
 	}
 	parts := []part{
 		{string(b.dir), runtimeBytes + n*bundleBytes},
-		{b.cache, packagesBytes + more*morePackagesBytes + hostBytes + n*halfBytes},
+		{b.cache, packagesBytes + hostBytes + n*halfBytes},
 	}
 	if store := b.backend.Store(b.engines); store != "" {
 		bytes := int64(stepsBytes)
@@ -174,6 +175,7 @@ func (b *buildCommand) room() error {
 		}
 		parts = append(parts, part{dir, bytes})
 	}
+	parts = append(parts, part{b.cache, more * morePackagesBytes})
 	for _, part := range parts {
 		var stat unix.Stat_t
 		var fs unix.Statfs_t
