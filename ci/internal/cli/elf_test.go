@@ -28,7 +28,7 @@ type version struct{ library, name string }
 
 // system is what everything in a bundle needs.
 func system() []version {
-	return []version{{"libc.so.6", "GLIBC_2.34"}, {"libstdc++.so.6", "GLIBCXX_3.4.29"}}
+	return []version{{"libc.so.6", "GLIBC_2.28"}, {"libstdc++.so.6", "GLIBCXX_3.4.25"}}
 }
 
 // bytes lays the file out: header, program headers, the sections' contents, the

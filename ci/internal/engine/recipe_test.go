@@ -21,7 +21,7 @@ func TestLinksAtFloors(t *testing.T) {
 	if held := fmt.Sprintf("(GLIBC => '%s', GLIBCXX => '%s',", m.Floors.Glibc, m.Floors.GLIBCXX); strings.Count(string(cuda12.InstallScript), held) != 1 {
 		t.Errorf("install.sh does not hold the libraries at the floors of matrix.yaml: %s", held)
 	}
-	recipe := newRecipe(matrix.Toolkit{}, farm.Source{Version: "0.5.0"}, Image{}, "dagger v0")
+	recipe := newRecipe(matrix.Toolkit{}, matrix.Toolkit{}, farm.Source{Version: "0.5.0"}, nil, "dagger v0")
 	for _, kind := range []string{"EXE", "SHARED", "MODULE"} {
 		argument := "-DCMAKE_" + kind + "_LINKER_FLAGS=" + linking
 		if !slices.Contains(recipe.HostCMake, argument) || !slices.Contains(recipe.CUDACMake, argument) {
