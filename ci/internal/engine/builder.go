@@ -190,7 +190,9 @@ func (r *stepRun) try(ctx context.Context, image *dagger.Container, half *dagger
 	defer remove()
 	client := r.builder.client
 	out, err := r.offline(ctx, "try", r.script(image, "try.sh").
-		WithMountedDirectory("/half", half).
+		// Laid out as in a bundle: the programs find their libraries from there.
+		WithMountedDirectory("/half/lib", half.Directory("lib")).
+		WithMountedDirectory("/half/binaries/"+r.step.Toolkit().Name, half.Directory("binaries")).
 		WithMountedFile("/trial/try", client.Host().File(program)),
 		"/stages/try.sh")
 	if err != nil {

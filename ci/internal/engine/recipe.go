@@ -23,9 +23,9 @@ func BuildPaths() []string { return []string{srcDir + "/", buildDir + "/"} }
 
 // linking has the linker take the symbol versions that the floors allow, from the folder that
 // docker/cuda12/install.sh fills: -B is for gcc's own files, -L comes before the folders that CMake
-// names for nvcc, -rpath-link is for libraries that libraries need. What replaces newer functions stays hidden in each file. Before glibc 2.34 libstdc++
-// starts threads only where libpthread is loaded, and no symbol asks for it. No object file depends on
-// any of this.
+// names for nvcc, -rpath-link is for libraries that libraries need. What replaces newer functions stays
+// hidden in each file. Before glibc 2.34 libstdc++ starts threads only where libpthread is loaded, and
+// no symbol asks for it. No object file depends on any of this.
 const linking = "-B/opt/llcuda/link -L/opt/llcuda/link -Wl,-rpath-link=/opt/llcuda/link -Wl,--exclude-libs=libllcuda-newer.a" +
 	" -Wl,--push-state,--no-as-needed,-lpthread,--pop-state"
 

@@ -1,13 +1,34 @@
 package engine
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
+	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
+
+// The builder links against what the floors have, no more and no less.
+func TestLinksAtFloors(t *testing.T) {
+	m, err := spec.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held := fmt.Sprintf("(GLIBC => '%s', GLIBCXX => '%s',", m.Floors.Glibc, m.Floors.GLIBCXX); strings.Count(string(cuda12.InstallScript), held) != 1 {
+		t.Errorf("install.sh does not hold the libraries at the floors of matrix.yaml: %s", held)
+	}
+	recipe := newRecipe(matrix.Toolkit{}, matrix.Toolkit{}, farm.Source{Version: "0.5.0"}, nil, "dagger v0")
+	for _, kind := range []string{"EXE", "SHARED", "MODULE"} {
+		argument := "-DCMAKE_" + kind + "_LINKER_FLAGS=" + linking
+		if !slices.Contains(recipe.HostCMake, argument) || !slices.Contains(recipe.CUDACMake, argument) {
+			t.Errorf("a half is not linked with %s", argument)
+		}
+	}
+}
 
 func TestRecipe(t *testing.T) {
 	const commit = "de3ff815ea7d559ee917f063901b8986f038abc6"

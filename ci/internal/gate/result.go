@@ -33,14 +33,14 @@ type shardResult struct {
 	problem       string   // why the rest does not count; empty if it does
 }
 
-// detail is what was printed of a failed case.
+// detail is what was printed of a failed case, or that nothing was: a case whose tensors cannot be allocated ends like that.
 func (r shardResult) detail(name string) string {
 	for _, c := range r.cases {
 		if c.state == caseFailed && c.operation+"("+c.params+")" == name {
 			return c.detail
 		}
 	}
-	return ""
+	return "it has no result; if the GPU's memory was too small for so many processes, fewer --jobs help"
 }
 
 // How test-backend-ops prints, in https://github.com/ggml-org/llama.cpp/blob/master/tests/test-backend-ops.cpp. What it has
