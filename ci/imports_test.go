@@ -52,7 +52,7 @@ var allowed = map[string][]string{
 	"publisher/installer":  {"manifests"},
 	"publisher/pypi":       {"publisher", "manifests/retry"},
 	"publisher/wheel":      {"manifests", "manifests/measure"},
-	"publisher/provenance": {"manifests"},
+	"publisher/provenance": {"manifests", "matrix"},
 	"publisher/pointer":    {"publisher", "manifests", "manifests/retry", "manifests/sigverify"},
 
 	"manifests/fetch":                  {"manifests/measure", "manifests/fetch/detect", "manifests/fetch/home", "manifests/fetch/hub", "manifests/fetch/launch", "manifests/fetch/store", "manifests/fetch/transfer", "manifests/gguf", "manifests", "matrix"},
@@ -100,7 +100,7 @@ var inTests = map[string][]string{
 	"publisher/cosign":           {"publisher/cosigntest"},
 	"publisher/pypi":             {"manifests", "manifests/python/pythontest", "publisher/cosigntest"},
 	"publisher/pointer":          {"publisher/cosign"},
-	"publisher/provenance":       {"matrix"},
+	"publisher/sbom":             {"matrix"},
 	"ci/internal/release":        {"manifests/fetch/fetchtest"},
 	"ci/internal/gate":           {"manifests/fetch/fetchtest", "matrix"},
 	"ci/internal/cli":            {"manifests/fetch/console/consoletest", "manifests/killtest", "manifests/python/pythontest", "manifests/gguf/tinygguf", "publisher/cosigntest", "publisher/ghtest", "publisher/hftest", "manifests/fetch/fetchtest"},
