@@ -257,6 +257,13 @@ func TestAuditNotices(t *testing.T) {
 			},
 			want: []string{cuda + ": notice"}, detail: "code of libcu++",
 		},
+		"Thrust and libcu++ with CUDA 13's licences": {
+			change: func(b breaker) {
+				rebuildCUDA("sm75.fatbin", holding("_ZN6thrust26THRUST_300303_SM_1200_NS6detailIN4cuda3std3__4EEE"))(b)
+				write("THIRD_PARTY_LICENSES.txt", "Thrust is under the Apache Licence v2.0, with some specific exceptions listed below\n"+
+					"libcu++ is under the Apache License v2.0 with LLVM Exceptions:\n", 0o644)(b)
+			},
+		},
 		"CUB with its licence": {
 			change: func(b breaker) {
 				rebuildCUDA("sm75.fatbin", holding("_ZN3cub17CUB_200302_750_NS11EmptyKernelIvEEvv"))(b)
