@@ -50,6 +50,8 @@ func TestReadFatbin(t *testing.T) {
 		"cubin":                      {fatbin(t, "sm75.fatbin"), []string{"0 cubin sm_75"}},
 		"compressed cubin":           {fatbin(t, "sm50-lz4.fatbin"), []string{"0 cubin sm_50 lz4"}},
 		"PTX":                        {fatbin(t, "ptx75.fatbin"), []string{"0 PTX compute_75 lz4"}},
+		"cubin, PTX of 9.0":          {fatbin(t, "sm90-ptx.fatbin"), []string{"0 PTX compute_90 lz4", "0 cubin sm_90"}},
+		"cubin of 8.9":               {fatbin(t, "sm89.fatbin"), []string{"0 cubin sm_89"}},
 		"cubin and PTX":              {fatbin(t, "sm89-ptx.fatbin"), []string{"0 PTX compute_89 lz4", "0 cubin sm_89"}},
 		"code for one chip":          {fatbin(t, "sm90a.fatbin"), []string{"0 PTX compute_90a lz4", "0 cubin sm_90a"}},
 		"CUDA 13, compressed":        {fatbin(t, "sm100.fatbin"), []string{"0 cubin sm_100 zstd"}},

@@ -147,7 +147,7 @@ func (t *stringTable) add(s string) uint64 {
 
 // fatbins are the SMs of which the bundler's test data has device code.
 func fatbins() map[matrix.SM]string {
-	return map[matrix.SM]string{75: "sm75.fatbin", 86: "sm86.fatbin", 89: "sm89-ptx.fatbin"}
+	return map[matrix.SM]string{75: "sm75.fatbin", 86: "sm86.fatbin", 89: "sm89.fatbin", 90: "sm90-ptx.fatbin"}
 }
 
 // deviceCode reads an SM's device code; a script has set its path.
