@@ -82,7 +82,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/machine":    {"manifests/goldentest"},
 	"matrix/spec":                {"manifests/goldentest"},
 	"ci":                         {"manifests/killtest", "publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "manifests/python/pythontest", "bundler", "manifests", "matrix", "matrix/spec"},
-	"ci/internal/engine":         {"manifests/gguf/tinygguf", "bundler", "manifests", "matrix/spec"},
+	"ci/internal/engine":         {"manifests/gguf/tinygguf", "ci/internal/engine/image/imagetest", "bundler", "manifests", "matrix/spec"},
 	"ci/internal/engine/image":   {"ci/internal/filestamp", "ci/internal/engine/image/imagetest", "manifests/retry"},
 	"ci/internal/engine/pypi":    {"docker/wheel"},
 	"bundler":                    {"matrix/spec"},

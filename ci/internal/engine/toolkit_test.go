@@ -2,9 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"io"
-	"log"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,12 +10,9 @@ import (
 
 	"dagger.io/dagger"
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
-	"github.com/google/go-containerregistry/pkg/v1/random"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/image/imagetest"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -121,23 +115,11 @@ func TestImagesShareTheBase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	t.Cleanup(server.Close)
-	tag, err := name.NewTag(strings.TrimPrefix(server.URL, "http://") + "/debian:bookworm-slim")
-	if err != nil {
-		t.Fatal(err)
-	}
-	move := func(farm.Event) {
-		image, err := random.Image(64, 1)
-		if err == nil {
-			err = remote.Write(tag, image, remote.WithContext(t.Context()))
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	}
+	registry := imagetest.NewRegistry(t)
+	var tag string
+	move := func(farm.Event) { tag = registry.PushRandom(t, "debian:bookworm-slim") }
 	move(farm.Event{})
-	images, err := Options{Base: tag.String(), CacheDir: filepath.Join(cache, "llcuda", "builder"), Toolkits: m.Toolkits, Progress: move}.prepareImages(t.Context())
+	images, err := Options{Base: tag, CacheDir: filepath.Join(cache, "llcuda", "builder"), Toolkits: m.Toolkits, Progress: move}.prepareImages(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
@@ -37,6 +38,25 @@ func NewRegistry(t testing.TB) *Registry {
 
 // Close ends the registry before the test ends.
 func (r *Registry) Close() { r.server.Close() }
+
+// PushRandom gives an image of random bytes the name repository:tag, and returns the reference to it.
+// It takes the tag from an image pushed before.
+func (r *Registry) PushRandom(t testing.TB, repositoryTag string) (ref string) {
+	t.Helper()
+	tag, err := name.NewTag(r.Host + "/" + repositoryTag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const layerBytes = 64
+	image, err := random.Image(layerBytes, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, image, remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	return tag.String()
+}
 
 // Push gives the image of an OCI layout tarball the name repository:tag, and
 // returns the reference to it and its digest. It takes the tag from an image
