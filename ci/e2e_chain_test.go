@@ -79,7 +79,7 @@ func (f *farm) testChain(t *testing.T) {
 	}{
 		{"a T4 on Colab", "colab-t4", "llcuda-bins-sm75"},
 		{"a P100 on Kaggle", "kaggle-p100", "llcuda-bins-sm60"},
-		{"an H100", "h100", "llcuda-bins-sm89"},
+		{"an H100", "h100", "llcuda-bins-sm90"},
 		{"this machine", "", ""},
 	} {
 		t.Run(host.name, func(t *testing.T) {

@@ -18,10 +18,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// seedSMs are what --sm all builds. The last one's bundle also serves newer GPUs, by PTX.
-var seedSMs = []int{50, 60, 61, 70, 75, 80, 86, 89}
+// allCodes are what --sm all builds, and the code in each: CUDA 12 compiles the SMs up to the one whose bundle also serves
+// newer GPUs, by PTX, and CUDA 13 the others.
+var allCodes = map[int]code{
+	50: "50", 60: "60", 61: "61", 70: "70", 75: "75", 80: "80", 86: "86", 89: "89", smWithPTX: "90", 100: "100", 120: "120a",
+}
 
-const smWithPTX = 89
+const smWithPTX = 90
 
 // manifest is what these tests read of manifest.json, on their own.
 type manifest struct {
@@ -36,7 +39,16 @@ type asset struct {
 	Tar                        struct{ SHA256 string }
 }
 
-type deviceCode struct{ Cubin, PTX []int }
+type deviceCode struct{ Cubin, PTX []code }
+
+// code is what a piece of device code was compiled for: "75", "120a".
+type code string
+
+// UnmarshalJSON reads 75 and "120a".
+func (c *code) UnmarshalJSON(data []byte) error {
+	*c = code(strings.Trim(string(data), `"`))
+	return nil
+}
 
 func readManifest(t testing.TB, dir string) manifest {
 	t.Helper()
@@ -53,16 +65,19 @@ func readManifest(t testing.TB, dir string) manifest {
 
 func bundleName(sm int) string { return fmt.Sprintf("llcuda-bins-sm%d", sm) }
 
-// All eight SMs come out of one build, and everything that is said of them is true.
+// All SMs come out of one build, and everything that is said of them is true.
 func (f *farm) testAllSMs(t *testing.T) {
 	dir := f.release(t)
 
 	var got, want []string
 	for _, name := range fileNames(t, dir) {
-		got = append(got, regexp.MustCompile(`(cu12-sm\dx)-[0-9a-f]{12}`).ReplaceAllString(name, "$1-DIGEST"))
+		got = append(got, regexp.MustCompile(`(cu12-sm\dx|cu13)-[0-9a-f]{12}`).ReplaceAllString(name, "$1-DIGEST"))
 	}
-	for _, sm := range seedSMs {
+	for sm := range allCodes {
 		runtime := fmt.Sprintf("llcuda-cudart-cu12-sm%dx-DIGEST", sm/10)
+		if sm > smWithPTX {
+			runtime = "llcuda-cudart-cu13-DIGEST"
+		}
 		want = append(want, bundleName(sm)+".tar.gz", bundleName(sm)+".tar.zst", runtime+".tar.gz", runtime+".tar.zst")
 	}
 	want = append(want, "SHA256SUMS", "manifest.json")
@@ -86,12 +101,12 @@ func (f *farm) testAllSMs(t *testing.T) {
 			codes[a.Name] = *a.DeviceCode
 		}
 	}
-	for _, sm := range seedSMs {
-		code := deviceCode{Cubin: []int{sm}, PTX: []int{}}
+	for sm, compiled := range allCodes {
+		held := deviceCode{Cubin: []code{compiled}, PTX: []code{}}
 		if sm == smWithPTX {
-			code.PTX = []int{sm}
+			held.PTX = held.Cubin
 		}
-		wantCodes[bundleName(sm)+".tar.gz"], wantCodes[bundleName(sm)+".tar.zst"] = code, code
+		wantCodes[bundleName(sm)+".tar.gz"], wantCodes[bundleName(sm)+".tar.zst"] = held, held
 	}
 	if diff := cmp.Diff(wantCodes, codes); diff != "" {
 		t.Errorf("device code in the manifest (-want +got):\n%s", diff)
@@ -99,7 +114,10 @@ func (f *farm) testAllSMs(t *testing.T) {
 
 	t.Run("Cuobjdump", func(t *testing.T) {
 		tool := f.cuobjdump(t)
-		for _, sm := range seedSMs {
+		for sm := range allCodes {
+			if sm > smWithPTX {
+				continue // it is the tool of CUDA 12
+			}
 			library := filepath.Join(unpack(t, dir, sm), "lib", "libggml-cuda.so")
 			if diff := cmp.Diff(codes[bundleName(sm)+".tar.gz"], listedBy(t, tool, library)); diff != "" {
 				t.Errorf("sm%d (-manifest +cuobjdump):\n%s", sm, diff)
@@ -209,20 +227,20 @@ func (f *farm) cached(t testing.TB, name string) string {
 // listedBy asks cuobjdump what device code a library holds.
 func listedBy(t *testing.T, tool, library string) deviceCode {
 	t.Helper()
-	cubin, ptx := map[int]bool{}, map[int]bool{}
+	cubin, ptx := map[code]bool{}, map[code]bool{}
 	out := command(t, "", tool, "-lelf", "-lptx", library)
 	for _, match := range regexp.MustCompile(`(?m)^(?:ELF|PTX) file .*\.sm_([0-9]+)\.(cubin|ptx)$`).FindAllStringSubmatch(out, -1) {
 		if match[2] == "ptx" {
-			ptx[numberOf(t, match[1])] = true
+			ptx[code(match[1])] = true
 		} else {
-			cubin[numberOf(t, match[1])] = true
+			cubin[code(match[1])] = true
 		}
 	}
-	code := deviceCode{Cubin: slices.Sorted(maps.Keys(cubin)), PTX: slices.Sorted(maps.Keys(ptx))}
-	if code.PTX == nil {
-		code.PTX = []int{}
+	listed := deviceCode{Cubin: slices.Sorted(maps.Keys(cubin)), PTX: slices.Sorted(maps.Keys(ptx))}
+	if listed.PTX == nil {
+		listed.PTX = []code{}
 	}
-	return code
+	return listed
 }
 
 // fileState is what must not change when nothing is built.
@@ -325,7 +343,7 @@ func (f *farm) testTamperedRelease(t *testing.T) {
 	for _, name := range []string{"llcuda-bins-sm61.tar.gz", "llcuda-bins-sm61.tar.zst"} {
 		at := strings.Index(m, `"name": "`+name+`"`)
 		told := glibc.FindStringIndex(m[at:])
-		m = m[:at+told[0]] + `"glibc": "2.17"` + m[at+told[1]:]
+		m = m[:at+told[0]] + `"glibc": "2.5"` + m[at+told[1]:]
 	}
 	replace("manifest.json", []byte(m))
 	sum("manifest.json")
