@@ -246,7 +246,7 @@ def _installation(tried: Mapping[str, Any], path: str, about: Mapping[str, Any])
         sm=int(about.get("sm") or 0),
         through=about.get("through") or "",
         path=path,
-        programs=tried.get("programs") or os.path.join(path, "binaries", "cuda12"),
+        programs=tried.get("programs") or "",
         llama_cpp=tried.get("llama_cpp") or "",
         devices=tried.get("devices") or (),
         signed_by=about.get("signed_by") or "",
