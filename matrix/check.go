@@ -20,7 +20,7 @@ var compiles = map[string]struct{ plain, specific []SM }{
 // broken are the toolkit releases that must not compile llama.cpp, and why.
 var broken = map[string]string{
 	"13.0": "its code for sm_120 and sm_121 crashes in quantized matrix products (llama.cpp issue 18331)",
-	"13.2": "its compiler drops a byte mask, and IQ1_S, IQ2_S and IQ3_S models give garbage (llama.cpp issues 21255 and 28581); 13.3 is mended",
+	"13.2": "its compiler drops a byte mask, and IQ1_S, IQ2_S and IQ3_S models give garbage (llama.cpp issues 21255 and 28581); use 13.3 or later, where it is fixed",
 }
 
 // platforms are the words of a row's Platforms; a closed list, so that a slip is not a new platform.

@@ -19,12 +19,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
 
-// Each toolkit's image has the compiler that the matrix names, and it compiles for exactly the SMs that the matrix's check
-// takes it to: of each, the fatbin reader finds the code.
-func TestToolkits(t *testing.T) {
-	if testing.Short() {
-		t.Skip("short: it installs the builder images on an engine")
-	}
+// allToolkits are the options for every toolkit of the matrix, with the user's own cache of packages.
+func allToolkits(t *testing.T) Options {
+	t.Helper()
 	m, err := spec.Default()
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +30,18 @@ func TestToolkits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	session, err := Open(t.Context(), Options{Base: BaseMade, CacheDir: filepath.Join(cache, "llcuda", "builder"), Toolkits: m.Toolkits})
+	return Options{CacheDir: filepath.Join(cache, "llcuda", "builder"), Toolkits: m.Toolkits}
+}
+
+// Each toolkit's image has the compiler that the matrix names, and it compiles for exactly the SMs that the matrix's check
+// takes it to: of each, the fatbin reader finds the code.
+func TestToolkits(t *testing.T) {
+	if testing.Short() {
+		t.Skip("short: it installs the builder images on an engine")
+	}
+	options := allToolkits(t)
+	options.Base = BaseMade
+	session, err := Open(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +50,7 @@ func TestToolkits(t *testing.T) {
 
 	// What some toolkit compiles for, and variants that none does.
 	var all []string
-	for _, toolkit := range m.Toolkits {
+	for _, toolkit := range options.Toolkits {
 		for _, code := range toolkit.Codes() {
 			all = append(all, matrix.Code{SM: code.SM}.String(), matrix.Code{SM: code.SM, Variant: "a"}.String())
 		}
@@ -52,7 +60,7 @@ func TestToolkits(t *testing.T) {
 	const script = `mkdir /out && cd /out && nvcc --version >version
 echo '__global__ void twice(float *x) { x[threadIdx.x] *= 2; }' >/tmp/twice.cu
 for code in "$@"; do nvcc --fatbin -gencode "arch=compute_$code,code=sm_$code" -o "$code" /tmp/twice.cu 2>>messages || :; done`
-	for _, toolkit := range m.Toolkits {
+	for _, toolkit := range options.Toolkits {
 		t.Run(toolkit.Name, func(t *testing.T) {
 			out := t.TempDir()
 			_, err := b.images[toolkit.Name].container(b.client).
@@ -107,31 +115,25 @@ func TestImagesShareTheBase(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short: it downloads what the builder images are made of")
 	}
-	m, err := spec.Default()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	options := allToolkits(t)
 	registry := imagetest.NewRegistry(t)
 	var tag string
 	move := func(farm.Event) { tag = registry.PushRandom(t, "debian:bookworm-slim") }
 	move(farm.Event{})
-	images, err := Options{Base: tag, CacheDir: filepath.Join(cache, "llcuda", "builder"), Toolkits: m.Toolkits, Progress: move}.prepareImages(t.Context())
+	options.Base, options.Progress = tag, move
+	images, err := options.prepareImages(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	bases, digests := map[string]bool{}, map[string]bool{}
-	for _, toolkit := range m.Toolkits {
+	for _, toolkit := range options.Toolkits {
 		image := images[toolkit.Name]
 		bases[image.Base], digests[image.Digest] = true, true
 		if len(image.lock.Of(cuda12.Base)) == 0 {
 			t.Errorf("the lock of %s has no base: install.sh would not mend one of a registry", toolkit.Name)
 		}
 	}
-	if len(bases) != 1 || len(digests) != len(m.Toolkits) {
+	if len(bases) != 1 || len(digests) != len(options.Toolkits) {
 		t.Errorf("the images have the bases %v and the digests %v", bases, digests)
 	}
 }

@@ -46,7 +46,7 @@ type Source struct {
 // half is the same in the recipes of all toolkits.
 type Recipe struct {
 	Toolkit      matrix.Toolkit
-	Host         matrix.Toolkit // the one in whose image the host half is compiled, of which it uses nothing
+	Host         matrix.Toolkit // its image compiles the host half, which uses no CUDA
 	BuilderImage string         // digest of the image the device half's compilers run in
 	HostImage    string         // of that of the host half
 	BaseImage    string         // what both images were made from

@@ -1,5 +1,5 @@
-// Package gate holds a bundle against what it must do on a GPU before its release becomes public: every operation of its
-// CUDA backend computes what the CPU computes, and it is not slower than the release before.
+// Package gate checks bundles on a GPU before their release becomes public: every operation of the CUDA backend must
+// compute what the CPU computes, and no bundle may be slower than that of the release before.
 //
 // The commands bench and check-ops of ci call it, on the machine with the GPU. In flow files: the archives of bundles and of
 // their CUDA runtimes, models, and llama.cpp's test-backend-ops; out flow reports, and typed errors:
@@ -7,8 +7,8 @@
 //	bundle, runtime ──Open──▶ Bundle ──CheckOps──▶ OpsReport
 //	                          Bundles ──Bench──▶ manifests.Benchmark ──CheckSpeed──▶ a Refusal, if one is slower
 //
-// The package needs no engine, network or repository, writes only to the work folder, and never prints. A run that says
-// nothing counts as one that failed: test-backend-ops ends well where it finds no GPU, and llama-bench measures the CPU.
+// The package needs no engine, network or repository, writes only to the work folder, and never prints. A run
+// without results counts as failed: without a GPU, test-backend-ops exits with 0 and llama-bench measures the CPU.
 package gate
 
 import (
@@ -41,7 +41,7 @@ func (e *InputError) Unwrap() error { return e.err }
 // Hint is the way out.
 func (e *InputError) Hint() string { return e.hint }
 
-// A Refusal is a bundle that fails: what it says was found by running it, or by reading its files.
+// A Refusal is a bundle that failed a check: running it, or reading its files, showed what the error says.
 type Refusal struct {
 	err  error
 	hint string

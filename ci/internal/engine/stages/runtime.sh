@@ -61,16 +61,16 @@ else
         $LINKING -ldl -lpthread -lrt
     ln -s "$own" "/out/lib/$named"
     cat > /out/NOTICE <<TEXT
-$own is no library of NVIDIA's. The llcuda build farm linked it from NVIDIA's static libraries
-libcublas_static.a, libcublasLt_static.a, libculibos.a and libcudart_static.a, after NVIDIA's nvprune had left of their
-device code that for GPUs of compute capability $MAJOR.x. It exports these functions and no other:
+$own is not an NVIDIA library. The llcuda build farm linked it from NVIDIA's static libraries
+libcublas_static.a, libcublasLt_static.a, libculibos.a and libcudart_static.a. NVIDIA's nvprune first removed from them the
+device code for GPUs other than those of compute capability $MAJOR.x. The library exports only these functions:
 
 $(sed 's/^/    /' /build/functions)
 
-It serves the llama.cpp of the same release, and nothing else. $named is a link to it, under the name that
-llama.cpp's CUDA backend asks for. $(basename "$given"/lib/libcudart.so.*) is NVIDIA's own, unchanged.
+It is for the llama.cpp of the same release and for nothing else. $named is a link to it, because llama.cpp's CUDA
+backend loads the library by that name. $(basename "$given"/lib/libcudart.so.*) is NVIDIA's own, unchanged.
 
-LICENSE is the licence of NVIDIA's libraries, under which what is linked from them is passed on.
+LICENSE is the license of NVIDIA's libraries. It also covers what is linked from them here.
 TEXT
     chmod 644 /out/NOTICE
 fi
