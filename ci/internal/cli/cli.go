@@ -47,7 +47,7 @@ func Main(args []string, backend Backend) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // gives the next signal its usual effect
 	term := newTerminal(os.Stdout, os.Stderr)
-	if err := endWithGoRun(); err != nil {
+	if err := endWithGoRun(stop); err != nil {
 		term.Warnf("%v", err)
 	}
 	return run(ctx, args, term, backend)

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,17 +13,29 @@ import (
 
 // endWithGoRun makes the command shut down cleanly when `go run`, which started it, ends before it:
 // go forwards no signals, so stopping `go run ./ci build` would leave the build running. Any other
-// parent may end, as a shell does under nohup and setsid.
-func endWithGoRun() error {
+// parent may end, as a shell does under nohup and setsid. It calls stop when go run has ended.
+//
+// The kernel notifies of the end of the thread that is the parent, and passes the child on to another
+// thread of go, if one is left. So the signal may come several times while a killed go ends.
+func endWithGoRun(stop func()) error {
 	parent := os.Getppid()
 	if !isGoRun(parent) {
 		return nil
 	}
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, unix.SIGUSR1)
+	go func() {
+		for range ended {
+			if os.Getppid() != parent {
+				stop()
+			}
+		}
+	}()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGUSR1), 0, 0, 0); err != nil {
 		return fmt.Errorf("watching go run: %w", err)
 	}
 	if os.Getppid() != parent { // it ended before the kernel was asked
-		return unix.Kill(os.Getpid(), unix.SIGTERM)
+		stop()
 	}
 	return nil
 }

@@ -3,4 +3,4 @@
 package cli
 
 // endWithGoRun does nothing: this system does not notify a process of its parent's end.
-func endWithGoRun() error { return nil }
+func endWithGoRun(func()) error { return nil }

@@ -145,13 +145,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, dir string) {
 	}
 	n := 0
 	if fault.Rate > 0 {
-		n = trickle(w, body, fault.Rate)
+		n = s.trickle(w, body, fault.Rate)
 	} else {
-		n, _ = w.Write(body) // a client that hangs up is not the server's fault
+		n = s.write(w, body)
 	}
-	s.mu.Lock()
-	s.sent += int64(n)
-	s.mu.Unlock()
 	if int64(n) < to-from+1 {
 		w.(http.Flusher).Flush()
 		if fault.Stall > 0 {
@@ -161,15 +158,33 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, dir string) {
 	}
 }
 
+// write writes a part of a body. A client that hangs up is not the server's fault.
+//
+// The bytes count as sent before they are, less what the client did not take: it may have them all
+// and be done before the server's Write returns.
+func (s *Server) write(w http.ResponseWriter, part []byte) int {
+	s.count(len(part))
+	n, _ := w.Write(part)
+	s.count(n - len(part))
+	return n
+}
+
+func (s *Server) count(bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent += int64(bytes)
+}
+
 // trickle writes a body at a rate, in bytes a second, until the client hangs up.
-func trickle(w http.ResponseWriter, body []byte, rate int64) (written int) {
+func (s *Server) trickle(w http.ResponseWriter, body []byte, rate int64) (written int) {
 	const most = 100 // writes a second
 	pause := max(time.Second/most, time.Second/time.Duration(rate))
 	step := int(max(rate/most, 1))
 	for len(body) > 0 {
-		n, err := w.Write(body[:min(step, len(body))])
+		part := body[:min(step, len(body))]
+		n := s.write(w, part)
 		written, body = written+n, body[n:]
-		if err != nil || http.NewResponseController(w).Flush() != nil {
+		if n < len(part) || http.NewResponseController(w).Flush() != nil {
 			break
 		}
 		time.Sleep(pause)
