@@ -60,6 +60,7 @@ func TestToolkits(t *testing.T) {
 	const script = `mkdir /out && cd /out && nvcc --version >version
 echo '__global__ void twice(float *x) { x[threadIdx.x] *= 2; }' >/tmp/twice.cu
 for code in "$@"; do nvcc --fatbin -gencode "arch=compute_$code,code=sm_$code" -o "$code" /tmp/twice.cu 2>>messages || :; done`
+	t.Run("steady", func(t *testing.T) { testSteady(t, b.images[options.Toolkits[0].Name].container(b.client)) })
 	for _, toolkit := range options.Toolkits {
 		t.Run(toolkit.Name, func(t *testing.T) {
 			out := t.TempDir()
@@ -107,6 +108,76 @@ for code in "$@"; do nvcc --fatbin -gencode "arch=compute_$code,code=sm_$code" -
 				t.Errorf("the matrix says nvcc %s: %s, %v", toolkit.NVCC, version, err)
 			}
 		})
+	}
+}
+
+// testSteady shows that what cicc sees under steady.so is the same in every process, and that only cicc and cudafe++ see
+// it. The program of these names prints what the PTX of the real ones was seen to depend on.
+func testSteady(t *testing.T, image *dagger.Container) {
+	steady, err := stageFiles.ReadFile("stages/device/steady.c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const sees = `#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+int main(void) {
+    unsigned seed;
+    struct timespec up;
+    struct timeval day;
+    FILE *f = fopen("/dev/urandom", "r");
+    if (!f || fread(&seed, sizeof seed, 1, f) != 1) return 1;
+    srand(seed);
+    clock_gettime(CLOCK_MONOTONIC, &up);
+    gettimeofday(&day, 0);
+    printf("heap %p\n", malloc(1));
+    printf("random %d\n", rand());
+    printf("monotonic %ld.%ld\n", (long) up.tv_sec, up.tv_nsec);
+    printf("day %ld.%ld\n", (long) day.tv_sec, (long) day.tv_usec);
+    printf("time %d\n", time(0) > 1700000000);
+    printf("pid %d\n", getpid());
+}
+`
+	const script = `mkdir /out && cd /out && gcc -shared -fPIC -O2 -Wall -Werror -o /tmp/steady.so /tmp/steady.c
+for program in cicc cudafe++ ptxas; do
+    gcc -o "/tmp/$program" /tmp/sees.c
+    for n in 1 2; do LD_PRELOAD=/tmp/steady.so "/tmp/$program" > "$program.$n"; sleep 0.01; done
+done`
+	out := t.TempDir()
+	_, err = image.WithNewFile("/tmp/steady.c", string(steady)).WithNewFile("/tmp/sees.c", sees).
+		WithExec(slices.Concat(noNetwork, []string{"bash", "-ec", script}), dagger.ContainerWithExecOpts{InsecureRootCapabilities: true}).
+		Directory("/out").Export(t.Context(), out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for program, want := range map[string]string{
+		"cicc":     "pid",
+		"cudafe++": "heap random monotonic day",
+		"ptxas":    "heap random monotonic day pid",
+	} {
+		var differ []string
+		var seen [2][]string
+		for i := range seen {
+			text, err := os.ReadFile(filepath.Join(out, fmt.Sprintf("%s.%d", program, i+1)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[i] = strings.Split(strings.TrimSpace(string(text)), "\n")
+		}
+		for i, line := range seen[0] {
+			if line != seen[1][i] {
+				name, _, _ := strings.Cut(line, " ")
+				differ = append(differ, name)
+			}
+		}
+		if got := strings.Join(differ, " "); got != want {
+			t.Errorf("two runs of %s differ in %q, want %q: %q", program, got, want, seen)
+		}
+		if today := slices.Contains(seen[0], "time 1"); today == (program == "cicc") {
+			t.Errorf("%s sees the time of today: %t", program, today)
+		}
 	}
 }
 
