@@ -144,6 +144,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		newCheckOpsCommand(term),
 		newBenchCommand(term),
 		newReproduceCommand(term, backend),
+		newCompareCommand(term),
 		newPublishCommand(term),
 		newPointerCommand(term),
 		newReleaseCommand(term, backend),

@@ -152,7 +152,7 @@ func (r *reproduceCommand) compare(ctx context.Context, public release.Public, r
 	same = true
 	for _, result := range outcome.All() {
 		for _, mine := range result.Artifacts {
-			found, err := public.Compare(ctx, released, mine, release.Dir(r.out), r.released(), r.term.Transfers("downloading", "downloaded").Report)
+			found, err := public.CompareArchive(ctx, released, mine, release.Dir(r.out), r.released(), r.term.Transfers("downloading", "downloaded").Report)
 			switch {
 			case err != nil:
 				return false, err

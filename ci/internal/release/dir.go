@@ -154,17 +154,25 @@ func (d Dir) lock() (unlock func(), err error) {
 
 // Manifest reads the folder's manifest.json.
 func (d Dir) Manifest() (manifests.Release, error) {
-	f, err := os.Open(d.Path(manifests.ManifestName))
+	again := "go run ./ci manifest " + string(d) + " writes it"
+	release, err := ReadManifest(d.Path(manifests.ManifestName), again+" again; if another version of ci made the release, use that one")
 	if errors.Is(err, fs.ErrNotExist) {
-		return manifests.Release{}, &MissingError{fmt.Errorf("%s does not say of which release it is: it has no %s", d, manifests.ManifestName), "go run ./ci manifest " + string(d) + " writes it"}
+		return manifests.Release{}, &MissingError{fmt.Errorf("%s does not say of which release it is: it has no %s", d, manifests.ManifestName), again}
 	}
+	return release, err
+}
+
+// ReadManifest reads a manifest.json that need not lie in a release's folder. One that cannot be
+// read is a *Refusal with the hint.
+func ReadManifest(file, hint string) (manifests.Release, error) {
+	f, err := os.Open(file)
 	if err != nil {
 		return manifests.Release{}, err
 	}
 	defer f.Close()
 	release, err := manifests.Decode(f)
 	if err != nil {
-		return manifests.Release{}, &Refusal{fmt.Errorf("reading %s: %w", f.Name(), err), "go run ./ci manifest " + string(d) + " writes it again"}
+		return manifests.Release{}, &Refusal{fmt.Errorf("reading %s: %w", file, err), hint}
 	}
 	return release, nil
 }
