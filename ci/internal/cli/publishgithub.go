@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher"
+	"github.com/waqasm86/llcuda-farm/publisher/changes"
 	"github.com/waqasm86/llcuda-farm/publisher/ghrelease"
 )
 
@@ -104,7 +106,11 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 	}
 	downloads := server + "/" + g.repo + "/releases/download/" + url.PathEscape(tag)
 	opts := publisher.Options{Draft: g.draft, Latest: publisher.Latest(g.latest), Replace: g.replace, Note: func(line string) { term.Notef("%s", line) }}
-	opts.Notes = publisher.Notes(folder.Release, g.table, publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer, Benchmark: benchmark})
+	notes := publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer, Benchmark: benchmark}
+	if err := g.compare(ctx, term, store, server, tag, &notes); err != nil {
+		return err
+	}
+	opts.Notes = publisher.Notes(folder.Release, g.table, notes)
 	if g.dryRun {
 		plan, err := publisher.MakePlan(ctx, store, folder, opts)
 		if err != nil {
@@ -137,6 +143,56 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 	}
 	term.Printf("%s: %s, %s%s", result.Release.URL, how, sent, seen)
 	return nil
+}
+
+// notesPatience is how long a release is held up for the one that its notes compare it with.
+const notesPatience = 2 * time.Minute
+
+// compare has the notes say what changed since the release before. Where that cannot be found out,
+// it warns, and they say nothing of it: its error is the user's interrupt alone.
+func (g *publishGitHubCommand) compare(ctx context.Context, term *terminal, store *ghrelease.Store, server, tag string, notes *publisher.NotesOptions) error {
+	found, err := g.changes(ctx, store, server, tag)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		term.Warnf("the notes do not say what changed since the release before: %v\ngo run ./ci compare prints it, once both can be read; repeating this command before the release is public adds it", err)
+	case found == nil:
+		term.Notef("notes     of a first release: there is none before %s", tag)
+		notes.First = true
+	default:
+		term.Notef("notes     with the changes since %s", found.Before)
+		notes.Changes = found
+	}
+	return nil
+}
+
+// changes compares the folder with the release before; nil where there is none.
+func (g *publishGitHubCommand) changes(ctx context.Context, store *ghrelease.Store, server, tag string) (*changes.Changes, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, notesPatience, fmt.Errorf("no answer within %s", measure.Time(notesPatience)))
+	defer cancel()
+	work, err := os.MkdirTemp("", "llcuda-notes-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	verifier, err := g.signedBy.verifier()
+	if err != nil {
+		return nil, err
+	}
+	previous, err := release.ReadPrevious(ctx, tag, store.Published, func(ctx context.Context, tag string) (changes.Release, error) {
+		at := publicFlags{repo: g.repo, server: server, tag: tag}
+		return release.Public{Folder: at.folder()}.Read(ctx, tag, verifier, release.Dir(work), func(publisher.Progress) {})
+	})
+	if err != nil || previous == nil {
+		return nil, err
+	}
+	mine, err := g.dir.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := changes.Compare(*previous, mine, g.table.LlamaCPP.Repository)
+	return &found, nil
 }
 
 // store is the repository's releases, and the address of the server that has it.

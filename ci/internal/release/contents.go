@@ -13,6 +13,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/archive"
+	"github.com/waqasm86/llcuda-farm/manifests/retry"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/publisher"
 	"github.com/waqasm86/llcuda-farm/publisher/changes"
@@ -161,6 +162,28 @@ func (p Public) Read(ctx context.Context, tag string, verifier *sigverify.Verifi
 		return changes.Release{}, err
 	}
 	return to.read(ctx, released.Release)
+}
+
+// ReadPrevious reads the published release that a new one follows, by their tags; nil where there is
+// none. The tags of what was published come from list, newest first.
+func ReadPrevious(ctx context.Context, tag string, list func(context.Context) ([]string, error), read func(context.Context, string) (changes.Release, error)) (*changes.Release, error) {
+	var tags []string
+	err := retry.Policy{}.Do(ctx, func() (err error) {
+		tags, err = list(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the releases: %w", err)
+	}
+	previous := changes.Previous(tag, tags)
+	if previous == "" {
+		return nil, nil
+	}
+	r, err := read(ctx, previous)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", previous, err)
+	}
+	return &r, nil
 }
 
 // billsOf are the names of the bundles' bills of materials.
