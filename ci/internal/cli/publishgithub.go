@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
@@ -233,7 +234,7 @@ func (g *publishGitHubCommand) store() (store *ghrelease.Store, server string, e
 // that nothing is published that no client accepts.
 func openSigned(ctx context.Context, dir release.Dir, signedBy *trust) (*publisher.Folder, sigverify.Signer, error) {
 	refuse := func(err error, hint string) (*publisher.Folder, sigverify.Signer, error) {
-		return nil, sigverify.Signer{}, &refusal{err, hint}
+		return nil, sigverify.Signer{}, failure.Refuse(err, hint)
 	}
 	folder, err := publisher.OpenFolder(ctx, string(dir))
 	if isAs[*publisher.FolderError](err) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
@@ -279,7 +280,7 @@ func (p *publishModelsCommand) message() string {
 func (p *publishModelsCommand) refuse(err error) error {
 	switch {
 	case isAs[*matrix.LicenceError](err), isAs[*hub.MismatchError](err), isAs[*hfhub.CatalogueError](err):
-		return &refusal{err, hintFor(err)}
+		return failure.Refuse(err, hintFor(err))
 	case isAs[*hub.GatedError](err), isAs[*hub.TokenError](err), isAs[*hub.RepositoryError](err):
 		return &publisher.RefusedError{Err: err, Way: hintFor(err)}
 	}

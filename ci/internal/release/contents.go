@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/archive"
 	"github.com/waqasm86/llcuda-farm/manifests/retry"
@@ -86,10 +87,10 @@ func (d Dir) files(ctx context.Context, described manifests.Release, bundle mani
 			return nil, ctx.Err()
 		}
 		if err != nil {
-			return nil, &Refusal{err, d.verifyHint()}
+			return nil, failure.Refuse(err, d.verifyHint())
 		}
 		if findings := archive.CompareMetadata(meta, twin); len(findings) > 0 {
-			return nil, &Refusal{fmt.Errorf("reading %s: it is not what %s describes: %s", d.Path(twin.Name), manifests.ManifestName, findings[0]), d.verifyHint()}
+			return nil, failure.Refuse(fmt.Errorf("reading %s: it is not what %s describes: %s", d.Path(twin.Name), manifests.ManifestName, findings[0]), d.verifyHint())
 		}
 		return meta.Files, nil
 	}
@@ -99,7 +100,7 @@ func (d Dir) files(ctx context.Context, described manifests.Release, bundle mani
 // billed are the files that a bill of materials names.
 func (d Dir) billed(bill manifests.Artifact) ([]manifests.File, error) {
 	fail := func(err error) ([]manifests.File, error) {
-		return nil, &Refusal{fmt.Errorf("reading %s: %w", d.Path(bill.Name), err), d.verifyHint()}
+		return nil, failure.Refuse(fmt.Errorf("reading %s: %w", d.Path(bill.Name), err), d.verifyHint())
 	}
 	if bill.Size > maxBill {
 		return fail(fmt.Errorf("it has %d bytes, and a bill of materials at most %d", bill.Size, maxBill))
@@ -116,7 +117,7 @@ func (d Dir) billed(bill manifests.Artifact) ([]manifests.File, error) {
 }
 
 // holds reports whether the folder has an asset. One with other bytes than the manifest's is a
-// *Refusal.
+// *failure.Refusal.
 func (d Dir) holds(asset manifests.Artifact) (bool, error) {
 	info, err := os.Stat(d.Path(asset.Name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -132,7 +133,7 @@ func (d Dir) holds(asset manifests.Artifact) (bool, error) {
 		}
 	}
 	if sum != asset.SHA256 {
-		return false, &Refusal{fmt.Errorf("reading %s: it is not the file that %s describes", d.Path(asset.Name), manifests.ManifestName), d.verifyHint()}
+		return false, failure.Refuse(fmt.Errorf("reading %s: it is not the file that %s describes", d.Path(asset.Name), manifests.ManifestName), d.verifyHint())
 	}
 	return true, nil
 }

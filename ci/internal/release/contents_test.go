@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
@@ -172,7 +173,7 @@ func TestReadRefuses(t *testing.T) {
 		r := fetchtest.New(t, fetchtest.Options{})
 		test.damage(t, r)
 		_, err := Dir(r.Dir).Read(t.Context())
-		if !isAs[*Refusal](err) || !strings.Contains(err.Error(), test.within) || hintOf(err) == "" {
+		if !isAs[*failure.Refusal](err) || !strings.Contains(err.Error(), test.within) || hintOf(err) == "" {
 			t.Errorf("%s: got %v, hint %q", name, err, hintOf(err))
 		}
 	}
@@ -213,7 +214,7 @@ func TestReadPublic(t *testing.T) {
 	if diff := cmp.Diff(asJSON(t, want), asJSON(t, got)); diff != "" || len(archives) > 0 {
 		t.Errorf("downloaded %v (-folder +public):\n%s", archives, diff)
 	}
-	if _, err := public.Read(t.Context(), "v1.0.0-runtime", verifier, Dir(t.TempDir()), func(publisher.Progress) {}); !isAs[*Refusal](err) {
+	if _, err := public.Read(t.Context(), "v1.0.0-runtime", verifier, Dir(t.TempDir()), func(publisher.Progress) {}); !isAs[*failure.Refusal](err) {
 		t.Errorf("another tag: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -25,7 +26,7 @@ func (p Public) BuiltBy(ctx context.Context, release *fetch.Release, targets []m
 	for _, target := range targets {
 		bundle, has := release.Bundle(target.SM)
 		if !has {
-			return nil, &MissingError{fmt.Errorf("the release has no %s", manifests.BundleName(target.SM)), otherSM}
+			return nil, failure.Input(fmt.Errorf("the release has no %s", manifests.BundleName(target.SM)), otherSM)
 		}
 		if err := p.Asset(ctx, bundle, to, progress); err != nil {
 			return nil, err
@@ -38,8 +39,8 @@ func (p Public) BuiltBy(ctx context.Context, release *fetch.Release, targets []m
 			first = &meta.Build
 		}
 		if meta.Build.Engine != first.Engine || meta.Build.BaseImage != first.BaseImage {
-			return nil, &MissingError{fmt.Errorf("%s was built by %s on %s, and %s by %s on %s",
-				targets[0].SM, first.Engine, first.BaseImage, target.SM, meta.Build.Engine, meta.Build.BaseImage), "give one SM at a time"}
+			return nil, failure.Input(fmt.Errorf("%s was built by %s on %s, and %s by %s on %s",
+				targets[0].SM, first.Engine, first.BaseImage, target.SM, meta.Build.Engine, meta.Build.BaseImage), "give one SM at a time")
 		}
 	}
 	return first, nil
@@ -63,7 +64,7 @@ func (p Public) CompareArchive(ctx context.Context, release *fetch.Release, buil
 	case !ok && built.Kind == manifests.KindCUDART:
 		return ArchiveComparison{OtherRuntime: true}, nil
 	case !ok:
-		return ArchiveComparison{}, &MissingError{fmt.Errorf("the release has no %s", built.Name), otherSM}
+		return ArchiveComparison{}, failure.Input(fmt.Errorf("the release has no %s", built.Name), otherSM)
 	case built.SHA256 == released.SHA256:
 		return ArchiveComparison{Same: true}, nil
 	}
