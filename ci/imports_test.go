@@ -74,7 +74,7 @@ var allowed = map[string][]string{
 	"manifests/gguf":                   {},
 	"manifests/python":                 {},
 	"manifests/gguf/tinygguf":          {},
-	"manifests/variants":               {},
+	"manifests/variants":               {"manifests/fetch/launch"},
 	"manifests/sigverify":              {"manifests"},
 	"manifests/cmd/llcuda-fetch":       {"manifests/fetch/fetchcli", "manifests/fetch/launch/earlyexec", "manifests/fetch", "manifests/sigverify", "manifests"},
 }
