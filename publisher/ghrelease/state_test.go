@@ -3,7 +3,6 @@ package ghrelease_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
@@ -269,38 +266,6 @@ func (s *slowly) Read(b []byte) (int, error) {
 func (s *slowly) Close() error { return nil }
 
 // A file that changes on the way is never published, and nothing of it stays.
-// Published are the releases that people see, of all pages, newest first.
-func TestPublished(t *testing.T) {
-	server := ghtest.New(t, ghtest.Options{PerPage: 2})
-	for _, body := range []string{
-		`{"tag_name":"v1.0.0"}`, `{"tag_name":"v1.1.0"}`, `{"tag_name":"v1.2.0","draft":true}`,
-		`{"tag_name":"v1.3.0","prerelease":true}`, `{"tag_name":"models"}`, `{"tag_name":"v1.1.1"}`,
-	} {
-		request, err := http.NewRequest(http.MethodPost, server.APIURL+"/repos/"+ghtest.Repository+"/releases", strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		request.Header.Set("Authorization", "Bearer "+server.Token)
-		request.Header.Set("Content-Type", "application/json")
-		response, err := http.DefaultClient.Do(request)
-		if err != nil || response.StatusCode != http.StatusCreated {
-			t.Fatalf("%s: %v, %v", body, response, err)
-		}
-		response.Body.Close()
-	}
-	got, err := newStore(t, server, ghrelease.Options{}).Published(t.Context())
-	if diff := cmp.Diff([]string{"v1.1.1", "models", "v1.1.0", "v1.0.0"}, got); diff != "" || err != nil {
-		t.Errorf("%v (-want +got):\n%s", err, diff)
-	}
-	other, err := ghrelease.New("octo/other", ghrelease.Options{APIURL: server.APIURL, Token: server.Token})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := other.Published(t.Context()); !strings.Contains(fmt.Sprint(err), "there is no repository octo/other") {
-		t.Errorf("of no repository: %v, %v", got, err)
-	}
-}
-
 func TestFolderChanges(t *testing.T) {
 	dir := fetchtest.New(t, fetchtest.Options{Padding: 20_000}).Dir
 	folder, err := publisher.OpenFolder(t.Context(), dir)

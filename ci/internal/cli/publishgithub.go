@@ -50,7 +50,8 @@ func newPublishGitHubCommand(term *terminal) *cobra.Command {
 		Short: "Publish a signed release folder as a GitHub release",
 		Long: `Publish a signed release folder as a GitHub release: verify the signature, make
 or find the draft, upload what is missing, read everything back and compare, make
-the draft public, and download it all once more as anyone can.
+the draft public, and download it all once more as anyone can. Its notes say what
+changed since the release before, as go run ./ci compare does.
 
 After a failure or a kill at any moment, repeat the command: it resumes. It never
 changes a public release; it only completes it.
