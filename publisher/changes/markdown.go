@@ -87,28 +87,38 @@ func (m *markdown) states() {
 func (m *markdown) facts() {
 	required := false
 	for _, what := range kinds {
-		var texts []string
-		of := map[string][]matrix.SM{}
+		var same grouping
 		for _, b := range m.Bundles {
 			for _, f := range b.Facts {
-				if f.What != what {
-					continue
+				if f.What == what {
+					required = required || slices.Contains(requirements, what)
+					same.add(f.text(), b.SM)
 				}
-				required = required || slices.Contains(requirements, what)
-				text := f.text()
-				if of[text] == nil {
-					texts = append(texts, text)
-				}
-				of[text] = append(of[text], b.SM)
 			}
 		}
-		for _, text := range texts {
-			m.line("%s (%s)", text, m.which(of[text]))
+		for _, text := range same.texts {
+			m.line("%s (%s)", text, m.which(same.of[text]))
 		}
 	}
 	if !required && m.both() > 0 {
 		m.line("Driver, glibc and GLIBCXX needed: unchanged")
 	}
+}
+
+// A grouping is lines, each with the bundles of which it is true.
+type grouping struct {
+	texts []string // in the order in which they were added
+	of    map[string][]matrix.SM
+}
+
+func (g *grouping) add(text string, sm matrix.SM) {
+	if g.of == nil {
+		g.of = map[string][]matrix.SM{}
+	}
+	if g.of[text] == nil {
+		g.texts = append(g.texts, text)
+	}
+	g.of[text] = append(g.of[text], sm)
 }
 
 func (f Fact) text() string {
@@ -227,25 +237,19 @@ func (m *markdown) speed() {
 
 // files has a line for each kind of change, with all bundles whose files changed like that.
 func (m *markdown) files() {
-	var lines []string
-	of := map[string][]matrix.SM{}
+	var same grouping
 	var unknown []matrix.SM
 	for _, b := range m.Bundles {
 		switch {
 		case b.State == StateNew || b.State == StateGone:
-			continue
 		case b.Files == nil:
 			unknown = append(unknown, b.SM)
-			continue
+		default:
+			same.add(b.Files.text(), b.SM)
 		}
-		text := b.Files.text()
-		if of[text] == nil {
-			lines = append(lines, text)
-		}
-		of[text] = append(of[text], b.SM)
 	}
-	for _, text := range lines {
-		m.line("Files of %s: %s", m.which(of[text]), text)
+	for _, text := range same.texts {
+		m.line("Files of %s: %s", m.which(same.of[text]), text)
 	}
 	if len(unknown) > 0 {
 		m.line("Files not compared, because there is neither a bill of materials nor an archive to read: %s", m.which(unknown))

@@ -158,7 +158,7 @@ func (g *publishGitHubCommand) compare(ctx context.Context, term *terminal, stor
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		term.Warnf("the notes do not say what changed since the release before: %v\ngo run ./ci compare prints it, once both can be read; repeating this command before the release is public adds it", err)
+		term.Warnf("the notes do not say what changed since the release before: %v\nonce both can be read, go run ./ci compare prints it, and the notes can be edited on GitHub", err)
 	case found == nil:
 		term.Notef("notes     of a first release: there is none before %s", tag)
 		notes.First = true
