@@ -27,6 +27,9 @@ func ReadMetadata(ctx context.Context, name string) (manifests.Metadata, error) 
 	if err != nil {
 		return manifests.Metadata{}, fmt.Errorf("reading %s: %w", name, err)
 	}
+	if len(a.Metadata) == 0 && len(a.Findings) > 0 { // they say why, better than that there is no JSON
+		return manifests.Metadata{}, fmt.Errorf("reading %s: %w", name, &AuditError{Name: a.name, Findings: a.Findings})
+	}
 	meta, err := manifests.DecodeMetadata(bytes.NewReader(a.Metadata))
 	if err != nil {
 		return manifests.Metadata{}, fmt.Errorf("reading %s: %w", name, err)

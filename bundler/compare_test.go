@@ -3,6 +3,7 @@ package bundler_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -115,6 +116,22 @@ func TestReadMetadata(t *testing.T) {
 	}
 	if meta.Name != "llcuda-bins-sm75" || len(meta.Files) == 0 || !slices.ContainsFunc(meta.Files, func(f manifests.File) bool { return f.Path == "LICENSE" }) {
 		t.Errorf("metadata: %+v", meta)
+	}
+
+	// What is wrong with a damaged archive is said, and not only that its metadata cannot be read.
+	data, err := os.ReadFile(filepath.Join(out, compared))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, damaged := range map[string][]byte{"cut off": data[:len(data)/2], "empty": nil, "another format": []byte("<html>")} {
+		file := filepath.Join(t.TempDir(), compared)
+		if err := os.WriteFile(file, damaged, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := bundler.ReadMetadata(context.Background(), file)
+		if _, refused := errors.AsType[*bundler.AuditError](err); !refused {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

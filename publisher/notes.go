@@ -8,6 +8,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/publisher/changes"
 )
 
 // NotesOptions are what release notes say beyond what is in the manifest.
@@ -18,6 +19,10 @@ type NotesOptions struct {
 	Identity, Issuer string
 	// Benchmark is how fast the release is; nil where that was not measured.
 	Benchmark *manifests.Benchmark
+	// Changes are what changed since the release before; nil where there is none, or where it could
+	// not be read. First says that there is none.
+	Changes *changes.Changes
+	First   bool
 }
 
 // Notes describes a release for people, in Markdown: what is in it, how to install it, and how to verify it. The same
@@ -25,6 +30,7 @@ type NotesOptions struct {
 func Notes(release manifests.Release, table matrix.Matrix, o NotesOptions) string {
 	n := notes{release: release, table: table, NotesOptions: o}
 	n.head()
+	n.since()
 	n.install()
 	n.bundles()
 	n.speed()
@@ -68,6 +74,15 @@ func (n *notes) head() {
 	}
 	n.printf("%s (commit %s), compiled with %s for NVIDIA GPUs. Each bundle has the code for one generation of them and ", version, commit, strings.Join(toolkits, " and "))
 	n.printf("nothing else; it needs a driver, and no CUDA installation.\n\n")
+}
+
+func (n *notes) since() {
+	switch {
+	case n.Changes != nil:
+		n.printf("%s\n", n.Changes.Markdown())
+	case n.First:
+		n.printf("This is the first release.\n\n")
+	}
 }
 
 func (n *notes) install() {

@@ -2,6 +2,7 @@ package publisher_test
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests/goldentest"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher"
+	"github.com/waqasm86/llcuda-farm/publisher/changes"
 )
 
 func TestNotes(t *testing.T) {
@@ -64,10 +66,36 @@ func TestNotes(t *testing.T) {
 	}
 	alone := benchmark
 	alone.Bundles, alone.Tests = benchmark.Bundles[1:], []manifests.BenchmarkTest{{Model: "tiny.gguf", Test: "tg128", Speeds: benchmark.Tests[0].Speeds[:1]}}
+	// The release before had one bundle less and another llama.cpp; the one after it is the same but for the archives.
+	earlier, patched := changes.Release{Release: full}, changes.Release{Release: full}
+	earlier.Release.Release, patched.Release.Release = "v1.0.0-runtime", "v1.1.1-runtime"
+	earlier.LlamaCPP = manifests.LlamaCPP{Version: "0.4.0", Commit: strings.Repeat("4", 40)}
+	earlier.Assets = slices.DeleteFunc(slices.Clone(full.Assets), func(a manifests.Artifact) bool { return a.SM == 50 })
+	patched.Assets = slices.Clone(full.Assets)
+	for i := range patched.Assets {
+		if a := &patched.Assets[i]; a.Kind == manifests.KindBundle {
+			a.Tar = &manifests.Digest{SHA256: strings.Repeat("b", 64), Size: 1}
+		}
+	}
+	// What their bills of materials name.
+	bills := func(server string) map[string][]manifests.File {
+		all := map[string][]manifests.File{}
+		for _, sm := range []matrix.SM{50, 75, 89} {
+			all[manifests.BundleName(sm)] = []manifests.File{{Path: "LICENSE", SHA256: digest}, {Path: "binaries/cuda12/llama-server", SHA256: strings.Repeat(server, 64)}}
+		}
+		return all
+	}
+	now := changes.Release{Release: full, Benchmark: &alone, Files: bills("2")}
+	earlier.Files, patched.Files = bills("1"), bills("3")
+	since := changes.Compare(earlier, now, table.LlamaCPP.Repository)
+	mended := changes.Compare(now, patched, table.LlamaCPP.Repository)
 	const downloads = "https://github.com/waqasm86/llcuda-farm/releases/download/v1.1.0-runtime"
 	for name, got := range map[string]string{
-		"full": publisher.Notes(full, table, publisher.NotesOptions{Downloads: downloads, Identity: manifests.SignerIdentity + "@refs/tags/v1.1.0-runtime", Issuer: manifests.SignerIssuer, Benchmark: &benchmark}),
-		"key":  publisher.Notes(bare, table, publisher.NotesOptions{Downloads: downloads, Benchmark: &alone}),
+		"full":  publisher.Notes(full, table, publisher.NotesOptions{Downloads: downloads, Identity: manifests.SignerIdentity + "@refs/tags/v1.1.0-runtime", Issuer: manifests.SignerIssuer, Benchmark: &benchmark}),
+		"key":   publisher.Notes(bare, table, publisher.NotesOptions{Downloads: downloads, Benchmark: &alone}),
+		"since": publisher.Notes(full, table, publisher.NotesOptions{Downloads: downloads, Benchmark: &alone, Changes: &since}),
+		"patch": publisher.Notes(patched.Release, table, publisher.NotesOptions{Downloads: downloads, Changes: &mended}),
+		"first": publisher.Notes(bare, table, publisher.NotesOptions{Downloads: downloads, First: true}),
 	} {
 		goldentest.Check(t, filepath.Join("testdata", "notes-"+name+".golden.md"), []byte(got))
 	}

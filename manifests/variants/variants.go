@@ -22,12 +22,13 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
 )
 
 const (
-	libraries = "lib"
-	prefix    = "libggml-cpu-"
-	suffix    = ".so"
+	prefix = "libggml-cpu-"
+	suffix = ".so"
 )
 
 // File is the name of a variant's library.
@@ -47,17 +48,14 @@ func Open(dir string) (Bundle, error) {
 		return Bundle{}, err
 	}
 	b := Bundle{Dir: dir}
-	programs, err := filepath.Glob(filepath.Join(dir, "binaries", "*", "llama-server"))
-	if err != nil {
+	programs := launch.ProgramsDir(dir)
+	if _, err := os.Stat(filepath.Join(programs, "llama-server")); err != nil {
+		return Bundle{}, fmt.Errorf("looking for the programs of %s, in the one folder below binaries: %w", dir, err)
+	}
+	if b.Programs, err = filepath.Rel(dir, programs); err != nil {
 		return Bundle{}, err
 	}
-	if len(programs) != 1 {
-		return Bundle{}, fmt.Errorf("looking for the programs of %s: %d folders below binaries have a llama-server, want one", dir, len(programs))
-	}
-	if b.Programs, err = filepath.Rel(dir, filepath.Dir(programs[0])); err != nil {
-		return Bundle{}, err
-	}
-	entries, err := os.ReadDir(filepath.Join(dir, libraries))
+	entries, err := os.ReadDir(filepath.Join(dir, launch.LibrariesDir))
 	if err != nil {
 		return Bundle{}, err
 	}
@@ -84,7 +82,7 @@ func (b Bundle) Stage(dir string) (Stage, error) {
 	}
 	return Stage{dir, b}, errors.Join(
 		os.MkdirAll(filepath.Join(dir, b.Programs), 0o755),
-		os.Symlink(filepath.Join(b.Dir, libraries), filepath.Join(dir, libraries)))
+		os.Symlink(filepath.Join(b.Dir, launch.LibrariesDir), filepath.Join(dir, launch.LibrariesDir)))
 }
 
 // Use makes these the variants that programs find.
@@ -98,7 +96,7 @@ func (s Stage) Use(names ...string) error {
 		err = errors.Join(err, os.Remove(link))
 	}
 	for _, name := range names {
-		err = errors.Join(err, os.Symlink(filepath.Join(s.bundle.Dir, libraries, File(name)), filepath.Join(programs, File(name))))
+		err = errors.Join(err, os.Symlink(filepath.Join(s.bundle.Dir, launch.LibrariesDir, File(name)), filepath.Join(programs, File(name))))
 	}
 	return err
 }

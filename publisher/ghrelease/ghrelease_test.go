@@ -187,6 +187,38 @@ func TestPublish(t *testing.T) {
 	}
 }
 
+// Published are the releases that people see, of all pages, newest first.
+func TestPublished(t *testing.T) {
+	server := ghtest.New(t, ghtest.Options{PerPage: 2})
+	for _, body := range []string{
+		`{"tag_name":"v1.0.0"}`, `{"tag_name":"v1.1.0"}`, `{"tag_name":"v1.2.0","draft":true}`,
+		`{"tag_name":"v1.3.0","prerelease":true}`, `{"tag_name":"models"}`, `{"tag_name":"v1.1.1"}`,
+	} {
+		request, err := http.NewRequest(http.MethodPost, server.APIURL+"/repos/"+ghtest.Repository+"/releases", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+server.Token)
+		request.Header.Set("Content-Type", "application/json")
+		response, err := http.DefaultClient.Do(request)
+		if err != nil || response.StatusCode != http.StatusCreated {
+			t.Fatalf("%s: %v, %v", body, response, err)
+		}
+		response.Body.Close()
+	}
+	got, err := newStore(t, server, ghrelease.Options{}).Published(t.Context())
+	if diff := cmp.Diff([]string{"v1.1.1", "models", "v1.1.0", "v1.0.0"}, got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	other, err := ghrelease.New("octo/other", ghrelease.Options{APIURL: server.APIURL, Token: server.Token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := other.Published(t.Context()); !strings.Contains(fmt.Sprint(err), "there is no repository octo/other") {
+		t.Errorf("of no repository: %v, %v", got, err)
+	}
+}
+
 // The signature and SHA256SUMS are sent last, in that order, and nothing else is in flight then.
 func TestSumsAreLast(t *testing.T) {
 	server, folder := ghtest.New(t, ghtest.Options{}), newFolder(t, fetchtest.Options{})

@@ -15,14 +15,15 @@ import (
 
 // A release is GitHub's, with the fields that go-github v66 lacks.
 type release struct {
-	ID        int64   `json:"id"`
-	TagName   string  `json:"tag_name"`
-	Draft     bool    `json:"draft"`
-	Immutable bool    `json:"immutable"`
-	Body      string  `json:"body"`
-	HTMLURL   string  `json:"html_url"`
-	UploadURL string  `json:"upload_url"`
-	Assets    []asset `json:"assets"`
+	ID         int64   `json:"id"`
+	TagName    string  `json:"tag_name"`
+	Draft      bool    `json:"draft"`
+	Prerelease bool    `json:"prerelease"`
+	Immutable  bool    `json:"immutable"`
+	Body       string  `json:"body"`
+	HTMLURL    string  `json:"html_url"`
+	UploadURL  string  `json:"upload_url"`
+	Assets     []asset `json:"assets"`
 }
 
 // An asset is GitHub's.
@@ -89,6 +90,22 @@ func (s *Store) Find(ctx context.Context, tag string) ([]publisher.Release, erro
 	}
 	_, err = s.checkTag(ctx, tag)
 	return found, err
+}
+
+// Published lists the tags of the releases that are public and no pre-releases, newest first.
+func (s *Store) Published(ctx context.Context) ([]string, error) {
+	list, err := pages[release](ctx, s, s.path("/releases"))
+	if err != nil {
+		return nil, s.noRepository(err)
+	}
+	var tags []string
+	for _, r := range list {
+		// A release made while the pages were read moves others to the next one.
+		if !r.Draft && !r.Prerelease && !slices.Contains(tags, r.TagName) {
+			tags = append(tags, r.TagName)
+		}
+	}
+	return tags, nil
 }
 
 // noRepository says what a 404 on the repository means.

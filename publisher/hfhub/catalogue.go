@@ -198,7 +198,7 @@ func (h *Head) LicenceFiles(ctx context.Context, c Catalogue, given map[string][
 			}
 			if !ok {
 				return nil, &CatalogueError{fmt.Errorf("the %s wants a copy of its text beside the files", l.Name),
-					"save it from " + l.Link + " and give it by --licence " + id + "=FILE; once published, it need not be given again"}
+					"save it from " + l.Link + " and give it by --license " + id + "=FILE; once published, it need not be given again"}
 			}
 			text = there
 		}

@@ -3,6 +3,7 @@ package sbom
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/url"
 	"regexp"
@@ -16,6 +17,7 @@ import (
 	"github.com/spdx/tools-golang/spdxlib"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // Facts are what a bill of materials must agree with.
@@ -39,6 +41,28 @@ func Check(text []byte, facts Facts) []string {
 	c.packages()
 	c.agrees(facts)
 	return c.problems
+}
+
+// Files reads a bill of materials and lists the regular files that it names, without their sizes and
+// modes, which it does not have. It refuses files without a path or a digest, and nothing else that
+// Check finds.
+func Files(text []byte) ([]manifests.File, error) {
+	doc, err := json.Read(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("it is not an SPDX document: %w", err)
+	}
+	var files []manifests.File
+	for i, f := range doc.Files {
+		if f == nil {
+			return nil, fmt.Errorf("file %d is null", i)
+		}
+		file := manifests.File{Path: strings.TrimPrefix(f.FileName, "./"), SHA256: checksum(f.Checksums, common.SHA256)}
+		if !fs.ValidPath(file.Path) || !matrix.IsPrintable(file.Path) || file.SHA256 == "" {
+			return nil, fmt.Errorf("file %d, %q, has no path below the archive's folder, or no SHA256", i, file.Path)
+		}
+		files = append(files, file)
+	}
+	return files, nil
 }
 
 type checking struct {

@@ -264,6 +264,49 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// The files of a bill of materials are those of the bundle, and only what can be shown is taken.
+func TestFiles(t *testing.T) {
+	c := contents()
+	text, err := sbom.Bundle(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := sbom.Files(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []manifests.File
+	err = fs.WalkDir(c.FS, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() {
+			var data []byte
+			data, err = fs.ReadFile(c.FS, name)
+			want = append(want, manifests.File{Path: name, SHA256: sumOf(data)})
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	const sum = `"checksums":[{"algorithm":"SHA256","checksumValue":"aa"}]`
+	for name, files := range map[string]string{
+		"null": "null", "no path": "{" + sum + "}", "up": `{"fileName":"../x",` + sum + "}", "root": `{"fileName":"/x",` + sum + "}",
+		"a terminal's": `{"fileName":"./a\u001b[2J",` + sum + "}", "no digest": `{"fileName":"./x"}`,
+		"another digest": `{"fileName":"./x","checksums":[{"algorithm":"SHA1","checksumValue":"aa"}]}`,
+	} {
+		if got, err := sbom.Files([]byte(`{"spdxVersion":"SPDX-2.3","files":[` + files + `]}`)); err == nil {
+			t.Errorf("%s: taken as %+v", name, got)
+		}
+	}
+	for _, text := range []string{"", "[]", "{", `{"spdxVersion":"SPDX-9"}`} {
+		if _, err := sbom.Files([]byte(text)); err == nil {
+			t.Errorf("%q is taken for a bill of materials", text)
+		}
+	}
+}
+
 func TestBundleRefusesHalf(t *testing.T) {
 	for name, change := range map[string]func(*sbom.Contents){
 		"no licence": func(c *sbom.Contents) { delete(c.FS.(fstest.MapFS), "LICENSE") },

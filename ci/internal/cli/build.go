@@ -17,6 +17,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -356,7 +357,7 @@ func buildError(ctx context.Context, outcome farm.Outcome, err error) error {
 	case errors.Is(err, farm.ErrEngineLost):
 		return fmt.Errorf("%w: %w", said, farm.ErrEngineLost)
 	case onlyAudits(causes):
-		return &refusal{said, "the findings above name each file and what to change in the build"}
+		return failure.Refuse(said, "the findings above name each file and what to change in the build")
 	default:
 		return &failedBuild{said, causes}
 	}

@@ -18,9 +18,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
-	"github.com/waqasm86/llcuda-farm/ci/internal/gate"
-	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -71,11 +70,11 @@ func exitCode(ctx context.Context, err error) int {
 		return exitDone
 	case ctx.Err() != nil:
 		return exitInterrupted
-	case isAs[*console.UsageError](err), isAs[*release.MissingError](err), isAs[*farm.SourceError](err), isAs[*gate.InputError](err), isAs[*matrix.SelectionError](err):
+	case isAs[*console.UsageError](err), isAs[*failure.InputError](err), isAs[*farm.SourceError](err), isAs[*matrix.SelectionError](err):
 		return exitUsage
 	case isAs[*engine.UnavailableError](err), isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err), errors.Is(err, farm.ErrEngineLost):
 		return exitEngine
-	case isAs[*refusal](err), isAs[*release.Refusal](err), isAs[*gate.Refusal](err), isAs[*farm.TreeError](err):
+	case isAs[*failure.Refusal](err), isAs[*farm.TreeError](err):
 		return exitRefused
 	case isAs[*publisher.RefusedError](err):
 		return exitRemote
@@ -91,17 +90,6 @@ func isAs[T error](err error) bool {
 	var target T
 	return errors.As(err, &target)
 }
-
-// refusal is a release or a tree that breaks the rules: everything it says was
-// found by reading the files.
-type refusal struct {
-	err  error
-	hint string
-}
-
-func (e *refusal) Error() string { return e.err.Error() }
-func (e *refusal) Unwrap() error { return e.err }
-func (e *refusal) Hint() string  { return e.hint }
 
 // onlyAudits reports whether all errors joined in err are audit findings.
 func onlyAudits(errs []error) bool {
@@ -144,6 +132,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		newCheckOpsCommand(term),
 		newBenchCommand(term),
 		newReproduceCommand(term, backend),
+		newCompareCommand(term),
 		newPublishCommand(term),
 		newPointerCommand(term),
 		newReleaseCommand(term, backend),

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/goreleaser"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
@@ -128,7 +129,7 @@ func (c *clientCommand) run(ctx context.Context) error {
 func (c *clientCommand) named() error {
 	if c.release == "" || exists(c.dir.Path(manifests.ManifestName)) {
 		described, err := c.dir.Manifest()
-		if isAs[*release.MissingError](err) {
+		if isAs[*failure.InputError](err) {
 			return console.Usage(err, hintFor(err)+"; or give --release")
 		}
 		if err != nil {

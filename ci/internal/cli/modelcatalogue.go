@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
 	"github.com/waqasm86/llcuda-farm/manifests/gguf"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
@@ -83,7 +84,7 @@ func (p *publishModelsCommand) make(ctx context.Context, m matrix.Model) (madeMo
 	}
 	header, err := gguf.Read(local)
 	if err != nil {
-		return madeModel{}, &refusal{fmt.Errorf("describing %s: %w", m.Name, err), "only whole GGUF files of one part are published"}
+		return madeModel{}, failure.Refuse(fmt.Errorf("describing %s: %w", m.Name, err), "only whole GGUF files of one part are published")
 	}
 	if kind := header.Quantisation(); kind != "" && !strings.HasSuffix(strings.ToLower(m.Name), strings.ToLower(kind)) {
 		p.term.Warnf("%s has the quantization %s according to its header", m.Name, kind)
@@ -93,8 +94,8 @@ func (p *publishModelsCommand) make(ctx context.Context, m matrix.Model) (madeMo
 		return madeModel{}, err
 	}
 	if m.SHA256 != "" && (sum != m.SHA256 || size != m.Size) {
-		return madeModel{}, &refusal{fmt.Errorf("checking %s: %s has %d bytes and the sha256 %s, models.yaml says %d and %s", m.Name, local, size, sum, m.Size, m.SHA256),
-			"it is another file, or a damaged one: bring the right one, or change models.yaml"}
+		return madeModel{}, failure.Refuse(fmt.Errorf("checking %s: %s has %d bytes and the sha256 %s, models.yaml says %d and %s", m.Name, local, size, sum, m.Size, m.SHA256),
+			"it is another file, or a damaged one: bring the right one, or change models.yaml")
 	}
 	ready := madeModel{local: local, Model: hfhub.Model{
 		Name: m.Name, File: hfhub.FileName(m), Size: size, SHA256: sum,

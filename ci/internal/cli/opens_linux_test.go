@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -107,10 +108,10 @@ func TestKnownArchivesAreChecked(t *testing.T) {
 	if err := errors.Join(os.WriteFile(bundle, wrong, 0o644), os.Chtimes(bundle, time.Time{}, info.ModTime())); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.dir.Describe(t.Context(), b.ledger(t)); !isAs[*release.Refusal](err) || !strings.Contains(err.Error(), filepath.Base(bundle)) {
+	if _, err := b.dir.Describe(t.Context(), b.ledger(t)); !isAs[*failure.Refusal](err) || !strings.Contains(err.Error(), filepath.Base(bundle)) {
 		t.Errorf("describing a changed archive: %v", err)
 	}
-	if _, err := b.dir.Sign(t.Context(), release.SignOptions{Credential: b.as, Known: b.ledger(t)}); !isAs[*release.Refusal](err) {
+	if _, err := b.dir.Sign(t.Context(), release.SignOptions{Credential: b.as, Known: b.ledger(t)}); !isAs[*failure.Refusal](err) {
 		t.Errorf("signing a changed archive: %v", err)
 	}
 	report, err := b.dir.Verify(t.Context(), b.checks(t))
@@ -155,7 +156,7 @@ func TestKnownArchivesAreChecked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := b.dir.Describe(t.Context(), b.ledger(t)); !isAs[*release.Refusal](err) || !strings.Contains(err.Error(), manifests.BundleName(86)) {
+	if _, err := b.dir.Describe(t.Context(), b.ledger(t)); !isAs[*failure.Refusal](err) || !strings.Contains(err.Error(), manifests.BundleName(86)) {
 		t.Errorf("describing a folder with a stranger: %v", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
@@ -89,7 +90,7 @@ func (p *pointerCommand) run(ctx context.Context, term *terminal) error {
 		return err
 	}
 	if err := c.Expects(""); err != nil {
-		return &refusal{err, "clients accept a pointer that the workflow signed on the default branch: gh workflow run pointer.yml -f release=TAG; to sign as another signer, give --identity and --issuer, here and to every client"}
+		return failure.Refuse(err, "clients accept a pointer that the workflow signed on the default branch: gh workflow run pointer.yml -f release=TAG; to sign as another signer, give --identity and --issuer, here and to every client")
 	}
 	releases, err := p.releaseVerifier(c)
 	if err != nil {
@@ -256,7 +257,7 @@ func (p *pointerCommand) onDefaultBranch(ctx context.Context, place pointer.Plac
 // refusedPointer makes what clients, or the order of things, would refuse a refusal.
 func refusedPointer(err error) error {
 	if isAs[*pointer.BackError](err) || isAs[*pointer.NumberError](err) || isAs[*pointer.PresentError](err) || isAs[*pointer.WithdrawError](err) || isAs[*strayError](err) || isAs[*sigverify.SignatureError](err) {
-		return &refusal{err, hintFor(err)}
+		return failure.Refuse(err, hintFor(err))
 	}
 	if errors.Is(err, pointer.ErrNoPresent) {
 		return console.Usage(err, "name the release: --release TAG")

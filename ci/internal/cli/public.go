@@ -28,6 +28,10 @@ func (p *publicFlags) flags(cmd *cobra.Command) {
 
 func (p *publicFlags) addressFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&p.tag, "release", "", "`tag` of the published release, such as v1.1.0-runtime")
+	p.repositoryFlags(cmd)
+}
+
+func (p *publicFlags) repositoryFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&p.repo, "repo", manifests.Repository, "the GitHub `repository` that has the release")
 	cmd.Flags().StringVar(&p.server, "server", cmp.Or(os.Getenv("GITHUB_SERVER_URL"), "https://github.com"), "`URL` of the GitHub that has the repository (GITHUB_SERVER_URL)")
 }

@@ -8,9 +8,11 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
@@ -19,6 +21,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher"
+	"github.com/waqasm86/llcuda-farm/publisher/changes"
 	"github.com/waqasm86/llcuda-farm/publisher/ghrelease"
 )
 
@@ -47,7 +50,8 @@ func newPublishGitHubCommand(term *terminal) *cobra.Command {
 		Short: "Publish a signed release folder as a GitHub release",
 		Long: `Publish a signed release folder as a GitHub release: verify the signature, make
 or find the draft, upload what is missing, read everything back and compare, make
-the draft public, and download it all once more as anyone can.
+the draft public, and download it all once more as anyone can. Its notes say what
+changed since the release before, as go run ./ci compare does.
 
 After a failure or a kill at any moment, repeat the command: it resumes. It never
 changes a public release; it only completes it.
@@ -104,7 +108,11 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 	}
 	downloads := server + "/" + g.repo + "/releases/download/" + url.PathEscape(tag)
 	opts := publisher.Options{Draft: g.draft, Latest: publisher.Latest(g.latest), Replace: g.replace, Note: func(line string) { term.Notef("%s", line) }}
-	opts.Notes = publisher.Notes(folder.Release, g.table, publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer, Benchmark: benchmark})
+	notes := publisher.NotesOptions{Downloads: downloads, Identity: signer.Identity, Issuer: signer.Issuer, Benchmark: benchmark}
+	if err := g.compare(ctx, term, store, server, tag, &notes); err != nil {
+		return err
+	}
+	opts.Notes = publisher.Notes(folder.Release, g.table, notes)
 	if g.dryRun {
 		plan, err := publisher.MakePlan(ctx, store, folder, opts)
 		if err != nil {
@@ -137,6 +145,56 @@ func (g *publishGitHubCommand) run(ctx context.Context, term *terminal) error {
 	}
 	term.Printf("%s: %s, %s%s", result.Release.URL, how, sent, seen)
 	return nil
+}
+
+// notesPatience is how long a release is held up for the one that its notes compare it with.
+const notesPatience = 2 * time.Minute
+
+// compare has the notes say what changed since the release before. Where that cannot be found out,
+// it warns, and they say nothing of it: its error is the user's interrupt alone.
+func (g *publishGitHubCommand) compare(ctx context.Context, term *terminal, store *ghrelease.Store, server, tag string, notes *publisher.NotesOptions) error {
+	found, err := g.changes(ctx, store, server, tag)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		term.Warnf("the notes do not say what changed since the release before: %v\nonce both can be read, go run ./ci compare prints it, and the notes can be edited on GitHub", err)
+	case found == nil:
+		term.Notef("notes     of a first release: there is none before %s", tag)
+		notes.First = true
+	default:
+		term.Notef("notes     with the changes since %s", found.Before)
+		notes.Changes = found
+	}
+	return nil
+}
+
+// changes compares the folder with the release before; nil where there is none.
+func (g *publishGitHubCommand) changes(ctx context.Context, store *ghrelease.Store, server, tag string) (*changes.Changes, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, notesPatience, fmt.Errorf("no answer within %s", measure.Time(notesPatience)))
+	defer cancel()
+	work, err := os.MkdirTemp("", "llcuda-notes-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	verifier, err := g.signedBy.verifier()
+	if err != nil {
+		return nil, err
+	}
+	previous, err := release.ReadPrevious(ctx, tag, store.Published, func(ctx context.Context, tag string) (changes.Release, error) {
+		at := publicFlags{repo: g.repo, server: server, tag: tag}
+		return release.Public{Folder: at.folder()}.Read(ctx, tag, verifier, release.Dir(work), func(publisher.Progress) {})
+	})
+	if err != nil || previous == nil {
+		return nil, err
+	}
+	mine, err := g.dir.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := changes.Compare(*previous, mine, g.table.LlamaCPP.Repository)
+	return &found, nil
 }
 
 // store is the repository's releases, and the address of the server that has it.
@@ -177,7 +235,7 @@ func (g *publishGitHubCommand) store() (store *ghrelease.Store, server string, e
 // that nothing is published that no client accepts.
 func openSigned(ctx context.Context, dir release.Dir, signedBy *trust) (*publisher.Folder, sigverify.Signer, error) {
 	refuse := func(err error, hint string) (*publisher.Folder, sigverify.Signer, error) {
-		return nil, sigverify.Signer{}, &refusal{err, hint}
+		return nil, sigverify.Signer{}, failure.Refuse(err, hint)
 	}
 	folder, err := publisher.OpenFolder(ctx, string(dir))
 	if isAs[*publisher.FolderError](err) {

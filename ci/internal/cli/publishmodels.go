@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/hub"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
@@ -39,7 +40,7 @@ The token is that of HF_TOKEN, or of the file where the Hub's own tools keep it.
 GitHub Actions no token is needed if the job has the permission id-token: write and
 the workflow is one of the repository's Trusted Publishers.`,
 		Example: `  go run ./ci publish models --repo owner/llcuda-models --dry-run
-  go run ./ci publish models --repo owner/llcuda-models --only gemma-3-1b-it-Q4_K_M --licence gemma=terms.txt`,
+  go run ./ci publish models --repo owner/llcuda-models --only gemma-3-1b-it-Q4_K_M --license gemma=terms.txt`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return p.run(cmd.Context()) },
 	}
@@ -47,7 +48,7 @@ the workflow is one of the repository's Trusted Publishers.`,
 	flags.StringVar(&p.repo, "repo", "", "the Hub's `repository`: owner/llcuda-models")
 	flags.StringSliceVar(&p.only, "only", nil, "publish only the models with these `names`")
 	flags.StringArrayVar(&p.local, "local", nil, "use this file for a model: `NAME=FILE`")
-	flags.StringArrayVar(&p.texts, "licence", nil, "text of a license that must accompany a model: `ID=FILE`, such as gemma=terms.txt")
+	flags.StringArrayVar(&p.texts, "license", nil, "text of a license that must accompany a model: `ID=FILE`, such as gemma=terms.txt")
 	flags.StringVar(&p.list, "models", "", "`file` to use instead of matrix/models.yaml")
 	flags.StringVar(&p.address, "endpoint", "", "`URL` of the Hub (HF_ENDPOINT)")
 	flags.BoolVar(&p.private, "private", false, "if the repository does not exist, create it as a private one")
@@ -116,14 +117,14 @@ func (p *publishModelsCommand) check() error {
 	if p.files, err = p.pairs("--local", p.local); err != nil {
 		return err
 	}
-	texts, err := p.pairs("--licence", p.texts)
+	texts, err := p.pairs("--license", p.texts)
 	if err != nil {
 		return err
 	}
 	p.given = map[string][]byte{}
 	for id, name := range texts {
 		if p.given[id], err = os.ReadFile(name); err != nil {
-			return console.Usage(fmt.Errorf("--licence %s: %w", id, err), "give the file with the license text")
+			return console.Usage(fmt.Errorf("--license %s: %w", id, err), "give the file with the license text")
 		}
 	}
 	for name := range p.files {
@@ -279,7 +280,7 @@ func (p *publishModelsCommand) message() string {
 func (p *publishModelsCommand) refuse(err error) error {
 	switch {
 	case isAs[*matrix.LicenceError](err), isAs[*hub.MismatchError](err), isAs[*hfhub.CatalogueError](err):
-		return &refusal{err, hintFor(err)}
+		return failure.Refuse(err, hintFor(err))
 	case isAs[*hub.GatedError](err), isAs[*hub.TokenError](err), isAs[*hub.RepositoryError](err):
 		return &publisher.RefusedError{Err: err, Way: hintFor(err)}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
@@ -152,7 +153,7 @@ func (p *publishPyPICommand) wheels(ctx context.Context, folder *publisher.Folde
 		return nil, "", err
 	}
 	if len(found) > 0 {
-		return nil, "", &refusal{fmt.Errorf("publishing %s:\n%w", p.dir, p.dir.Joined(found)), fmt.Sprintf("go run ./ci wheel %s builds the wheels again", p.dir)}
+		return nil, "", failure.Refuse(fmt.Errorf("publishing %s:\n%w", p.dir, p.dir.Joined(found)), fmt.Sprintf("go run ./ci wheel %s builds the wheels again", p.dir))
 	}
 	if version, _, err = wheel.Parse(names[0]); err != nil {
 		return nil, "", err
@@ -219,7 +220,7 @@ func (p *publishPyPICommand) install(ctx context.Context, python pypi.Python, in
 		err = errors.New("llcuda-fetch is not the one of the release")
 	}
 	if err != nil {
-		return &refusal{fmt.Errorf("trying %s %s from %s: %w", manifests.Distribution, version, index, err), "somebody changed what was published, or pip took another wheel: pip download shows which"}
+		return failure.Refuse(fmt.Errorf("trying %s %s from %s: %w", manifests.Distribution, version, index, err), "somebody changed what was published, or pip took another wheel: pip download shows which")
 	}
 	return nil
 }

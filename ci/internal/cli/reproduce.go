@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
@@ -85,8 +86,8 @@ func (r *reproduceCommand) run(ctx context.Context) error {
 		return err
 	}
 	if !same {
-		return &refusal{errors.New("what was built is not what was released"),
-			"a builder, recipe or packer of another commit explains differences in metadata.json; the release's provenance names the commit. Without one, ask who released it"}
+		return failure.Refuse(errors.New("what was built is not what was released"),
+			"a builder, recipe or packer of another commit explains differences in metadata.json; the release's provenance names the commit. Without one, ask who released it")
 	}
 	if !kept {
 		return os.RemoveAll(r.out)
@@ -152,7 +153,7 @@ func (r *reproduceCommand) compare(ctx context.Context, public release.Public, r
 	same = true
 	for _, result := range outcome.All() {
 		for _, mine := range result.Artifacts {
-			found, err := public.Compare(ctx, released, mine, release.Dir(r.out), r.released(), r.term.Transfers("downloading", "downloaded").Report)
+			found, err := public.CompareArchive(ctx, released, mine, release.Dir(r.out), r.released(), r.term.Transfers("downloading", "downloaded").Report)
 			switch {
 			case err != nil:
 				return false, err

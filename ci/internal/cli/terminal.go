@@ -22,7 +22,6 @@ func hintFor(err error) string {
 	var hinted interface{ Hint() string }
 	var source *farm.SourceError
 	var unavailable *engine.UnavailableError
-	var refused *refusal
 	switch {
 	case errors.As(err, &hinted):
 		return hinted.Hint()
@@ -36,8 +35,6 @@ func hintFor(err error) string {
 		return "the disk is full: free some space, or put --out and --cache on another disk; finished steps are not built again"
 	case errors.Is(err, farm.ErrEngineLost):
 		return "start the engine again (go run ./ci engine up) and repeat the command: finished steps are not built again"
-	case errors.As(err, &refused):
-		return refused.hint
 	}
 	return ""
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
@@ -103,7 +104,7 @@ func verifyDir(ctx context.Context, term *terminal, dir release.Dir, checks rele
 		if n > 1 {
 			found = fmt.Sprintf("%d findings", n)
 		}
-		return &refusal{fmt.Errorf("verifying %s: %s", dir, found), "build the release again, or take it from where it was built"}
+		return failure.Refuse(fmt.Errorf("verifying %s: %s", dir, found), "build the release again, or take it from where it was built")
 	}
 	signature := "not signed"
 	if report.Signer != "" {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -111,8 +112,8 @@ func (c *clientCommand) wheels(ctx context.Context) error {
 			return err
 		}
 		if problems := wheel.Check(name, wheels[name], contents); len(problems) > 0 {
-			return &refusal{fmt.Errorf("building %s: %s", name, strings.Join(problems, "\n")),
-				"what is packaged is manifests/python, by hatch_build.py there, and the folder's " + wheel.Client()}
+			return failure.Refuse(fmt.Errorf("building %s: %s", name, strings.Join(problems, "\n")),
+				"what is packaged is manifests/python, by hatch_build.py there, and the folder's "+wheel.Client())
 		}
 	}
 	for _, name := range found {

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/archive"
 	"github.com/waqasm86/llcuda-farm/manifests/variants"
@@ -47,7 +48,7 @@ type Turn struct {
 }
 
 // Bench measures bundles in turn (A B A B), so that what changes on the machine meanwhile hits all of them. It calls
-// progress before each turn. Bundles that did not measure the same are a *Refusal, and so is one that used no GPU.
+// progress before each turn. Bundles that did not measure the same are a *failure.Refusal, and so is one that used no GPU.
 func Bench(ctx context.Context, bundles []*Bundle, o BenchOptions, progress func(Turn)) (manifests.Benchmark, error) {
 	result := manifests.Benchmark{SchemaVersion: manifests.SchemaVersion, CPU: variants.CPU(), Rounds: o.Rounds, Repetitions: o.Repetitions}
 	for _, b := range bundles {
@@ -59,7 +60,7 @@ func Bench(ctx context.Context, bundles []*Bundle, o BenchOptions, progress func
 			return result, err
 		}
 		if slices.ContainsFunc(result.Models, func(m manifests.BenchmarkModel) bool { return m.Name == model.Name }) {
-			return result, &InputError{fmt.Errorf("two models are named %s", model.Name), "give each model once, or rename one"}
+			return result, failure.Input(fmt.Errorf("two models are named %s", model.Name), "give each model once, or rename one")
 		}
 		result.Models = append(result.Models, model)
 	}
@@ -81,8 +82,8 @@ func Bench(ctx context.Context, bundles []*Bundle, o BenchOptions, progress func
 				}
 				for _, run := range runs {
 					if diff := first[m].compare(run.settings); diff != "" {
-						return result, &Refusal{fmt.Errorf("measuring %s with %s: not the same was measured as with %s: %s", bundle.Name, model.Name, bundles[0].Name, diff),
-							"speeds of different models, settings or GPUs say nothing about the bundles"}
+						return result, failure.Refuse(fmt.Errorf("measuring %s with %s: not the same was measured as with %s: %s", bundle.Name, model.Name, bundles[0].Name, diff),
+							"speeds of different models, settings or GPUs say nothing about the bundles")
 					}
 					at := key(model.Name, run.test())
 					if rates[at] == nil {
@@ -133,7 +134,7 @@ func spread(numbers []float64, decimals int) manifests.Spread {
 	return manifests.Spread{Median: round((sorted[(n-1)/2] + sorted[n/2]) / 2), Min: round(sorted[0]), Max: round(sorted[n-1])}
 }
 
-// CheckSpeed is a *Refusal that names the tests in which a bundle's median ratio to the first one is below least.
+// CheckSpeed is a *failure.Refusal that names the tests in which a bundle's median ratio to the first one is below least.
 func CheckSpeed(b manifests.Benchmark, least float64) error {
 	var slower []string
 	for _, test := range b.Tests {
@@ -147,14 +148,14 @@ func CheckSpeed(b manifests.Benchmark, least float64) error {
 	if len(slower) == 0 {
 		return nil
 	}
-	return &Refusal{fmt.Errorf("comparing speeds: below %v times that of the first bundle:\n%s", least, strings.Join(slower, "\n")),
-		"measure again with more --rounds, on a machine that does nothing else; if it stays, find the change that slowed it down"}
+	return failure.Refuse(fmt.Errorf("comparing speeds: below %v times that of the first bundle:\n%s", least, strings.Join(slower, "\n")),
+		"measure again with more --rounds, on a machine that does nothing else; if it stays, find the change that slowed it down")
 }
 
 func describeModel(ctx context.Context, file string) (manifests.BenchmarkModel, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return manifests.BenchmarkModel{}, &InputError{err, "give a GGUF file with --model"}
+		return manifests.BenchmarkModel{}, failure.Input(err, "give a GGUF file with --model")
 	}
 	if err != nil {
 		return manifests.BenchmarkModel{}, err
@@ -234,8 +235,8 @@ func (b *Bundle) bench(parent context.Context, model string, o BenchOptions) ([]
 		if log := lastLines(log.String()); log != "" {
 			text += "\n" + log
 		}
-		return nil, &Refusal{fmt.Errorf("measuring %s with %s: llama-bench: %s", b.Name, filepath.Base(model), text),
-			"bench needs an NVIDIA GPU that the bundle has code for; --cpu measures the CPU, for trying out"}
+		return nil, failure.Refuse(fmt.Errorf("measuring %s with %s: llama-bench: %s", b.Name, filepath.Base(model), text),
+			"bench needs an NVIDIA GPU that the bundle has code for; --cpu measures the CPU, for trying out")
 	}
 	switch {
 	case parent.Err() != nil:

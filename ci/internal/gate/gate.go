@@ -24,34 +24,11 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/archive"
 	"github.com/waqasm86/llcuda-farm/manifests/variants"
 )
-
-// An InputError is a file that cannot be used.
-type InputError struct {
-	err  error
-	hint string
-}
-
-func (e *InputError) Error() string { return e.err.Error() }
-func (e *InputError) Unwrap() error { return e.err }
-
-// Hint is the way out.
-func (e *InputError) Hint() string { return e.hint }
-
-// A Refusal is a bundle that failed a check: running it, or reading its files, showed what the error says.
-type Refusal struct {
-	err  error
-	hint string
-}
-
-func (e *Refusal) Error() string { return e.err.Error() }
-func (e *Refusal) Unwrap() error { return e.err }
-
-// Hint is the way out.
-func (e *Refusal) Hint() string { return e.hint }
 
 // A Bundle is a bundle that was unpacked, with the CUDA libraries linked into its lib as the client links them.
 type Bundle struct {
@@ -110,12 +87,12 @@ func unpack(ctx context.Context, file string, kind manifests.Kind, into string) 
 	}
 	asset := manifests.Artifact{Name: filepath.Base(file), Kind: kind}
 	if manifests.KindOf(asset.Name) != kind {
-		return nil, manifests.Digest{}, &InputError{fmt.Errorf("unpacking %s: its name is not that of a %s", file, kind), "give an archive of a release, under its own name"}
+		return nil, manifests.Digest{}, failure.Input(fmt.Errorf("unpacking %s: its name is not that of a %s", file, kind), "give an archive of a release, under its own name")
 	}
 	asset.Format = strings.TrimPrefix(asset.Name, manifests.Stem(asset.Name)+".")
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, manifests.Digest{}, &InputError{err, "give an archive of a release"}
+		return nil, manifests.Digest{}, failure.Input(err, "give an archive of a release")
 	}
 	if err != nil {
 		return fail(err)
@@ -138,7 +115,7 @@ func unpack(ctx context.Context, file string, kind manifests.Kind, into string) 
 }
 
 func damaged(file string, findings []archive.Finding) error {
-	return &Refusal{fmt.Errorf("unpacking %s: %s", file, findings[0]), "the archive is damaged: build it again, or take it from where it was built"}
+	return failure.Refuse(fmt.Errorf("unpacking %s: %s", file, findings[0]), "the archive is damaged: build it again, or take it from where it was built")
 }
 
 const giveRuntime = "give the CUDA runtime with --runtime, or keep the bundle in its release's folder, beside manifest.json and the runtime"
@@ -148,16 +125,16 @@ func runtimeBeside(file, digest string) (string, error) {
 	dir := filepath.Dir(file)
 	f, err := os.Open(filepath.Join(dir, manifests.ManifestName))
 	if err != nil {
-		return "", &InputError{fmt.Errorf("looking for the CUDA runtime of %s: %w", file, err), giveRuntime}
+		return "", failure.Input(fmt.Errorf("looking for the CUDA runtime of %s: %w", file, err), giveRuntime)
 	}
 	defer f.Close()
 	release, err := manifests.Decode(f)
 	if err != nil {
-		return "", &InputError{fmt.Errorf("looking for the CUDA runtime of %s: %w", file, err), giveRuntime}
+		return "", failure.Input(fmt.Errorf("looking for the CUDA runtime of %s: %w", file, err), giveRuntime)
 	}
 	bundle, ok := release.Asset(filepath.Base(file))
 	if !ok || bundle.SHA256 != digest {
-		return "", &Refusal{fmt.Errorf("looking for the CUDA runtime of %s: the %s beside it is of another bundle", file, manifests.ManifestName), giveRuntime}
+		return "", failure.Refuse(fmt.Errorf("looking for the CUDA runtime of %s: the %s beside it is of another bundle", file, manifests.ManifestName), giveRuntime)
 	}
 	if runtime, ok := release.Runtime(bundle); ok {
 		for _, a := range release.Formats(runtime) {
@@ -167,7 +144,7 @@ func runtimeBeside(file, digest string) (string, error) {
 			}
 		}
 	}
-	return "", &InputError{fmt.Errorf("looking for the CUDA runtime of %s: it is not beside it", file), giveRuntime}
+	return "", failure.Input(fmt.Errorf("looking for the CUDA runtime of %s: it is not beside it", file), giveRuntime)
 }
 
 // link unpacks a CUDA runtime, unless it was for another bundle, and links its libraries into the bundle's lib. A runtime's

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/gate"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
@@ -124,7 +125,7 @@ func TestBench(t *testing.T) {
 		t.Error("it is taken for one of the release before")
 	}
 	for least, want := range map[float64]bool{0: false, 0.94: false, 0.941: true, 0.95: true} {
-		var refused *gate.Refusal
+		var refused *failure.Refusal
 		if err := gate.CheckSpeed(read, least); errors.As(err, &refused) != want {
 			t.Errorf("at least %v: %v", least, err)
 		} else if want && strings.Count(err.Error(), "v2) has 0.940 times the speed of llcuda-bins-sm75.tar.zst (v1)") != 4 {
@@ -158,7 +159,7 @@ func TestBenchRefuses(t *testing.T) {
 			t.Setenv("FAULT", fault)
 			o := gate.BenchOptions{Models: []string{model(t, "a.gguf")}, Rounds: 1, Repetitions: 3}
 			_, err := gate.Bench(t.Context(), bundles, o, func(gate.Turn) {})
-			var refused *gate.Refusal
+			var refused *failure.Refusal
 			if want == "" && err != nil || want != "" && (!errors.As(err, &refused) || !strings.Contains(err.Error(), want)) {
 				t.Errorf("it says %v, want %s", err, want)
 			}
@@ -219,8 +220,8 @@ func TestOpen(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := gate.Open(t.Context(), t.TempDir(), test.file, test.o)
-			var input *gate.InputError
-			var refused *gate.Refusal
+			var input *failure.InputError
+			var refused *failure.Refusal
 			switch {
 			case test.problem == "" && err != nil, test.problem != "" && (err == nil || !strings.Contains(err.Error(), test.problem)):
 				t.Errorf("it says %v, want %s", err, test.problem)
@@ -309,7 +310,7 @@ func TestCheckOps(t *testing.T) {
 					t.Fatalf("the failures are\n%v\nwant\n%v", got.Failures, test.failures)
 				}
 			}
-			var refused *gate.Refusal
+			var refused *failure.Refusal
 			if failed := len(test.failures) > 0; errors.As(got.Err(), &refused) != failed || !failed && len(got.Failures) > 0 {
 				t.Errorf("the failures are %v, and the error %v", got.Failures, got.Err())
 			}
@@ -341,7 +342,7 @@ func TestCheckOpsWithoutGPU(t *testing.T) {
 		_, err := gate.CheckOps(ctx, b, program, o, func(int, int) {})
 		return err
 	}
-	var refused *gate.Refusal
+	var refused *failure.Refusal
 	if err := check(t.Context(), open(t, file, gate.OpenOptions{}), program, gate.OpsOptions{}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "the backend CUDA has no device CUDA0") {
 		t.Errorf("no device: %v", err)
 	}
@@ -353,7 +354,7 @@ func TestCheckOpsWithoutGPU(t *testing.T) {
 	if err := check(t.Context(), open(t, file, gate.OpenOptions{CPU: true}), program, gate.OpsOptions{CPU: true}); err != nil {
 		t.Errorf("the CPU on purpose: %v", err)
 	}
-	var input *gate.InputError
+	var input *failure.InputError
 	if err := check(t.Context(), open(t, file, gate.OpenOptions{}), filepath.Join(t.TempDir(), "none"), gate.OpsOptions{}); !errors.As(err, &input) {
 		t.Errorf("no program: %v", err)
 	}

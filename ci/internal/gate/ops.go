@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests/variants"
 )
 
@@ -69,18 +70,18 @@ func (f OpsFailure) String() string {
 	return f.What + ": " + f.Detail
 }
 
-// Err is a *Refusal if anything failed.
+// Err is a *failure.Refusal if anything failed.
 func (r OpsReport) Err() error {
 	if len(r.Failures) == 0 {
 		return nil
 	}
-	return &Refusal{fmt.Errorf("checking operations on %s: %d of %d cases are equal to the CPU's; failures: %d", cmp.Or(r.Device, "an unknown device"), r.Passed, r.Total, len(r.Failures)),
-		"a bundle that computes something else must not be released: look for the operation in llama.cpp's issues, and try another compiler or an earlier llama.cpp"}
+	return failure.Refuse(fmt.Errorf("checking operations on %s: %d of %d cases are equal to the CPU's; failures: %d", cmp.Or(r.Device, "an unknown device"), r.Passed, r.Total, len(r.Failures)),
+		"a bundle that computes something else must not be released: look for the operation in llama.cpp's issues, and try another compiler or an earlier llama.cpp")
 }
 
 // CheckOps compares every operation of a bundle's CUDA backend with the CPU's, by llama.cpp's test-backend-ops, of the very
 // llama.cpp that the bundle is of. It calls progress with how many of how many processes have ended. The error is what kept
-// it from looking, or a *Refusal if there was nothing to look at; what is wrong is in the report.
+// it from looking, or a *failure.Refusal if there was nothing to look at; what is wrong is in the report.
 func CheckOps(ctx context.Context, b *Bundle, program string, o OpsOptions, progress func(done, total int)) (OpsReport, error) {
 	c := &opsCheck{bundle: b, OpsOptions: o, backend: cudaBackend, device: cudaDevice}
 	if o.CPU {
@@ -136,7 +137,7 @@ const opsProgram = "test-backend-ops"
 func (c *opsCheck) install(program string) error {
 	data, err := os.ReadFile(program)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &InputError{err, "go run ./ci ops makes it"}
+		return failure.Input(err, "go run ./ci ops makes it")
 	}
 	if err == nil {
 		err = os.WriteFile(c.bundle.program(opsProgram), data, 0o755)
@@ -195,8 +196,8 @@ func (c *opsCheck) list(ctx context.Context) (map[string]operation, error) {
 		}
 	}
 	if problem != "" {
-		return nil, &Refusal{fmt.Errorf("listing the operations of %s on %s: %s\n%s", c.bundle.Name, c.device, problem, lastLines(log)),
-			"check-ops needs an NVIDIA GPU that the bundle has code for; --cpu checks the CPU backend, for trying out"}
+		return nil, failure.Refuse(fmt.Errorf("listing the operations of %s on %s: %s\n%s", c.bundle.Name, c.device, problem, lastLines(log)),
+			"check-ops needs an NVIDIA GPU that the bundle has code for; --cpu checks the CPU backend, for trying out")
 	}
 	return listed, nil
 }

@@ -7,12 +7,13 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
 // Benchmark is how fast a release in the folder is; nil where that was not measured. One that cannot be read, or measures
-// something else, is a *Refusal.
+// something else, is a *failure.Refusal.
 func (d Dir) Benchmark(of manifests.Release) (*manifests.Benchmark, error) {
 	data, err := os.ReadFile(d.Path(manifests.BenchmarkName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -26,7 +27,7 @@ func (d Dir) Benchmark(of manifests.Release) (*manifests.Benchmark, error) {
 		err = b.CheckOf(of)
 	}
 	if err != nil {
-		return nil, &Refusal{fmt.Errorf("reading %s: %w", d.Path(manifests.BenchmarkName), err), "ci bench writes it, of the release's own bundle; or remove it: a release need not have one"}
+		return nil, failure.Refuse(fmt.Errorf("reading %s: %w", d.Path(manifests.BenchmarkName), err), "ci bench writes it, of the release's own bundle; or remove it: a release need not have one")
 	}
 	return &b, nil
 }
@@ -37,7 +38,7 @@ func (v *verification) benchmark() error {
 		return nil
 	}
 	_, err := v.dir.Benchmark(v.folder.Release)
-	if refused, ok := errors.AsType[*Refusal](err); ok {
+	if refused, ok := errors.AsType[*failure.Refusal](err); ok {
 		v.add(manifests.BenchmarkName, publisher.RuleFormat, "%v", refused)
 		return nil
 	}

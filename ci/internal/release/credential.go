@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/publisher/cosign"
 )
@@ -31,10 +32,10 @@ func (c *Credential) Expects(tag string) error {
 	if c.Identity == "" || len(c.Policy.PublicKey) > 0 || c.Identity == want && c.Issuer == c.Policy.Issuer {
 		return nil
 	}
-	return &Refusal{
+	return failure.Refuse(
 		fmt.Errorf("the token is that of %s, by %s; clients want %s, by %s", c.Identity, c.Issuer, want, c.Policy.Issuer),
 		"releases are signed by the workflow that the tag runs; --identity and --issuer name another signer, whom every client must then name, too",
-	}
+	)
 }
 
 // Sign makes a signature, and verifies it as clients do.
@@ -48,7 +49,7 @@ func (c *Credential) Sign(ctx context.Context, sign func(*cosign.Signer) (cosign
 		return nil, err
 	}
 	if err := verify(signature.Bundle); err != nil {
-		return nil, &Refusal{fmt.Errorf("what was signed does not verify: %w", err), hintOf(err)}
+		return nil, failure.Refuse(fmt.Errorf("what was signed does not verify: %w", err), hintOf(err))
 	}
 	if c.Signed != nil {
 		c.Signed(signature)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
@@ -55,7 +56,7 @@ const oneRelease = "the files of one folder must be one whole release: move away
 func (d Dir) archives(ctx context.Context, names []string, known *Ledger) ([]manifests.Artifact, error) {
 	archives, err := d.Artifacts(ctx, names, known)
 	if isAs[*bundler.AuditError](err) {
-		return nil, &Refusal{err, "the archive is damaged: build it again, or take it from where it was built"}
+		return nil, failure.Refuse(err, "the archive is damaged: build it again, or take it from where it was built")
 	}
 	if err != nil {
 		return nil, err
@@ -71,8 +72,8 @@ func (d Dir) archives(ctx context.Context, names []string, known *Ledger) ([]man
 		}
 	}
 	if err := mine.Strangers(archives); err != nil {
-		return nil, &Refusal{fmt.Errorf("describing %s: not all of it is one release. %s is of release %s and llama.cpp %s, commit %s, but\n%w",
-			d, first.Name, mine.Release, mine.LlamaCPP.Version, mine.LlamaCPP.Commit, err), oneRelease}
+		return nil, failure.Refuse(fmt.Errorf("describing %s: not all of it is one release. %s is of release %s and llama.cpp %s, commit %s, but\n%w",
+			d, first.Name, mine.Release, mine.LlamaCPP.Version, mine.LlamaCPP.Commit, err), oneRelease)
 	}
 	return archives, nil
 }
@@ -159,7 +160,7 @@ func (d Dir) Describe(ctx context.Context, known *Ledger) (Description, error) {
 		return Description{}, err
 	}
 	if lacking := unserved(says.Release, libraries); len(lacking) > 0 {
-		return Description{}, &Refusal{fmt.Errorf("describing %s:\n%w", d, d.Joined(lacking)), "build the bundles and the CUDA runtimes again, from one source"}
+		return Description{}, failure.Refuse(fmt.Errorf("describing %s:\n%w", d, d.Joined(lacking)), "build the bundles and the CUDA runtimes again, from one source")
 	}
 	return d.writeDescription(archives)
 }
@@ -185,7 +186,7 @@ func (d Dir) describe(archives []manifests.Artifact) (Description, error) {
 	first, _ := firstBundle(archives)
 	release, err := manifests.New(first.Release, assets, models)
 	if err != nil {
-		return Description{}, &Refusal{err, oneRelease}
+		return Description{}, failure.Refuse(err, oneRelease)
 	}
 	if _, err := d.Benchmark(release); err != nil {
 		return Description{}, err

@@ -24,6 +24,7 @@ import (
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
@@ -70,7 +71,7 @@ func (d Dir) Contents() (archives, beside []string, err error) {
 		}
 	}
 	if len(foreign) > 0 {
-		return nil, nil, &Refusal{fmt.Errorf("describing %s: not part of a release: %s", d, strings.Join(foreign, ", ")), "move it out of the folder"}
+		return nil, nil, failure.Refuse(fmt.Errorf("describing %s: not part of a release: %s", d, strings.Join(foreign, ", ")), "move it out of the folder")
 	}
 	if len(archives) == 0 {
 		return nil, nil, d.noBundle()
@@ -79,7 +80,7 @@ func (d Dir) Contents() (archives, beside []string, err error) {
 }
 
 func (d Dir) noBundle() error {
-	return &MissingError{fmt.Errorf("describing %s: it holds no bundle", d), "go run ./ci build makes bundles"}
+	return failure.Input(fmt.Errorf("describing %s: it holds no bundle", d), "go run ./ci build makes bundles")
 }
 
 // Foreign are the names of what has no place in the folder: what is neither a file of a release nor
@@ -154,44 +155,28 @@ func (d Dir) lock() (unlock func(), err error) {
 
 // Manifest reads the folder's manifest.json.
 func (d Dir) Manifest() (manifests.Release, error) {
-	f, err := os.Open(d.Path(manifests.ManifestName))
+	again := "go run ./ci manifest " + string(d) + " writes it"
+	release, err := ReadManifest(d.Path(manifests.ManifestName), again+" again; if another version of ci made the release, use that one")
 	if errors.Is(err, fs.ErrNotExist) {
-		return manifests.Release{}, &MissingError{fmt.Errorf("%s does not say of which release it is: it has no %s", d, manifests.ManifestName), "go run ./ci manifest " + string(d) + " writes it"}
+		return manifests.Release{}, failure.Input(fmt.Errorf("%s does not say of which release it is: it has no %s", d, manifests.ManifestName), again)
 	}
+	return release, err
+}
+
+// ReadManifest reads a manifest.json that need not lie in a release's folder. One that cannot be
+// read is a *failure.Refusal with the hint.
+func ReadManifest(file, hint string) (manifests.Release, error) {
+	f, err := os.Open(file)
 	if err != nil {
 		return manifests.Release{}, err
 	}
 	defer f.Close()
 	release, err := manifests.Decode(f)
 	if err != nil {
-		return manifests.Release{}, &Refusal{fmt.Errorf("reading %s: %w", f.Name(), err), "go run ./ci manifest " + string(d) + " writes it again"}
+		return manifests.Release{}, failure.Refuse(fmt.Errorf("reading %s: %w", file, err), hint)
 	}
 	return release, nil
 }
-
-// A Refusal is a release that breaks a rule: what it says was found by reading the files.
-type Refusal struct {
-	err  error
-	hint string
-}
-
-func (e *Refusal) Error() string { return e.err.Error() }
-func (e *Refusal) Unwrap() error { return e.err }
-
-// Hint is the way out.
-func (e *Refusal) Hint() string { return e.hint }
-
-// A MissingError is a release that lacks what was asked of it, or what another command makes.
-type MissingError struct {
-	err  error
-	hint string
-}
-
-func (e *MissingError) Error() string { return e.err.Error() }
-func (e *MissingError) Unwrap() error { return e.err }
-
-// Hint is the way out.
-func (e *MissingError) Hint() string { return e.hint }
 
 // hintOf returns an error's hint; empty if it has none.
 func hintOf(err error) string {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/transfer"
@@ -48,7 +49,7 @@ func Resolve(ctx context.Context, folder, tag string, verifier *sigverify.Verifi
 	client := fetch.Client{Mirrors: []string{folder}, Verifier: releaseVerifier{verifier}}
 	release, err := client.Resolve(ctx, tag)
 	if isAs[*fetch.TrustError](err) {
-		return nil, &Refusal{err, hintOf(err)}
+		return nil, failure.Refuse(err, hintOf(err))
 	}
 	return release, err
 }
@@ -77,7 +78,7 @@ func (p Public) await(ctx context.Context, try func() error) error {
 	})
 	switch {
 	case retry.IsTemporary(err):
-		return &Refusal{answer, "it was published, and nobody but you can download it: is the repository private? Else look at the release, and run this again"}
+		return failure.Refuse(answer, "it was published, and nobody but you can download it: is the repository private? Else look at the release, and run this again")
 	case err != nil:
 		return err
 	}
@@ -133,7 +134,7 @@ func (p Public) fetch(ctx context.Context, blob transfer.Blob, partial string, p
 		return new(transfer.Client).Fetch(ctx, blob, partial, nil, progress)
 	})
 	if isAs[*transfer.DigestError](err) || isAs[*transfer.SizeError](err) {
-		return &Refusal{err, "what is public is not what was signed: the release was changed, or a proxy changes downloads; check the release's assets, and publish again"}
+		return failure.Refuse(err, "what is public is not what was signed: the release was changed, or a proxy changes downloads; check the release's assets, and publish again")
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
@@ -54,7 +55,7 @@ func TestReadBack(t *testing.T) {
 		switch {
 		case want == "" && (err != nil || last.Load() != file.Size):
 			t.Errorf("%s: %v after %d bytes", name, err, last.Load())
-		case want != "" && (!isAs[*Refusal](err) || !strings.Contains(hintOf(err), want)):
+		case want != "" && (!isAs[*failure.Refusal](err) || !strings.Contains(hintOf(err), want)):
 			t.Errorf("%s: got %v, hint %q", name, err, hintOf(err))
 		}
 	}
@@ -62,7 +63,7 @@ func TestReadBack(t *testing.T) {
 	public.Patience = 0
 	asked.Store(0)
 	file := publisher.File{Name: "late", Size: int64(len(data)), SHA256: fetchtest.SHA256([]byte(data))}
-	if err := public.ReadBack(t.Context(), []publisher.File{file}, t.TempDir(), func(publisher.Progress) {}); err == nil || isAs[*Refusal](err) || asked.Load() != 1 {
+	if err := public.ReadBack(t.Context(), []publisher.File{file}, t.TempDir(), func(publisher.Progress) {}); err == nil || isAs[*failure.Refusal](err) || asked.Load() != 1 {
 		t.Errorf("without patience: %v after %d requests", err, asked.Load())
 	}
 }

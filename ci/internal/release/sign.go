@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -142,8 +143,8 @@ func (s *signing) preflight(ctx context.Context) error {
 		return f.Name != manifests.SumsName && (joins || !isSigned(f.Name))
 	})
 	if len(wrong) > 0 {
-		return &Refusal{fmt.Errorf("signing %s: it is not what %s says:\n%w", s.dir, manifests.SumsName, s.dir.Joined(wrong)),
-			fmt.Sprintf("go run ./ci verify %s shows more; if the files are right, go run ./ci manifest %s describes them again", s.dir, s.dir)}
+		return failure.Refuse(fmt.Errorf("signing %s: it is not what %s says:\n%w", s.dir, manifests.SumsName, s.dir.Joined(wrong)),
+			fmt.Sprintf("go run ./ci verify %s shows more; if the files are right, go run ./ci manifest %s describes them again", s.dir, s.dir))
 	}
 	archives, err := s.dir.archives(ctx, names, s.Known)
 	if err == nil && slices.ContainsFunc(archives, func(a manifests.Artifact) bool { return !found.Intact(a) }) {
@@ -159,7 +160,7 @@ func (s *signing) preflight(ctx context.Context) error {
 	s.release = says.Release
 	wheels, err := s.dir.CheckWheels(ctx, s.release.Release, s.release.SourceDateEpoch)
 	if err == nil && len(wheels) > 0 {
-		err = &Refusal{fmt.Errorf("signing %s:\n%w", s.dir, s.dir.Joined(wheels)), fmt.Sprintf("go run ./ci wheel %s builds the wheels again", s.dir)}
+		err = failure.Refuse(fmt.Errorf("signing %s:\n%w", s.dir, s.dir.Joined(wheels)), fmt.Sprintf("go run ./ci wheel %s builds the wheels again", s.dir))
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/publisher"
@@ -71,7 +72,7 @@ func (d Dir) CheckWheels(ctx context.Context, release string, epoch int64) ([]pu
 func (d Dir) WheelContents(ctx context.Context, to, release string, epoch int64) (wheel.Contents, error) {
 	name := wheel.Client()
 	if !exists(d.Path(name)) {
-		return wheel.Contents{}, &MissingError{fmt.Errorf("%s has no %s to put into the wheel", d, name), "go run ./ci client " + string(d) + " makes it"}
+		return wheel.Contents{}, failure.Input(fmt.Errorf("%s has no %s to put into the wheel", d, name), "go run ./ci client "+string(d)+" makes it")
 	}
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return wheel.Contents{}, err

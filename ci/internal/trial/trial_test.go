@@ -202,7 +202,7 @@ func TestNothingToCompareWith(t *testing.T) {
 	if _, err := Run(t.Context(), bundle(t, "haswell"), func(Result) {}); err == nil || !strings.Contains(err.Error(), "none of them is x64") {
 		t.Errorf("without x64: %v", err)
 	}
-	if _, err := Run(t.Context(), t.TempDir(), func(Result) {}); err == nil || !strings.Contains(err.Error(), "0 folders below binaries have a llama-server") {
+	if _, err := Run(t.Context(), t.TempDir(), func(Result) {}); err == nil || !strings.Contains(err.Error(), "in the one folder below binaries") {
 		t.Errorf("no bundle: %v", err)
 	}
 	t.Setenv("TMPDIR", t.TempDir())

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -25,7 +26,7 @@ func (p Public) BuiltBy(ctx context.Context, release *fetch.Release, targets []m
 	for _, target := range targets {
 		bundle, has := release.Bundle(target.SM)
 		if !has {
-			return nil, &MissingError{fmt.Errorf("the release has no %s", manifests.BundleName(target.SM)), otherSM}
+			return nil, failure.Input(fmt.Errorf("the release has no %s", manifests.BundleName(target.SM)), otherSM)
 		}
 		if err := p.Asset(ctx, bundle, to, progress); err != nil {
 			return nil, err
@@ -38,15 +39,15 @@ func (p Public) BuiltBy(ctx context.Context, release *fetch.Release, targets []m
 			first = &meta.Build
 		}
 		if meta.Build.Engine != first.Engine || meta.Build.BaseImage != first.BaseImage {
-			return nil, &MissingError{fmt.Errorf("%s was built by %s on %s, and %s by %s on %s",
-				targets[0].SM, first.Engine, first.BaseImage, target.SM, meta.Build.Engine, meta.Build.BaseImage), "give one SM at a time"}
+			return nil, failure.Input(fmt.Errorf("%s was built by %s on %s, and %s by %s on %s",
+				targets[0].SM, first.Engine, first.BaseImage, target.SM, meta.Build.Engine, meta.Build.BaseImage), "give one SM at a time")
 		}
 	}
 	return first, nil
 }
 
-// A Comparison is what one archive that was built has in common with the released one.
-type Comparison struct {
+// An ArchiveComparison is what one archive that was built has in common with the released one.
+type ArchiveComparison struct {
 	// Same says that they are the same bytes.
 	Same bool
 	// OtherRuntime says that it is a CUDA runtime, and that the release has another one.
@@ -55,21 +56,21 @@ type Comparison struct {
 	Findings []bundler.Finding
 }
 
-// Compare compares an archive in a folder with the release's. Where they differ, it downloads the
+// CompareArchive compares an archive in a folder with the release's. Where they differ, it downloads the
 // released one to a folder to say in what.
-func (p Public) Compare(ctx context.Context, release *fetch.Release, built manifests.Artifact, dir, to Dir, progress func(publisher.Progress)) (Comparison, error) {
+func (p Public) CompareArchive(ctx context.Context, release *fetch.Release, built manifests.Artifact, dir, to Dir, progress func(publisher.Progress)) (ArchiveComparison, error) {
 	released, ok := release.Asset(built.Name)
 	switch {
 	case !ok && built.Kind == manifests.KindCUDART:
-		return Comparison{OtherRuntime: true}, nil
+		return ArchiveComparison{OtherRuntime: true}, nil
 	case !ok:
-		return Comparison{}, &MissingError{fmt.Errorf("the release has no %s", built.Name), otherSM}
+		return ArchiveComparison{}, failure.Input(fmt.Errorf("the release has no %s", built.Name), otherSM)
 	case built.SHA256 == released.SHA256:
-		return Comparison{Same: true}, nil
+		return ArchiveComparison{Same: true}, nil
 	}
 	if err := p.Asset(ctx, released, to, progress); err != nil {
-		return Comparison{}, err
+		return ArchiveComparison{}, err
 	}
 	findings, err := bundler.CompareArchives(ctx, to.Path(built.Name), dir.Path(built.Name))
-	return Comparison{Findings: findings}, err
+	return ArchiveComparison{Findings: findings}, err
 }
