@@ -114,7 +114,7 @@ var inTests = map[string][]string{
 var testOnly = map[string][]string{
 	"ci/internal/engine/image/imagetest":    {},
 	"manifests/fetch/console/consoletest":   {"manifests/measure"},
-	"manifests/fetch/fetchtest":             {"manifests", "matrix"},
+	"manifests/fetch/fetchtest":             {"manifests", "matrix", "matrix/spec"},
 	"manifests/fetch/serve/servetest":       {},
 	"manifests/fetch/transfer/transfertest": {},
 	"manifests/goldentest":                  {},

@@ -16,7 +16,7 @@ import (
 
 func TestNotes(t *testing.T) {
 	table := matrix.Matrix{
-		Targets:  []matrix.Target{{SM: 50, Platforms: []string{"Local"}}, {SM: 75, Platforms: []string{"Colab", "Kaggle"}}, {SM: 89, Platforms: []string{"Local"}}},
+		Targets:  []matrix.Target{{SM: 50, Platforms: []string{"Local"}}, {SM: 75, Platforms: []string{"Colab", "Kaggle"}}, {SM: 90, Platforms: []string{"Local"}}},
 		LlamaCPP: matrix.LlamaPin{Repository: "https://github.com/ggml-org/llama.cpp"},
 	}
 	models := []matrix.Model{
@@ -25,7 +25,7 @@ func TestNotes(t *testing.T) {
 		{Name: "tinyllama-1.1b-Q5_K_M", Repo: "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", File: "tinyllama-1.1b-chat-v1.0.Q5_K_M.gguf",
 			Source: "TinyLlama/TinyLlama-1.1B-Chat-v1.0", Licence: "apache-2.0"},
 	}
-	made := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{75, 50, 89}, Models: models, Linked: true}).Manifest
+	made := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{75, 50, 90}, Models: models, Linked: true}).Manifest
 	digest := strings.Repeat("a", 64)
 	var assets []manifests.Artifact
 	for _, a := range made.Assets {
@@ -58,7 +58,7 @@ func TestNotes(t *testing.T) {
 	}
 	benchmark := manifests.Benchmark{
 		GPU: "NVIDIA H100 80GB HBM3", Rounds: 5,
-		Bundles: []manifests.BenchmarkBundle{{Name: "llcuda-bins-sm89.tar.zst", Release: "v1.0.0-runtime"}, {Name: "llcuda-bins-sm89.tar.zst", Release: made.Release}},
+		Bundles: []manifests.BenchmarkBundle{{Name: "llcuda-bins-sm90.tar.zst", Release: "v1.0.0-runtime"}, {Name: "llcuda-bins-sm90.tar.zst", Release: made.Release}},
 		Tests: []manifests.BenchmarkTest{{Model: "a|b.gguf", Test: "pp512", Speeds: []manifests.BenchmarkSpeed{
 			{TokensPerSecond: manifests.Spread{Median: 12345.68, Min: 12000, Max: 12400}},
 			{TokensPerSecond: manifests.Spread{Median: 12469.14, Min: 12100, Max: 12500}, Ratio: &manifests.Spread{Median: 1.0112, Min: 0.9984, Max: 1.0205}},
@@ -80,7 +80,7 @@ func TestNotes(t *testing.T) {
 	// What their bills of materials name.
 	bills := func(server string) map[string][]manifests.File {
 		all := map[string][]manifests.File{}
-		for _, sm := range []matrix.SM{50, 75, 89} {
+		for _, sm := range []matrix.SM{50, 75, 90} {
 			all[manifests.BundleName(sm)] = []manifests.File{{Path: "LICENSE", SHA256: digest}, {Path: "binaries/cuda12/llama-server", SHA256: strings.Repeat(server, 64)}}
 		}
 		return all

@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(e.WorkDir+"/home", 0o777)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock, "hub": startHub, "packaged": packaged, "gguf": writeModel,
+			"release": makeRelease, "serve": serve, "point": point, "requests": requests, "exits": exits, "holdlock": holdLock, "hub": startHub, "packaged": packaged, "gguf": writeModel, "installs": installs,
 		},
 	})
 }
@@ -223,6 +223,38 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if stdout := ts.ReadFile("stdout"); got != 0 && strings.Contains(stdout, "installed in") {
 		ts.Fatalf("exit code %d, and it says that something is installed", got)
+	}
+}
+
+// installs installs the release good, served at $url, as a machine does: installs HOST SM THROUGH RUNTIME FOLDER. Its device
+// code is run as THROUGH says, CUDA's libraries are the RUNTIME's, and FOLDER has the programs, which find the GPU.
+func installs(ts *testscript.TestScript, _ bool, args []string) {
+	host, bundle, through, runtime, folder := args[0], "llcuda-bins-"+args[1], args[2], "llcuda-cudart-"+args[3], args[4]
+	as := []string{"--as-host", filepath.Join(ts.Getenv("HOSTS"), host+".json")}
+	from := append([]string{"--mirror", ts.Getenv("url"), "--public-key", "good.pub"}, as...)
+	client := func(args ...string) string {
+		exits(ts, false, append([]string{"0", "llcuda-fetch"}, args...))
+		return ts.ReadFile("stdout")
+	}
+	if planned := client(append([]string{"plan"}, from...)...); !strings.Contains(planned, "bundle     "+bundle+", by "+through+"\n") {
+		ts.Fatalf("%s is not to get %s by %s", host, bundle, through)
+	}
+	client(append([]string{"install"}, from...)...)
+	client(append([]string{"verify", "--public-key", "good.pub"}, as...)...)
+	if listed := client(append(as, "run", "llama-server", "--list-devices")...); !strings.Contains(listed, "CUDA0") {
+		ts.Fatalf("%s has no CUDA", host)
+	}
+	programs, err := filepath.Glob(ts.MkAbs("store/bundles/" + bundle + "-*/binaries/*/llama-server"))
+	ts.Check(err)
+	if len(programs) != 1 || filepath.Base(filepath.Dir(programs[0])) != folder {
+		ts.Fatalf("the programs of %s are %q", bundle, programs)
+	}
+	for _, library := range []string{"libcublas", "libcudart"} {
+		linked, err := filepath.EvalSymlinks(filepath.Join(filepath.Dir(programs[0]), "../../lib", library+".so."+strings.TrimPrefix(folder, "cuda")))
+		ts.Check(err)
+		if name := filepath.Base(filepath.Dir(filepath.Dir(linked))); !strings.HasPrefix(name, runtime+"-") {
+			ts.Fatalf("%s of %s is of %s, not of %s", library, host, name, runtime)
+		}
 	}
 }
 

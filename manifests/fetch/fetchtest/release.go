@@ -18,12 +18,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -34,15 +32,15 @@ import (
 // Options say what a release has. The zero value is one bundle for sm75.
 type Options struct {
 	Tag    string      // "v1.1.0-runtime" if empty
-	SMs    []matrix.SM // each a bundle with a cubin; 89 has PTX as well
+	SMs    []matrix.SM // each a bundle, as the matrix has it: of its toolkit, with PTX or without
 	Epoch  int64
 	Models []matrix.Model
 	// Programs replace the scripts of the same name.
 	Programs map[string]string
 	// Runtime tells one CUDA runtime from another.
 	Runtime string
-	// Linked has a runtime for each SM major, with a library of the farm's own that NVIDIA's name leads to, instead of one
-	// of NVIDIA's libraries for all.
+	// Linked has a runtime for each SM major that the matrix links one for, with a library of the farm's own that NVIDIA's
+	// name leads to, instead of one of NVIDIA's libraries for all SMs of a toolkit.
 	Linked bool
 	// CPU has each bundle contain CPU variants, by their names: a score, and what the shell does to compute on them. The
 	// best score is picked, as llama.cpp does; one of 0 the CPU cannot run. "7 kill -ILL $$" is one that crashes.
@@ -71,7 +69,7 @@ case "$1" in
 --version) echo "version: 0.5.0 (de3ff81)"; echo "built with a test" ;;
 --list-devices)
 	echo "Available devices:"
-	if [ -e "$here/../../lib/libcublas.so.12" ]; then echo "  CUDA0: Tesla T4 (15360 MiB, 15000 MiB free)"; else echo "  (none)"; fi ;;
+	if [ -e "$here/../../lib/libcublas.so.12" ] || [ -e "$here/../../lib/libcublas.so.13" ]; then echo "  CUDA0: Tesla T4 (15360 MiB, 15000 MiB free)"; else echo "  (none)"; fi ;;
 *)
 	echo "arguments: $*"
 	echo "LD_LIBRARY_PATH=$LD_LIBRARY_PATH"
@@ -115,16 +113,7 @@ func New(t testing.TB, o Options) *Release {
 	for _, sm := range o.SMs {
 		assets = append(assets, r.bundle(t, o, sm)...)
 	}
-	var majors []int
-	for _, sm := range o.SMs {
-		if o.Linked && !slices.Contains(majors, sm.Major()) {
-			majors = append(majors, sm.Major())
-			assets = append(assets, r.linkedRuntime(t, o, sm.Major())...)
-		}
-	}
-	if !o.Linked {
-		assets = append(assets, r.runtime(t, o)...)
-	}
+	assets = append(assets, r.runtimes(t, o)...)
 	if len(o.Client) > 0 {
 		a := manifests.Artifact{Name: manifests.ClientName(runtime.GOOS, runtime.GOARCH), Kind: manifests.KindClient}
 		packed := Compress(t, Tar(t, o.Client), manifests.FormatTarGz)
@@ -141,25 +130,28 @@ func New(t testing.TB, o Options) *Release {
 	return r
 }
 
-var (
-	llamaCPP = manifests.LlamaCPP{Version: "0.5.0", Commit: "de3ff81000000000000000000000000000000000", Build: 1}
-	toolkit  = manifests.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131"}
-)
+var llamaCPP = manifests.LlamaCPP{Version: "0.5.0", Commit: "de3ff81000000000000000000000000000000000", Build: 1}
 
 func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Artifact {
 	t.Helper()
 	name := manifests.BundleName(sm)
-	code := manifests.DeviceCode{Cubin: []matrix.Code{{SM: sm}}, PTX: []matrix.Code{}}
-	requires := manifests.Requires{
-		DriverMin: manifests.DriverMin{Cubin: "525.60.13"}, Glibc: "2.17", CPUVariants: []string{"x64"},
-		Libraries: []string{"libcublas.so.12", "libcuda.so.1", "libcudart.so.12"},
+	target, compiler := row(t, sm)
+	toolkit := manifests.Toolkit{CUDA: compiler.CUDA, NVCC: compiler.NVCC}
+	code := manifests.DeviceCode{Cubin: []matrix.Code{target.Code()}, PTX: []matrix.Code{}}
+	requires := manifests.Requires{DriverMin: manifests.DriverMin{Cubin: compiler.DriverCubin}, Glibc: "2.17", CPUVariants: []string{"x64"}}
+	for _, library := range append(toolkit.CUDALibraries(), "libcuda.so.1") {
+		if !strings.HasPrefix(library, "libcublasLt") { // only cuBLAS itself needs that
+			requires.Libraries = append(requires.Libraries, library)
+		}
 	}
-	if sm == 89 {
-		code.PTX, requires.DriverMin.PTX = []matrix.Code{{SM: sm}}, "550.54.14"
+	slices.Sort(requires.Libraries)
+	if target.PTX {
+		code.PTX, requires.DriverMin.PTX = code.Cubin, compiler.DriverPTX
 	}
+	programs := toolkit.ProgramsDir() + "/"
 	entries := []Entry{
 		{Name: "LICENSE", Mode: 0o644, Body: []byte("MIT\n")},
-		{Name: "binaries/cuda12/libggml-cuda.so", Link: "../../lib/libggml-cuda.so"},
+		{Name: programs + "libggml-cuda.so", Link: "../../lib/libggml-cuda.so"},
 	}
 	for _, program := range []string{"llama-server", "llama-cli", "llama-bench", "llama-quantize"} {
 		script := server
@@ -169,7 +161,7 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 		if o.Programs[program] != "" {
 			script = o.Programs[program]
 		}
-		entries = append(entries, Entry{Name: "binaries/cuda12/" + program, Mode: 0o755, Body: []byte(script)})
+		entries = append(entries, Entry{Name: programs + program, Mode: 0o755, Body: []byte(script)})
 	}
 	if o.CPU != nil {
 		requires.CPUVariants = slices.Sorted(maps.Keys(o.CPU))
@@ -177,7 +169,7 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 	for variant, compute := range o.CPU {
 		name := "libggml-cpu-" + variant + ".so"
 		entries = append(entries, Entry{Name: "lib/" + name, Mode: 0o755, Body: []byte(compute + "\n")},
-			Entry{Name: "binaries/cuda12/" + name, Link: "../../lib/" + name})
+			Entry{Name: programs + name, Link: "../../lib/" + name})
 	}
 	padding := make([]byte, o.Padding)
 	_, _ = rand.Read(padding)
@@ -205,80 +197,6 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 		Kind: manifests.KindBundle, Release: o.Tag, SourceDateEpoch: o.Epoch, LlamaCPP: &llamaCPP, Toolkit: &toolkit, SM: sm,
 		Architecture: sm.Architecture(), GPUs: meta.GPUs, DeviceCode: &code, Requires: &requires,
 	})
-}
-
-// linkedBLAS is the library of the farm's own in a linked runtime.
-const linkedBLAS = "libllcuda-blas.so.12"
-
-// libraries are those of CUDA runtimes: shared libraries with nothing but their names.
-var libraries = sync.OnceValues(func() (map[string][]byte, error) {
-	dir, err := os.MkdirTemp("", "fetchtest-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	all := map[string][]byte{}
-	for _, name := range append(toolkit.CUDALibraries(), linkedBLAS) {
-		path := filepath.Join(dir, name)
-		cmd := exec.Command("gcc", "-shared", "-nostdlib", "-s", "-Wl,--build-id=none", "-Wl,-soname,"+name, "-o", path, "-x", "c", "-")
-		cmd.Stdin = strings.NewReader("int answer(void) { return 42; }\n")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("gcc: %w\n%s", err, out)
-		}
-		if all[name], err = os.ReadFile(path); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-})
-
-func (r *Release) runtime(t testing.TB, o Options) []manifests.Artifact {
-	t.Helper()
-	all, err := libraries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	code := manifests.DeviceCode{Cubin: []matrix.Code{}, PTX: []matrix.Code{{SM: 80}}}
-	for _, sm := range []matrix.SM{50, 60, 70, 80, 90, 100, 120} {
-		code.Cubin = append(code.Cubin, matrix.Code{SM: sm})
-	}
-	var entries []Entry
-	for _, name := range toolkit.CUDALibraries() {
-		entries = append(entries, Entry{Name: "lib/" + name, Mode: 0o755, Body: all[name]})
-	}
-	return r.packRuntime(t, o, code, entries)
-}
-
-func (r *Release) linkedRuntime(t testing.TB, o Options, major int) []manifests.Artifact {
-	t.Helper()
-	all, err := libraries()
-	if err != nil {
-		t.Fatal(err)
-	}
-	code := manifests.DeviceCode{Cubin: []matrix.Code{{SM: matrix.SM(10 * major)}}, PTX: []matrix.Code{}}
-	if major == 8 {
-		code.PTX = append(code.PTX, matrix.Code{SM: 80})
-	}
-	return r.packRuntime(t, o, code, []Entry{
-		{Name: "lib/libcublas.so.12", Link: linkedBLAS},
-		{Name: "lib/libcudart.so.12", Mode: 0o755, Body: all["libcudart.so.12"]},
-		{Name: "lib/" + linkedBLAS, Mode: 0o755, Body: all[linkedBLAS]},
-	})
-}
-
-// packRuntime packs a CUDA runtime's libraries, with what every runtime has.
-func (r *Release) packRuntime(t testing.TB, o Options, code manifests.DeviceCode, entries []Entry) []manifests.Artifact {
-	t.Helper()
-	top := manifests.RuntimeTop(manifests.RuntimeOf(toolkit.CUDA, code))
-	entries = append(entries, Entry{Name: "LICENSE", Mode: 0o644, Body: []byte("NVIDIA\n" + o.Runtime)})
-	entries = append(entries, Entry{Name: manifests.MetadataName, Mode: 0o644, Body: []byte(`{"schema_version": 1, "name": "` + top + `"}` + "\n")})
-	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
-	listed := files(entries)
-	entries = below(top, entries)
-	if o.EditRuntime != nil {
-		entries = o.EditRuntime(entries)
-	}
-	return r.pack(t, top, Arrange(top, entries), manifests.Artifact{Kind: manifests.KindCUDART, Toolkit: &toolkit, DeviceCode: &code, Libraries: listed})
 }
 
 // files describes entries as metadata.json does.
