@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"ci/internal/release":        {"ci/internal/farm", "ci/internal/filestamp", "bundler", "manifests", "manifests/fetch", "manifests/fetch/transfer", "manifests/measure", "manifests/retry", "manifests/sigverify", "matrix", "matrix/spec", "publisher", "publisher/cosign", "publisher/provenance", "publisher/sbom", "publisher/wheel"},
 	"ci/internal/engine":         {"manifests/measure", "ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/engine/pypi", "ci/internal/farm", "docker/cuda12", "docker/cuda13", "docker/wheel", "matrix"},
 	"ci/internal/engine/builtin": {"manifests/measure"},
+	"ci/internal/bump":           {"ci/internal/engine", "ci/internal/farm", "matrix", "matrix/patches", "matrix/spec"},
 	"ci/internal/filestamp":      {},
 	"ci/internal/engine/image":   {"manifests/measure", "ci/internal/filestamp", "docker/cuda12", "docker/mirror", "manifests/fetch/transfer", "publisher/pypi"},
 	"ci/internal/engine/npm":     {"manifests/measure", "ci/internal/filestamp", "docker/mirror", "manifests/fetch/transfer", "manifests/retry"},
