@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"docker/wheel":       {"docker/cuda12"},
 
 	"ci":                         {"ci/internal/cli"},
-	"ci/internal/cli":            {"ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/gate", "ci/internal/release", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/wheel", "publisher/pypi", "publisher/installer", "ci/internal/goreleaser", "manifests/python", "manifests/fetch", "manifests/fetch/console", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/measure", "manifests/sigverify"},
+	"ci/internal/cli":            {"ci/internal/bump", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/farm", "ci/internal/gate", "ci/internal/release", "ci/internal/trial", "bundler", "manifests", "matrix", "matrix/patches", "matrix/spec", "publisher", "publisher/ghrelease", "publisher/hfhub", "publisher/cosign", "publisher/pointer", "publisher/provenance", "publisher/wheel", "publisher/pypi", "publisher/installer", "ci/internal/goreleaser", "manifests/python", "manifests/fetch", "manifests/fetch/console", "manifests/fetch/hub", "manifests/fetch/transfer", "manifests/gguf", "manifests/measure", "manifests/sigverify"},
 	"ci/internal/release":        {"ci/internal/farm", "ci/internal/filestamp", "bundler", "manifests", "manifests/fetch", "manifests/fetch/transfer", "manifests/measure", "manifests/retry", "manifests/sigverify", "matrix", "matrix/spec", "publisher", "publisher/cosign", "publisher/provenance", "publisher/sbom", "publisher/wheel"},
 	"ci/internal/engine":         {"manifests/measure", "ci/internal/engine/builtin", "ci/internal/engine/image", "ci/internal/engine/npm", "ci/internal/engine/pypi", "ci/internal/farm", "docker/cuda12", "docker/cuda13", "docker/wheel", "matrix"},
 	"ci/internal/engine/builtin": {"manifests/measure"},
@@ -83,6 +83,7 @@ var inTests = map[string][]string{
 	"manifests/fetch/machine":    {"manifests/goldentest"},
 	"matrix/spec":                {"manifests/goldentest"},
 	"ci":                         {"manifests/killtest", "publisher/cosigntest", "publisher/ghtest", "ci/internal/engine", "ci/internal/engine/builtin", "ci/internal/engine/image/imagetest", "ci/internal/farm", "manifests/gguf/tinygguf", "manifests/python/pythontest", "bundler", "manifests", "matrix", "matrix/spec"},
+	"ci/internal/bump":           {"manifests/goldentest"},
 	"ci/internal/engine":         {"manifests/gguf/tinygguf", "ci/internal/engine/image/imagetest", "bundler", "manifests", "matrix/spec"},
 	"ci/internal/engine/image":   {"ci/internal/filestamp", "ci/internal/engine/image/imagetest", "manifests/retry"},
 	"ci/internal/engine/pypi":    {"docker/wheel"},

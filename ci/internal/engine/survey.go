@@ -20,6 +20,7 @@ import (
 // changed. What belongs to backends that the farm does not compile, to examples and to tests is not in it.
 type Survey struct {
 	Options  []string          // that the CMake files take
+	Defaults map[string]string // of those options whose default stands in the file; it may be a variable
 	Renamed  map[string]string // options that the CMake files warn of, and the names that they suggest; empty if none
 	Unset    []string          // options of the recipe that this tree lacks, and that are left out for it
 	Programs []string
@@ -68,7 +69,7 @@ func survey(fsys fs.FS, src farm.Source) (Survey, error) {
 			compiled[name] = text
 		}
 	}
-	s := Survey{Renamed: compiled.renamed(), Licenses: map[string]string{}}
+	s := Survey{Defaults: map[string]string{}, Renamed: compiled.renamed(), Licenses: map[string]string{}}
 	for name := range compiled.options("") {
 		if (strings.HasPrefix(name, "GGML_") || strings.HasPrefix(name, "LLAMA_")) && !optionOf(name, others) {
 			s.Options = append(s.Options, name)
@@ -77,6 +78,11 @@ func survey(fsys fs.FS, src farm.Source) (Survey, error) {
 	host, cuda := cmakeArguments(src)
 	s.Unset = append(dropped(host, all.options("")), dropped(cuda, all.options("ggml"))...)
 	for _, text := range compiled {
+		for _, match := range optionDefault.FindAllStringSubmatch(text, -1) {
+			if slices.Contains(s.Options, match[1]) {
+				s.Defaults[match[1]] = match[2]
+			}
+		}
 		programs, libraries := targets(text)
 		s.Programs, s.Libraries = append(s.Programs, programs...), append(s.Libraries, libraries...)
 	}
@@ -153,6 +159,7 @@ func dropped(args []string, options map[string]bool) []string {
 }
 
 var (
+	optionDefault = regexp.MustCompile(`(?i)\boption\s*\(\s*"?(\w+)"?\s+"[^"]*"\s+([^\s()]+)\s*\)`)
 	toolkitTarget = regexp.MustCompile(`\bCUDA::\w+`)
 	// newTarget is a call that makes a target, or gives a variable a value that may be the name of one.
 	newTarget = regexp.MustCompile(`(?i)\b(set|add_executable|add_library|ggml_add_backend_library)\s*\(\s*"?([\w.:${}-]+)"?\s*([^()\s]*)\s*([^()\s]*)`)

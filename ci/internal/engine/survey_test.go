@@ -16,7 +16,7 @@ func TestSurvey(t *testing.T) {
 	maps.Copy(files, map[string]string{
 		"ggml/src/ggml-vulkan/CMakeLists.txt": "option(GGML_CPU_OF_VULKAN \"\" ON)\nadd_executable(vulkan-gen gen.cpp)\n",
 		"ggml/src/ggml-vulkan/v.cpp":          "// Copyright of Vulkan\n",
-		"ggml/cmake/more.cmake":               "option(GGML_VULKAN \"\" OFF)\noption(GGML_VULKAN_DEBUG \"\" OFF)\noption(GGML_VULKANIZE \"\" OFF)\noption(OTHER \"\" OFF)\n",
+		"ggml/cmake/more.cmake":               "option(GGML_VULKAN \"\" OFF)\noption(GGML_VULKAN_DEBUG \"\" OFF)\noption(GGML_VULKANIZE \"a\nb\"\n  ${SOME_DEFAULT})\noption(OTHER \"\" OFF)\n",
 		"ggml/src/ggml-cuda/CMakeLists.txt": "ggml_add_backend_library(ggml-cuda\n  x.cu)\ntarget_link_libraries(ggml-cuda PRIVATE CUDA::cudart CUDA::cublas)\n" +
 			"# CUDA::nvml\nset(NAME ggml-more)\nadd_library(${NAME} STATIC x.cu)\nadd_library(${UNKNOWN} y.cu)\n",
 		"ggml/src/ggml-cuda/a.cu": "// cublasCommented(x)\n/* cuMemCommented(\n) */ const char * s = \"cudaQuoted(1) \\\" cudaQuotedToo(\";\n" +
@@ -52,6 +52,8 @@ func TestSurvey(t *testing.T) {
 	want := Survey{
 		Options: []string{"GGML_BACKEND_DL", "GGML_CPU", "GGML_CPU_ALL_VARIANTS", "GGML_CUDA", "GGML_CUDA_GRAPHS", "GGML_CUDA_NCCL", "GGML_NATIVE", "GGML_OPENMP", "GGML_VULKANIZE",
 			"LLAMA_BUILD_IS_DEV", "LLAMA_BUILD_NUMBER", "LLAMA_BUILD_UI", "LLAMA_CURL", "LLAMA_OPENSSL"},
+		Defaults: map[string]string{"GGML_BACKEND_DL": "OFF", "GGML_CPU": "ON", "GGML_CUDA": "OFF", "GGML_CUDA_GRAPHS": "OFF", "GGML_CUDA_NCCL": "ON", "GGML_VULKANIZE": "${SOME_DEFAULT}",
+			"LLAMA_BUILD_IS_DEV": "ON", "LLAMA_BUILD_UI": "OFF", "LLAMA_OPENSSL": "ON"},
 		Renamed: map[string]string{"LLAMA_CURL": "", "LLAMA_OLD": "GGML_NEW"},
 		Unset: []string{"GGML_BUILD_EXAMPLES", "GGML_BUILD_TESTS", "GGML_CCACHE", "LLAMA_BUILD_APP", "LLAMA_BUILD_COMMIT", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_TESTS",
 			"LLAMA_USE_PREBUILT_UI", "LLAMA_USE_PREBUILT_WEBUI"},

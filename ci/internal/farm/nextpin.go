@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -23,7 +21,7 @@ const minAge = 6 * time.Hour
 
 // NextOptions are NextPin's options. The zero value looks for the newest release, as of the year 1: set Now.
 type NextOptions struct {
-	Repository string // asked in place of the pin's
+	Repository string // asked in place of the pin's: a URL, or a folder by its whole path
 	To         string // the tag to move to, however new it is
 	Back       bool   // lets To be older than the pin
 	Now        time.Time
@@ -79,11 +77,6 @@ func NextPin(ctx context.Context, pin matrix.LlamaPin, o NextOptions, cacheDir s
 	defer cache.close()
 	n := nextPin{resolver{cache, progress}, pin, o, nil}
 	where := cmp.Or(o.Repository, pin.Repository)
-	if _, err := os.Stat(where); err == nil {
-		if where, err = filepath.Abs(where); err != nil {
-			return Next{}, err
-		}
-	}
 	progress("asking " + where)
 	tags, err := remoteTags(ctx, where)
 	var next Next
