@@ -77,7 +77,7 @@ func workflows(t *testing.T) map[string]workflow {
 		}
 		all[filepath.Base(path)] = w
 	}
-	if want := []string{"ci.yml", "models.yml", "pointer.yml", "release.yml"}; !slices.Equal(slices.Sorted(maps.Keys(all)), want) {
+	if want := []string{"bump.yml", "ci.yml", "models.yml", "pointer.yml", "release.yml"}; !slices.Equal(slices.Sorted(maps.Keys(all)), want) {
 		t.Fatalf("the workflows are %q", slices.Sorted(maps.Keys(all)))
 	}
 	return all
@@ -94,8 +94,12 @@ func read(t *testing.T, path string) []byte {
 
 // What a workflow may do is written down twice, here with the reason: a permission more is a decision.
 var permissions = map[string]map[string]string{
-	"models.yml/publish":  {"contents": "read", "id-token": "write"}, // trusted publishing
+	"bump.yml/look":       {"contents": "read"},
+	"bump.yml/propose":    {"actions": "write", "contents": "write", "pull-requests": "write"}, // starts ci.yml, makes the branch, opens the pull request
+	"bump.yml/tell":       {"issues": "write"},                                                 // opens an issue
+	"models.yml/publish":  {"contents": "read", "id-token": "write"},                           // trusted publishing
 	"ci.yml/test":         {"contents": "read"},
+	"ci.yml/bundle":       {"contents": "read"},
 	"pointer.yml/pointer": {"contents": "write", "id-token": "write"}, // signs, and pushes the pointer's branch
 	"pointer.yml/clock":   {"actions": "write"},                       // keeps the schedule from being stopped
 	"pointer.yml/tell":    {"issues": "write"},                        // opens an issue
@@ -205,7 +209,7 @@ func TestOneToolchain(t *testing.T) {
 		t.Errorf("there are the images %v and the versions of Go %v, and should be one each", images, versions)
 	}
 	// The engine needs all rights, and a place for its state that is not the container's own file system.
-	for _, at := range []struct{ file, job string }{{"ci.yml", "test"}, {"release.yml", "build"}} {
+	for _, at := range []struct{ file, job string }{{"ci.yml", "test"}, {"ci.yml", "bundle"}, {"release.yml", "build"}} {
 		j := all[at.file].Jobs[at.job]
 		cache := j.Env["XDG_CACHE_HOME"]
 		mounted := slices.ContainsFunc(j.Container.Volumes, func(volume string) bool { return cache != "" && strings.HasSuffix(volume, ":"+cache) })
@@ -541,7 +545,7 @@ func TestWorkflowCommands(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"ci bench", "ci build", "ci check-ops", "ci client", "ci manifest", "ci ops", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci verify", "ci wheel"}
+	want := []string{"ci bench", "ci build", "ci bump", "ci check-ops", "ci client", "ci manifest", "ci ops", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci verify", "ci wheel"}
 	if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
 		t.Errorf("the workflows run %q", got)
 	}
