@@ -17,17 +17,18 @@ func TestBumpWorkflow(t *testing.T) {
 	all := workflows(t)
 	w := all["bump.yml"]
 	for name, j := range w.Jobs {
-		writes := false
+		privileged := false
 		for _, right := range *j.Permissions {
-			writes = writes || right == "write"
+			privileged = privileged || right == "write"
 		}
 		for _, s := range j.Steps {
-			reads := strings.HasPrefix(s.Uses, "actions/checkout@") || strings.Contains(s.Run, "./ci")
-			if writes && (reads || s.Uses != "" && !strings.HasPrefix(s.Uses, "actions/download-artifact@")) {
-				t.Errorf("%s: it may write, and runs %s%s", name, s.Uses, s.Run)
-			}
-			if _, token := s.Env["GH_TOKEN"]; token && !writes {
-				t.Errorf("%s: a token where code of the repository runs", name)
+			_, token := s.Env["GH_TOKEN"]
+			privileged = privileged || token
+		}
+		for _, s := range j.Steps {
+			foreign := s.Uses != "" && !strings.HasPrefix(s.Uses, "actions/download-artifact@") || strings.Contains(s.Run, "./")
+			if privileged && foreign {
+				t.Errorf("%s: it has a token or may write, and runs %s%s", name, s.Uses, s.Run)
 			}
 		}
 	}
@@ -37,8 +38,16 @@ func TestBumpWorkflow(t *testing.T) {
 			t.Errorf("it starts by %s", bad)
 		}
 	}
-	if w.Jobs["look"].If != "github.ref == 'refs/heads/main'" {
+	if w.Jobs["look"].If != "github.event_name != 'workflow_run' && github.ref == 'refs/heads/main'" {
 		t.Errorf("it looks if %q", w.Jobs["look"].If)
+	}
+	if got := w.Jobs["tag"]; got.Environment != "bump" || got.Needs != "merged" || got.If != "needs.merged.outputs.tag != ''" {
+		t.Errorf("it tags in the environment %q, after %v, if %q", got.Environment, got.Needs, got.If)
+	}
+	for _, want := range []string{"workflow_run.conclusion == 'success'", "workflow_run.event == 'push'", "workflow_run.head_branch == 'main'", "workflow_run.head_repository.full_name == github.repository"} {
+		if got := w.Jobs["merged"].If; !strings.Contains(got, "&& github.event."+want) && !strings.Contains(got, "&&\ngithub.event."+want) {
+			t.Errorf("merged requests are looked for if %q, not only if %s", got, want)
+		}
 	}
 	// ci.yml compiles what comes from the branch that is made here, and can be started for it.
 	branch := stepOf(t, w.Jobs["propose"], "Open the pull request, or update the one that is open").Env["BRANCH"]
@@ -162,5 +171,48 @@ func TestBumpLooks(t *testing.T) {
 				t.Errorf("the text is %q, the summary %q", text, read(t, file("summary")))
 			}
 		})
+	}
+}
+
+// A merged request with the label gets the tag after the newest, and a job that runs again makes no second one.
+func TestBumpTags(t *testing.T) {
+	jobs := workflows(t)["bump.yml"].Jobs
+	sha := strings.Repeat("a", 40)
+	other := strings.Repeat("b", 40)
+	for name, test := range map[string]struct {
+		labeled, tags, output string
+		failed                bool
+	}{
+		"not labeled":       {labeled: "0", tags: other + " refs/tags/v1.2.0-runtime"},
+		"labeled":           {labeled: "1", tags: other + " refs/tags/v1.9.3-runtime\n" + other + " refs/tags/v1.10.0-runtime\n" + other + " refs/tags/v2.0.0\n" + other + " refs/tags/v1.11.0-runtime-rc1", output: "tag=v1.11.0-runtime\n"},
+		"tagged already":    {labeled: "1", tags: sha + " refs/tags/v1.10.0-runtime\n" + other + " refs/tags/v1.12.0-runtime", output: "tag=v1.10.0-runtime\n"},
+		"the first release": {labeled: "1", tags: other + " refs/tags/v1", failed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			programs := t.TempDir()
+			output := filepath.Join(programs, "output")
+			gh := "#!/bin/sh\ncase \"$*\" in */commits/*) echo \"$LABELED\" ;; *) printf '%b\\n' \"$TAGS\" ;; esac\n"
+			if err := errors.Join(os.WriteFile(filepath.Join(programs, "gh"), []byte(gh), 0o755), os.WriteFile(output, nil, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			out, err := script(t, stepOf(t, jobs["merged"], "Name the release of a merged request with the label"), programs, programs,
+				"GH_REPO=o/r", "SHA="+sha, "BRANCH=bump/llama.cpp", "GITHUB_OUTPUT="+output, "LABELED="+test.labeled, "TAGS="+test.tags)
+			if got := string(read(t, output)); (err != nil) != test.failed || got != test.output {
+				t.Errorf("%v, %q; want %q\n%s", err, got, test.output, out)
+			}
+		})
+	}
+	const start = "workflow run release.yml --ref v1.11.0-runtime"
+	for there, want := range map[string]string{"": "api repos/o/r/git/refs -f ref=refs/tags/v1.11.0-runtime -f sha=" + sha + " --silent\n" + start + "\n", sha: start + "\n"} {
+		programs := t.TempDir()
+		log := filepath.Join(programs, "log")
+		gh := "#!/bin/sh\ncase \"$*\" in */matching-refs/*) echo \"$THERE\" ;; *) echo \"$@\" >> \"$LOG\" ;; esac\n"
+		if err := os.WriteFile(filepath.Join(programs, "gh"), []byte(gh), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		out, err := script(t, stepOf(t, jobs["tag"], "Tag the release"), programs, programs, "GH_REPO=o/r", "SHA="+sha, "TAG=v1.11.0-runtime", "THERE="+there, "LOG="+log)
+		if err != nil || string(read(t, log)) != want {
+			t.Errorf("%v: it ran %q, want %q\n%s", err, read(t, log), want, out)
+		}
 	}
 }

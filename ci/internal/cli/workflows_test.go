@@ -96,8 +96,10 @@ func read(t *testing.T, path string) []byte {
 var permissions = map[string]map[string]string{
 	"bump.yml/look":       {"contents": "read"},
 	"bump.yml/propose":    {"actions": "write", "contents": "write", "pull-requests": "write"}, // starts ci.yml, makes the branch, opens the pull request
-	"bump.yml/tell":       {"issues": "write"},                                                 // opens an issue
-	"models.yml/publish":  {"contents": "read", "id-token": "write"},                           // trusted publishing
+	"bump.yml/merged":     {"contents": "read", "pull-requests": "read"},
+	"bump.yml/tag":        {"actions": "write", "contents": "write"}, // starts release.yml, makes the tag
+	"bump.yml/tell":       {"issues": "write"},                       // opens an issue
+	"models.yml/publish":  {"contents": "read", "id-token": "write"}, // trusted publishing
 	"ci.yml/test":         {"contents": "read"},
 	"ci.yml/bundle":       {"contents": "read"},
 	"pointer.yml/pointer": {"contents": "write", "id-token": "write"}, // signs, and pushes the pointer's branch
@@ -501,7 +503,7 @@ func TestWorkflowsTakeNothingLiterally(t *testing.T) {
 func TestWorkflowsAreTheTrustedOnes(t *testing.T) {
 	all := workflows(t)
 	for signer, want := range map[string][]string{
-		manifests.SignerIdentity + "@": {"push"}, manifests.PointerWorkflow: {"schedule", "workflow_dispatch", "workflow_run"},
+		manifests.SignerIdentity + "@": {"push", "workflow_dispatch"}, manifests.PointerWorkflow: {"schedule", "workflow_dispatch", "workflow_run"},
 	} {
 		file, ref, _ := strings.Cut(filepath.Base(strings.Replace(signer, "refs/heads/", "", 1)), "@")
 		w, ok := all[file]
@@ -517,6 +519,23 @@ func TestWorkflowsAreTheTrustedOnes(t *testing.T) {
 	push, _ := all["release.yml"].On.(map[string]any)["push"].(map[string]any)
 	if diff := cmp.Diff(map[string]any{"tags": []any{"v*"}}, push); diff != "" {
 		t.Errorf("release.yml signs for more than tags:\n%s", diff)
+	}
+	// It can be started for a branch, too. Then its first job is skipped, and with it every other.
+	jobs := all["release.yml"].Jobs
+	if want := "github.ref_type == 'tag' && startsWith(github.ref_name, 'v')"; jobs["plan"].If != want {
+		t.Errorf("release.yml begins if %q, want %q", jobs["plan"].If, want)
+	}
+	for name, j := range jobs {
+		needs := fmt.Sprint(j.Needs)
+		runsAnyway := strings.Contains(j.If, "always()") || strings.Contains(j.If, "failure()")
+		if strings.Contains(j.If, "cancelled()") { // such a condition replaces that all that is needed ended well
+			runsAnyway = !slices.ContainsFunc(strings.Fields(strings.Trim(needs, "[]")), func(need string) bool {
+				return strings.HasPrefix(j.If, "${{ !cancelled() && needs."+need+".result == 'success'")
+			})
+		}
+		if name != "plan" && (j.Needs == nil || runsAnyway) {
+			t.Errorf("release.yml/%s: it needs %s, and runs if %q", name, needs, j.If)
+		}
 	}
 }
 
