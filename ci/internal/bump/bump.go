@@ -1,4 +1,4 @@
-// Package bump moves the pin of llama.cpp to a newer release, and tells what upstream changed that touches the farm.
+// Package bump finds the release of llama.cpp that the pin should move to, and tells what upstream changed that touches the farm.
 //
 // The command `ci bump` calls it:
 //
@@ -31,6 +31,7 @@ type Options struct {
 	Matrix    []byte // the text of matrix.yaml
 	Patches   []patches.Patch
 	Cache     string                  // folder of sources
+	Gone      []string                // options of the recipe that the new tree may lack, though the pin's has them
 	Buildable func(farm.Source) error // reports why the farm cannot build a source
 	Progress  func(string)
 }
@@ -95,6 +96,9 @@ func (b *Bump) compare(ctx context.Context, o Options) error {
 	if err := o.Buildable(tree); err != nil {
 		b.Problems = append(b.Problems, err)
 	}
+	if err := b.gone(o.Gone); err != nil {
+		b.Problems = append(b.Problems, err)
+	}
 	patched, err := resolve(b.After, o.Patches)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -114,6 +118,22 @@ func (b *Bump) compare(ctx context.Context, o Options) error {
 		}
 	}
 	return nil
+}
+
+// gone returns an error if options of the recipe that the pin's tree has are none of the new one. The farm would leave them
+// out, as it does for old trees, which lack what these options switch off; a newer tree may have it by another name.
+func (b *Bump) gone(accepted []string) error {
+	if matrix.CompareVersions(b.After.Version, b.Before.Version) < 0 {
+		return nil
+	}
+	lost := slices.DeleteFunc(slices.Clone(b.Changes.Unset.New), func(name string) bool { return slices.Contains(accepted, name) })
+	if len(lost) == 0 {
+		return nil
+	}
+	return &farm.SourceError{
+		Given: b.After.Ref, Problem: "its CMake files no longer have the option " + strings.Join(lost, ", ") + ", which the farm sets: what it switches off may be on",
+		Hint: "set what takes its place in ci/internal/engine/recipe.go, or if nothing does, repeat the command with --gone " + strings.Join(lost, ","),
+	}
 }
 
 // A Delta is what one list of names has that the other has not.

@@ -66,7 +66,7 @@ func (b Bump) attention() []string {
 	var lines []string
 	c := b.Changes
 	if len(c.Unset.New) > 0 {
-		lines = append(lines, "options that the farm sets and that are gone, so that it leaves them out: "+codes(c.Unset.New)+". Does another option do the same now?")
+		lines = append(lines, "options that the farm sets and that are gone, so that it leaves them out: "+codes(c.Unset.New))
 	}
 	if len(c.Unset.Gone) > 0 {
 		lines = append(lines, "options that the farm sets where they exist, as they do now: "+codes(c.Unset.Gone))

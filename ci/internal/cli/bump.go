@@ -32,7 +32,8 @@ programs, libraries, functions of CUDA, licenses.
 The newest release is the newest tag like v0.5.0 that is at least six hours old.
 Where the repository cannot be reached, it is the newest that an npm package has.
 Only the values of the pin change in the file, and only if the farm can build the
-new tree: with the options it sets, and with its patches.
+new tree: if it has every option that the farm sets for the pin's tree, all programs,
+and the lines that the farm's patches change.
 
 Without anything newer it says "up to date". A pinned tag or package that leads to
 other files now is refused with exit code 3.`,
@@ -44,6 +45,7 @@ other files now is refused with exit code 3.`,
 	}
 	cmd.Flags().StringVar(&b.o.To, "to", "", "the `tag` to move to (default: the newest release)")
 	cmd.Flags().BoolVar(&b.o.Back, "back", false, "allow a tag that is older than the pin")
+	cmd.Flags().StringSliceVar(&b.gone, "gone", nil, "`options` that the farm sets and that the new tree may lack, comma-separated")
 	cmd.Flags().StringVar(&b.o.Repository, "llama", "", "git URL or folder of llama.cpp to ask (default: the repository in matrix.yaml)")
 	cmd.Flags().StringVar(&b.file, "matrix", filepath.Join("matrix", "matrix.yaml"), "the `file` with the pin")
 	cmd.Flags().BoolVar(&b.asJSON, "json", false, "print JSON, with the text in it")
@@ -55,6 +57,7 @@ other files now is refused with exit code 3.`,
 // A bumpCommand is one bump under way.
 type bumpCommand struct {
 	o       farm.NextOptions
+	gone    []string
 	file    string
 	asJSON  bool
 	dryRun  bool
@@ -98,7 +101,7 @@ func (c *bumpCommand) run(ctx context.Context) error {
 	}
 	c.o.Now = time.Now()
 	found, err := bump.Find(ctx, bump.Options{
-		NextOptions: c.o, Matrix: text, Patches: set, Cache: filepath.Join(c.cache, "sources"), Buildable: c.backend.Buildable,
+		NextOptions: c.o, Matrix: text, Patches: set, Cache: filepath.Join(c.cache, "sources"), Gone: c.gone, Buildable: c.backend.Buildable,
 		Progress: func(text string) { c.term.Notef("source    %s", text) },
 	})
 	if err != nil {

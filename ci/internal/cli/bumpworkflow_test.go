@@ -138,11 +138,11 @@ func TestBumpProposes(t *testing.T) {
 func TestBumpLooks(t *testing.T) {
 	s := stepOf(t, workflows(t)["bump.yml"].Jobs["look"], "Look for a newer release")
 	for name, test := range map[string]struct {
-		command, to, back, ran, output string
-		failed                         bool
+		command, to, back, gone, ran, output string
+		failed                               bool
 	}{
 		"nothing newer": {command: "echo 'up to date'", ran: "run ./ci bump"},
-		"a newer one":   {command: "echo text; echo pin >> matrix/matrix.yaml", to: "v0.6.0", back: "yes", ran: "run ./ci bump --to v0.6.0 --back", output: "changed=yes\n"},
+		"a newer one":   {command: "echo text; echo pin >> matrix/matrix.yaml", to: "v0.6.0", back: "yes", gone: "A,B", ran: "run ./ci bump --to v0.6.0 --back --gone A,B", output: "changed=yes\n"},
 		"refused":       {command: "echo text; exit 3", ran: "run ./ci bump", failed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -157,7 +157,7 @@ func TestBumpLooks(t *testing.T) {
 					t.Fatalf("git %s: %v\n%s", args, err, out)
 				}
 			}
-			out, err := script(t, s, dir, programs, "TO="+test.to, "BACK="+test.back, "GITHUB_OUTPUT="+file("output"), "GITHUB_STEP_SUMMARY="+file("summary"))
+			out, err := script(t, s, dir, programs, "TO="+test.to, "BACK="+test.back, "GONE="+test.gone, "GITHUB_OUTPUT="+file("output"), "GITHUB_STEP_SUMMARY="+file("summary"))
 			if (err != nil) != test.failed {
 				t.Errorf("%v\n%s", err, out)
 			}
