@@ -3,7 +3,7 @@
 // The command `ci bump` calls it:
 //
 //	matrix.yaml, tags or npm ──Find──▶ Bump      the pin and the file as they would be, and both trees compared
-//	Bump ──Title, Markdown──▶ the text of a pull request
+//	Bump ──Text──▶ that of a pull request
 //
 // farm.NextPin chooses the release, farm.ResolveSource brings the trees, engine.ReadSurvey reads them, spec.SetPin edits the
 // text. The package compares and words; it neither prints nor writes matrix.yaml.

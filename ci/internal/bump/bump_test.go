@@ -41,7 +41,7 @@ func TestCompare(t *testing.T) {
 }
 
 // The text stays what it says, whatever the names are that come from upstream.
-func TestMarkdown(t *testing.T) {
+func TestText(t *testing.T) {
 	pin := func(ref string, digit string) matrix.LlamaPin {
 		return matrix.LlamaPin{Repository: "https://example.org/llama.cpp.git", Ref: ref, Version: strings.TrimPrefix(ref, "v"), Commit: strings.Repeat(digit, 40), Tree: strings.Repeat(digit, 39) + "0"}
 	}
@@ -60,12 +60,12 @@ func TestMarkdown(t *testing.T) {
 		},
 	}
 	full.After.NPMPackage = "some-llama@1.2.3"
-	goldentest.Check(t, filepath.Join("testdata", "full.golden.md"), []byte(full.Title()+"\n\n"+full.Markdown()))
+	goldentest.Check(t, filepath.Join("testdata", "full.golden.md"), []byte(full.Text()))
 	same := Bump{Before: pin("v0.5.0", "1"), After: pin("v0.6.0", "2")}
-	goldentest.Check(t, filepath.Join("testdata", "nothing.golden.md"), []byte(same.Title()+"\n\n"+same.Markdown()))
+	goldentest.Check(t, filepath.Join("testdata", "nothing.golden.md"), []byte(same.Text()))
 	named := same
 	named.After.Tree = named.Before.Tree
-	if got := named.Title(); got != "Name the npm package of llama.cpp 0.6.0" {
-		t.Errorf("the title is %q", got)
+	if got, want := named.Text(), "Name the npm package of llama.cpp 0.6.0\n\n"; !strings.HasPrefix(got, want) {
+		t.Errorf("the text is %q", got)
 	}
 }

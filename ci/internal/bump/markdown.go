@@ -12,20 +12,16 @@ import (
 // maxListed bounds a list in the text: a pull request takes 65,536 characters.
 const maxListed = 60
 
-// Title is the pull request's.
-func (b Bump) Title() string {
-	if b.Before.Tree == b.After.Tree {
-		return "Name the npm package of llama.cpp " + b.After.Version
-	}
-	return "Build llama.cpp " + b.After.Version
-}
-
-// Markdown is the text of a pull request: from where to where, and what changed that the farm depends on. What comes from
-// upstream stands in it as code, so that it can be neither markup nor a mention.
-func (b Bump) Markdown() string {
+// Text is that of a commit or pull request: a title, an empty line, and in Markdown from where to where, and what changed that
+// the farm depends on. What comes from upstream stands there as code, so that it can be neither markup nor a mention.
+func (b Bump) Text() string {
 	var t strings.Builder
+	title := "Build llama.cpp " + b.After.Version
+	if b.Before.Tree == b.After.Tree {
+		title = "Name the npm package of llama.cpp " + b.After.Version
+	}
 	compare := fmt.Sprintf("%s/compare/%s...%s", strings.TrimSuffix(b.Before.Repository, ".git"), b.Before.Ref, b.After.Ref)
-	fmt.Fprintf(&t, "llama.cpp %s → %s: [what changed](%s).\n\n| | before | now |\n| --- | --- | --- |\n", code(b.Before.Ref), code(b.After.Ref), compare)
+	fmt.Fprintf(&t, "%s\n\nllama.cpp %s → %s: [what changed](%s).\n\n| | before | now |\n| --- | --- | --- |\n", title, code(b.Before.Ref), code(b.After.Ref), compare)
 	for _, row := range []struct {
 		name  string
 		value func(matrix.LlamaPin) string

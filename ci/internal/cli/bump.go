@@ -16,7 +16,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
-	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/patches"
 )
 
@@ -26,8 +25,9 @@ func newBumpCommand(term *terminal, backend Backend) *cobra.Command {
 		Use:   "bump",
 		Short: "Move the pin of llama.cpp to its newest release",
 		Long: `Move the pin of llama.cpp in matrix.yaml to its newest release, and print what
-upstream changed that touches the farm, as the text of a pull request: options,
-programs, libraries, functions of CUDA, licenses.
+upstream changed that touches the farm: options, programs, libraries, functions of
+CUDA, licenses. The text is that of a commit or pull request: a title, an empty line,
+and Markdown.
 
 The newest release is the newest tag like v0.5.0 that is at least six hours old.
 Where the repository cannot be reached, it is the newest that an npm package has.
@@ -48,7 +48,6 @@ other files now is refused with exit code 3.`,
 	cmd.Flags().StringSliceVar(&b.gone, "gone", nil, "`options` that the farm sets and that the new tree may lack, comma-separated")
 	cmd.Flags().StringVar(&b.o.Repository, "llama", "", "git URL or folder of llama.cpp to ask (default: the repository in matrix.yaml)")
 	cmd.Flags().StringVar(&b.file, "matrix", filepath.Join("matrix", "matrix.yaml"), "the `file` with the pin")
-	cmd.Flags().BoolVar(&b.asJSON, "json", false, "print JSON, with the text in it")
 	cmd.Flags().BoolVar(&b.dryRun, "dry-run", false, "leave the file as it is")
 	cacheFlag(cmd, &b.cache)
 	return cmd
@@ -59,21 +58,10 @@ type bumpCommand struct {
 	o       farm.NextOptions
 	gone    []string
 	file    string
-	asJSON  bool
 	dryRun  bool
 	cache   string
 	term    *terminal
 	backend Backend
-}
-
-// bumped is what bump --json prints.
-type bumped struct {
-	Changed  bool            `json:"changed"`
-	Before   matrix.LlamaPin `json:"before"`
-	After    matrix.LlamaPin `json:"after"`
-	Title    string          `json:"title,omitempty"`
-	Text     string          `json:"text,omitempty"`
-	Problems []string        `json:"problems,omitempty"`
 }
 
 func (c *bumpCommand) run(ctx context.Context) error {
@@ -112,10 +100,15 @@ func (c *bumpCommand) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.print(found); err != nil {
-		return err
+	if found.Changed() {
+		c.term.Printf("%s", found.Text())
+		return errors.Join(found.Problems...)
 	}
-	return errors.Join(found.Problems...)
+	for _, note := range found.Notes {
+		c.term.Warnf("%s", note)
+	}
+	c.term.Printf("up to date: llama.cpp %s, %s of %s", found.Before.Version, found.Before.Ref, found.Before.Repository)
+	return nil
 }
 
 // write changes the file, unless that would take somebody's own changes along or away.
@@ -135,26 +128,4 @@ func (c *bumpCommand) write(ctx context.Context, before, after []byte) error {
 		return err
 	}
 	return release.WriteFile(c.file, after) // the point of no return
-}
-
-func (c *bumpCommand) print(found bump.Bump) error {
-	if c.asJSON {
-		printed := bumped{Changed: found.Changed(), Before: found.Before, After: found.After}
-		if found.Changed() {
-			printed.Title, printed.Text = found.Title(), found.Markdown()
-		}
-		for _, problem := range found.Problems {
-			printed.Problems = append(printed.Problems, problem.Error())
-		}
-		return printJSON(c.term, printed, true)
-	}
-	if found.Changed() {
-		c.term.Printf("%s", found.Markdown())
-		return nil
-	}
-	for _, note := range found.Notes {
-		c.term.Warnf("%s", note)
-	}
-	c.term.Printf("up to date: llama.cpp %s, %s of %s", found.Before.Version, found.Before.Ref, found.Before.Repository)
-	return nil
 }

@@ -85,8 +85,8 @@ func TestBumpProposes(t *testing.T) {
 		commit = "api repos/o/r/git/commits -f message=Build llama.cpp 0.6.0 -f tree=newtree -f parents[]=main --jq .sha"
 		create = "api repos/o/r/git/refs -f ref=refs/heads/bump/llama.cpp -f sha=newcommit --silent"
 		move   = "api repos/o/r/git/refs/heads/bump/llama.cpp --method PATCH -f sha=newcommit -F force=true --silent"
-		open   = "api repos/o/r/pulls -f title=Build llama.cpp 0.6.0 -f head=bump/llama.cpp -f base=main -F body=@bump.md --silent"
-		update = "api repos/o/r/pulls/7 --method PATCH -f title=Build llama.cpp 0.6.0 -F body=@bump.md --silent"
+		open   = "api repos/o/r/pulls -f title=Build llama.cpp 0.6.0 -f head=bump/llama.cpp -f base=main -F body=@body.md --silent"
+		update = "api repos/o/r/pulls/7 --method PATCH -f title=Build llama.cpp 0.6.0 -F body=@body.md --silent"
 		start  = "workflow run ci.yml --ref bump/llama.cpp"
 		bot    = "github-actions[bot]"
 	)
@@ -107,8 +107,8 @@ func TestBumpProposes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir, programs := t.TempDir(), t.TempDir()
 			log := filepath.Join(programs, "log")
-			if err := errors.Join(os.Mkdir(filepath.Join(dir, "matrix"), 0o755), os.WriteFile(filepath.Join(dir, "bump.md"), []byte("text\n"), 0o644),
-				os.WriteFile(filepath.Join(dir, "matrix", "matrix.yaml"), []byte("llama_cpp:\n  ref: v0.6.0\n  version: \"0.6.0\"\n"), 0o644),
+			if err := errors.Join(os.Mkdir(filepath.Join(dir, "matrix"), 0o755), os.WriteFile(filepath.Join(dir, "bump.md"), []byte("Build llama.cpp 0.6.0\n\ntext\n"), 0o644),
+				os.WriteFile(filepath.Join(dir, "matrix", "matrix.yaml"), []byte("pin\n"), 0o644),
 				os.WriteFile(filepath.Join(programs, "gh"), []byte(fakeGH), 0o755), os.WriteFile(log, nil, 0o644)); err != nil {
 				t.Fatal(err)
 			}
@@ -127,7 +127,7 @@ func TestBumpProposes(t *testing.T) {
 			if len(test.want) == 0 && !strings.Contains(out, "::notice::") {
 				t.Errorf("it does not say why: %s", out)
 			}
-			if text := string(read(t, filepath.Join(dir, "bump.md"))); !strings.HasPrefix(text, "text\n\nMade by https://example.org/runs/1.") {
+			if text := string(read(t, filepath.Join(dir, "body.md"))); !strings.HasPrefix(text, "text\n\nMade by https://example.org/runs/1.") {
 				t.Errorf("the text is %q", text)
 			}
 		})
