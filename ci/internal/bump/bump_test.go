@@ -11,8 +11,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests/goldentest"
 	"github.com/waqasm86/llcuda-farm/matrix"
+	"github.com/waqasm86/llcuda-farm/matrix/patches"
 )
 
 func TestCompare(t *testing.T) {
@@ -52,7 +54,9 @@ func TestText(t *testing.T) {
 	full := Bump{
 		Before: pin("v0.5.0", "1"), After: pin("v0.6.0", "2"), Date: time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC),
 		Notes: []string{"the tag v0.7.0 is too new"}, Upstream: []string{"0001-a.patch"},
-		Problems: []error{errors.New("its CMake files have no option\nGGML_A")},
+		Problems: []error{
+			&farm.SourceError{Given: "v0.6.0", Problem: "its CMake files have no option\nGGML_A", Hint: "give another"}, fmt.Errorf("patching: %w", &patches.ConflictError{Patch: "0002-b.patch", File: "b.c"}), errors.New("no"),
+		},
 		Changes: Changes{
 			Options: Delta{New: []string{"GGML_C=ON"}, Gone: []string{"GGML_A"}}, Defaults: map[string][2]string{"GGML_B": {"OFF", ""}}, Renamed: map[string]string{"LLAMA_A": "GGML_C", "LLAMA_B": ""},
 			Unset: Delta{New: []string{"LLAMA_X"}, Gone: []string{"LLAMA_Y"}}, Programs: Delta{New: many}, CUDA: Delta{New: []string{"cublasGemmEx"}, Gone: []string{"cudaFree"}},

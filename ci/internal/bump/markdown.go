@@ -1,11 +1,13 @@
 package bump
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
@@ -39,7 +41,11 @@ func (b Bump) Text() string {
 	}
 	var problems []string
 	for _, problem := range b.Problems {
-		problems = append(problems, code(problem.Error()))
+		line := code(problem.Error())
+		if way := hint(problem); way != "" {
+			line += "; " + code(way)
+		}
+		problems = append(problems, line)
 	}
 	section(&t, "It does not build yet", problems)
 	section(&t, "Look at this first", b.attention())
@@ -55,6 +61,18 @@ func (b Bump) Text() string {
 		fmt.Fprintf(&t, "\nUnchanged: %s.\n", strings.Join(same, ", "))
 	}
 	return t.String()
+}
+
+// hint is the way out of a problem, if it knows one.
+func hint(problem error) string {
+	if source, ok := errors.AsType[*farm.SourceError](problem); ok {
+		return source.Hint
+	}
+	var hinted interface{ Hint() string }
+	if errors.As(problem, &hinted) {
+		return hinted.Hint()
+	}
+	return ""
 }
 
 // attention is what a reviewer must think about.
