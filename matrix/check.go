@@ -227,6 +227,15 @@ func (l LlamaPin) check() error {
 	if l.Build < 0 {
 		p.Addf("build", "%d is negative", l.Build)
 	}
+	if l.Epoch < 0 {
+		p.Addf("epoch", "%d is negative", l.Epoch)
+	}
+	if l.NPMPackage+l.NPMCommit+l.NPMIntegrity+l.BundlePath == "" {
+		return p.Err()
+	}
+	if l.NPMCommit != "" && !commitForm.MatchString(l.NPMCommit) {
+		p.Addf("npm_commit", "%q is not 40 hex digits", l.NPMCommit)
+	}
 	if !npmPackageForm.MatchString(l.NPMPackage) {
 		p.Addf("npm_package", "%q is not name@1.2.3", l.NPMPackage)
 	}

@@ -125,8 +125,13 @@ type LlamaPin struct {
 	// Tree is git's id of the commit's tree: whichever way the files came, they make it.
 	Tree string `json:"tree"`
 	// Build is llama.cpp's build number, the length of the history up to the commit; 0 leaves it out.
-	Build        int    `json:"build"`
-	NPMPackage   string `json:"npm_package"`
+	Build int `json:"build"`
+	// Epoch is the commit's date in seconds, whichever way the files came; 0 leaves it to the commit.
+	Epoch int64 `json:"epoch"`
+	// NPMPackage and what follows are empty where no package carries the tree.
+	NPMPackage string `json:"npm_package"`
+	// NPMCommit is the commit in the package's bundle, if it is another than Commit.
+	NPMCommit    string `json:"npm_commit"`
 	NPMIntegrity string `json:"npm_integrity"`
 	BundlePath   string `json:"bundle_path"`
 }

@@ -169,6 +169,9 @@ func TestCheck(t *testing.T) {
 		"build":                        {func(m *matrix.Matrix) { m.LlamaCPP.Build = -1 }, `llama_cpp.build: -1 is negative`},
 		"npm":                          {func(m *matrix.Matrix) { m.LlamaCPP.NPMPackage = "some-package@latest" }, `llama_cpp.npm_package: "some-package@latest" is not name@1.2.3`},
 		"integrity":                    {func(m *matrix.Matrix) { m.LlamaCPP.NPMIntegrity = "sha1-AAAA" }, `llama_cpp.npm_integrity: "sha1-AAAA" is not sha512- and 64 bytes in base64`},
+		"epoch":                        {func(m *matrix.Matrix) { m.LlamaCPP.Epoch = -1 }, `llama_cpp.epoch: -1 is negative`},
+		"npm commit":                   {func(m *matrix.Matrix) { m.LlamaCPP.NPMCommit = "HEAD" }, `llama_cpp.npm_commit: "HEAD" is not 40 hex digits`},
+		"half of npm":                  {func(m *matrix.Matrix) { m.LlamaCPP.NPMPackage, m.LlamaCPP.BundlePath = "", "" }, "llama_cpp.npm_package: \"\" is not name@1.2.3\nllama_cpp.bundle_path: \"\" is not a relative path"},
 		"bundle path":                  {func(m *matrix.Matrix) { m.LlamaCPP.BundlePath = "../x" }, `llama_cpp.bundle_path: "../x" is not a relative path`},
 	} {
 		t.Run(name, func(t *testing.T) {

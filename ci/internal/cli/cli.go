@@ -74,7 +74,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case isAs[*engine.UnavailableError](err), isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err), errors.Is(err, farm.ErrEngineLost):
 		return exitEngine
-	case isAs[*failure.Refusal](err), isAs[*farm.TreeError](err):
+	case isAs[*failure.Refusal](err), isAs[*farm.TreeError](err), isAs[*farm.MovedError](err):
 		return exitRefused
 	case isAs[*publisher.RefusedError](err):
 		return exitRemote
@@ -136,6 +136,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		newPublishCommand(term),
 		newPointerCommand(term),
 		newReleaseCommand(term, backend),
+		newBumpCommand(term, backend),
 		newEngineCommand(term, backend),
 	)
 	console.Strict(root, "go run ./")

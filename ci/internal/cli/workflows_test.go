@@ -77,7 +77,7 @@ func workflows(t *testing.T) map[string]workflow {
 		}
 		all[filepath.Base(path)] = w
 	}
-	if want := []string{"ci.yml", "models.yml", "pointer.yml", "release.yml"}; !slices.Equal(slices.Sorted(maps.Keys(all)), want) {
+	if want := []string{"bump.yml", "ci.yml", "models.yml", "pointer.yml", "release.yml"}; !slices.Equal(slices.Sorted(maps.Keys(all)), want) {
 		t.Fatalf("the workflows are %q", slices.Sorted(maps.Keys(all)))
 	}
 	return all
@@ -94,8 +94,14 @@ func read(t *testing.T, path string) []byte {
 
 // What a workflow may do is written down twice, here with the reason: a permission more is a decision.
 var permissions = map[string]map[string]string{
+	"bump.yml/look":       {"contents": "read"},
+	"bump.yml/propose":    {"actions": "write", "contents": "write", "pull-requests": "write"}, // starts ci.yml, makes the branch, opens the pull request
+	"bump.yml/merged":     {"contents": "read", "pull-requests": "read"},
+	"bump.yml/tag":        {"actions": "write", "contents": "write"}, // starts release.yml, makes the tag
+	"bump.yml/tell":       {"issues": "write"},                       // opens an issue
 	"models.yml/publish":  {"contents": "read", "id-token": "write"}, // trusted publishing
 	"ci.yml/test":         {"contents": "read"},
+	"ci.yml/bundle":       {"contents": "read"},
 	"pointer.yml/pointer": {"contents": "write", "id-token": "write"}, // signs, and pushes the pointer's branch
 	"pointer.yml/clock":   {"actions": "write"},                       // keeps the schedule from being stopped
 	"pointer.yml/tell":    {"issues": "write"},                        // opens an issue
@@ -205,7 +211,7 @@ func TestOneToolchain(t *testing.T) {
 		t.Errorf("there are the images %v and the versions of Go %v, and should be one each", images, versions)
 	}
 	// The engine needs all rights, and a place for its state that is not the container's own file system.
-	for _, at := range []struct{ file, job string }{{"ci.yml", "test"}, {"release.yml", "build"}} {
+	for _, at := range []struct{ file, job string }{{"ci.yml", "test"}, {"ci.yml", "bundle"}, {"release.yml", "build"}} {
 		j := all[at.file].Jobs[at.job]
 		cache := j.Env["XDG_CACHE_HOME"]
 		mounted := slices.ContainsFunc(j.Container.Volumes, func(volume string) bool { return cache != "" && strings.HasSuffix(volume, ":"+cache) })
@@ -497,7 +503,7 @@ func TestWorkflowsTakeNothingLiterally(t *testing.T) {
 func TestWorkflowsAreTheTrustedOnes(t *testing.T) {
 	all := workflows(t)
 	for signer, want := range map[string][]string{
-		manifests.SignerIdentity + "@": {"push"}, manifests.PointerWorkflow: {"schedule", "workflow_dispatch", "workflow_run"},
+		manifests.SignerIdentity + "@": {"push", "workflow_dispatch"}, manifests.PointerWorkflow: {"schedule", "workflow_dispatch", "workflow_run"},
 	} {
 		file, ref, _ := strings.Cut(filepath.Base(strings.Replace(signer, "refs/heads/", "", 1)), "@")
 		w, ok := all[file]
@@ -513,6 +519,23 @@ func TestWorkflowsAreTheTrustedOnes(t *testing.T) {
 	push, _ := all["release.yml"].On.(map[string]any)["push"].(map[string]any)
 	if diff := cmp.Diff(map[string]any{"tags": []any{"v*"}}, push); diff != "" {
 		t.Errorf("release.yml signs for more than tags:\n%s", diff)
+	}
+	// It can be started for a branch, too. Then its first job is skipped, and with it every other.
+	jobs := all["release.yml"].Jobs
+	if want := "github.ref_type == 'tag' && startsWith(github.ref_name, 'v')"; jobs["plan"].If != want {
+		t.Errorf("release.yml begins if %q, want %q", jobs["plan"].If, want)
+	}
+	for name, j := range jobs {
+		needs := fmt.Sprint(j.Needs)
+		runsAnyway := strings.Contains(j.If, "always()") || strings.Contains(j.If, "failure()")
+		if strings.Contains(j.If, "cancelled()") { // such a condition replaces that all that is needed ended well
+			runsAnyway = !slices.ContainsFunc(strings.Fields(strings.Trim(needs, "[]")), func(need string) bool {
+				return strings.HasPrefix(j.If, "${{ !cancelled() && needs."+need+".result == 'success'")
+			})
+		}
+		if name != "plan" && (j.Needs == nil || runsAnyway) {
+			t.Errorf("release.yml/%s: it needs %s, and runs if %q", name, needs, j.If)
+		}
 	}
 }
 
@@ -541,7 +564,7 @@ func TestWorkflowCommands(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"ci bench", "ci build", "ci check-ops", "ci client", "ci manifest", "ci ops", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci verify", "ci wheel"}
+	want := []string{"ci bench", "ci build", "ci bump", "ci check-ops", "ci client", "ci manifest", "ci ops", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci verify", "ci wheel"}
 	if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
 		t.Errorf("the workflows run %q", got)
 	}

@@ -45,7 +45,7 @@ var (
 )
 
 // buildable is the hint for a source that the stages cannot build.
-const buildable = "llama.cpp from b8390 (March 2026) to 0.5.0 has what the stages need: give a release from there on with --llama, or leave it out for the pin"
+const buildable = "llama.cpp from b8390 (March 2026) on has what the stages need, as far as it was tried: give such a release with --llama, or leave it out for the pin"
 
 // Buildable reports why the stages cannot build a source, as a *farm.SourceError; nil if they can. It asks no engine.
 func Buildable(src farm.Source) error {
@@ -67,7 +67,8 @@ func readLlamaTree(src farm.Source) (llamaTree, error) {
 	tree := llamaTree{options: cmake.options(""), device: cmake.options("ggml")}
 	var problems []string
 	host, cuda := cmakeArguments(src)
-	if unknown := append(unknownOptions(host, tree.options), unknownOptions(cuda, tree.device)...); len(unknown) > 0 {
+	renamed := cmake.renamed()
+	if unknown := append(unknownOptions(host, tree.options, renamed), unknownOptions(cuda, tree.device, renamed)...); len(unknown) > 0 {
 		slices.Sort(unknown)
 		problems = append(problems, "its CMake files have no option "+strings.Join(slices.Compact(unknown), ", "))
 	}
@@ -105,13 +106,17 @@ func optionName(arg string) string {
 	return name
 }
 
-// unknownOptions returns the options that a recipe depends on and a tree does not define: CMake
-// itself would ignore them.
-func unknownOptions(args []string, options map[string]bool) []string {
+// unknownOptions returns the options that a recipe depends on and a tree does not define, or only knows by another name:
+// CMake itself would ignore them.
+func unknownOptions(args []string, options map[string]bool, renamed map[string]string) []string {
 	var unknown []string
 	for _, arg := range args {
 		name := optionName(arg)
-		if !strings.HasPrefix(name, "CMAKE_") && name != "BUILD_SHARED_LIBS" && !optional[name] && !options[name] {
+		switch to := renamed[name]; {
+		case strings.HasPrefix(name, "CMAKE_"), name == "BUILD_SHARED_LIBS", options[name]:
+		case to != "":
+			unknown = append(unknown, name+" (it is "+to+" now)")
+		case !optional[name]:
 			unknown = append(unknown, name)
 		}
 	}
@@ -128,8 +133,9 @@ var (
 		regexp.MustCompile(`(?i)\b(?:cmake_dependent_)?option\s*\(\s*"?(\w+)`),
 		regexp.MustCompile(`(?i)\bset\s*\(\s*(\w+)\s+(?:"[^"]*"|[^()"])*?\sCACHE\s`),
 		regexp.MustCompile(`(?i)\bNOT\s+DEFINED\s+(\w+)`),
-		regexp.MustCompile(`(?i)\b\w+_option_depr\s*\(\s*\w+\s+(\w+)`), // it warns of the option where that is ON
 	}
+	// deprecated is llama_option_depr(WARNING OLD NEW), or the same without NEW. It warns where OLD is ON and has no other effect.
+	deprecated = regexp.MustCompile(`(?i)\b\w+_option_depr\s*\(\s*\w+\s+(\w+)[ \t]*(\w*)`)
 	// targetUse is a call with a target as its first argument, whether CMake's own or a function of the tree. llama.cpp's
 	// add_executable(${TARGET} follows a set(TARGET NAME).
 	targetUse    = regexp.MustCompile(`(?i)\b(\w+)\s*\(\s*(?:TARGET\s+)?"?([\w.-]+)`)
@@ -167,6 +173,22 @@ func (c cmakeFiles) options(dir string) map[string]bool {
 			}
 		}
 	}
+	for name, to := range c.renamed() {
+		if to == "" && optional[name] { // OFF, it does what the recipe wants
+			found[name] = true
+		}
+	}
+	return found
+}
+
+// renamed are the options that the files take no more, and their new names; empty where there is none.
+func (c cmakeFiles) renamed() map[string]string {
+	found := map[string]string{}
+	for _, text := range c {
+		for _, match := range deprecated.FindAllStringSubmatch(text, -1) {
+			found[match[1]] = match[2]
+		}
+	}
 	return found
 }
 
@@ -182,15 +204,18 @@ func (c cmakeFiles) missingTargets(names []string) []string {
 	return slices.DeleteFunc(names, func(name string) bool { return found[name] })
 }
 
+// uiProjects are the folders in which the web UI's npm project can be.
+var uiProjects = []string{"tools/ui", "tools/server/webui"}
+
 // findUI finds the web UI: in tools/ui, whose build embeds dist if that exists, or in
 // tools/server/webui, whose build writes to the folder of the files that the server embeds. If it
 // cannot be built, the prebuilt page in the tree is used.
 func findUI(fsys fs.FS, cmake cmakeFiles) (ui webUI, problem string, err error) {
 	const server = "tools/server"
-	project := "tools/ui"
+	project := uiProjects[0]
 	ui = webUI{embedded: "tools/ui/dist", assets: []string{"index.html"}}
 	if _, err := fs.Stat(fsys, project); errors.Is(err, fs.ErrNotExist) {
-		project = server + "/webui"
+		project = uiProjects[1]
 		ui = webUI{embedded: server + "/public"}
 		if match := publicAssets.FindStringSubmatch(cmake[server+"/CMakeLists.txt"]); match != nil {
 			ui.assets = strings.Fields(match[1])

@@ -93,6 +93,13 @@ func TestLlamaTree(t *testing.T) {
 			problem: "nor taken as it is (there is no tools/server/public/loading.html)"},
 		{name: "an unknown way", files: with(oldTree(), "tools/server/CMakeLists.txt", "PUBLIC_ASSETS", "ASSETS"), problem: "lists no PUBLIC_ASSETS"},
 		{name: "an option of another name", files: with(newTree(), "ggml/CMakeLists.txt", "GGML_CPU_ALL_VARIANTS", "GGML_CPU_VARIANTS"), problem: "its CMake files have no option GGML_CPU_ALL_VARIANTS"},
+		// CMake takes an option of another name, warns, and ignores the value OFF.
+		{name: "an option of another name that is told", files: with(newTree(), "ggml/CMakeLists.txt", "option(GGML_CUDA_GRAPHS \"\" OFF)", "ggml_option_depr(WARNING GGML_CUDA_GRAPHS GGML_GRAPHS)"),
+			problem: "its CMake files have no option GGML_CUDA_GRAPHS (it is GGML_GRAPHS now)"},
+		{name: "an option that is ignored", files: with(newTree(), "ggml/CMakeLists.txt", "option(GGML_CUDA_GRAPHS \"\" OFF)", "ggml_option_depr(WARNING GGML_CUDA_GRAPHS)"),
+			problem: "its CMake files have no option GGML_CUDA_GRAPHS"},
+		{name: "one of another name that need not be there", files: with(newTree(), "CMakeLists.txt", "llama_option_depr(WARNING LLAMA_CURL)", "llama_option_depr(WARNING LLAMA_CURL LLAMA_HTTPS)"),
+			problem: "its CMake files have no option LLAMA_CURL (it is LLAMA_HTTPS now)"},
 		{name: "an option in a comment", files: with(newTree(), "ggml/CMakeLists.txt", "set(GGML_NATIVE", "# set(GGML_NATIVE"), problem: "its CMake files have no option GGML_NATIVE"},
 		// The device half sees ggml alone.
 		{name: "an option elsewhere", files: with(with(newTree(), "ggml/CMakeLists.txt", "option(GGML_CUDA_GRAPHS", "option(GRAPHS"), "CMakeLists.txt", "option(", "option(GGML_CUDA_GRAPHS \"\" ON)\noption("),

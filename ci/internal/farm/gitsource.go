@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -37,8 +38,11 @@ func (e *TreeError) Hint() string {
 
 // pinned takes the pin's tree: its commit from git, else from the npm package.
 func (r resolver) pinned(ctx context.Context, pin matrix.LlamaPin) (origin, error) {
-	if tree, ok, err := r.cache.commit(pin.Commit); ok || err != nil {
-		return tree, err
+	for _, commit := range []string{pin.Commit, pin.NPMCommit} {
+		if tree, ok, err := r.cache.commit(commit); ok || err != nil {
+			tree.commit = pin.Commit
+			return tree, err
+		}
 	}
 	tree, err := r.pinnedFromGit(ctx, pin)
 	if err == nil || ctx.Err() != nil || pin.NPMPackage == "" {
@@ -163,9 +167,16 @@ func lookUp(ctx context.Context, where, ref string) (commit, tag string, err err
 
 // remoteRefs returns what a repository says about the given refs.
 func remoteRefs(ctx context.Context, where string, names ...string) (map[string]string, error) {
+	refs, err := matchingRefs(ctx, where, names...)
+	maps.DeleteFunc(refs, func(name, _ string) bool { return !slices.Contains(names, name) })
+	return refs, err
+}
+
+// matchingRefs returns the refs of a repository that match one of git's patterns.
+func matchingRefs(ctx context.Context, where string, patterns ...string) (map[string]string, error) {
 	limited, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	out, err := git(limited, "", append([]string{"ls-remote", "--", where}, names...)...)
+	out, err := git(limited, "", append([]string{"ls-remote", "--", where}, patterns...)...)
 	if err != nil {
 		if limited.Err() != nil && ctx.Err() == nil {
 			return nil, fmt.Errorf("asking %s: no answer in %s", where, reachTimeout)
@@ -174,7 +185,7 @@ func remoteRefs(ctx context.Context, where string, names ...string) (map[string]
 	}
 	refs := map[string]string{}
 	for line := range strings.Lines(out) {
-		if id, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && slices.Contains(names, name) {
+		if id, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok {
 			refs[name] = id
 		}
 	}

@@ -2,6 +2,7 @@ package farm
 
 import (
 	"archive/tar"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/sha512"
@@ -24,41 +25,57 @@ import (
 // maxPackageBytes bounds a download and what is unpacked from it; the package is 35 MB.
 const maxPackageBytes = 1 << 30
 
-// npmPackage takes the pin's tree from the git bundle inside its npm package. The registry is npm's
-// own setting, or npm's default.
+// npmPackage takes the pin's tree from the git bundle inside its npm package. The commit there may be another one, with the
+// same tree, as ResolveSource checks.
 func (r resolver) npmPackage(ctx context.Context, pin matrix.LlamaPin) (origin, error) {
-	where, err := packageURL(pin.NPMPackage)
+	file, err := r.download(ctx, pin.NPMPackage, pin.NPMIntegrity)
 	if err != nil {
 		return origin{}, err
 	}
-	sum, err := sha512Of(pin.NPMIntegrity)
+	tree, err := r.packed(ctx, pin.NPMPackage, file, pin.BundlePath, cmp.Or(pin.NPMCommit, pin.Commit))
+	tree.commit = pin.Commit
+	return tree, err
+}
+
+// download brings a package to the cache and returns its file. The registry is npm's own setting, or npm's default.
+func (r resolver) download(ctx context.Context, spec, integrity string) (file string, err error) {
+	where, err := packageURL(spec)
 	if err != nil {
-		return origin{}, fmt.Errorf("downloading the npm package %s: %w", pin.NPMPackage, err)
+		return "", err
 	}
-	file, err := r.cache.packagePath(sum)
+	sum, err := sha512Of(integrity)
 	if err != nil {
-		return origin{}, err
+		return "", fmt.Errorf("downloading the npm package %s: %w", spec, err)
+	}
+	file, err = r.cache.packagePath(sum)
+	if err != nil {
+		return "", err
 	}
 	r.progress("downloading " + where.Redacted())
-	blob := transfer.Blob{Name: pin.NPMPackage, Size: -1, Max: maxPackageBytes, SHA512: sum, URLs: []string{where.String()}}
+	blob := transfer.Blob{Name: spec, Size: -1, Max: maxPackageBytes, SHA512: sum, URLs: []string{where.String()}}
 	_, err = new(transfer.Client).Save(ctx, blob, file, nil)
 	if wrong, ok := errors.AsType[*transfer.DigestError](err); ok {
-		return origin{}, fmt.Errorf("downloading %s: the npm package %s has integrity %s instead of the pinned %s",
-			wrong.Mirror, pin.NPMPackage, integrityOf(wrong.Got), pin.NPMIntegrity)
+		return "", fmt.Errorf("downloading %s: the npm package %s has integrity %s instead of the pinned %s",
+			wrong.Mirror, spec, integrityOf(wrong.Got), integrity)
 	}
 	if err != nil {
-		return origin{}, fmt.Errorf("downloading the npm package %s: %w", pin.NPMPackage, err)
+		return "", fmt.Errorf("downloading the npm package %s: %w", spec, err)
 	}
+	return file, nil
+}
+
+// packed takes a tree from a git bundle inside a package.
+func (r resolver) packed(ctx context.Context, spec, file, bundlePath, ref string) (origin, error) {
 	stage, remove, err := r.cache.stage()
 	if err != nil {
 		return origin{}, err
 	}
 	defer remove()
 	bundle := filepath.Join(stage, "source.bundle")
-	if err := memberOf(file, pin.BundlePath, bundle); err != nil {
-		return origin{}, fmt.Errorf("unpacking the npm package %s: %w", pin.NPMPackage, err)
+	if err := memberOf(file, bundlePath, bundle); err != nil {
+		return origin{}, fmt.Errorf("unpacking the npm package %s: %w", spec, err)
 	}
-	return r.bundle(ctx, bundle, pin.Commit)
+	return r.bundle(ctx, bundle, ref)
 }
 
 const integrityPrefix = "sha512-"

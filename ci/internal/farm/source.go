@@ -124,6 +124,7 @@ func ResolveSource(ctx context.Context, given string, pin matrix.LlamaPin, set [
 		src.Given = pin.Repository + "@" + pin.Ref
 		// Not every way to the pin has the history that the number counts, and none of them may change a byte.
 		src.Build, src.Warnings = pin.Build, nil
+		tree.date = cmp.Or(pin.Epoch, tree.date)
 	}
 	if src.Dir, src.Patches, err = r.patched(ctx, tree, set, tree.commit == pin.Commit); err != nil {
 		return Source{}, err

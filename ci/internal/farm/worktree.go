@@ -57,6 +57,15 @@ func workTree(ctx context.Context, dir string) ([]string, origin, error) {
 	return slices.Compact(names), tree, nil
 }
 
+// Uncommitted reports whether a file is tracked by git and is not as in the commit. Outside of a repository none is.
+func Uncommitted(ctx context.Context, file string) (bool, error) {
+	changes, err := git(ctx, filepath.Dir(file), "status", "--porcelain", "--untracked-files=no", "--", filepath.Base(file))
+	if err != nil {
+		return false, ctx.Err()
+	}
+	return changes != "", nil
+}
+
 // checkLineEnds refuses a work tree whose files git itself gave the line ends of Windows, as it
 // does where core.autocrlf is set: compilers and shells would see another tree than the commit's.
 func checkLineEnds(ctx context.Context, dir string) error {
