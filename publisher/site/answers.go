@@ -43,10 +43,10 @@ const none = -1
 type share struct{ gpus, memory int }
 
 // balances are the cases of two kinds of GPU in one machine: which bundle wins depends on which kind has
-// more memory, and where both have the same, on which has more GPUs. The memory is 0 where programs get
-// no more than a slice of the GPU. The page's script tells these cases apart, in this order.
+// more memory, and where both have the same, on which has more GPUs. The memory of all is 0 where programs
+// get no more than a slice of each GPU. The page's script tells these cases apart, in this order.
 var balances = [][2]share{
-	{{1, 2}, {1, 1}}, {{1, 1}, {1, 0}}, {{1, 1}, {1, 2}}, {{1, 0}, {1, 1}},
+	{{1, 2}, {1, 1}}, {{1, 1}, {1, 2}},
 	{{1, 2}, {2, 1}}, {{1, 1}, {1, 1}}, {{2, 1}, {1, 2}},
 	{{1, 0}, {2, 0}}, {{1, 0}, {1, 0}}, {{2, 0}, {1, 0}},
 }

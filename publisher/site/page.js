@@ -115,9 +115,8 @@ function read(text) {
 // balance is the case that two kinds' memory and numbers are, in the order in which the answers list them.
 function balance(a, b) {
 	const sum = gpus => gpus.reduce((all, gpu) => all + gpu.memory, 0), x = sum(a), y = sum(b);
-	if (x > y) return y ? 0 : 1;
-	if (x < y) return x ? 2 : 3;
-	return (x ? 5 : 8) + Math.sign(a.length - b.length);
+	if (x !== y) return x > y ? 0 : 1;
+	return (x ? 3 : 6) + Math.sign(a.length - b.length);
 }
 
 // look finds the answer for GPUs whose capabilities are known: its number, and which GPUs it serves.

@@ -206,7 +206,7 @@ func TestPickerOnRandomMachines(t *testing.T) {
 		two := []matrix.SM{sms[random.IntN(len(sms))], sms[random.IntN(len(sms))]}
 		for i := range 1 + random.IntN(4) {
 			// A name that the page does not know: the compute capability tells.
-			gpu := manifests.GPU{Index: i, Name: "NVIDIA Graphics Device, new", SM: two[random.IntN(2)], MemoryMiB: 8000 * (1 + random.IntN(3)), MIG: random.IntN(6) == 0}
+			gpu := manifests.GPU{Index: i, Name: "NVIDIA Graphics Device, new", SM: two[random.IntN(2)], MemoryMiB: 8000 * (1 + random.IntN(3)), MIG: random.IntN(2) == 0}
 			if gpu.MIG {
 				gpu.MemoryMiB = 0
 			}
