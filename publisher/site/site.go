@@ -47,8 +47,11 @@ type Options struct {
 	Identity, Issuer string
 }
 
-// MaxOlder is how many older releases the plots show.
-const MaxOlder = 7
+// Name is what the page is called, beside which it needs nothing.
+const Name = "index.html"
+
+// maxOlder is how many older releases the plots show: more bars would be too thin on a telephone.
+const maxOlder = 7
 
 //go:embed page.html.tmpl
 var pageText string
@@ -59,7 +62,8 @@ var styleText string
 //go:embed page.js
 var scriptText string
 
-// Page is the document. Older releases are those to compare with, the latest first.
+// Page is the document. Older releases, in any order, are those to compare with; others among them are
+// left out.
 func Page(release Release, older []Release, o Options) ([]byte, error) {
 	a, err := ask(release.Release)
 	if err != nil {
@@ -71,8 +75,7 @@ func Page(release Release, older []Release, o Options) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	history := append([]Release{release}, older[:min(len(older), MaxOlder)]...)
-	slices.Reverse(history)
+	history := historyOf(release, older)
 	p := page{Release: release.Release, Options: o, answers: a, style: styleText, script: scriptText,
 		Bundled: bundlePlots(history), Runtimes: runtimePlots(history), Speeds: speedPlots(history), Benchmark: release.Benchmark}
 	p.Glibc, _ = libraries(release.Release)
@@ -81,6 +84,19 @@ func Page(release Release, older []Release, o Options) ([]byte, error) {
 		return nil, fmt.Errorf("making the page of %s: %w", release.Release.Release, err)
 	}
 	return b.Bytes(), nil
+}
+
+// historyOf are the last releases up to one, which is last.
+func historyOf(release Release, older []Release) []Release {
+	history := slices.DeleteFunc(slices.Clone(older), func(r Release) bool {
+		order, ok := manifests.CompareTags(r.Release.Release, release.Release.Release)
+		return !ok || order > 0
+	})
+	slices.SortStableFunc(history, func(a, b Release) int {
+		order, _ := manifests.CompareTags(a.Release.Release, b.Release.Release)
+		return order
+	})
+	return append(history[max(0, len(history)-maxOlder):], release)
 }
 
 // A page is what the template is filled with.

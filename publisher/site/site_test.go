@@ -221,6 +221,31 @@ func TestPlots(t *testing.T) {
 	}
 }
 
+func TestHistory(t *testing.T) {
+	of := func(tag string) Release { return Release{Release: manifests.Release{Release: tag}} }
+	var many []Release
+	for i := range 12 {
+		many = append(many, of(fmt.Sprintf("v1.%d.0-runtime", i)))
+	}
+	for _, test := range []struct {
+		current string
+		older   []Release
+		want    string
+	}{
+		{"v1.2.0-runtime", nil, "v1.2.0-runtime"},
+		{"v1.2.0-runtime", []Release{of("v1.10.0-runtime"), of("v1.1.0-runtime"), of("v1.2.0-runtime"), of("v0.9.0-runtime"), of("other")}, "v0.9.0-runtime v1.1.0-runtime v1.2.0-runtime"},
+		{"v1.11.0-runtime", many, "v1.4.0-runtime v1.5.0-runtime v1.6.0-runtime v1.7.0-runtime v1.8.0-runtime v1.9.0-runtime v1.10.0-runtime v1.11.0-runtime"},
+	} {
+		var got []string
+		for _, r := range historyOf(of(test.current), test.older) {
+			got = append(got, r.Release.Release)
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%s: %q, want %q", test.current, got, test.want)
+		}
+	}
+}
+
 // A release of one bundle, without the client, has a page as well.
 func TestSmallRelease(t *testing.T) {
 	r := seed(t)

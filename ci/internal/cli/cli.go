@@ -146,6 +146,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		newReproduceCommand(term, backend),
 		newPublishCommand(term),
 		newPointerCommand(term),
+		newSiteCommand(term),
 		newReleaseCommand(term, backend),
 		newEngineCommand(term, backend),
 	)

@@ -1,0 +1,65 @@
+package release
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
+)
+
+// Told is what the documents of a release tell.
+type Told struct {
+	Release manifests.Release
+	// Benchmark is nil where the folder has none.
+	Benchmark *manifests.Benchmark
+	// Signer is nil where the release is not signed.
+	Signer *sigverify.Signer
+}
+
+// Tell reads the documents in the folder, and believes a signed release as a client does; it needs no
+// archives. A release that is not signed must not have to be.
+func (d Dir) Tell(ctx context.Context, verifier *sigverify.Verifier, mustBeSigned bool) (Told, error) {
+	release, err := d.Manifest()
+	if err != nil {
+		return Told{}, err
+	}
+	told := Told{Release: release}
+	if mustBeSigned || exists(d.Path(manifests.SignatureName)) {
+		found, err := Resolve(ctx, string(d), release.Release, verifier)
+		if err != nil {
+			return Told{}, fmt.Errorf("reading the release in %s: %w", d, err)
+		}
+		signer, err := verifier.Verify(found.Documents.Sums, found.Documents.Signature)
+		if err != nil {
+			return Told{}, err
+		}
+		told.Release, told.Signer = found.Release, &signer
+	}
+	told.Benchmark, err = d.describedBenchmark(told.Release)
+	return told, err
+}
+
+// describedBenchmark is the benchmark that the manifest describes, if the folder has it.
+func (d Dir) describedBenchmark(of manifests.Release) (*manifests.Benchmark, error) {
+	asset, listed := of.Asset(manifests.BenchmarkName)
+	if !listed {
+		return nil, nil
+	}
+	data, err := os.ReadFile(d.Path(manifests.BenchmarkName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != asset.SHA256 {
+		return nil, &Refusal{fmt.Errorf("reading %s: its sha256 is %x, and %s says %s", d.Path(manifests.BenchmarkName), sum, manifests.ManifestName, asset.SHA256), "take it from the release again"}
+	}
+	return d.Benchmark(of)
+}
