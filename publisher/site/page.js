@@ -158,7 +158,7 @@ function choose(gpu) {
 	for (const product of gpu.choices.slice(0, 24)) {
 		const button = add(list, "button", product.name);
 		button.type = "button";
-		button.addEventListener("click", () => { input.value = product.name; input.focus(); show(); });
+		button.addEventListener("click", () => { input.value = input.value.replaceAll(gpu.name, () => product.name); input.focus(); show(); });
 	}
 	if (gpu.choices.length > 24) add(said, "p", `There are ${gpu.choices.length - 24} more: type more of the name.`, "note");
 }

@@ -79,14 +79,19 @@ func TestKeyboard(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" || len(want) < 30 {
 		t.Errorf("(-the page +Tab):\n%s", diff)
 	}
-	// What can be chosen is chosen by a key.
-	page.ask(t, "rtx 6000")
-	page.eval(t, `document.querySelector("#said button").focus()`, nil)
-	page.do(t, "Input.dispatchKeyEvent", map[string]any{"type": "keyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"})
-	var chosen string
-	page.eval(t, `document.querySelector("#result .card")?.dataset.bundle ?? document.getElementById("said").textContent`, &chosen)
-	if chosen != "llcuda-bins-sm75" {
-		t.Errorf("Enter chose %q", chosen)
+	// What can be chosen is chosen by a key, and what else was pasted stays.
+	for text, want := range map[string]string{
+		"rtx 6000": "Quadro RTX 6000: compute capability 7.5.",
+		"| NVIDIA-SMI 525.105.17   Driver Version: 525.105.17   CUDA Version: 12.0     |\n|   0  NVIDIA RTX 6000...  Off  | 00000000:01:00.0 Off |                  N/A |\n": "Quadro RTX 6000: compute capability 7.5. Driver 525.105.17 is new enough.",
+	} {
+		page.ask(t, text)
+		page.eval(t, `document.querySelector("#said button").focus()`, nil)
+		page.do(t, "Input.dispatchKeyEvent", map[string]any{"type": "keyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"})
+		var chosen [2]string
+		page.eval(t, `[document.getElementById("said").textContent, document.querySelector("#result .card")?.dataset.bundle ?? ""]`, &chosen)
+		if diff := cmp.Diff([2]string{want, "llcuda-bins-sm75"}, chosen); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", text, diff)
+		}
 	}
 }
 

@@ -229,6 +229,29 @@ func TestPickerOnRandomMachines(t *testing.T) {
 	}
 }
 
+// TestPickerKnowsNames types the name of every product.
+func TestPickerKnowsNames(t *testing.T) {
+	r, host := past(t)[0].Release, hosts(t)["rtx-3090"]
+	host.Driver.Version = "999.0"
+	page := startBrowser(t).open(t, document(t), look{width: 1000})
+	for _, p := range allProducts() {
+		host.GPUs, host.Arch = []manifests.GPU{{Name: p.Name, SM: p.SM}}, "amd64"
+		if p.ARM64 {
+			host.Arch = "arm64"
+		}
+		want, err := expect(r, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{p.Name, "NVIDIA " + strings.ToLower(p.Name), p.Name + " 24GB PCIe"} {
+			got := page.ask(t, name)
+			if diff := cmp.Diff(want, found{Bundle: got.Bundle, Through: got.Through, Lack: got.Lack}); diff != "" || !p.ARM64 && !strings.Contains(got.Said, p.SM.Capability()) {
+				t.Errorf("%s says %q (-Pick +page):\n%s", name, got.Said, diff)
+			}
+		}
+	}
+}
+
 // TestPickerReads has names as people type them, and as nvidia-smi of many versions prints them.
 func TestPickerReads(t *testing.T) {
 	page := startBrowser(t).open(t, document(t), look{width: 1000})

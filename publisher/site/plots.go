@@ -17,13 +17,13 @@ type plot struct {
 	Bars           []bar
 }
 
-// A bar is the figure of one release. X, Y, Width and Height are in the plot's own units; Low and High
-// are where the line of least and greatest ends, both 0 where there is none.
+// A bar is the figure of one release, in the plot's own units. Low and High are where the line of the
+// least and the greatest ends, if HasSpread.
 type bar struct {
 	Release, Text       string
 	X, Y, Width, Height float64
 	Middle, Low, High   float64
-	Newest              bool
+	HasSpread, Newest   bool
 }
 
 // The measures of a plot.
@@ -50,7 +50,7 @@ func newPlot(title, sub string, figures []figure, most float64) plot {
 		b := bar{Release: f.release, Text: f.text, X: float64(i) * (width + barGap), Width: width, Y: y(f.value), Newest: i == len(figures)-1}
 		b.Height, b.Middle = PlotHeight-b.Y, b.X+width/2
 		if f.highest > 0 {
-			b.Low, b.High = y(f.least), y(f.highest)
+			b.HasSpread, b.Low, b.High = true, y(f.least), y(f.highest)
 		}
 		p.Bars = append(p.Bars, b)
 	}

@@ -193,7 +193,7 @@ func TestPlots(t *testing.T) {
 			var releases []string
 			for _, b := range p.Bars {
 				releases = append(releases, b.Release)
-				if b.Y < 0 || b.X < 0 || b.Height <= 0 || b.X+b.Width > PlotWidth || b.Y+b.Height > PlotHeight || b.Low < b.High {
+				if b.Y < 0 || b.X < 0 || b.Height <= 0 || b.X+b.Width > PlotWidth || b.Y+b.Height > PlotHeight || b.HasSpread != (p.Sub != "") || b.HasSpread && (b.Low <= b.Y || b.High >= b.Y) {
 					t.Errorf("%s: the bar %+v leaves the plot", p.Title, b)
 				}
 			}
@@ -255,6 +255,9 @@ func TestSmallRelease(t *testing.T) {
 	page, err := Page(Release{r, nil}, nil, Options{Downloads: "https://example.org"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if n := bytes.Count(document(t), []byte(`class="spread"`)); n != 3 {
+		t.Errorf("%d spreads are drawn", n)
 	}
 	for text, want := range map[string]int{"llcuda-bins-sm86": 0, "install.sh": 0, "farm.pub": 2, "<h2 id=\"speed-title\">": 0, "From v": 0} {
 		if got := bytes.Count(page, []byte(text)); got != want {
