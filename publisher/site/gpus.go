@@ -6,10 +6,10 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// products are NVIDIA's GPUs by compute capability, as https://developer.nvidia.com/cuda-gpus and
-// https://developer.nvidia.com/cuda-legacy-gpus list them. Names that were sold with chips of two
-// capabilities (GeForce GTX 860M, GT 730) are left out: nvidia-smi has to tell. arm64 stands at those
-// that are part of a computer with an Arm processor.
+// products are NVIDIA's GPUs by compute capability: those that https://developer.nvidia.com/cuda-gpus
+// and https://developer.nvidia.com/cuda-legacy-gpus list, and by their chips some that these pages leave
+// out. Names that were sold with chips of two capabilities (GeForce GTX 860M, GT 730) are not here:
+// nvidia-smi has to tell. arm64 stands at those that are part of a computer with an Arm processor.
 var products = []struct {
 	sm    matrix.SM
 	arm64 bool
@@ -25,11 +25,11 @@ var products = []struct {
 	{37, false, `Tesla K80`},
 	{50, false, `GeForce GTX 750 Ti, GeForce GTX 750, GeForce GTX 745, GeForce GTX 960M, GeForce GTX 950M, GeForce GTX 850M,
 		GeForce 940MX, GeForce 940M, GeForce 930MX, GeForce 930M, GeForce 845M, GeForce 840M, GeForce 830M, GeForce MX130, GeForce MX110,
-		Quadro K2200, Quadro K1200, Quadro K620, Quadro M2000M, Quadro M1200, Quadro M1000M, Quadro M620, Quadro M600M, Quadro M520,
+		Quadro K2200, Quadro K1200, Quadro K620, Quadro M5000M, Quadro M4000M, Quadro M3000M, Quadro M2000M, Quadro M1200, Quadro M1000M, Quadro M600M, Quadro M520,
 		Quadro M500M, NVS 810, Tesla M10`},
 	{52, false, `GeForce GTX TITAN X, GeForce GTX 980 Ti, GeForce GTX 980, GeForce GTX 970, GeForce GTX 960, GeForce GTX 950,
 		GeForce GTX 980M, GeForce GTX 970M, GeForce GTX 965M, Quadro M6000, Quadro M5500, Quadro M5000, Quadro M4000, Quadro M2000,
-		Quadro M5000M, Quadro M4000M, Quadro M3000M, Quadro M2200, Tesla M60, Tesla M40, Tesla M6, Tesla M4`},
+		Quadro M2200, Quadro M620, Tesla M60, Tesla M40, Tesla M6, Tesla M4`},
 	{53, true, `Jetson TX1, Jetson Nano, Tegra X1`},
 	{60, false, `Tesla P100, Quadro GP100`},
 	{61, false, `TITAN Xp, TITAN X (Pascal), GeForce GTX 1080 Ti, GeForce GTX 1080, GeForce GTX 1070 Ti, GeForce GTX 1070,
