@@ -221,6 +221,20 @@ func TestPlots(t *testing.T) {
 	}
 }
 
+// The same releases give the same bytes, with everything that was measured in them.
+func TestPage(t *testing.T) {
+	once, again := document(t), document(t)
+	if !bytes.Equal(once, again) {
+		t.Error("the page is another one the second time")
+	}
+	if n := bytes.Count(once, []byte(`class="spread"`)); n != 3 {
+		t.Errorf("%d spreads are drawn", n)
+	}
+	if len(once) > 128<<10 {
+		t.Errorf("the page has %d bytes", len(once))
+	}
+}
+
 func TestHistory(t *testing.T) {
 	of := func(tag string) Release { return Release{Release: manifests.Release{Release: tag}} }
 	var many []Release
@@ -255,9 +269,6 @@ func TestSmallRelease(t *testing.T) {
 	page, err := Page(Release{r, nil}, nil, Options{Downloads: "https://example.org"})
 	if err != nil {
 		t.Fatal(err)
-	}
-	if n := bytes.Count(document(t), []byte(`class="spread"`)); n != 3 {
-		t.Errorf("%d spreads are drawn", n)
 	}
 	for text, want := range map[string]int{"llcuda-bins-sm86": 0, "install.sh": 0, "farm.pub": 2, "<h2 id=\"speed-title\">": 0, "From v": 0} {
 		if got := bytes.Count(page, []byte(text)); got != want {
