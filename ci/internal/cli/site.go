@@ -38,7 +38,7 @@ anything and can be read without JavaScript.
 
 Of a folder it reads ` + manifests.ManifestName + ` and, if there, ` + manifests.BenchmarkName + `; archives need not
 be there. A release that is signed is verified as clients do. Folders of releases that
-are not older than the first are left out.`,
+are not older than the first are left out, and so are older ones that are refused.`,
 		Example: `  go run ./ci site dist
   go run ./ci site v1.2.0 v1.1.0 v1.0.0 --signed --out public`,
 		Args: cobra.MinimumNArgs(1),
@@ -64,12 +64,16 @@ func (s *siteCommand) run(ctx context.Context, term *terminal, dirs []string) er
 		return err
 	}
 	var all []release.Told
-	for _, name := range dirs {
+	for i, name := range dirs {
 		dir, err := existingDir(name)
 		if err != nil {
 			return err
 		}
 		told, err := dir.Tell(ctx, verifier, s.mustBeSigned)
+		if i > 0 && isAs[*release.Refusal](err) {
+			term.Warnf("the page does not compare with %s: %v", dir, err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
