@@ -26,8 +26,10 @@ func (a answer) All() int64   { return a.Bundle.Size + a.Runtime.Size }
 // A kind is a set of compute capabilities to which Pick says the same, whatever the driver is.
 type kind struct {
 	ID int
-	// SMs are the first of each run of capabilities, with the one behind its last.
-	SMs [][2]matrix.SM
+	// SMs are the first of each run of capabilities, with the one behind its last. Open reports whether
+	// the last run has no end.
+	SMs  [][2]matrix.SM
+	Open bool
 	// Answers are those for each class of drivers, or none.
 	Answers []int
 }
@@ -80,6 +82,9 @@ func ask(r manifests.Release) (answers, error) {
 		}
 	}
 	slices.SortFunc(q.Floors, matrix.CompareVersions)
+	for _, product := range allProducts() {
+		newest = max(newest, product.SM)
+	}
 	// Beyond the newest major nothing but PTX runs, on all alike.
 	const major = 10
 	end := (newest/major + 2) * major
@@ -100,6 +105,7 @@ func ask(r manifests.Release) (answers, error) {
 			q.Kinds = append(q.Kinds, k)
 		}
 		k := &q.Kinds[at]
+		k.Open = sm == end-1
 		if last := len(k.SMs) - 1; last >= 0 && k.SMs[last][1] == sm {
 			k.SMs[last][1]++
 		} else {

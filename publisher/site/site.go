@@ -14,7 +14,6 @@ package site
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -233,10 +232,21 @@ func (p page) Rows() (rows []row) {
 			}
 		}
 		r.Capabilities = strings.Join(capabilities, ", ")
+		if k.Open {
+			r.Capabilities = strings.TrimPrefix(r.Capabilities+" and newer", " and ")
+		}
 		rows = append(rows, r)
 	}
 	// GPUs newer than the known ones come last; the sort keeps the order of the others.
-	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(min(1, len(b.Capabilities)), min(1, len(a.Capabilities))) })
+	slices.SortStableFunc(rows, func(a, b row) int {
+		switch {
+		case a.Kind.Open == b.Kind.Open:
+			return 0
+		case a.Kind.Open:
+			return 1
+		}
+		return -1
+	})
 	return rows
 }
 
