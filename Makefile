@@ -23,10 +23,11 @@ test: packages lint
 	cd docker/engine && $(GO) test ./...
 
 # What the tests run: gcc makes small libraries to break, busybox tries install.sh, shellcheck reads it, node runs the
-# official clients of GitHub and of the Hugging Face Hub, which npm brings; the benchmarks compare with curl and zstd.
+# official clients of GitHub and of the Hugging Face Hub, which npm brings; chromium shows the page that ci site writes;
+# the benchmarks compare with curl and zstd.
 # Python's tools come into an environment that python3 makes: manifests/python/tests/requirements.lock.
 packages:
-	@for program in gcc busybox shellcheck curl zstd node npm; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	@for program in gcc busybox shellcheck curl zstd node npm chromium; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	    python3 -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; test -z "$$missing" || \
 	    { apt-get update && apt-get install -y --no-install-recommends $$(echo $$missing | sed 's/node/nodejs/; s/gcc/gcc libc6-dev/'); }
 

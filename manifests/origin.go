@@ -15,7 +15,7 @@ const (
 	// PointerWorkflow is the workflow of the same repository that signs the release pointer, with
 	// its ref: it runs on the default branch alone, after a release and by the clock.
 	PointerWorkflow = ".github/workflows/pointer.yml@refs/heads/main"
-	// PointerBranch is the branch that has the release pointer, and nothing else.
+	// PointerBranch is the branch that has the release pointer, and beside it a page for people.
 	PointerBranch = "pointer"
 	// Distribution is what the Python package is called in package indexes, and in
 	// manifests/python/pyproject.toml. It is imported as llcuda, whatever that is.

@@ -40,6 +40,7 @@ func seedRelease(t testing.TB) manifests.Release {
 		compiler, _ := m.ToolkitOf(target)
 		for _, a := range bundle(target.SM, ptx...) {
 			a.Toolkit = &manifests.Toolkit{CUDA: compiler.CUDA, NVCC: compiler.NVCC}
+			a.GPUs = target.GPUs
 			a.DeviceCode.Cubin = []matrix.Code{target.Code()}
 			a.Requires.DriverMin.Cubin = compiler.DriverCubin
 			a.Tar = &manifests.Digest{SHA256: hash("a"), Size: 170e6 + int64(i)}
@@ -75,6 +76,11 @@ func seedRelease(t testing.TB) manifests.Release {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// TestSeedRelease keeps the manifest of that release for the tests of other packages.
+func TestSeedRelease(t *testing.T) {
+	goldentest.Check(t, filepath.Join("testdata", "seed.json"), encode(t, seedRelease(t)))
 }
 
 func hosts(t testing.TB) map[string]manifests.Host {

@@ -163,15 +163,7 @@ func (n *notes) platforms(sm matrix.SM) []string {
 
 func (n *notes) verify() {
 	n.printf("## Verify\n\n")
-	n.printf("`llcuda-fetch` verifies all of this by itself. By hand, with [cosign](https://docs.sigstore.dev/cosign/system_config/installation/) and coreutils:\n\n```sh\n")
-	n.printf("curl -fsSLO %s/SHA256SUMS\ncurl -fsSLO %[1]s/SHA256SUMS.sigstore.json\n", n.Downloads)
-	n.printf("cosign verify-blob --bundle %s", manifests.SignatureName)
-	if n.Identity != "" {
-		n.printf(" \\\n  --certificate-identity %s \\\n  --certificate-oidc-issuer %s \\\n ", n.Identity, n.Issuer)
-	} else {
-		n.printf(" --key farm.pub")
-	}
-	n.printf(" %s\nsha256sum --check --ignore-missing %[1]s\n```\n\n", manifests.SumsName)
+	n.printf("`llcuda-fetch` verifies all of this by itself. By hand, with [cosign](https://docs.sigstore.dev/cosign/system_config/installation/) and coreutils:\n\n```sh\n%s```\n\n", Verification(n.Downloads, n.Identity, n.Issuer))
 	if n.Identity == "" {
 		n.printf("`farm.pub` is the public key of whoever made this release; get it from them, not from here.\n\n")
 	}
@@ -182,6 +174,17 @@ func (n *notes) verify() {
 		}
 		n.printf(".\n\n")
 	}
+}
+
+// Verification are the commands that verify a release's files by hand: downloads is the address of its
+// folder, and identity and issuer are empty where a key signed.
+func Verification(downloads, identity, issuer string) string {
+	by := " --key farm.pub"
+	if identity != "" {
+		by = fmt.Sprintf(" \\\n  --certificate-identity %s \\\n  --certificate-oidc-issuer %s \\\n ", identity, issuer)
+	}
+	return fmt.Sprintf("curl -fsSLO %[1]s/%[2]s\ncurl -fsSLO %[1]s/%[3]s\ncosign verify-blob --bundle %[3]s%[4]s %[2]s\nsha256sum --check --ignore-missing %[2]s\n",
+		downloads, manifests.SumsName, manifests.SignatureName, by)
 }
 
 func (n *notes) models() {

@@ -15,8 +15,12 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// A Branch is a Place: a branch with the pointer and nothing else. Each pointer is a commit on top of the one before, so
-// the branch is also the history of all pointers, and never needs to be forced.
+// PageName is the file beside the pointer that shows people the current release.
+const PageName = "index.html"
+
+// A Branch is a Place: a branch with the pointer, a page for people, and nothing else. Each pointer is
+// a commit on top of the one before, so the branch is also the history of all pointers, and never needs
+// to be forced.
 type Branch struct {
 	// Dir is a git repository, whose remotes and credentials are used, and whose objects the commits are made among. Its
 	// work tree, index and branches are not touched.
@@ -25,6 +29,8 @@ type Branch struct {
 	Remote string
 	// Name is the branch's; manifests.PointerBranch if empty.
 	Name string
+	// Page is what Write puts beside the pointer; empty leaves the page that is there.
+	Page []byte
 }
 
 // The author of the commits. They are not signed: the pointer is.
@@ -104,11 +110,15 @@ func (b Branch) tip(ctx context.Context) (string, error) {
 
 // Write implements Place.
 func (b Branch) Write(ctx context.Context, read State, signed []byte, what string) error {
-	blob, err := b.git(ctx, signed, "hash-object", "-w", "--stdin")
+	entry, err := b.entry(ctx, manifests.PointerName, signed)
 	if err != nil {
 		return err
 	}
-	tree, err := b.git(ctx, fmt.Appendf(nil, "100644 blob %s\t%s\n", bytes.TrimSpace(blob), manifests.PointerName), "mktree")
+	page, err := b.page(ctx, read)
+	if err != nil {
+		return err
+	}
+	tree, err := b.git(ctx, append(entry, page...), "mktree")
 	if err != nil {
 		return err
 	}
@@ -138,6 +148,26 @@ func (b Branch) Write(ctx context.Context, read State, signed []byte, what strin
 		return &publisher.RefusedError{Err: pushed, Way: "pushing to the branch " + strings.TrimPrefix(b.ref(), "refs/heads/") + " requires the permission contents: write, and no rule of the repository may forbid it"}
 	}
 	return pushed
+}
+
+// entry keeps a file among git's objects, and is its line in a tree.
+func (b Branch) entry(ctx context.Context, name string, data []byte) ([]byte, error) {
+	blob, err := b.git(ctx, data, "hash-object", "-w", "--stdin")
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "100644 blob %s\t%s\n", bytes.TrimSpace(blob), name), nil
+}
+
+// page is the page's line in the tree to write; empty if there is no page.
+func (b Branch) page(ctx context.Context, read State) ([]byte, error) {
+	switch {
+	case len(b.Page) > 0:
+		return b.entry(ctx, PageName, b.Page)
+	case read.Version != "":
+		return b.git(ctx, nil, "ls-tree", "--full-tree", read.Version, "--", PageName)
+	}
+	return nil, nil
 }
 
 // isBusy reports whether the remote was updating the branch for another client.

@@ -157,6 +157,45 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// The page stays beside the pointer until another one replaces it, wherever in the repository the
+// command runs.
+func TestBranchPage(t *testing.T) {
+	b, far := newBranch(t)
+	b.Dir = filepath.Join(b.Dir, "deep")
+	if err := os.Mkdir(b.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, step := range []struct{ page, want string }{
+		{"", ""}, {"<p>one", "<p>one"}, {"", "<p>one"}, {"<p>two", "<p>two"}, {"", "<p>two"},
+	} {
+		state, err := b.Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed := fmt.Sprint("pointer ", i)
+		b.Page = []byte(step.page)
+		if err := b.Write(t.Context(), state, []byte(signed), signed); err != nil {
+			t.Fatal(err)
+		}
+		want := manifests.PointerName
+		if step.want != "" {
+			want += "\n" + PageName
+			if got := git(t, far, "cat-file", "blob", "pointer:"+PageName); got != step.want {
+				t.Errorf("step %d: the page is %q, want %q", i, got, step.want)
+			}
+		}
+		if got := git(t, far, "ls-tree", "--name-only", "pointer"); got != want {
+			t.Errorf("step %d: the branch has %q, want %q", i, got, want)
+		}
+		if got := git(t, far, "cat-file", "blob", "pointer:"+manifests.PointerName); got != signed {
+			t.Errorf("step %d: the pointer is %q", i, got)
+		}
+	}
+	if commits := git(t, far, "rev-list", "--count", "pointer"); commits != "5" {
+		t.Errorf("the branch has %s commits", commits)
+	}
+}
+
 func TestPublish(t *testing.T) {
 	place := File(filepath.Join(t.TempDir(), manifests.PointerName))
 	good := options(t, "")

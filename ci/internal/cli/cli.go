@@ -135,6 +135,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		newCompareCommand(term),
 		newPublishCommand(term),
 		newPointerCommand(term),
+		newSiteCommand(term),
 		newReleaseCommand(term, backend),
 		newBumpCommand(term, backend),
 		newEngineCommand(term, backend),

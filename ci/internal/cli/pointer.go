@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -31,6 +32,7 @@ type pointerCommand struct {
 	life   string
 	remote string
 	out    string
+	page   string
 	number int64
 	back   bool
 
@@ -71,6 +73,7 @@ A branch only gets a release whose workflow ran for a commit of the remote's bra
 	cmd.Flags().StringVar(&p.life, "expires", "30d", "how `long` the pointer is valid: 30d, 12h")
 	cmd.Flags().StringVar(&p.remote, "remote", "origin", "git `remote` to push to: a name or a URL")
 	cmd.Flags().StringVar(&p.out, "out", "", "write this `file` instead of a git branch: …/current/"+manifests.PointerName)
+	cmd.Flags().StringVar(&p.page, "page", "", "put this `file`, which ci site wrote, beside the pointer on the branch (default: the page that is there stays)")
 	cmd.Flags().Int64Var(&p.number, "number", 0, "the pointer's `number` (default: one more than the present pointer's); replaces one that cannot be verified")
 	cmd.Flags().BoolVar(&p.back, "back", false, "allow --release to be older than the present pointer's release")
 	cmd.Flags().StringVar(&p.withdraw.Release, "withdraw", "", "withdraw the release with this `tag`, for the given --reason")
@@ -85,6 +88,10 @@ func (p *pointerCommand) run(ctx context.Context, term *terminal) error {
 	if err != nil {
 		return err
 	}
+	page, err := p.readPage()
+	if err != nil {
+		return err
+	}
 	c, err := p.as.open(ctx, term, sigverify.Pointer)
 	if err != nil {
 		return err
@@ -96,7 +103,7 @@ func (p *pointerCommand) run(ctx context.Context, term *terminal) error {
 	if err != nil {
 		return err
 	}
-	place, closePlace, err := p.place(ctx)
+	place, closePlace, err := p.place(ctx, page)
 	if err != nil {
 		return err
 	}
@@ -162,6 +169,21 @@ func (p *pointerCommand) check() (life time.Duration, err error) {
 	return lifeOf(p.life)
 }
 
+// readPage reads the page to put beside the pointer; nil if none was given.
+func (p *pointerCommand) readPage() ([]byte, error) {
+	switch {
+	case p.page == "":
+		return nil, nil
+	case p.out != "":
+		return nil, console.Usage(errors.New("--page is for a branch, and --out writes a file"), "copy the page to where the web server has it")
+	}
+	page, err := os.ReadFile(p.page)
+	if err != nil || len(page) == 0 {
+		return nil, console.Usage(cmp.Or(err, fmt.Errorf("--page %s is empty", p.page)), "go run ./ci site writes it")
+	}
+	return page, nil
+}
+
 func (p *pointerCommand) checkWithdrawal() error {
 	const example = `like --withdraw v1.1.0-runtime --reason "wrong results on Pascal"`
 	for flag, tag := range map[string]string{"--withdraw": p.withdraw.Release, "--restore": p.restore} {
@@ -201,13 +223,13 @@ func (p *pointerCommand) releaseVerifier(c *release.Credential) (*sigverify.Veri
 }
 
 // place is where the pointer goes. Outside of a git repository, one for the time being serves to push from.
-func (p *pointerCommand) place(ctx context.Context) (pointer.Place, func() error, error) {
+func (p *pointerCommand) place(ctx context.Context, page []byte) (pointer.Place, func() error, error) {
 	done := func() error { return nil }
 	if p.out != "" {
 		return pointer.File(p.out), done, nil
 	}
 	if exec.CommandContext(ctx, "git", "rev-parse", "--git-dir").Run() == nil {
-		return pointer.Branch{Dir: ".", Remote: p.remote}, done, nil
+		return pointer.Branch{Dir: ".", Remote: p.remote, Page: page}, done, nil
 	}
 	dir, err := os.MkdirTemp("", "llcuda-pointer-")
 	if err != nil {
@@ -217,7 +239,7 @@ func (p *pointerCommand) place(ctx context.Context) (pointer.Place, func() error
 	if out, err := exec.CommandContext(ctx, "git", "init", "--quiet", "--bare", dir).CombinedOutput(); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("git init: %w: %s", err, out), done())
 	}
-	return pointer.Branch{Dir: dir, Remote: p.remote}, done, nil
+	return pointer.Branch{Dir: dir, Remote: p.remote, Page: page}, done, nil
 }
 
 // defaultBranch is the branch that the pointer's own workflow runs on.

@@ -133,8 +133,15 @@ func TestPointerByWorkflow(t *testing.T) {
 	runPointer(t, work, exitUsage, "there is no release pointer yet", as(mine)...)
 	runPointer(t, work, exitDone, "release pointer 1: "+cosigntest.Tag+", until ", append(as(mine), "--release", cosigntest.Tag)...)
 	wantPointer(t, policy, public(), 1, release)
-	runPointer(t, work, exitDone, "release pointer 2: "+cosigntest.Tag+", until ", append(as(mine), "--expires", "12h")...)
+	page := "<p>the page of a release\n"
+	runPointer(t, work, exitUsage, "--page is for a branch", append(as(mine), "--page", tempFile(t, []byte(page)), "--out", filepath.Join(work, "pointer"))...)
+	runPointer(t, work, exitUsage, "is empty", append(as(mine), "--page", tempFile(t, nil))...)
+	runPointer(t, work, exitUsage, "no such file", append(as(mine), "--page", filepath.Join(work, "nowhere"))...)
+	runPointer(t, work, exitDone, "release pointer 2: "+cosigntest.Tag+", until ", append(as(mine), "--expires", "12h", "--page", tempFile(t, []byte(page)))...)
 	wantPointer(t, policy, public(), 2, release)
+	if got := git("cat-file", "blob", "refs/heads/pointer:index.html"); got != page {
+		t.Errorf("beside the pointer is %q", got)
+	}
 
 	// No other signer is accepted: not the release's own workflow, another branch, or another repository.
 	for _, other := range []cosigntest.Workflow{

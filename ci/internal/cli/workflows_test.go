@@ -58,6 +58,8 @@ type step struct {
 	With map[string]any    `yaml:"with"`
 	Run  string            `yaml:"run"`
 	Env  map[string]string `yaml:"env"`
+
+	ContinueOnError bool `yaml:"continue-on-error"`
 }
 
 var repositoryRoot = filepath.Join("..", "..", "..")
@@ -564,7 +566,7 @@ func TestWorkflowCommands(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"ci bench", "ci build", "ci bump", "ci check-ops", "ci client", "ci manifest", "ci ops", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci verify", "ci wheel"}
+	want := []string{"ci bench", "ci build", "ci bump", "ci check-ops", "ci client", "ci manifest", "ci ops", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci site", "ci verify", "ci wheel"}
 	if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
 		t.Errorf("the workflows run %q", got)
 	}

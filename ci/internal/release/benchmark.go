@@ -32,6 +32,18 @@ func (d Dir) Benchmark(of manifests.Release) (*manifests.Benchmark, error) {
 	return &b, nil
 }
 
+// describedBenchmark is the benchmark that a manifest describes; nil where that has none, or the folder does not have it.
+func (d Dir) describedBenchmark(of manifests.Release) (*manifests.Benchmark, error) {
+	asset, described := of.Asset(manifests.BenchmarkName)
+	if !described {
+		return nil, nil
+	}
+	if there, err := d.holds(asset); err != nil || !there {
+		return nil, err
+	}
+	return d.Benchmark(of)
+}
+
 // benchmark finds a benchmark that is not one of the release.
 func (v *verification) benchmark() error {
 	if !v.read() {

@@ -38,14 +38,9 @@ func (d Dir) Read(ctx context.Context) (changes.Release, error) {
 
 func (d Dir) read(ctx context.Context, described manifests.Release) (changes.Release, error) {
 	r := changes.Release{Release: described, Files: map[string][]manifests.File{}}
-	if asset, has := described.Asset(manifests.BenchmarkName); has {
-		if _, err := d.holds(asset); err != nil {
-			return r, err
-		}
-		var err error
-		if r.Benchmark, err = d.Benchmark(described); err != nil {
-			return r, err
-		}
+	var err error
+	if r.Benchmark, err = d.describedBenchmark(described); err != nil {
+		return r, err
 	}
 	bundles := described.Bundles()
 	files := make([][]manifests.File, len(bundles))
