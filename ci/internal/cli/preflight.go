@@ -57,6 +57,9 @@ func (b *buildCommand) preflight(ctx context.Context) error {
 	case slices.Contains(b.engines, ""):
 		return console.Usage(errors.New("--engine: one of the names is empty"), "like --engine unix:///run/a.sock,tcp://10.0.0.2:1234")
 	}
+	if err := b.chooseSteps(); err != nil {
+		return err
+	}
 	if err := b.exposed(ctx); err != nil {
 		return err
 	}
@@ -69,8 +72,10 @@ func (b *buildCommand) preflight(ctx context.Context) error {
 	if err := b.writable(); err != nil {
 		return err
 	}
-	if err := b.nothingForeign(); err != nil {
-		return err
+	if len(b.only) == 0 {
+		if err := b.nothingForeign(); err != nil {
+			return err
+		}
 	}
 	if err := b.room(); err != nil {
 		return err
@@ -81,6 +86,9 @@ func (b *buildCommand) preflight(ctx context.Context) error {
 	b.term.Notef("source    llama.cpp %s, commit %s, %s", b.source.Version, orNone(b.source.Commit), b.source.Digest)
 	for _, patch := range b.source.Patches {
 		b.term.Notef("source    patched by %s", patch.Name)
+	}
+	if len(b.only) > 0 {
+		return nil
 	}
 	return b.sameRelease(ctx)
 }
@@ -173,9 +181,13 @@ func (b *buildCommand) room() error {
 	}
 	parts := []part{
 		{string(b.dir), runtimes + n*bundleBytes},
-		{b.cache, packagesBytes + more*morePackagesBytes + hostBytes + n*halfBytes + 2*runtimes}, // their libraries, and their kept archives
+		{b.cache, hostBytes + n*halfBytes + 2*runtimes}, // their libraries, and their kept archives
 	}
-	if store := b.backend.Store(b.engines); store != "" {
+	compiles := len(b.parts) == 0
+	if compiles {
+		parts = append(parts, part{b.cache, packagesBytes + more*morePackagesBytes})
+	}
+	if store := b.backend.Store(b.engines); compiles && store != "" {
 		bytes := int64(stepsBytes)
 		dir := store
 		for !exists(dir) { // the folder that it will be made in

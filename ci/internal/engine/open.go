@@ -146,9 +146,7 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 				"use engines of one version"}, session.Close())
 		}
 	}
-	for _, toolkit := range opts.Toolkits {
-		session.Recipes = append(session.Recipes, tree.fit(newRecipe(opts.Toolkits[0], toolkit, opts.Source, images, engineName(version))))
-	}
+	session.Recipes = tree.recipes(opts.Toolkits, opts.Source, images, engineName(version))
 	return session, nil
 }
 
