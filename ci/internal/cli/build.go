@@ -36,6 +36,8 @@ type buildOptions struct {
 	jobs    int
 	only    []string // steps to run, each of which leaves a part
 	parts   []string // folders with parts, to run no step
+	// objects is a folder with what ccache kept, or empty.
+	objects string
 }
 
 func newBuildCommand(term *terminal, backend Backend) *cobra.Command {
@@ -74,6 +76,7 @@ damaged, or made of another source, recipe or release is refused.`,
 	cmd.Flags().StringVar(&opts.release, "release", "", "release that the bundles are for, such as v1.1.0-runtime")
 	cmd.Flags().StringVar(&opts.out, "out", "", `folder for the release (default "dist"), or for the parts (default "`+defaultPartsDir+`")`)
 	cmd.Flags().StringSliceVar(&opts.only, "only", nil, "run only these steps, and leave parts: host, sm75, runtime-cu12-sm7x; repeated or comma-separated")
+	cmd.Flags().StringVar(&opts.objects, "compiler-cache", "", "folder with objects of earlier builds, which this one uses and replaces; not for releases from GitHub Actions")
 	cmd.Flags().StringSliceVar(&opts.parts, "parts", nil, "make the release of the parts in these folders, without an engine; repeated or comma-separated")
 	return cmd
 }
@@ -138,7 +141,7 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 	defer b.show.close()
 	options := engine.Options{
 		Hosts: b.engines, Base: b.base, CacheDir: filepath.Join(b.cache, "builder"), Jobs: b.jobs,
-		Source: b.source, Toolkits: b.toolkits(), Progress: b.show.event,
+		CompilerCache: b.objects, Source: b.source, Toolkits: b.toolkits(), Progress: b.show.event,
 	}
 	if b.like != nil {
 		options.Engine = b.like.Engine

@@ -67,6 +67,9 @@ func (e *fakeEngines) Open(_ context.Context, opts engine.Options) (*engine.Sess
 	if len(hosts) == 0 {
 		hosts = []string{"local"}
 	}
+	if opts.CompilerCache != "" {
+		opts.Progress(farm.Event{Step: engineStep, Stage: "objects", State: farm.StateLine, Line: "of " + opts.CompilerCache})
+	}
 	opts.Progress(farm.Event{Step: engineStep, Stage: "built-in", State: farm.StateLine, Line: "starting"})
 	opts.Progress(farm.Event{Step: engineStep, Stage: "packages", State: farm.StateProgress, Done: 1, Total: 2})
 	base, version := "made@sha256:"+strings.Repeat("2", 64), "fake v1"

@@ -63,6 +63,9 @@ func (b *buildCommand) preflight(ctx context.Context) error {
 	if err := b.exposed(ctx); err != nil {
 		return err
 	}
+	if err := b.openObjects(); err != nil {
+		return err
+	}
 	if err := b.openCache(); err != nil {
 		return err
 	}
@@ -115,6 +118,23 @@ func (b *buildCommand) openLedger() (err error) {
 		b.known, err = release.OpenLedger(b.cache)
 	}
 	return err
+}
+
+// openObjects makes the folder of --compiler-cache. It refuses it for a tag in GitHub Actions, where builds are signed for
+// all users: nobody can tell from an object whether the source compiles to it.
+func (b *buildCommand) openObjects() error {
+	switch {
+	case b.objects == "":
+		return nil
+	case len(b.parts) > 0:
+		return console.Usage(errors.New("--parts compiles nothing: --compiler-cache has no use"), "leave it out")
+	case os.Getenv("GITHUB_ACTIONS") == "true" && os.Getenv("GITHUB_REF_TYPE") == "tag":
+		return console.Usage(errors.New("--compiler-cache: what another run left may have no part in a release"), "leave it out; only builds that nobody publishes may use it")
+	}
+	if err := os.MkdirAll(b.objects, 0o755); err != nil {
+		return console.Usage(fmt.Errorf("--compiler-cache %s: %w", b.objects, err), "give a folder that you may write to")
+	}
+	return nil
 }
 
 // exposed refuses engines at public addresses in GitHub Actions, where builds are signed for all

@@ -96,6 +96,7 @@ func read(t *testing.T, path string) []byte {
 var permissions = map[string]map[string]string{
 	"models.yml/publish":  {"contents": "read", "id-token": "write"}, // trusted publishing
 	"ci.yml/test":         {"contents": "read"},
+	"ci.yml/trial":        {"contents": "read"},
 	"pointer.yml/pointer": {"contents": "write", "id-token": "write"}, // signs, and pushes the pointer's branch
 	"pointer.yml/clock":   {"actions": "write"},                       // keeps the schedule from being stopped
 	"pointer.yml/tell":    {"issues": "write"},                        // opens an issue
@@ -205,7 +206,7 @@ func TestOneToolchain(t *testing.T) {
 		t.Errorf("there are the images %v and the versions of Go %v, and should be one each", images, versions)
 	}
 	// The engine needs all rights, and a place for its state that is not the container's own file system.
-	for _, at := range []struct{ file, job string }{{"ci.yml", "test"}, {"release.yml", "build"}} {
+	for _, at := range []struct{ file, job string }{{"ci.yml", "test"}, {"ci.yml", "trial"}, {"release.yml", "build"}} {
 		j := all[at.file].Jobs[at.job]
 		cache := j.Env["XDG_CACHE_HOME"]
 		mounted := slices.ContainsFunc(j.Container.Volumes, func(volume string) bool { return cache != "" && strings.HasSuffix(volume, ":"+cache) })
@@ -247,6 +248,34 @@ func TestCachesComeFromMain(t *testing.T) {
 	}
 	if restored != 2 { // build and package, which both have an engine
 		t.Errorf("%d caches are restored", restored)
+	}
+}
+
+// Objects that another run compiled are for builds that nobody publishes, and only a run for main leaves them there: what a
+// pull request's run saves, or what runs its code with a name of its own, no other run must see.
+func TestObjectsStayInTrials(t *testing.T) {
+	saves := 0
+	for file, w := range workflows(t) {
+		for name, j := range w.Jobs {
+			for _, s := range j.Steps {
+				uses := strings.Contains(s.Run, "--compiler-cache") || strings.HasPrefix(s.Uses, "actions/cache") && s.With["path"] == "objects"
+				if uses && (file != "ci.yml" || name != "trial") {
+					t.Errorf("%s/%s: it uses the objects of other runs: %s%s", file, name, s.Uses, s.Run)
+				}
+				switch {
+				case uses && strings.HasPrefix(s.Uses, "actions/cache/save@"):
+					saves++
+					if !strings.HasPrefix(s.If, "github.event_name == 'push' && ") {
+						t.Errorf("%s/%s: it saves objects if %q", file, name, s.If)
+					}
+				case uses && s.Uses != "" && !strings.HasPrefix(s.Uses, "actions/cache/restore@"):
+					t.Errorf("%s/%s: %s saves objects whatever runs it", file, name, s.Uses)
+				}
+			}
+		}
+	}
+	if saves != 1 {
+		t.Errorf("objects are saved in %d places", saves)
 	}
 }
 
