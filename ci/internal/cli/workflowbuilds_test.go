@@ -104,3 +104,31 @@ func TestWorkflowParts(t *testing.T) {
 		t.Errorf("the release is %v, %v", names, err)
 	}
 }
+
+// Objects that another run compiled are for builds that nobody publishes, and only a run for main leaves them there: what a
+// pull request's run saves, or what runs its code with a name of its own, no other run must see.
+func TestObjectsStayInTrials(t *testing.T) {
+	saves := 0
+	for file, w := range workflows(t) {
+		for name, j := range w.Jobs {
+			for _, s := range j.Steps {
+				uses := strings.Contains(s.Run, "--compiler-cache") || strings.HasPrefix(s.Uses, "actions/cache") && s.With["path"] == "objects"
+				if uses && (file != "ci.yml" || name != "trial") {
+					t.Errorf("%s/%s: it uses the objects of other runs: %s%s", file, name, s.Uses, s.Run)
+				}
+				switch {
+				case uses && strings.HasPrefix(s.Uses, "actions/cache/save@"):
+					saves++
+					if !strings.HasPrefix(s.If, "github.event_name == 'push' && ") {
+						t.Errorf("%s/%s: it saves objects if %q", file, name, s.If)
+					}
+				case uses && s.Uses != "" && !strings.HasPrefix(s.Uses, "actions/cache/restore@"):
+					t.Errorf("%s/%s: %s saves objects whatever runs it", file, name, s.Uses)
+				}
+			}
+		}
+	}
+	if saves != 1 {
+		t.Errorf("objects are saved in %d places", saves)
+	}
+}
