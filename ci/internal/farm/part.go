@@ -56,13 +56,13 @@ func (s Step) inputs() map[string]string {
 	image, arguments := s.Recipe.BuilderImage, s.Recipe.CUDACMake
 	toolkit := s.Toolkit()
 	inputs := map[string]string{
-		"llama.cpp":         fmt.Sprintf("%s, build %d, %s", s.Source.Version, s.Source.Build, cmp.Or(s.Source.Commit, "no commit")),
-		"source tree":       s.Source.Digest,
-		"SOURCE_DATE_EPOCH": fmt.Sprint(s.Source.Epoch.Unix()),
-		"toolkit":           fmt.Sprintf("CUDA %s, nvcc %s", toolkit.CUDA, toolkit.NVCC),
-		"stages":            s.Recipe.Stages,
-		inputBase:           s.Recipe.BaseImage,
-		inputEngine:         s.Recipe.Engine,
+		"llama.cpp":                     fmt.Sprintf("%s, build %d, %s", s.Source.Version, s.Source.Build, cmp.Or(s.Source.Commit, "no commit")),
+		"source tree":                   s.Source.Digest,
+		"SOURCE_DATE_EPOCH":             fmt.Sprint(s.Source.Epoch.Unix()),
+		"toolkit":                       fmt.Sprintf("CUDA %s, nvcc %s", toolkit.CUDA, toolkit.NVCC),
+		"digest of the stages' scripts": s.Recipe.Stages,
+		inputBase:                       s.Recipe.BaseImage,
+		inputEngine:                     s.Recipe.Engine,
 	}
 	for _, patch := range s.Source.Patches {
 		inputs["patch "+patch.Name] = patch.SHA256
@@ -71,12 +71,12 @@ func (s Step) inputs() map[string]string {
 	case StepHost:
 		image, arguments = s.Recipe.HostImage, s.Recipe.HostCMake
 	case StepDevice:
-		inputs["architectures"] = s.Target.CMakeArchitectures()
+		inputs["CMAKE_CUDA_ARCHITECTURES"] = s.Target.CMakeArchitectures()
 	case StepRuntime:
 		arguments = nil
 		inputs["runtime"] = s.Recipe.Runtime
 	}
-	inputs["builder image"], inputs["cmake arguments"] = image, strings.Join(arguments, " ")
+	inputs["builder image"], inputs["cmake command line"] = image, strings.Join(arguments, " ")
 	return inputs
 }
 

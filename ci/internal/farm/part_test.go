@@ -134,11 +134,11 @@ func TestPartsOfOtherInputs(t *testing.T) {
 		"host image":        {func(s *Step) { s.Recipe.HostImage = "sha256:other" }, "host", "its builder image is"},
 		"base":              {func(s *Step) { s.Recipe.BaseImage = "made@sha256:other" }, "sm75", "its base image is"},
 		"engine":            {func(s *Step) { s.Recipe.Engine = "dagger v2" }, "sm75", "its engine is"},
-		"scripts":           {func(s *Step) { s.Recipe.Stages = "sha256:other" }, "runtime-cu13", "its stages is"},
+		"scripts":           {func(s *Step) { s.Recipe.Stages = "sha256:other" }, "runtime-cu13", "its digest of the stages' scripts is"},
 		"runtime":           {func(s *Step) { s.Recipe.Runtime = "sha256:other" }, "runtime-cu12-sm7x", "its runtime is"},
-		"host arguments":    {func(s *Step) { s.Recipe.HostCMake = []string{"-DA=1"} }, "host", "its cmake arguments is"},
-		"device arguments":  {func(s *Step) { s.Recipe.CUDACMake = nil }, "sm120", "its cmake arguments is"},
-		"PTX":               {func(s *Step) { s.Target.PTX = true }, "sm75", `its architectures is "75-real;75-virtual", and that of this release is "75-real"`},
+		"host arguments":    {func(s *Step) { s.Recipe.HostCMake = []string{"-DA=1"} }, "host", "its cmake command line is"},
+		"device arguments":  {func(s *Step) { s.Recipe.CUDACMake = nil }, "sm120", "its cmake command line is"},
+		"PTX":               {func(s *Step) { s.Target.PTX = true }, "sm75", `its CMAKE_CUDA_ARCHITECTURES is "75-real;75-virtual", and that of this release is "75-real"`},
 		"another SM's step": {func(s *Step) { s.Target.SM = 80 }, "sm75", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
