@@ -56,6 +56,7 @@ func TestFarm(t *testing.T) {
 		{"NoEngine", (*farm).testNoEngine},
 		{"OtherHome", (*farm).testOtherHome},
 		{"RegistryBase", (*farm).testRegistryBase},
+		{"Parts", (*farm).testParts},
 		{"TwoEngines", (*farm).testTwoEngines},
 	} {
 		t.Run(story.name, func(t *testing.T) { story.tell(f, t) })

@@ -44,7 +44,7 @@ var allowed = map[string][]string{
 	"ci/internal/gate":           {"ci/internal/failure", "bundler", "manifests", "manifests/archive", "manifests/variants"},
 	"ci/internal/trial":          {"manifests/gguf/tinygguf", "manifests/variants"},
 	"ci/internal/trial/try":      {"ci/internal/trial"},
-	"ci/internal/farm":           {"manifests/measure", "docker/mirror", "bundler", "manifests", "manifests/fetch/transfer", "matrix", "matrix/patches"},
+	"ci/internal/farm":           {"manifests/measure", "docker/mirror", "bundler", "manifests", "manifests/archive", "manifests/fetch/transfer", "matrix", "matrix/patches"},
 
 	"publisher":            {"publisher/changes", "manifests", "manifests/measure", "manifests/retry", "matrix"},
 	"publisher/changes":    {"manifests", "manifests/measure", "matrix"},

@@ -7,6 +7,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // Backend is everything that the commands need of engines.
@@ -16,6 +17,9 @@ type Backend interface {
 	// Open finds and connects engines and readies the builder image on this
 	// machine. An engine that cannot be had gives an *engine.UnavailableError.
 	Open(ctx context.Context, opts engine.Options) (*engine.Session, error)
+	// Recipes are those that the engine of this version would have for the source, on the base
+	// image: of steps that were run elsewhere. It needs no engine.
+	Recipes(src farm.Source, toolkits []matrix.Toolkit, base, engine string) ([]farm.Recipe, error)
 	// Store is the folder where the engine that Open would take for the hosts keeps its
 	// cache, if that is on this machine and known; else it is empty.
 	Store(hosts []string) string
@@ -44,6 +48,10 @@ func (daggerEngines) Open(ctx context.Context, opts engine.Options) (*engine.Ses
 }
 
 func (daggerEngines) Buildable(src farm.Source) error { return engine.Buildable(src) }
+
+func (daggerEngines) Recipes(src farm.Source, toolkits []matrix.Toolkit, base, version string) ([]farm.Recipe, error) {
+	return engine.Recipes(src, toolkits, base, version)
+}
 
 func (daggerEngines) Store(hosts []string) string { return engine.Store(hosts) }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -34,6 +35,10 @@ type buildOptions struct {
 	engines []string
 	base    string
 	jobs    int
+	only    []string // steps to run, each of which leaves a part
+	parts   []string // folders with parts, to run no step
+	// objects is a folder with what ccache kept, or empty.
+	objects string
 }
 
 func newBuildCommand(term *terminal, backend Backend) *cobra.Command {
@@ -49,18 +54,31 @@ has done before, so after an interruption the same command resumes.
 
 The folder given with --out gets two archives of each bundle and of each CUDA
 runtime that the bundles need, manifest.json and SHA256SUMS, and the steps' full
-logs in logs/.`,
+logs in logs/.
+
+With --only, each named step ends in a part: what it made, and of what. With --parts,
+the steps of all SMs come from parts, and nothing is compiled: what was built on many
+machines becomes the same release that one machine builds. A part that is missing,
+damaged, or made of another source, recipe or release is refused.`,
 		Example: `  go run ./ci build --sm 75 --release v1.1.0-runtime
-  go run ./ci build --sm 75,86 --release v1.1.0-runtime --llama ../llama.cpp    # a folder of one's own`,
+  go run ./ci build --sm 75,86 --release v1.1.0-runtime --llama ../llama.cpp    # a folder of one's own
+  go run ./ci build --sm 75 --release v1.1.0-runtime --only host,sm75 --out parts
+  go run ./ci build --sm 75 --release v1.1.0-runtime --parts parts`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b := buildCommand{buildOptions: opts, term: term, backend: backend, dir: release.Dir(opts.out)}
+			if opts.out == "" && len(opts.only) > 0 {
+				opts.out = defaultPartsDir
+			}
+			b := buildCommand{buildOptions: opts, term: term, backend: backend, dir: release.Dir(cmp.Or(opts.out, "dist"))}
 			return b.run(cmd.Context())
 		},
 	}
 	opts.flags(cmd)
 	cmd.Flags().StringVar(&opts.release, "release", "", "release that the bundles are for, such as v1.1.0-runtime")
-	cmd.Flags().StringVar(&opts.out, "out", "dist", "folder for the release")
+	cmd.Flags().StringVar(&opts.out, "out", "", `folder for the release (default "dist"), or for the parts (default "`+defaultPartsDir+`")`)
+	cmd.Flags().StringSliceVar(&opts.only, "only", nil, "run only these steps, and leave parts: host, sm75, runtime-cu12-sm7x; repeated or comma-separated")
+	cmd.Flags().StringVar(&opts.objects, "compiler-cache", "", "folder with objects of earlier builds, which this one uses and replaces; not for releases from GitHub Actions")
+	cmd.Flags().StringSliceVar(&opts.parts, "parts", nil, "make the release of the parts in these folders, without an engine; repeated or comma-separated")
 	return cmd
 }
 
@@ -99,11 +117,18 @@ func (b *buildCommand) run(ctx context.Context) error {
 	}
 	defer remove()
 	outcome, err := b.compile(ctx, work)
-	if outcome.Host.Step == "" {
+	if len(outcome.All()) == 0 {
 		return err // nothing was begun
 	}
 	b.term.Printf("%s", summary(outcome, time.Since(began)))
 	writeFailures(b.term, outcome)
+	if len(b.only) > 0 {
+		if err != nil {
+			return buildError(ctx, outcome, err)
+		}
+		b.term.Notef("next: go run ./ci build --parts %s, and the folders of the other steps' parts, makes the release", b.dir)
+		return nil
+	}
 	if err != nil {
 		b.term.Notef("\n%s is written when all of it is built; go run ./ci manifest %s describes what is there", b.dir.Path(manifests.ManifestName), b.dir)
 		return buildError(ctx, outcome, err)
@@ -117,7 +142,7 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 	defer b.show.close()
 	options := engine.Options{
 		Hosts: b.engines, Base: b.base, CacheDir: filepath.Join(b.cache, "builder"), Jobs: b.jobs,
-		Source: b.source, Toolkits: b.toolkits(), Progress: b.show.event,
+		CompilerCache: b.objects, Source: b.source, Toolkits: b.toolkits(), Progress: b.show.event,
 	}
 	if b.like != nil {
 		options.Engine = b.like.Engine
@@ -127,7 +152,7 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 			options.Base = b.like.BaseImage
 		}
 	}
-	session, err := b.backend.Open(ctx, options)
+	session, err := b.open(ctx, options)
 	b.show.leave(engineStep)
 	if err != nil {
 		return farm.Outcome{}, err
@@ -142,18 +167,19 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 	for _, builder := range session.Builders {
 		b.term.Notef("engine    %s", builder.Name())
 	}
-	known, err := b.knownSteps()
-	if err != nil {
+	run := farm.RunOptions{WorkDir: work, LogDir: b.dir.Path(release.LogsName), Events: b.show.event}
+	if len(b.only) > 0 {
+		run.CollectPart, run.Only = b.collectPart, b.only
+		return farm.Run(ctx, b.plan, session.Builders, run)
+	}
+	if len(b.parts) > 0 {
+		run.LogDir = "" // the steps' logs are where they ran
+	}
+	run.Collect, run.CollectRuntime = b.collect, b.collectRuntime
+	if run.Known, err = b.knownSteps(); err != nil {
 		return farm.Outcome{}, err
 	}
-	return farm.Run(ctx, b.plan, session.Builders, farm.RunOptions{
-		WorkDir:        work,
-		LogDir:         b.dir.Path(release.LogsName),
-		Collect:        b.collect,
-		CollectRuntime: b.collectRuntime,
-		Known:          known,
-		Events:         b.show.event,
-	})
+	return farm.Run(ctx, b.plan, session.Builders, run)
 }
 
 // toolkits are those of the targets, and before them the matrix's first, which compiles the host half.

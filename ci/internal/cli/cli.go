@@ -74,7 +74,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUsage
 	case isAs[*engine.UnavailableError](err), isAs[*builtin.PreflightError](err), isAs[*builtin.StartError](err), errors.Is(err, farm.ErrEngineLost):
 		return exitEngine
-	case isAs[*failure.Refusal](err), isAs[*farm.TreeError](err), isAs[*farm.MovedError](err):
+	case isAs[*failure.Refusal](err), isAs[*farm.TreeError](err), isAs[*farm.MovedError](err), isAs[*farm.PartError](err):
 		return exitRefused
 	case isAs[*publisher.RefusedError](err):
 		return exitRemote

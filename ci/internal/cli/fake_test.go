@@ -14,6 +14,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests/python/pythontest"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // fakeEngines is a Backend whose engines make trees out of nothing that pass the
@@ -31,6 +32,7 @@ import (
 //	other-builder the builder image is another one
 //	other-engine  the engine is of another version
 //	other-base    the base image is another one
+//	other-stages  the stages' scripts are other ones
 //	slow-STEP     the step takes until it is interrupted, and interrupts itself
 type fakeEngines struct {
 	faults    string
@@ -65,36 +67,49 @@ func (e *fakeEngines) Open(_ context.Context, opts engine.Options) (*engine.Sess
 	if len(hosts) == 0 {
 		hosts = []string{"local"}
 	}
+	if opts.CompilerCache != "" {
+		opts.Progress(farm.Event{Step: engineStep, Stage: "objects", State: farm.StateLine, Line: "of " + opts.CompilerCache})
+	}
 	opts.Progress(farm.Event{Step: engineStep, Stage: "built-in", State: farm.StateLine, Line: "starting"})
 	opts.Progress(farm.Event{Step: engineStep, Stage: "packages", State: farm.StateProgress, Done: 1, Total: 2})
-	session := &engine.Session{}
-	for _, toolkit := range opts.Toolkits {
+	base, version := "made@sha256:"+strings.Repeat("2", 64), "fake v1"
+	if e.has("other-engine") {
+		version = "fake v2"
+	}
+	if e.has("other-base") {
+		base = "made@sha256:" + strings.Repeat("8", 64)
+	}
+	if opts.Base != "" && opts.Base != engine.BaseMade { // as the real ones: a pinned image is recorded as it is given
+		base = opts.Base
+	}
+	recipes, err := e.Recipes(opts.Source, opts.Toolkits, base, version)
+	session := &engine.Session{Recipes: recipes}
+	for _, host := range hosts {
+		session.Builders = append(session.Builders, &fakeBuilder{e, host})
+	}
+	return session, err
+}
+
+func (e *fakeEngines) Recipes(_ farm.Source, toolkits []matrix.Toolkit, base, version string) ([]farm.Recipe, error) {
+	var recipes []farm.Recipe
+	for _, toolkit := range toolkits {
 		recipe := farm.Recipe{
-			Toolkit: toolkit, Host: opts.Toolkits[0], BuilderImage: "sha256:" + strings.Repeat("1", 64), HostImage: "sha256:" + strings.Repeat("1", 64),
-			BaseImage: "made@sha256:" + strings.Repeat("2", 64), Runtime: "sha256:" + strings.Repeat("3", 64), Engine: "fake v1",
+			Toolkit: toolkit, Host: toolkits[0], BuilderImage: "sha256:" + strings.Repeat("1", 64), HostImage: "sha256:" + strings.Repeat("1", 64),
+			BaseImage: base, Runtime: "sha256:" + strings.Repeat("3", 64), Stages: "sha256:" + strings.Repeat("5", 64), Engine: version,
 			HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DGGML_CUDA=ON"},
 		}
 		if e.has("other-builder") {
 			recipe.BuilderImage = "sha256:" + strings.Repeat("9", 64)
 		}
-		if e.has("other-engine") {
-			recipe.Engine = "fake v2"
-		}
-		if e.has("other-base") {
-			recipe.BaseImage = "made@sha256:" + strings.Repeat("8", 64)
-		}
-		if opts.Base != "" && opts.Base != engine.BaseMade { // as the real ones: a pinned image is recorded as it is given
-			recipe.BaseImage = opts.Base
-		}
 		if e.has("other-runtime") {
 			recipe.Runtime = "sha256:" + strings.Repeat("4", 64)
 		}
-		session.Recipes = append(session.Recipes, recipe)
+		if e.has("other-stages") {
+			recipe.Stages = "sha256:" + strings.Repeat("6", 64)
+		}
+		recipes = append(recipes, recipe)
 	}
-	for _, host := range hosts {
-		session.Builders = append(session.Builders, &fakeBuilder{e, host})
-	}
-	return session, nil
+	return recipes, nil
 }
 
 type fakeBuilder struct {

@@ -119,9 +119,12 @@ type actionsMatrix struct {
 	Include []actionsJob `json:"include"`
 }
 
+// actionsJob is what one runner builds.
 type actionsJob struct {
-	SM      string `json:"sm"`
-	Bundle  string `json:"bundle"`
+	Step  string `json:"step"`
+	Steps string `json:"steps"` // that, and the runtime, as build --only takes them
+	// Runtime is the runtime step that this job runs, too; empty if there is none. It takes seconds, and a runner of its own
+	// would take minutes to get ready.
 	Runtime string `json:"runtime"`
 }
 
@@ -165,7 +168,11 @@ It needs no engine, and no network unless --llama names a source to look at.`,
 			}
 			switch {
 			case asGitHub:
-				return printJSON(term, p.actions(), false)
+				jobs, err := actionsJobs(m, targets)
+				if err != nil {
+					return err
+				}
+				return printJSON(term, actionsMatrix{jobs}, false)
 			case asJSON:
 				return printJSON(term, p, true)
 			}
@@ -175,7 +182,7 @@ It needs no engine, and no network unless --llama names a source to look at.`,
 	}
 	chosen.flags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&asGitHub, "github", false, "print the matrix of a GitHub Actions job")
+	cmd.Flags().BoolVar(&asGitHub, "github", false, "print the matrix of a GitHub Actions job: the steps that each runner builds")
 	return cmd
 }
 
@@ -216,12 +223,28 @@ func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) (plan,
 	return p, nil
 }
 
-func (p plan) actions() actionsMatrix {
-	var a actionsMatrix
-	for _, job := range p.Jobs {
-		a.Include = append(a.Include, actionsJob{SM: fmt.Sprintf("%d", job.SM), Bundle: job.Bundle, Runtime: job.Runtime})
+// actionsJobs are the host step and each device step on a runner of its own, and each runtime step beside the first device
+// step that needs it.
+func actionsJobs(m matrix.Matrix, targets []matrix.Target) ([]actionsJob, error) {
+	steps, err := plannedSteps(m, targets)
+	if err != nil {
+		return nil, err
 	}
-	return a
+	var jobs []actionsJob
+	for _, step := range steps {
+		job := actionsJob{Step: step.Name(), Steps: step.Name()}
+		switch step.Kind {
+		case farm.StepRuntime:
+			continue
+		case farm.StepDevice:
+			runtime := farm.Step{Kind: farm.StepRuntime, Runtime: step.Recipe.Toolkit.Runtime(step.Target.SM)}.Name()
+			if !slices.ContainsFunc(jobs, func(j actionsJob) bool { return j.Runtime == runtime }) {
+				job.Runtime, job.Steps = runtime, job.Steps+","+runtime
+			}
+		}
+		jobs = append(jobs, job)
+	}
+	return jobs, nil
 }
 
 func (p plan) table() string {

@@ -57,7 +57,13 @@ func (b *buildCommand) preflight(ctx context.Context) error {
 	case slices.Contains(b.engines, ""):
 		return console.Usage(errors.New("--engine: one of the names is empty"), "like --engine unix:///run/a.sock,tcp://10.0.0.2:1234")
 	}
+	if err := b.chooseSteps(); err != nil {
+		return err
+	}
 	if err := b.exposed(ctx); err != nil {
+		return err
+	}
+	if err := b.openObjects(); err != nil {
 		return err
 	}
 	if err := b.openCache(); err != nil {
@@ -69,8 +75,10 @@ func (b *buildCommand) preflight(ctx context.Context) error {
 	if err := b.writable(); err != nil {
 		return err
 	}
-	if err := b.nothingForeign(); err != nil {
-		return err
+	if len(b.only) == 0 {
+		if err := b.nothingForeign(); err != nil {
+			return err
+		}
 	}
 	if err := b.room(); err != nil {
 		return err
@@ -81,6 +89,9 @@ func (b *buildCommand) preflight(ctx context.Context) error {
 	b.term.Notef("source    llama.cpp %s, commit %s, %s", b.source.Version, orNone(b.source.Commit), b.source.Digest)
 	for _, patch := range b.source.Patches {
 		b.term.Notef("source    patched by %s", patch.Name)
+	}
+	if len(b.only) > 0 {
+		return nil
 	}
 	return b.sameRelease(ctx)
 }
@@ -107,6 +118,23 @@ func (b *buildCommand) openLedger() (err error) {
 		b.known, err = release.OpenLedger(b.cache)
 	}
 	return err
+}
+
+// openObjects makes the folder of --compiler-cache. It refuses it for a tag in GitHub Actions, where builds are signed for
+// all users: nobody can tell from an object whether the source compiles to it.
+func (b *buildCommand) openObjects() error {
+	switch {
+	case b.objects == "":
+		return nil
+	case len(b.parts) > 0:
+		return console.Usage(errors.New("--parts compiles nothing: --compiler-cache has no use"), "leave it out")
+	case os.Getenv("GITHUB_ACTIONS") == "true" && os.Getenv("GITHUB_REF_TYPE") == "tag":
+		return console.Usage(errors.New("--compiler-cache: what another run left may have no part in a release"), "leave it out; only builds that nobody publishes may use it")
+	}
+	if err := os.MkdirAll(b.objects, 0o755); err != nil {
+		return console.Usage(fmt.Errorf("--compiler-cache %s: %w", b.objects, err), "give a folder that you may write to")
+	}
+	return nil
 }
 
 // exposed refuses engines at public addresses in GitHub Actions, where builds are signed for all
@@ -173,9 +201,13 @@ func (b *buildCommand) room() error {
 	}
 	parts := []part{
 		{string(b.dir), runtimes + n*bundleBytes},
-		{b.cache, packagesBytes + more*morePackagesBytes + hostBytes + n*halfBytes + 2*runtimes}, // their libraries, and their kept archives
+		{b.cache, hostBytes + n*halfBytes + 2*runtimes}, // their libraries, and their kept archives
 	}
-	if store := b.backend.Store(b.engines); store != "" {
+	compiles := len(b.parts) == 0
+	if compiles {
+		parts = append(parts, part{b.cache, packagesBytes + more*morePackagesBytes})
+	}
+	if store := b.backend.Store(b.engines); compiles && store != "" {
 		bytes := int64(stepsBytes)
 		dir := store
 		for !exists(dir) { // the folder that it will be made in

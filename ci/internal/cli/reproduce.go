@@ -127,7 +127,7 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 	defer remove()
 	began := time.Now()
 	outcome, err := b.compile(ctx, work)
-	if outcome.Host.Step == "" {
+	if len(outcome.All()) == 0 {
 		return outcome, err // nothing was begun
 	}
 	r.term.Printf("%s", summary(outcome, time.Since(began)))

@@ -41,6 +41,8 @@ type builder struct {
 	jobs     int
 	limits   string // of the engine's control group, as stages/jobs.sh prints them
 	store    string // where an engine of this machine keeps its cache
+	volume   string // of ccache's, by name
+	objects  string // the folder in which ccache's objects are kept outside of the engine; empty for none
 }
 
 func (b *builder) Name() string { return b.name }
@@ -144,9 +146,8 @@ func (r *stepRun) host(ctx context.Context, image *dagger.Container) (*dagger.Di
 		ctr = ctr.WithMountedDirectory(path.Join(srcDir, llama.ui.embedded), ui.Directory("dist")).
 			WithMountedFile(srcDir+"/licenses/LICENSE-web-ui", ui.File("licenses.txt"))
 	}
-	half, err := r.compile(ctx, ctr.
-		WithEnvVariable("SOURCE_DATE_EPOCH", strconv.FormatInt(src.Epoch.Unix(), 10)).
-		WithMountedCache("/ccache", client.CacheVolume("llcuda-ccache")),
+	half, err := r.compileObjects(ctx, image, ctr.
+		WithEnvVariable("SOURCE_DATE_EPOCH", strconv.FormatInt(src.Epoch.Unix(), 10)),
 		"/stages/host.sh", r.step.Recipe.HostCMake...)
 	if err != nil {
 		return nil, err
@@ -209,14 +210,11 @@ func (r *stepRun) try(ctx context.Context, image *dagger.Container, half *dagger
 // device is the CUDA backend of one SM. It sees nothing but ggml's own build files, headers
 // and base library, and no date: what happens elsewhere in the tree cannot touch it.
 func (r *stepRun) device(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
-	client := r.builder.client
-	tree := client.Host().Directory(r.step.Source.Dir, dagger.HostDirectoryOpts{Include: []string{
+	tree := r.builder.client.Host().Directory(r.step.Source.Dir, dagger.HostDirectoryOpts{Include: []string{
 		"ggml/*", "ggml/cmake", "ggml/include", "ggml/src/*.*", "ggml/src/CMakeLists.txt", "ggml/src/ggml-cuda",
 	}})
 	args := append(slices.Clone(r.step.Recipe.CUDACMake), "-DCMAKE_CUDA_ARCHITECTURES="+r.step.Target.CMakeArchitectures())
-	return r.compile(ctx, r.script(image, "device.sh", "device/steady.c").
-		WithMountedDirectory(srcDir, tree).
-		WithMountedCache("/ccache", client.CacheVolume("llcuda-ccache")),
+	return r.compileObjects(ctx, image, r.script(image, "device.sh", "device/steady.c").WithMountedDirectory(srcDir, tree),
 		"/stages/device.sh", args...)
 }
 
@@ -239,11 +237,8 @@ func (r *stepRun) probe(ctx context.Context, image *dagger.Container) (*dagger.D
 
 // ops is llama.cpp's program that compares what backends compute.
 func (r *stepRun) ops(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
-	client := r.builder.client
-	return r.compile(ctx, r.script(image, "ops.sh").
-		WithMountedDirectory(srcDir, client.Host().Directory(r.step.Source.Dir)).
-		WithMountedCache("/ccache", client.CacheVolume("llcuda-ccache")),
-		"/stages/ops.sh")
+	tree := r.builder.client.Host().Directory(r.step.Source.Dir)
+	return r.compileObjects(ctx, image, r.script(image, "ops.sh").WithMountedDirectory(srcDir, tree), "/stages/ops.sh")
 }
 
 // script mounts a stage's script, what all scripts share, and what this one needs besides.

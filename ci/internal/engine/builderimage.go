@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"dagger.io/dagger"
 
@@ -31,11 +32,7 @@ const BaseMade = "made"
 // registry reference (NAME:TAG, resolved to a digest, or NAME:TAG@DIGEST), or BaseMade. Empty
 // means the reference in docker/cuda12/base.lock, or BaseMade if no registry answers.
 func prepareImage(ctx context.Context, toolkit, base, cacheDir string, progress func(measure.Progress)) (Image, error) {
-	locks := map[string]func() (cuda12.Lock, error){"cuda12": cuda12.DefaultLock, "cuda13": cuda13.DefaultLock}
-	if locks[toolkit] == nil {
-		return Image{}, fmt.Errorf("preparing the builder image: docker has none for the toolkit %s", toolkit)
-	}
-	lock, err := locks[toolkit]()
+	lock, err := lockOf(toolkit)
 	if err != nil {
 		return Image{}, err
 	}
@@ -61,6 +58,25 @@ func prepareImage(ctx context.Context, toolkit, base, cacheDir string, progress 
 	}
 	prepared.Digest = image.Digest(digest, lock, cuda12.InstallScript)
 	return prepared, nil
+}
+
+// lockOf is the lock of a toolkit's builder image.
+func lockOf(toolkit string) (cuda12.Lock, error) {
+	locks := map[string]func() (cuda12.Lock, error){"cuda12": cuda12.DefaultLock, "cuda13": cuda13.DefaultLock}
+	if locks[toolkit] == nil {
+		return nil, fmt.Errorf("preparing the builder image: docker has none for the toolkit %s", toolkit)
+	}
+	return locks[toolkit]()
+}
+
+// imageOn names the image that a toolkit's builder is on a base, as Image.Base names it, and fetches nothing.
+func imageOn(base, toolkit string) (Image, error) {
+	lock, err := lockOf(toolkit)
+	if err != nil {
+		return Image{}, err
+	}
+	_, digest, _ := strings.Cut(base, "@")
+	return Image{Base: base, Digest: image.Digest(digest, lock, cuda12.InstallScript)}, nil
 }
 
 // errMakeBase says that the base is to be made here.

@@ -39,7 +39,10 @@ type Options struct {
 	// is that. Whether the one that is found is, the caller sees in the recipe.
 	Engine string
 	Jobs   int // compile jobs at once on each engine; 0 is as many as its cores and memory allow
-	Source farm.Source
+	// CompilerCache is a folder with what ccache kept of earlier builds, which this one uses and replaces; none if empty.
+	// Whoever can write there decides what is compiled.
+	CompilerCache string
+	Source        farm.Source
 	// Toolkits are those to compile with. The first one's image compiles everything that is no device code.
 	Toolkits []matrix.Toolkit
 	Progress func(farm.Event) // of finding and preparing; Step is "engine"
@@ -128,7 +131,7 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 	session := &Session{}
 	var version string
 	for _, e := range endpoints {
-		b, err := connect(ctx, e, images, opts.CacheDir, opts.Jobs)
+		b, err := connect(ctx, e, images, opts)
 		if err != nil {
 			return nil, errors.Join(err, session.Close())
 		}
@@ -146,9 +149,7 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 				"use engines of one version"}, session.Close())
 		}
 	}
-	for _, toolkit := range opts.Toolkits {
-		session.Recipes = append(session.Recipes, tree.fit(newRecipe(opts.Toolkits[0], toolkit, opts.Source, images, engineName(version))))
-	}
+	session.Recipes = tree.recipes(opts.Toolkits, opts.Source, images, engineName(version))
 	return session, nil
 }
 
@@ -316,12 +317,15 @@ func limitsOf(ctx context.Context, group string) string {
 }
 
 // connect opens a session with one engine.
-func connect(ctx context.Context, e endpoint, images map[string]Image, cacheDir string, jobs int) (*builder, error) {
-	b := &builder{name: e.name, console: &console{}, images: images, cacheDir: cacheDir, jobs: jobs, store: e.builtIn.StateDir}
+func connect(ctx context.Context, e endpoint, images map[string]Image, opts Options) (*builder, error) {
+	b := &builder{
+		name: e.name, console: &console{}, images: images, cacheDir: opts.CacheDir, jobs: opts.Jobs, store: e.builtIn.StateDir,
+		volume: objectsVolume, objects: opts.CompilerCache,
+	}
 	if e.builtIn.Cgroup != "" {
 		b.limits = limitsOf(ctx, e.builtIn.Cgroup)
 	}
-	var opts []dagger.ClientOpt
+	var how []dagger.ClientOpt
 	switch {
 	case e.program != "":
 		starting, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -330,13 +334,13 @@ func connect(ctx context.Context, e endpoint, images map[string]Image, cacheDir 
 		if err != nil {
 			return nil, &UnavailableError{err, ThreeWays}
 		}
-		opts = []dagger.ClientOpt{dagger.WithConn(conn)}
+		how = []dagger.ClientOpt{dagger.WithConn(conn)}
 	case e.host != "":
-		opts = []dagger.ClientOpt{dagger.WithLogOutput(b.console), dagger.WithRunnerHost(e.host)}
+		how = []dagger.ClientOpt{dagger.WithLogOutput(b.console), dagger.WithRunnerHost(e.host)}
 	default:
-		opts = []dagger.ClientOpt{dagger.WithLogOutput(b.console)}
+		how = []dagger.ClientOpt{dagger.WithLogOutput(b.console)}
 	}
-	client, err := dagger.Connect(ctx, opts...)
+	client, err := dagger.Connect(ctx, how...)
 	if err != nil {
 		return nil, &UnavailableError{fmt.Errorf("connecting to the engine %s: %w", e.name, err), ThreeWays}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
@@ -69,6 +70,31 @@ var optional = map[string]bool{
 	"LLAMA_USE_PREBUILT_WEBUI": true,
 }
 
+// Recipes returns how the toolkits compile a source, a recipe for each, where the steps were run elsewhere, on a base image
+// and an engine as those recipes name them. Everything else is this program's own. It asks neither an engine nor a network.
+func Recipes(src farm.Source, toolkits []matrix.Toolkit, base, engine string) ([]farm.Recipe, error) {
+	tree, err := readLlamaTree(src)
+	if err != nil {
+		return nil, err
+	}
+	images := map[string]Image{}
+	for _, toolkit := range toolkits {
+		if images[toolkit.Name], err = imageOn(base, toolkit.Name); err != nil {
+			return nil, err
+		}
+	}
+	return tree.recipes(toolkits, src, images, engine), nil
+}
+
+// recipes are those of the toolkits for this tree. The image of the first toolkit compiles the host half.
+func (t llamaTree) recipes(toolkits []matrix.Toolkit, src farm.Source, images map[string]Image, version string) []farm.Recipe {
+	var recipes []farm.Recipe
+	for _, toolkit := range toolkits {
+		recipes = append(recipes, t.fit(newRecipe(toolkits[0], toolkit, src, images, version)))
+	}
+	return recipes
+}
+
 // newRecipe returns how a tree is compiled: the device half in a toolkit's image, the host half in that of another, or
 // the same.
 func newRecipe(hostToolkit, toolkit matrix.Toolkit, src farm.Source, images map[string]Image, version string) farm.Recipe {
@@ -81,6 +107,7 @@ func newRecipe(hostToolkit, toolkit matrix.Toolkit, src farm.Source, images map[
 		HostImage:    images[hostToolkit.Name].Digest,
 		BaseImage:    image.Base,
 		Runtime:      runtimeKey(image),
+		Stages:       stagesDigest(),
 		Engine:       version,
 		HostCMake:    host,
 		CUDACMake:    cuda,
@@ -131,6 +158,23 @@ func cmakeArguments(src farm.Source) (host, cuda []string) {
 		"-DGGML_BUILD_EXAMPLES=OFF",
 	)
 	return host, cuda
+}
+
+// stagesDigest identifies the scripts of all stages, with what lies beside them.
+func stagesDigest() string {
+	sum := sha256.New()
+	err := fs.WalkDir(stageFiles, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := stageFiles.ReadFile(name)
+		fmt.Fprintf(sum, "%s %d\n%s", name, len(text), text)
+		return err
+	})
+	if err != nil {
+		panic(err) // embedded
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil))
 }
 
 // runtimeKey identifies what a runtime step produces out of files of the image.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/image"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -55,6 +56,32 @@ func TestRecipe(t *testing.T) {
 			if strings.Contains(arg, "LLAMA_") || strings.Contains(arg, "CUDA_ARCHITECTURES") {
 				t.Errorf("%s: the device half has %s", test.name, arg)
 			}
+		}
+	}
+}
+
+// The images of steps that ran elsewhere are those of this checkout's locks on the base that these steps name.
+func TestRecipesElsewhere(t *testing.T) {
+	m, err := spec.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := farm.Source{Dir: t.TempDir(), Version: "0.5.0"}
+	writeFiles(t, src.Dir, newTree())
+	const base = "debian:bookworm-slim@sha256:0123"
+	recipes, err := Recipes(src, m.Toolkits, base, "dagger v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var images []string
+	for i, recipe := range recipes {
+		lock, err := lockOf(m.Toolkits[i].Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		images = append(images, image.Digest("sha256:0123", lock, cuda12.InstallScript))
+		if recipe.BuilderImage != images[i] || recipe.HostImage != images[0] || recipe.BaseImage != base || recipe.Engine != "dagger v1" || recipe.Toolkit != m.Toolkits[i] {
+			t.Errorf("the recipe of %s is %+v", m.Toolkits[i].Name, recipe)
 		}
 	}
 }

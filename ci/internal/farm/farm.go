@@ -9,7 +9,9 @@
 // A release is three kinds of steps. The host step compiles everything but CUDA
 // code, once. A device step compiles the CUDA backend for one SM. A runtime
 // step makes one asset of CUDA's own libraries. A bundle's tree is the host half
-// and one device half put together.
+// and one device half put together. The steps may run on machines that know nothing
+// of each other: then each leaves a part (WritePart), and the machine that has
+// all of them goes on as if it had run the steps itself (Parts).
 //
 // The package does not depend on a container engine, never prints, and never looks inside
 // the files it moves.
@@ -51,6 +53,7 @@ type Recipe struct {
 	HostImage    string         // of that of the host half
 	BaseImage    string         // what both images were made from
 	Runtime      string         // identifies the bytes that the toolkit's runtime steps produce; empty if unknown
+	Stages       string         // digest of the scripts that the steps run
 	Engine       string         // the engine's version; it decides no byte
 	HostCMake    []string       // arguments of the host half
 	CUDACMake    []string       // arguments of the device half, without the architecture
@@ -127,6 +130,27 @@ func (s Step) Toolkit() matrix.Toolkit {
 	return s.Recipe.Toolkit
 }
 
+// Steps are all steps of the jobs: the host step, the runtime steps, and a device step for each job. The jobs share their
+// source and the host half of their recipes.
+func Steps(jobs []Job) []Step {
+	if len(jobs) == 0 {
+		return nil
+	}
+	steps := append([]Step{hostStep(jobs)}, RuntimeSteps(jobs)...)
+	for _, job := range jobs {
+		steps = append(steps, deviceStep(job))
+	}
+	return steps
+}
+
+func hostStep(jobs []Job) Step {
+	return Step{Kind: StepHost, Source: jobs[0].Source, Recipe: jobs[0].Recipe}
+}
+
+func deviceStep(job Job) Step {
+	return Step{Kind: StepDevice, Target: job.Target, Source: job.Source, Recipe: job.Recipe}
+}
+
 // RuntimeSteps are the runtime steps that the jobs need: each runtime once, in the order of the jobs.
 func RuntimeSteps(jobs []Job) []Step {
 	var steps []Step
@@ -169,13 +193,13 @@ func (e Event) Megabytes(at measure.Progress) Event {
 
 // StepStats is what a step cost.
 type StepStats struct {
-	Wall       time.Duration
-	CPUSeconds float64
-	Compiled   int  // objects compiled
-	CacheHits  int  // objects the compiler cache gave
-	Cached     bool // every stage came from the engine's cache
+	Wall       time.Duration `json:"wall_ns"`
+	CPUSeconds float64       `json:"cpu_seconds"`
+	Compiled   int           `json:"compiled"`   // objects compiled
+	CacheHits  int           `json:"cache_hits"` // objects the compiler cache gave
+	Cached     bool          `json:"cached"`     // every stage came from the engine's cache
 	// Untried are the CPU variants of the host step that were compiled and not run: the engine's CPU cannot.
-	Untried []string
+	Untried []string `json:"untried,omitempty"`
 }
 
 // Builder runs steps on one engine, one at a time.

@@ -15,7 +15,7 @@ import (
 // is held to be the cause. It keeps one bad step from taking the farm down.
 const maxEnginesPerStep = 2
 
-// RunOptions are Run's settings. WorkDir and Collect are required.
+// RunOptions are Run's settings. WorkDir and Collect, or CollectPart, are required.
 type RunOptions struct {
 	WorkDir string // for halves and trees; the caller removes it
 	LogDir  string // for one full log a step, NAME.log; none are kept if empty
@@ -26,6 +26,11 @@ type RunOptions struct {
 	// CollectRuntime does the same for a runtime step's folder. Without it
 	// no runtime step runs.
 	CollectRuntime func(ctx context.Context, step Step, dir string) ([]manifests.Artifact, error)
+	// CollectPart, if not nil, gets the folder of every step as it is, and the others nothing: no
+	// tree is put together.
+	CollectPart func(ctx context.Context, step Step, dir string, stats StepStats) ([]manifests.Artifact, error)
+	// Only are the names of the steps to run where CollectPart takes them.
+	Only []string
 	// Known are the archives, by the name of a device or runtime step, that the step would end in,
 	// where they are there already. Such a step is not run, and the host step only for others.
 	Known map[string][]manifests.Artifact
@@ -46,7 +51,7 @@ type Result struct {
 }
 
 // Outcome is how a run ended. Bundles[i] belongs to the i-th job, Runtimes[i] to the i-th of the
-// jobs' runtime steps, if any was requested.
+// jobs' runtime steps, if any was requested. Results of steps that were not requested are zero.
 type Outcome struct {
 	Host     Result
 	Runtimes []Result
@@ -54,7 +59,9 @@ type Outcome struct {
 }
 
 // All lists the results in the order in which a reader looks for a cause.
-func (o Outcome) All() []Result { return slices.Concat([]Result{o.Host}, o.Runtimes, o.Bundles) }
+func (o Outcome) All() []Result {
+	return slices.DeleteFunc(slices.Concat([]Result{o.Host}, o.Runtimes, o.Bundles), func(r Result) bool { return r.Step == "" })
+}
 
 // HostError is why no bundle could be finished: the half that they share failed.
 type HostError struct{ Err error }
@@ -65,7 +72,7 @@ func (e *HostError) Unwrap() error { return e.Err }
 // Run builds the jobs, which share one source and the host half of their recipes. The host step
 // claims a builder first, then the runtime steps, then the SMs in order; each
 // builder has one step at a time. A failed SM stops nothing else; a failed host
-// step stops everything. A builder that loses its engine is retired and its step
+// step stops everything, unless the steps become parts. A builder that loses its engine is retired and its step
 // goes to the next free one, ahead of the others, until the step has cost
 // maxEnginesPerStep engines.
 //
@@ -98,7 +105,7 @@ func checkRun(jobs []Job, builders []Builder, opts RunOptions) error {
 		return errors.New("running the farm: no jobs")
 	case len(builders) == 0:
 		return fmt.Errorf("running the farm: no engine: %w", ErrEngineLost)
-	case opts.WorkDir == "" || opts.Collect == nil:
+	case opts.WorkDir == "" || opts.Collect == nil && opts.CollectPart == nil:
 		return errors.New("running the farm: a work folder and Collect are required")
 	}
 	steps, engines := map[string]bool{}, map[string]bool{}
@@ -169,6 +176,9 @@ func newRun(jobs []Job, builders []Builder, opts RunOptions) *run {
 	}
 	// A step whose archives are known is over, and any other waits for a builder.
 	begin := func(step Step, index int, known bool) Result {
+		if opts.CollectPart != nil && !slices.Contains(opts.Only, step.Name()) {
+			return Result{}
+		}
 		if known {
 			return Result{Step: step.Name(), Stats: StepStats{Cached: true}, Artifacts: opts.Known[step.Name()]}
 		}
@@ -178,11 +188,10 @@ func newRun(jobs []Job, builders []Builder, opts RunOptions) *run {
 	isKnown := func(step Step) bool { return opts.Known[step.Name()] != nil }
 	devices := make([]Step, len(jobs))
 	for i, job := range jobs {
-		devices[i] = Step{Kind: StepDevice, Target: job.Target, Source: job.Source, Recipe: job.Recipe}
+		devices[i] = deviceStep(job)
 	}
-	host := Step{Kind: StepHost, Source: jobs[0].Source, Recipe: jobs[0].Recipe}
-	r.outcome.Host = begin(host, 0, !slices.ContainsFunc(devices, func(s Step) bool { return !isKnown(s) }))
-	if opts.CollectRuntime != nil {
+	r.outcome.Host = begin(hostStep(jobs), 0, !slices.ContainsFunc(devices, func(s Step) bool { return !isKnown(s) }))
+	if opts.CollectRuntime != nil || opts.CollectPart != nil {
 		for i, step := range RuntimeSteps(jobs) {
 			r.outcome.Runtimes = append(r.outcome.Runtimes, begin(step, i, isKnown(step)))
 		}
@@ -218,7 +227,7 @@ func (r *run) assign(ctx context.Context) {
 		return
 	}
 	for i, t := range r.waiting {
-		if t.step.Kind == StepDevice && r.hostDir == "" {
+		if t.step.Kind == StepDevice && r.hostDir == "" && r.opts.CollectPart == nil {
 			continue
 		}
 		r.waiting = slices.Delete(r.waiting, i, i+1)
@@ -269,7 +278,7 @@ func (r *run) endStep(ctx context.Context, stop context.CancelCauseFunc, end ste
 	}
 	switch {
 	case end.err == nil:
-		if t.step.Kind == StepHost {
+		if t.step.Kind == StepHost && r.opts.CollectPart == nil {
 			r.hostDir = end.dir
 			return
 		}
@@ -293,7 +302,7 @@ func (r *run) endStep(ctx context.Context, stop context.CancelCauseFunc, end ste
 	if failed, ok := errors.AsType[*StepError](end.err); ok && len(failed.Tail) > 0 {
 		result.Tail = failed.Tail
 	}
-	if t.step.Kind == StepHost {
+	if t.step.Kind == StepHost && r.opts.CollectPart == nil {
 		stop(&HostError{Err: result.Err})
 	}
 }
@@ -320,6 +329,10 @@ func (e *EngineKillerError) Error() string {
 // collect makes the tree and hands it over.
 func (r *run) collect(ctx context.Context, t *task, host, half string, stats StepStats) collectEnd {
 	end := collectEnd{task: t}
+	if r.opts.CollectPart != nil {
+		end.artifacts, end.err = r.opts.CollectPart(ctx, t.step, half, stats)
+		return end
+	}
 	if t.step.Kind == StepRuntime {
 		end.artifacts, end.err = r.opts.CollectRuntime(ctx, t.step, half)
 		return end
