@@ -19,7 +19,7 @@ import (
 // first hours.
 const minAge = 6 * time.Hour
 
-// NextOptions are NextPin's options. The zero value looks for the newest release, as of the year 1: set Now.
+// NextOptions are NextPin's options. Now is required; without the others it looks for the newest release.
 type NextOptions struct {
 	Repository string // asked in place of the pin's: a URL, or a folder by its whole path
 	To         string // the tag to move to, however new it is
