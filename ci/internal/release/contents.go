@@ -134,7 +134,7 @@ func (d Dir) holds(asset manifests.Artifact) (bool, error) {
 }
 
 func (d Dir) verifyHint() string {
-	return fmt.Sprintf("take the release from where it was made again; go run ./ci verify %s says all that is wrong with it", d)
+	return fmt.Sprintf("copy or download the release again; go run ./ci verify %s lists all that is wrong with it", d)
 }
 
 // Read reads a published release as Dir.Read does, after its signature was verified. No archive is
