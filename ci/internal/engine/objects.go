@@ -15,8 +15,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 )
 
-// objectsLimit is what one step's objects may take. The library of one SM is 134 MB, and ccache compresses what goes into
-// it; GitHub keeps 10 GB of a repository's caches.
+// objectsLimit is what one step's objects may take. All that an engine kept of the real host half and several SMs was
+// 256 MB; GitHub keeps 10 GB of a repository's caches.
 const objectsLimit = 500_000_000
 
 // objects are what ccache keeps of one step: in a volume of the engine, and between two engines that know nothing of each
