@@ -2,7 +2,9 @@ package sbom
 
 import (
 	"bytes"
+	stdjson "encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net/url"
@@ -32,9 +34,9 @@ type Facts struct {
 // Check reads a bill of materials and says what is wrong with it: with its form, as SPDX 2.3 wants it, and with what it
 // says of the archive.
 func Check(text []byte, facts Facts) []string {
-	doc, err := json.Read(bytes.NewReader(text))
+	doc, err := read(text)
 	if err != nil {
-		return []string{fmt.Sprintf("it is not an SPDX document: %v", err)}
+		return []string{err.Error()}
 	}
 	c := checking{doc: doc}
 	c.document()
@@ -47,15 +49,12 @@ func Check(text []byte, facts Facts) []string {
 // modes, which it does not have. It refuses files without a path or a digest, and nothing else that
 // Check finds.
 func Files(text []byte) ([]manifests.File, error) {
-	doc, err := json.Read(bytes.NewReader(text))
+	doc, err := read(text)
 	if err != nil {
-		return nil, fmt.Errorf("it is not an SPDX document: %w", err)
+		return nil, err
 	}
 	var files []manifests.File
 	for i, f := range doc.Files {
-		if f == nil {
-			return nil, fmt.Errorf("file %d is null", i)
-		}
 		file := manifests.File{Path: strings.TrimPrefix(f.FileName, "./"), SHA256: checksum(f.Checksums, common.SHA256)}
 		if !fs.ValidPath(file.Path) || !matrix.IsPrintable(file.Path) || file.SHA256 == "" {
 			return nil, fmt.Errorf("file %d, %q, has no path below the archive's folder, or no SHA256", i, file.Path)
@@ -63,6 +62,28 @@ func Files(text []byte) ([]manifests.File, error) {
 		files = append(files, file)
 	}
 	return files, nil
+}
+
+// read reads a bill of materials. SPDX has no null anywhere, and neither spdx/tools-golang nor this
+// package expects one: the former would end the program.
+func read(text []byte) (*v2_3.Document, error) {
+	for tokens := stdjson.NewDecoder(bytes.NewReader(text)); ; {
+		token, err := tokens.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("it is not an SPDX document: %w", err)
+		}
+		if token == nil {
+			return nil, fmt.Errorf("it is not an SPDX document: there is null at byte %d", tokens.InputOffset())
+		}
+	}
+	doc, err := json.Read(bytes.NewReader(text))
+	if err != nil {
+		return nil, fmt.Errorf("it is not an SPDX document: %w", err)
+	}
+	return doc, nil
 }
 
 type checking struct {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spdx/tools-golang/json"
+	"github.com/spdx/tools-golang/spdx/v2/common"
 	"github.com/spdx/tools-golang/spdx/v2/v2_3"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -226,11 +227,15 @@ func TestCheck(t *testing.T) {
 		{name: "a file less", facts: func(f *sbom.Facts) { f.Files = []manifests.File{} }, within: "which is not in the archive"},
 		{name: "another version", text: func(d *v2_3.Document) { d.DataLicense = "MIT" }, within: "under CC0-1.0"},
 		{name: "no namespace", text: func(d *v2_3.Document) { d.DocumentNamespace = "here" }, within: "namespace"},
-		{name: "no creator", text: func(d *v2_3.Document) { d.CreationInfo.Creators = nil }, within: "no creator"},
+		{name: "no creator", text: func(d *v2_3.Document) { d.CreationInfo.Creators = []common.Creator{} }, within: "no creator"},
 		{name: "not a time", text: func(d *v2_3.Document) { d.CreationInfo.Created = "yesterday" }, within: "not a time"},
 		{name: "a name twice", text: func(d *v2_3.Document) { d.Packages[1].PackageSPDXIdentifier = d.Packages[0].PackageSPDXIdentifier }, within: "there twice"},
 		{name: "a relationship to nothing", text: func(d *v2_3.Document) { d.Relationships[1].RefB.ElementRefID = "nothing" }, within: "nothing"},
 		{name: "a licence without its text", text: func(d *v2_3.Document) { d.OtherLicenses = nil }, within: "whose text is not there"},
+		{name: "a file that is null", text: func(d *v2_3.Document) { d.Files[0] = nil }, within: "null"},
+		{name: "a package that is null", text: func(d *v2_3.Document) { d.Packages[1] = nil }, within: "null"},
+		{name: "a relationship that is null", text: func(d *v2_3.Document) { d.Relationships[1] = nil }, within: "null"},
+		{name: "a license that is null", text: func(d *v2_3.Document) { d.OtherLicenses = append(d.OtherLicenses, nil) }, within: "null"},
 		{name: "no SHA1", text: func(d *v2_3.Document) { d.Files[0].Checksums = d.Files[0].Checksums[1:] }, within: "no SHA1"},
 		{name: "another verification code", text: func(d *v2_3.Document) { d.Packages[0].PackageVerificationCode.Value = "0" }, within: "verification code"},
 		{name: "a package without a name", text: func(d *v2_3.Document) { d.Packages[3].PackageName = "" }, within: "no name"},
@@ -257,7 +262,7 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
-	for _, text := range []string{"", "{}", "[]", `{"spdxVersion":"SPDX-2.3"}`} {
+	for _, text := range []string{"", "{}", "[]", "null", `{"spdxVersion":"SPDX-2.3"}`, `{"creationInfo":null}`, `{"packages":[null]}`, `{"snippets":[null],"annotations":[null]}`} {
 		if problems := sbom.Check([]byte(text), facts(c)); len(problems) == 0 {
 			t.Errorf("%q passed", text)
 		}
