@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"regexp"
@@ -77,7 +78,8 @@ func survey(fsys fs.FS, src farm.Source) (Survey, error) {
 	}
 	host, cuda := cmakeArguments(src)
 	s.Unset = append(dropped(host, all.options("")), dropped(cuda, all.options("ggml"))...)
-	for _, text := range compiled {
+	for _, name := range slices.Sorted(maps.Keys(compiled)) { // of two defaults, always the same one counts
+		text := compiled[name]
 		for _, match := range optionDefault.FindAllStringSubmatch(text, -1) {
 			if slices.Contains(s.Options, match[1]) {
 				s.Defaults[match[1]] = match[2]
