@@ -98,8 +98,16 @@ func (o objects) stage(ctx context.Context, ctr *dagger.Container, args ...strin
 	ctr = o.run.builder.withObjects(o.run.script(ctr, "objects.sh")).WithEnvVariable("STEP", o.run.nonce)
 	var seen int
 	ctr, err := o.run.stage(ctx, name, ctr.WithExec(command), &seen)
-	if err == nil {
-		o.run.events(farm.Event{Stage: name, State: farm.StateDone})
+	if err != nil {
+		return nil, err
 	}
-	return ctr, err
+	said, err := ctr.File("/out/said").Contents(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading what the stage %s said: %w", name, err)
+	}
+	for line := range strings.Lines(said) {
+		o.run.events(farm.Event{Stage: name, State: farm.StateLine, Line: strings.TrimSuffix(line, "\n")})
+	}
+	o.run.events(farm.Event{Stage: name, State: farm.StateDone})
+	return ctr, nil
 }
