@@ -35,7 +35,7 @@ func (b *buildCommand) chooseSteps() error {
 		case len(b.only) > 0:
 			return console.Usage(errors.New("--only and --parts exclude each other"), "--only makes parts, --parts puts them together")
 		case len(b.engines) > 0 || b.base != "" || b.jobs != 0:
-			return console.Usage(errors.New("--parts compiles nothing: --engine, --base and --jobs have no use"), "leave them out")
+			return console.Usage(errors.New("--engine, --base and --jobs have no effect with --parts, which compiles nothing"), "leave them out")
 		}
 		return nil
 	}

@@ -108,7 +108,7 @@ func WritePart(ctx context.Context, to, release string, step Step, dir string, s
 		return fail(err)
 	}
 	var digest manifests.Digest
-	err := replace(name, func(w io.Writer) error {
+	err := ReplaceFile(name, func(w io.Writer) error {
 		file := archive.NewDigester(w)
 		z, err := zstd.NewWriter(file, zstd.WithEncoderConcurrency(1))
 		if err != nil {
@@ -127,7 +127,7 @@ func WritePart(ctx context.Context, to, release string, step Step, dir string, s
 	if err != nil {
 		return fail(err)
 	}
-	err = replace(filepath.Join(to, step.Name()+partFile), func(w io.Writer) error {
+	err = ReplaceFile(filepath.Join(to, step.Name()+partFile), func(w io.Writer) error {
 		_, err := w.Write(append(text, '\n'))
 		return err
 	})
@@ -137,8 +137,8 @@ func WritePart(ctx context.Context, to, release string, step Step, dir string, s
 	return manifests.Artifact{Name: filepath.Base(name), Format: manifests.FormatTarZst, Size: digest.Size, SHA256: digest.SHA256}, nil
 }
 
-// replace writes a file beside its place, and moves it there when it is whole.
-func replace(name string, write func(io.Writer) error) error {
+// ReplaceFile writes a file under another name in its folder, and renames it when it is complete and on disk.
+func ReplaceFile(name string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.partial")
 	if err != nil {
 		return err
@@ -292,7 +292,7 @@ func (p *Parts) Check(ctx context.Context, release string, steps []Step) error {
 		return &PartError{Part: p.paths[name] + partFile, Problem: "no bundle of the selected SMs needs it; select its SM with --sm, or leave the part out"}
 	}
 	if len(missing) > 0 {
-		return &PartError{strings.Join(missing, ", "), "there is no such part", missing}
+		return &PartError{strings.Join(missing, ", "), "the part is missing", missing}
 	}
 	for _, step := range steps {
 		if err := p.check(ctx, release, step); err != nil {
@@ -309,7 +309,7 @@ func (p *Parts) check(ctx context.Context, release string, step Step) error {
 		return &PartError{path + partFile, fmt.Sprintf(format, args...), []string{name}}
 	}
 	if has.Release != release {
-		return refused("it is of release %q, and this is %q", has.Release, release)
+		return refused("it belongs to release %q, not to %q", has.Release, release)
 	}
 	want := step.inputs()
 	all := maps.Clone(want)

@@ -25,6 +25,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
+	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
 )
 
@@ -201,23 +202,11 @@ func exists(name string) bool {
 // WriteFile writes beside the target, syncs and renames, so that readers see the old file or the
 // new one.
 func WriteFile(name string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.partial")
+	err := farm.ReplaceFile(name, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		os.Remove(f.Name())
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
 	return nil
