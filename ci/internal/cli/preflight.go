@@ -127,9 +127,9 @@ func (b *buildCommand) openObjects() error {
 	case b.objects == "":
 		return nil
 	case len(b.parts) > 0:
-		return console.Usage(errors.New("--parts compiles nothing: --compiler-cache has no use"), "leave it out")
+		return console.Usage(errors.New("--compiler-cache has no effect with --parts, which compiles nothing"), "leave it out")
 	case os.Getenv("GITHUB_ACTIONS") == "true" && os.Getenv("GITHUB_REF_TYPE") == "tag":
-		return console.Usage(errors.New("--compiler-cache: what another run left may have no part in a release"), "leave it out; only builds that nobody publishes may use it")
+		return console.Usage(errors.New("--compiler-cache is not allowed for a tag in GitHub Actions: a release must not contain objects from another run"), "leave it out; only builds that nobody publishes may use it")
 	}
 	if err := os.MkdirAll(b.objects, 0o755); err != nil {
 		return console.Usage(fmt.Errorf("--compiler-cache %s: %w", b.objects, err), "give a folder that you may write to")

@@ -17,8 +17,8 @@ type Told struct {
 	Signer *sigverify.Signer
 }
 
-// Tell reads the documents in the folder, and believes a signed release as a client does; it needs no
-// archives. A release that is not signed must not have to be.
+// Tell reads the documents in the folder, and verifies a signed release as a client does; it needs no
+// archives. If mustBeSigned, it refuses a release without a signature.
 func (d Dir) Tell(ctx context.Context, verifier *sigverify.Verifier, mustBeSigned bool) (Told, error) {
 	release, err := d.Manifest()
 	if err != nil {

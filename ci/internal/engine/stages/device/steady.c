@@ -50,7 +50,7 @@ int gettimeofday(struct timeval *restrict now, void *restrict zone) {
 }
 
 time_t time(time_t *now) {
-    struct timespec is = then;
-    clock_gettime(CLOCK_REALTIME, &is);
-    return now ? *now = is.tv_sec : is.tv_sec;
+    struct timespec at;
+    clock_gettime(CLOCK_REALTIME, &at);
+    return now ? *now = at.tv_sec : at.tv_sec;
 }
