@@ -905,6 +905,65 @@ func TestKilledEngineLeavesItsName(t *testing.T) {
 	checkGone(t, other)
 }
 
+// TestEndingEngineIsWaitedFor: a killed engine ends after everything in its PID
+// namespace, and until then is neither one that runs nor one that is gone.
+func TestEndingEngineIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	netNS := newNetNS(t)
+	e := newTestEngine(t, Options{NetNS: netNS})
+	info := mustUp(t, e)
+	other, err := New(Options{Name: e.opts.Name, StateDir: t.TempDir(), NetNS: netNS, ModuleDir: moduleDir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A stopped nsenter does not reap the process it put into the engine's
+	// namespace, and the kernel does not let the engine end before that.
+	guest := exec.Command("nsenter", "--target", strconv.Itoa(info.PID), "--pid", "sleep", "600")
+	if err := guest.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		guest.Process.Signal(unix.SIGCONT)
+		guest.Process.Kill()
+		guest.Wait()
+	})
+	children := fmt.Sprintf("/proc/%d/task/%[1]d/children", guest.Process.Pid)
+	eventually(t, "nsenter starts its program", func() bool {
+		data, err := os.ReadFile(children)
+		return err == nil && len(data) > 0
+	})
+	if err := guest.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(info.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the engine begins to end", func() bool {
+		ending, err := isEnding(info.PID)
+		return err == nil && ending
+	})
+	up := make(chan error, 1)
+	go func() {
+		_, err := other.Up(t.Context(), nil)
+		up <- err
+	}()
+	select {
+	case err := <-up:
+		t.Fatalf("Up beside an engine that is ending did not wait: %v", err)
+	case <-time.After(500 * time.Millisecond):
+	}
+	if err := guest.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-up; err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Down(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	checkGone(t, other)
+}
+
 // TestForeignBridgeIsLeftAlone: an engine in a container can have the network
 // namespace in common with this one, and nothing else.
 func TestForeignBridgeIsLeftAlone(t *testing.T) {

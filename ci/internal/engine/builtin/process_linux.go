@@ -18,21 +18,43 @@ const exitPoll = 100 * time.Millisecond
 // startTime returns when a process started, in clock ticks since boot: with
 // the PID and the boot it names a process for good.
 func startTime(pid int) (uint64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	field, err := readStat(pid)
 	if err != nil {
 		return 0, err
 	}
+	return strconv.ParseUint(field(22), 10, 64)
+}
+
+// isEnding reports whether a process was killed and has yet to end: the first one
+// of a PID namespace waits for all others.
+func isEnding(pid int) (bool, error) {
+	field, err := readStat(pid)
+	if err != nil {
+		return false, err
+	}
+	const exiting = 0x4 // PF_EXITING of Linux' include/linux/sched.h
+	flags, err := strconv.ParseUint(field(9), 10, 64)
+	return flags&exiting != 0, err
+}
+
+// readStat returns the fields of a process' stat, counted from 1 as in
+// proc_pid_stat(5), from the third one on.
+func readStat(pid int) (field func(n int) string, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
 	// The second field is the program's name in parentheses and may hold
-	// anything, so count from the last one: state is field 3, start time 22.
+	// anything, so count from the last one.
 	stat := string(data)
 	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 20 {
-		return 0, fmt.Errorf("reading /proc/%d/stat: %d fields", pid, len(fields)+2)
+		return nil, fmt.Errorf("reading /proc/%d/stat: %d fields", pid, len(fields)+2)
 	}
 	if fields[0] == "Z" || fields[0] == "X" {
-		return 0, os.ErrProcessDone
+		return nil, os.ErrProcessDone
 	}
-	return strconv.ParseUint(fields[19], 10, 64)
+	return func(n int) string { return fields[n-3] }, nil
 }
 
 func bootID() (string, error) {

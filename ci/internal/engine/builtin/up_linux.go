@@ -169,10 +169,19 @@ func (r *record) takeName(ctx context.Context, progress func(string)) error {
 			return err
 		}
 	}
-	if now.StateDir != r.StateDir || proc != nil {
-		if proc != nil {
-			proc.close()
+	running := now.StateDir != r.StateDir
+	if proc != nil {
+		defer proc.close()
+		running = true
+		if ending, err := isEnding(now.PID); err != nil || ending {
+			ended, err := proc.wait(ctx, killTimeout)
+			if err != nil {
+				return err
+			}
+			running = !ended
 		}
+	}
+	if running {
 		return &PreflightError{Problems: []string{fmt.Sprintf("an engine named %s runs with its state in %s", now.Name, now.StateDir)}}
 	}
 	progress("cleaning up after engine " + now.Name + " of " + now.StateDir + ", which was killed")
