@@ -935,6 +935,10 @@ func TestEndingEngineIsWaitedFor(t *testing.T) {
 	if err := guest.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "nsenter stops", func() bool {
+		field, err := readStat(guest.Process.Pid)
+		return err == nil && field(3) == "T"
+	})
 	if err := unix.Kill(info.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
