@@ -51,10 +51,13 @@ func readStat(pid int) (field func(n int) string, err error) {
 	if len(fields) < 20 {
 		return nil, fmt.Errorf("reading /proc/%d/stat: %d fields", pid, len(fields)+2)
 	}
-	if fields[0] == "Z" || fields[0] == "X" {
+	field = func(n int) string { return fields[n-3] }
+	// The first thread can be a zombie while others, counted in field 20, end the
+	// rest of the namespace.
+	if threads := field(20); (field(3) == "Z" || field(3) == "X") && (threads == "0" || threads == "1") {
 		return nil, os.ErrProcessDone
 	}
-	return func(n int) string { return fields[n-3] }, nil
+	return field, nil
 }
 
 func bootID() (string, error) {
