@@ -2,10 +2,12 @@ package bundler
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 )
 
@@ -136,20 +138,27 @@ func (a *audit) checkContents() error {
 	return nil
 }
 
+// scanFile scans device code decompressed, and what of the file is not compressed device code as it is: the stored bytes of
+// compressed code look like text in places, and say something else.
 func (a *audit) scanFile(n *node, s *pathScan) error {
 	f, err := a.fsys.Open(n.path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := s.scan(f); err != nil || n.elf == nil {
+	var compressed []DeviceCode
+	if n.elf != nil {
+		compressed = slices.DeleteFunc(slices.Clone(n.elf.DeviceCode), func(d DeviceCode) bool { return d.Compression == "" })
+	}
+	if len(compressed) == 0 {
+		return s.scan(f)
+	}
+	file := f.(io.ReaderAt) // readELF found that it is one
+	if err := s.scan(without(file, n.info.Size(), compressed)); err != nil {
 		return err
 	}
-	for _, d := range n.elf.DeviceCode {
-		if d.Compression == "" {
-			continue // the scan of the file saw it
-		}
-		if err := scanDeviceCode(f, d.FatbinEntry, s); err != nil {
+	for _, d := range compressed {
+		if err := scanDeviceCode(file, d.FatbinEntry, s); err != nil {
 			a.add(RuleDeviceCode, n.path, "%s for %s: %v; build it again", d.Kind, d.Name(), err)
 			return nil
 		}
@@ -157,8 +166,20 @@ func (a *audit) scanFile(n *node, s *pathScan) error {
 	return nil
 }
 
-func scanDeviceCode(f fs.File, entry FatbinEntry, s *pathScan) error {
-	payload, err := entry.Open(f.(io.ReaderAt)) // readELF found that it is one
+// without reads a file of a size with a zero byte in the place of each piece of device code.
+func without(file io.ReaderAt, size int64, code []DeviceCode) io.Reader {
+	slices.SortFunc(code, func(a, b DeviceCode) int { return cmp.Compare(a.Offset, b.Offset) })
+	var parts []io.Reader
+	at := int64(0)
+	for _, d := range code {
+		parts = append(parts, io.NewSectionReader(file, at, max(0, d.Offset-at)), strings.NewReader("\x00"))
+		at = max(at, d.Offset+d.Size)
+	}
+	return io.MultiReader(append(parts, io.NewSectionReader(file, at, max(0, size-at)))...)
+}
+
+func scanDeviceCode(file io.ReaderAt, entry FatbinEntry, s *pathScan) error {
+	payload, err := entry.Open(file)
 	if err != nil {
 		return err
 	}

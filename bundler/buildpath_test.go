@@ -30,6 +30,39 @@ func TestBuildPathAnywhere(t *testing.T) {
 	}
 }
 
+// TestBuildPathInCompressedCode: compressed bytes are no text. The literals of a compressor lack what it refers back to:
+// "ggml" before "/src/ggml-cuda/mmq.cuh", in cubins of CUDA 13.
+func TestBuildPathInCompressedCode(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "looks-like-a-path.fatbin")
+	if err := os.WriteFile(file, zstdFatbin(t, "\x00"+buildFolder+"mmq.cuh\x00"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	name, err := filepath.Rel(mustAbs(t, "testdata/fatbin"), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := newTree(t, name)
+	library := filepath.Join(dir, "lib/libggml-cuda.so")
+	if data, err := os.ReadFile(library); err != nil || !bytes.Contains(data, []byte(buildFolder+"mmq.cuh")) {
+		t.Fatalf("the library does not hold the path (%v)", err)
+	}
+	if _, err := bundler.Audit(open(t, dir), rules(75)); err != nil {
+		t.Error(err)
+	}
+	// What stands behind the code is text again.
+	f, err := os.OpenFile(library, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(buildFolder + "last.cu"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bundler.Audit(open(t, dir), rules(75)); err == nil || !strings.Contains(err.Error(), "names the build path "+buildFolder+"last.cu; ") {
+		t.Errorf("a path behind the device code: %v", err)
+	}
+}
+
 func mustAbs(t testing.TB, name string) string {
 	t.Helper()
 	abs, err := filepath.Abs(name)

@@ -60,7 +60,7 @@ func TestReadFatbin(t *testing.T) {
 		"a kind not known":           {fatbin(t, "lto75.fatbin"), []string{"0 device code of kind 8 sm_75 lz4"}},
 		"containers back to back":    {join(fatbin(t, "sm75.fatbin"), fatbin(t, "sm86.fatbin")), []string{"0 cubin sm_75", "1 cubin sm_86"}},
 		"padding between containers": {join(fatbin(t, "sm75.fatbin"), zeros(40), fatbin(t, "sm50-plain.fatbin"), zeros(3)), []string{"0 cubin sm_75", "1 cubin sm_50"}},
-		"zstd":                       {zstdFatbin(t), []string{"0 cubin sm_75 zstd"}},
+		"zstd":                       {zstdFatbin(t, ""), []string{"0 cubin sm_75 zstd"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := bundler.ReadFatbin(bytes.NewReader(test.data), int64(len(test.data)))
@@ -74,8 +74,9 @@ func TestReadFatbin(t *testing.T) {
 	}
 }
 
-// zstdFatbin is sm75.fatbin as toolkits from 12.8 on would store it.
-func zstdFatbin(t testing.TB) []byte {
+// zstdFatbin is sm75.fatbin as toolkits from 12.8 on would store it, the code behind what a
+// decompressor skips.
+func zstdFatbin(t testing.TB, skipped string) []byte {
 	t.Helper()
 	const container, entry = 16, 72
 	data := fatbin(t, "sm75.fatbin")
@@ -84,9 +85,16 @@ func zstdFatbin(t testing.TB) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	packed := enc.EncodeAll(cubin, nil)
-	padded := (len(packed) + 7) / 8 * 8
 	le := binary.LittleEndian
+	var packed []byte
+	if skipped != "" {
+		const skippableFrame = 0x184D2A50 // RFC 8878, 3.1.2
+		packed = le.AppendUint32(packed, skippableFrame)
+		packed = le.AppendUint32(packed, uint32(len(skipped)))
+		packed = append(packed, skipped...)
+	}
+	packed = enc.EncodeAll(cubin, packed)
+	padded := (len(packed) + 7) / 8 * 8
 	le.PutUint64(data[8:], uint64(entry+padded))
 	head := data[container : container+entry]
 	le.PutUint64(head[8:], uint64(padded))
@@ -169,7 +177,7 @@ func TestFatbinPayload(t *testing.T) {
 	if plain, packed := read(fatbin(t, "sm50-plain.fatbin")), read(fatbin(t, "sm50-lz4.fatbin")); !bytes.Equal(plain, packed) {
 		t.Error("LZ4 gives other bytes than were compressed")
 	}
-	if plain, packed := read(fatbin(t, "sm75.fatbin")), read(zstdFatbin(t)); !bytes.Equal(plain, packed) {
+	if plain, packed := read(fatbin(t, "sm75.fatbin")), read(zstdFatbin(t, "")); !bytes.Equal(plain, packed) {
 		t.Error("zstd gives other bytes than were compressed")
 	}
 	if ptx := string(read(fatbin(t, "ptx75.fatbin"))); !strings.Contains(ptx, ".target sm_75") || !strings.HasSuffix(strings.TrimRight(ptx, "\n\x00"), "}") {
@@ -181,7 +189,7 @@ func TestFatbinPayload(t *testing.T) {
 // else.
 func TestFatbinPayloadLength(t *testing.T) {
 	for _, delta := range []int{-1, +1} {
-		for name, data := range map[string][]byte{"lz4": fatbin(t, "sm50-lz4.fatbin"), "zstd": zstdFatbin(t)} {
+		for name, data := range map[string][]byte{"lz4": fatbin(t, "sm50-lz4.fatbin"), "zstd": zstdFatbin(t, "")} {
 			const rawSize = 16 + 56
 			binary.LittleEndian.PutUint64(data[rawSize:], uint64(int(binary.LittleEndian.Uint64(data[rawSize:]))+delta))
 			r := bytes.NewReader(data)
@@ -209,7 +217,7 @@ func FuzzReadFatbin(f *testing.F) {
 	for _, name := range names {
 		f.Add(fatbin(f, filepath.Base(name)))
 	}
-	f.Add(zstdFatbin(f))
+	f.Add(zstdFatbin(f, ""))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		const enough = 1 << 20
 		r := bytes.NewReader(data)
