@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -27,6 +28,9 @@ const bumpVariable = "LLCUDA_TEST_BUMP"
 // are not built again.
 const keepVariable = "LLCUDA_TEST_KEEP"
 
+// wholeLimit is how long compiling the whole llama.cpp may take, on a machine with two cores.
+const wholeLimit = 3 * time.Hour
+
 // TestBump walks with the real llama.cpp the way that testChain walks with minillama. It compiles all of it twice, for one SM.
 func TestBump(t *testing.T) {
 	from, to, ok := strings.Cut(os.Getenv(bumpVariable), "...")
@@ -39,6 +43,7 @@ func TestBump(t *testing.T) {
 	}
 	f := newFarm(t)
 	c := f.newChain(t)
+	c.limit = wholeLimit
 	m := move{before: "v0.0.1-bump", after: "v0.0.2-bump", from: strings.TrimPrefix(from, "v"), to: strings.TrimPrefix(to, "v"), bump: []string{"--to", to}}
 	m.dir, m.next = filepath.Join(keep, m.before), filepath.Join(keep, m.after)
 	c.run(t, f.bin, cosigntest.Workflow{}, "bump", "--to", from, "--back").want(t, 0)

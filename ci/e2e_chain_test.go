@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
@@ -143,12 +144,13 @@ type chain struct {
 	origin   string // the repository that the checkout was made of, bare
 	sigstore *cosigntest.Stack
 	github   *ghtest.Server
+	limit    time.Duration // of a command
 }
 
 // newChain checks out the last commit.
 func (f *farm) newChain(t *testing.T) *chain {
 	c := &chain{
-		checkout: filepath.Join(t.TempDir(), "checkout"), origin: filepath.Join(t.TempDir(), "origin"), sigstore: cosigntest.Start(t),
+		checkout: filepath.Join(t.TempDir(), "checkout"), origin: filepath.Join(t.TempDir(), "origin"), sigstore: cosigntest.Start(t), limit: commandLimit,
 		github: ghtest.New(t, ghtest.Options{Repositories: []string{manifests.Repository}, Immutable: true}),
 	}
 	command(t, "..", "git", "clone", "--quiet", "--shared", ".", c.checkout)
@@ -174,7 +176,7 @@ func (c *chain) run(t *testing.T, bin string, workflow cosigntest.Workflow, args
 	for name, value := range c.sigstore.Runner(t, workflow) {
 		environment = append(environment, name+"="+value)
 	}
-	return startProcess(t, "env", slices.Concat(environment, []string{bin}, args)...).wait()
+	return startFor(t, c.limit, "env", slices.Concat(environment, []string{bin}, args)...).wait()
 }
 
 // unpackClient unpacks the client of a release.

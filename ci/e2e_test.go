@@ -163,7 +163,13 @@ type process struct {
 
 func startProcess(t testing.TB, name string, args ...string) *process {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
+	return startFor(t, commandLimit, name, args...)
+}
+
+// startFor starts a command that may run so long.
+func startFor(t testing.TB, limit time.Duration, name string, args ...string) *process {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	p := &process{t: t, cmd: exec.CommandContext(ctx, name, args...), began: time.Now(), read: make(chan struct{})}
 	p.more = sync.NewCond(&p.mu)
