@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
@@ -22,27 +23,15 @@ import (
 func (f *farm) testChain(t *testing.T) {
 	dir := t.TempDir()
 	linkFiles(t, f.release(t), dir, "*")
-	sigstore := cosigntest.Start(t)
-	github := ghtest.New(t, ghtest.Options{Repositories: []string{manifests.Repository}, Immutable: true})
-	workflow := cosigntest.Workflow{Ref: "refs/tags/" + e2eRelease}
-
-	// The release is made from a checkout, as it stands in the last commit.
-	checkout := filepath.Join(t.TempDir(), "checkout")
-	command(t, "..", "git", "clone", "--quiet", "--shared", ".", checkout)
+	c := f.newChain(t)
+	sigstore, github := c.sigstore, c.github
+	workflow := releaseWorkflow(e2eRelease)
 	ci := func(args ...string) result {
 		t.Helper()
-		environment := []string{"-C", checkout, "GITHUB_TOKEN=" + github.Token, "GITHUB_API_URL=" + github.APIURL, "GITHUB_SERVER_URL=" + github.URL,
-			// The packaged client knows the numbers of the repository that signs.
-			"GITHUB_ACTIONS=true", "GITHUB_SHA=", "GITHUB_REPOSITORY=" + manifests.Repository,
-			"GITHUB_REPOSITORY_ID=" + cosigntest.RepositoryID, "GITHUB_REPOSITORY_OWNER_ID=" + cosigntest.OwnerID}
-		for name, value := range sigstore.Runner(t, workflow) {
-			environment = append(environment, name+"="+value)
-		}
-		return startProcess(t, "env", slices.Concat(environment, []string{f.bin}, args)...).wait()
+		return c.run(t, f.bin, workflow, args...)
 	}
-	public := []string{"--trusted-root", sigstore.TrustedRoot}
-	release := append([]string{"release", "--release", e2eRelease, "--sm", "all", "--llama", f.llama, "--base", "made", "--out", dir,
-		"--signing-config", sigstore.SigningConfig}, public...)
+	public := c.public()
+	release := append([]string{"release", "--release", e2eRelease, "--sm", "all", "--llama", f.llama, "--base", "made", "--out", dir}, c.signing()...)
 
 	// publish refuses a folder that is not signed.
 	ci(append([]string{"publish", "github", dir}, public...)...).want(t, 3)
@@ -70,8 +59,7 @@ func (f *farm) testChain(t *testing.T) {
 		t.Errorf("assets %v, want the folder's files %v", names, want)
 	}
 
-	unpacked := t.TempDir()
-	command(t, unpacked, "tar", "-xf", filepath.Join(dir, "llcuda-fetch-linux-"+runtime.GOARCH+".tar.gz"))
+	unpacked := unpackClient(t, dir)
 	client := filepath.Join(unpacked, "llcuda-fetch")
 	folder := fmt.Sprintf("%s/%s/releases/download/%s", github.URL, manifests.Repository, e2eRelease)
 	for _, host := range []struct {
@@ -125,9 +113,9 @@ func (f *farm) testChain(t *testing.T) {
 	t.Run("Forged", func(t *testing.T) {
 		forged := t.TempDir()
 		linkFiles(t, f.release(t), forged, "*")
-		workflow = cosigntest.Workflow{Repository: "evil/" + filepath.Base(manifests.Repository), Ref: workflow.Ref}
+		workflow := cosigntest.Workflow{Repository: "evil/" + filepath.Base(manifests.Repository), Ref: workflow.Ref}
 		address := "https://github.com/" + workflow.Repository + strings.TrimPrefix(manifests.SignerIdentity, manifests.RepositoryURL)
-		ci("sign", forged, "--signing-config", sigstore.SigningConfig, "--trusted-root", sigstore.TrustedRoot, "--identity", address).want(t, 0)
+		c.run(t, f.bin, workflow, append([]string{"sign", forged, "--identity", address}, c.signing()...)...).want(t, 0)
 		home := t.TempDir()
 		startProcess(t, client, "install", "--home", home, "--mirror", forged, "--trusted-root", sigstore.TrustedRoot, "--allow-cpu").wait().want(t, 3, "hint: ")
 		if left := installedIn(t, home); len(left) > 0 {
@@ -146,6 +134,57 @@ func (f *farm) testChain(t *testing.T) {
 			}
 		}
 	})
+
+	t.Run("Bump", func(t *testing.T) { c.bumpMinillama(t, f, dir) })
+}
+
+// A chain is what the commands of a release meet: a checkout of the repository, and GitHub with releases and a Sigstore.
+type chain struct {
+	checkout string
+	origin   string // the repository that the checkout was made of, bare
+	sigstore *cosigntest.Stack
+	github   *ghtest.Server
+	limit    time.Duration // of a command
+}
+
+// newChain checks out the last commit.
+func (f *farm) newChain(t *testing.T) *chain {
+	c := &chain{
+		checkout: filepath.Join(t.TempDir(), "checkout"), origin: filepath.Join(t.TempDir(), "origin"), sigstore: cosigntest.Start(t), limit: commandLimit,
+		github: ghtest.New(t, ghtest.Options{Repositories: []string{manifests.Repository}, Immutable: true}),
+	}
+	command(t, "..", "git", "clone", "--quiet", "--shared", ".", c.checkout)
+	command(t, "", "git", "clone", "--quiet", "--bare", "--shared", c.checkout, c.origin)
+	command(t, c.checkout, "git", "remote", "set-url", "origin", c.origin)
+	command(t, c.checkout, "git", "push", "--quiet", "origin", "HEAD:refs/heads/main")
+	return c
+}
+
+// releaseWorkflow is release.yml, which runs for a tag.
+func releaseWorkflow(tag string) cosigntest.Workflow {
+	return cosigntest.Workflow{Ref: "refs/tags/" + tag}
+}
+
+// run runs a ci in the checkout, as a workflow does for its commit on GitHub's runner.
+func (c *chain) run(t *testing.T, bin string, workflow cosigntest.Workflow, args ...string) result {
+	t.Helper()
+	workflow.Commit = strings.TrimSpace(command(t, c.checkout, "git", "rev-parse", "HEAD"))
+	environment := []string{"-C", c.checkout, "GITHUB_TOKEN=" + c.github.Token, "GITHUB_API_URL=" + c.github.APIURL, "GITHUB_SERVER_URL=" + c.github.URL,
+		// The packaged client knows the numbers of the repository that signs.
+		"GITHUB_ACTIONS=true", "GITHUB_SHA=" + workflow.Commit, "GITHUB_REPOSITORY=" + manifests.Repository,
+		"GITHUB_REPOSITORY_ID=" + cosigntest.RepositoryID, "GITHUB_REPOSITORY_OWNER_ID=" + cosigntest.OwnerID}
+	for name, value := range c.sigstore.Runner(t, workflow) {
+		environment = append(environment, name+"="+value)
+	}
+	return startFor(t, c.limit, "env", slices.Concat(environment, []string{bin}, args)...).wait()
+}
+
+// unpackClient unpacks the client of a release.
+func unpackClient(t *testing.T, dir string) string {
+	t.Helper()
+	unpacked := t.TempDir()
+	command(t, unpacked, "tar", "-xf", filepath.Join(dir, "llcuda-fetch-linux-"+runtime.GOARCH+".tar.gz"))
+	return unpacked
 }
 
 // installedIn lists the bundles of a store.

@@ -36,7 +36,9 @@ func (f *farm) testParts(t *testing.T) {
 	f.run(t, "verify", out).want(t, 0)
 
 	refused := t.TempDir()
-	collect(f.llama, refused).want(t, 3, "its source tree is", "hint: build it from this checkout")
+	other := copyTree(t, f.llama) // another change of the same commit
+	change(t, other, "src/llama.cpp", unseen)
+	collect(other, refused).want(t, 3, "its source tree is", "hint: build it from this checkout")
 	if names := fileNames(t, refused); len(names) > 0 {
 		t.Errorf("it made %v", names)
 	}

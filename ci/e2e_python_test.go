@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -21,7 +20,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/python/pythontest"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
-	"github.com/waqasm86/llcuda-farm/publisher/cosigntest"
 )
 
 // The Python package on the real llama-server, in a bundle that the farm built, signed and served: its own tests, and what
@@ -168,26 +166,16 @@ func (f *farm) pythonRelease(t *testing.T) signedRelease {
 	}
 	checkNotices(t, llama, string(texts))
 
-	checkout := filepath.Join(t.TempDir(), "checkout")
-	command(t, "..", "git", "clone", "--quiet", "--shared", ".", checkout)
-	sigstore := cosigntest.Start(t)
-	environment := []string{"-C", checkout, "GITHUB_ACTIONS=true", "GITHUB_SHA=", "GITHUB_REPOSITORY=" + manifests.Repository,
-		"GITHUB_REPOSITORY_ID=" + cosigntest.RepositoryID, "GITHUB_REPOSITORY_OWNER_ID=" + cosigntest.OwnerID}
-	for name, value := range sigstore.Runner(t, cosigntest.Workflow{Ref: "refs/tags/" + e2eRelease}) {
-		environment = append(environment, name+"="+value)
-	}
+	c := f.newChain(t)
 	ci := func(args ...string) {
 		t.Helper()
-		startProcess(t, "env", slices.Concat(environment, []string{f.bin}, args)...).wait().want(t, 0)
+		c.run(t, f.bin, releaseWorkflow(e2eRelease), args...).want(t, 0)
 	}
 	ci("client", dir, "--base", "made")
 	ci("wheel", dir, "--base", "made")
 	ci("wheel", dir, "--base", "made")
-	ci("sign", dir, "--signing-config", sigstore.SigningConfig, "--trusted-root", sigstore.TrustedRoot)
-
-	unpacked := t.TempDir()
-	command(t, unpacked, "tar", "-xf", filepath.Join(dir, "llcuda-fetch-linux-"+runtime.GOARCH+".tar.gz"))
-	return signedRelease{dir, filepath.Join(unpacked, "llcuda-fetch"), sigstore.TrustedRoot}
+	ci(append([]string{"sign", dir}, c.signing()...)...)
+	return signedRelease{dir, filepath.Join(unpackClient(t, dir), "llcuda-fetch"), c.sigstore.TrustedRoot}
 }
 
 // realLlama is the pinned llama.cpp without what only a GPU needs, and with less to compile: one CUDA kernel, two CPU

@@ -78,7 +78,7 @@ const (
 type farm struct {
 	bin   string // the compiled ci
 	cache string // where ci keeps sources and packages
-	llama string // minillama, outside of any repository
+	llama string // minillama, in a repository of its own
 	all   func() release
 }
 
@@ -100,7 +100,8 @@ func newFarm(t testing.TB) *farm {
 		cache: filepath.Join(cache, "llcuda"),
 		llama: copyTree(t, filepath.Join("testdata", "minillama")),
 	}
-	if out, err := exec.Command("go", "build", "-o", f.bin, ".").CombinedOutput(); err != nil {
+	commitLlama(t, f.llama, "v0.5.0", "2020-01-01T00:00:00Z")
+	if out, err := exec.Command("go", "build", "-trimpath", "-o", f.bin, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	f.all = sync.OnceValue(func() release {
@@ -162,7 +163,13 @@ type process struct {
 
 func startProcess(t testing.TB, name string, args ...string) *process {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
+	return startFor(t, commandLimit, name, args...)
+}
+
+// startFor starts a command that may run so long.
+func startFor(t testing.TB, limit time.Duration, name string, args ...string) *process {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	p := &process{t: t, cmd: exec.CommandContext(ctx, name, args...), began: time.Now(), read: make(chan struct{})}
 	p.more = sync.NewCond(&p.mu)

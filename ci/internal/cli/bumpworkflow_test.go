@@ -9,10 +9,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/waqasm86/llcuda-farm/manifests/python"
 )
 
 // What reads upstream's files may write nothing, and what may write runs no code but its own script: no checkout, no program
-// of the repository, and of the job before only two files.
+// of the repository, and of the job before only three files.
 func TestBumpWorkflow(t *testing.T) {
 	all := workflows(t)
 	w := all["bump.yml"]
@@ -61,12 +63,13 @@ func TestBumpWorkflow(t *testing.T) {
 // gh answers as GitHub would, from the environment, and writes down what changes something.
 const fakeGH = `#!/bin/sh
 case "$*" in
-*--method*|*"pulls -f"*|*"git/refs -f"*|*"git/commits -f"*|"workflow run"*|"issue create"*) echo "$*" >> "$LOG" ;;
+*--method*|*"pulls -f"*|*"git/trees -f"*|*"git/refs -f"*|*"git/commits -f"*|"workflow run"*|"issue create"*) echo "$*" >> "$LOG" ;;
 esac
 case "$2" in
 */git/blobs) echo newblob ;;
 */git/matching-refs/heads/*) echo "$HEAD" ;;
 */contents/matrix/matrix.yaml*) echo "$THERE" ;;
+*/contents/manifests/python/pyproject.toml*) echo "$RAISED" ;;
 */git/commits/*) echo basetree ;;
 */git/commits) echo newcommit ;;
 */commits/*) echo "$AUTHOR" ;;
@@ -81,6 +84,9 @@ func TestBumpProposes(t *testing.T) {
 	j := workflows(t)["bump.yml"].Jobs["propose"]
 	s := stepOf(t, j, "Open the pull request, or update the one that is open")
 	const (
+		tree = "api repos/o/r/git/trees -f base_tree=basetree" +
+			" -f tree[][path]=matrix/matrix.yaml -f tree[][mode]=100644 -f tree[][type]=blob -f tree[][sha]=newblob" +
+			" -f tree[][path]=manifests/python/pyproject.toml -f tree[][mode]=100644 -f tree[][type]=blob -f tree[][sha]=newblob --jq .sha"
 		commit = "api repos/o/r/git/commits -f message=Build llama.cpp 0.6.0 -f tree=newtree -f parents[]=main --jq .sha"
 		create = "api repos/o/r/git/refs -f ref=refs/heads/bump/llama.cpp -f sha=newcommit --silent"
 		move   = "api repos/o/r/git/refs/heads/bump/llama.cpp --method PATCH -f sha=newcommit -F force=true --silent"
@@ -90,29 +96,31 @@ func TestBumpProposes(t *testing.T) {
 		bot    = "github-actions[bot]"
 	)
 	for name, test := range map[string]struct {
-		head, there, author, last string
-		want                      []string
+		head, there, raised, author, last string
+		want                              []string
 	}{
-		"the first":                           {want: []string{commit, create, open, start}},
-		"a newer one":                         {"old", "oldblob", bot, "open 7 old", []string{commit, move, update, start}},
-		"after a merged one":                  {"old", "oldblob", bot, "closed 6 old", []string{commit, move, open, start}},
-		"the same":                            {"old", "newblob", bot, "open 7 old", []string{update}},
-		"the same, closed":                    {"old", "newblob", bot, "closed 7 old", nil},
-		"the branch was made, and no request": {"old", "newblob", bot, "closed 6 older", []string{open, start}},
-		"somebody works on it":                {"old", "oldblob", "somebody", "open 7 old", nil},
-		"somebody unknown works on it":        {"old", "oldblob", "", "open 7 old", nil},
-		"somebody works on the same":          {"old", "newblob", "somebody", "open 7 old", []string{update}},
+		"the first":                              {want: []string{tree, commit, create, open, start}},
+		"a newer one":                            {"old", "oldblob", "oldblob", bot, "open 7 old", []string{tree, commit, move, update, start}},
+		"after a merged one":                     {"old", "oldblob", "oldblob", bot, "closed 6 old", []string{tree, commit, move, open, start}},
+		"the same":                               {"old", "newblob", "newblob", bot, "open 7 old", []string{update}},
+		"the same, closed":                       {"old", "newblob", "newblob", bot, "closed 7 old", nil},
+		"the branch was made, and no request":    {"old", "newblob", "newblob", bot, "closed 6 older", []string{open, start}},
+		"somebody works on it":                   {"old", "oldblob", "oldblob", "somebody", "open 7 old", nil},
+		"somebody unknown works on it":           {"old", "oldblob", "oldblob", "", "open 7 old", nil},
+		"somebody works on the same":             {"old", "newblob", "newblob", "somebody", "open 7 old", []string{update}},
+		"main released the package's version":    {"old", "newblob", "oldblob", bot, "open 7 old", []string{tree, commit, move, update, start}},
+		"the same, closed, and main released it": {"old", "newblob", "oldblob", bot, "closed 7 old", nil},
+		"somebody raised the package's version":  {"old", "newblob", "oldblob", "somebody", "open 7 old", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, programs := t.TempDir(), t.TempDir()
 			log := filepath.Join(programs, "log")
-			if err := errors.Join(os.Mkdir(filepath.Join(dir, "matrix"), 0o755), os.WriteFile(filepath.Join(dir, "bump.md"), []byte("Build llama.cpp 0.6.0\n\ntext\n"), 0o644),
-				os.WriteFile(filepath.Join(dir, "matrix", "matrix.yaml"), []byte("pin\n"), 0o644),
+			if err := errors.Join(os.WriteFile(filepath.Join(dir, "bump.md"), []byte("Build llama.cpp 0.6.0\n\ntext\n"), 0o644),
 				os.WriteFile(filepath.Join(programs, "gh"), []byte(fakeGH), 0o755), os.WriteFile(log, nil, 0o644)); err != nil {
 				t.Fatal(err)
 			}
 			out, err := script(t, s, dir, programs, "GH_REPO=o/r", "BASE=main", "BRANCH="+s.Env["BRANCH"], "RUN=https://example.org/runs/1", "LOG="+log,
-				"HEAD="+test.head, "THERE="+test.there, "AUTHOR="+test.author, "LAST="+test.last)
+				"HEAD="+test.head, "THERE="+test.there, "RAISED="+test.raised, "AUTHOR="+test.author, "LAST="+test.last)
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
@@ -126,7 +134,7 @@ func TestBumpProposes(t *testing.T) {
 			if len(test.want) == 0 && !strings.Contains(out, "::notice::") {
 				t.Errorf("it does not say why: %s", out)
 			}
-			if text := string(read(t, filepath.Join(dir, "body.md"))); !strings.HasPrefix(text, "text\n\nMade by https://example.org/runs/1.") {
+			if text := string(read(t, filepath.Join(dir, "body.md"))); !strings.HasPrefix(text, "text\n\nThe version of the Python package is raised") || !strings.Contains(text, "\n\nMade by https://example.org/runs/1.") {
 				t.Errorf("the text is %q", text)
 			}
 		})
@@ -151,11 +159,7 @@ func TestBumpLooks(t *testing.T) {
 				os.WriteFile(file("go"), []byte("#!/bin/sh\necho \"$@\" > "+file("ran")+"\n"+test.command+"\n"), 0o755), os.WriteFile(file("output"), nil, 0o644)); err != nil {
 				t.Fatal(err)
 			}
-			for _, args := range []string{"init -q", "add -A", "-c user.name=T -c user.email=t@example.org commit -q -m all"} {
-				if out, err := exec.Command("git", append([]string{"-C", dir}, strings.Fields(args)...)...).CombinedOutput(); err != nil {
-					t.Fatalf("git %s: %v\n%s", args, err, out)
-				}
-			}
+			commitAll(t, dir)
 			out, err := script(t, s, dir, programs, "TO="+test.to, "BACK="+test.back, "GONE="+test.gone, "GITHUB_OUTPUT="+file("output"), "GITHUB_STEP_SUMMARY="+file("summary"))
 			if (err != nil) != test.failed {
 				t.Errorf("%v\n%s", err, out)
@@ -170,6 +174,50 @@ func TestBumpLooks(t *testing.T) {
 				t.Errorf("the text is %q, the summary %q", text, read(t, file("summary")))
 			}
 		})
+	}
+}
+
+// A release has a client that no other has, so the package that it goes into needs another version, however that is written.
+func TestBumpRaises(t *testing.T) {
+	s := stepOf(t, workflows(t)["bump.yml"].Jobs["look"], "Raise the version of the Python package")
+	own := string(read(t, filepath.Join(repositoryRoot, "manifests", "python", "pyproject.toml")))
+	version, err := python.Version()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for before, after := range map[string]string{"3.0.0": "3.0.1", "3.9.9": "3.9.10", "10.0.199": "10.0.200", "3.1.0rc1": "3.1.0rc2", "3.0.0.dev0": "3.0.0.dev1", "3.1.0a": ""} {
+		t.Run(before, func(t *testing.T) {
+			dir := t.TempDir()
+			with := func(number string) string {
+				return strings.Replace(own, "\nversion = \""+version+"\"\n", "\nversion = \""+number+"\"\n", 1)
+			}
+			file := filepath.Join(dir, "manifests", "python", "pyproject.toml")
+			if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(with(before)), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			commitAll(t, dir)
+			out, err := script(t, s, dir, t.TempDir())
+			want := with(after)
+			if after == "" {
+				want = with(before)
+			}
+			if (err != nil) != (after == "") || strings.Contains(out, "::error ") != (after == "") {
+				t.Errorf("%v\n%s", err, out)
+			}
+			if diff := cmp.Diff(want, string(read(t, file))); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// commitAll makes a repository of a folder.
+func commitAll(t *testing.T, dir string) {
+	t.Helper()
+	for _, args := range []string{"init -q", "add -A", "-c user.name=T -c user.email=t@example.org commit -q -m all"} {
+		if out, err := exec.Command("git", append([]string{"-C", dir}, strings.Fields(args)...)...).CombinedOutput(); err != nil {
+			t.Fatalf("git %s: %v\n%s", args, err, out)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/manifests/python"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 )
 
@@ -55,6 +56,10 @@ func scripts(t *testing.T, dir string) testscript.Params {
 	if err != nil {
 		t.Fatal(err)
 	}
+	packaged, err := python.Version()
+	if err != nil {
+		t.Fatal(err)
+	}
 	builds, modules, _ := strings.Cut(strings.TrimSpace(string(caches)), "\n")
 	return testscript.Params{
 		Dir:                 dir,
@@ -65,10 +70,11 @@ func scripts(t *testing.T, dir string) testscript.Params {
 			env.Setenv("SOURCE_DATE_EPOCH", "")
 			env.Setenv("REPO", repository)
 			env.Setenv("REPOSITORY", manifests.Repository)
-			// The pin moves with every release of llama.cpp.
+			// The pin and the version of the Python package move with every release of llama.cpp.
 			env.Setenv("LLAMA_VERSION", m.LlamaCPP.Version)
 			env.Setenv("LLAMA_REF", m.LlamaCPP.Ref)
 			env.Setenv("LLAMA_COMMIT", m.LlamaCPP.Commit)
+			env.Setenv("PYTHON_VERSION", packaged)
 			env.Setenv("GOCACHE", builds)
 			env.Setenv("GOMODCACHE", modules)
 			return nil

@@ -20,6 +20,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/goreleaser"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
+	"github.com/waqasm86/llcuda-farm/manifests/python"
 	"github.com/waqasm86/llcuda-farm/manifests/python/pythontest"
 	"github.com/waqasm86/llcuda-farm/publisher/wheel"
 )
@@ -106,7 +107,7 @@ func testSameWheels(t *testing.T, m pypiMade) {
 	if err := os.CopyFS(string(copied), os.DirFS(string(m.dist()))); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range wheel.Names("3.0.0") {
+	for _, name := range wheelNames(t) {
 		if err := os.Remove(copied.Path(name)); err != nil {
 			t.Fatal(err)
 		}
@@ -117,18 +118,28 @@ func testSameWheels(t *testing.T, m pypiMade) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, name := range wheel.Names("3.0.0") {
+	for _, name := range wheelNames(t) {
 		if !bytes.Equal(read(t, m.dist().Path(name)), read(t, copied.Path(name))) {
 			t.Errorf("%s is not the same", name)
 		}
 	}
 }
 
+// wheelNames are the names of this checkout's wheels.
+func wheelNames(t *testing.T) []string {
+	t.Helper()
+	version, err := python.Version()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wheel.Names(version)
+}
+
 // The tools of the ecosystem find nothing to object to.
 func testWheelTools(t *testing.T, m pypiMade) {
 	tools := pythontest.Tools(t)
 	var paths []string
-	for _, name := range wheel.Names("3.0.0") {
+	for _, name := range wheelNames(t) {
 		paths = append(paths, m.dist().Path(name))
 	}
 	linux := paths[1]
@@ -254,7 +265,7 @@ func testKilledPublish(t *testing.T, m pypiMade) {
 		t.Fatal(err)
 	}
 	args := []string{"publish", "pypi", string(m.dist()), "--public-key", filepath.Join(m.dir, "key.pub"), "--repository", "loop", "--config-file", config, "--cache", filepath.Join(m.cache, "llcuda")}
-	names := wheel.Names("3.0.0")
+	names := wheelNames(t)
 	for _, there := range []int{0, 1} { // killed when so many files have arrived
 		for _, name := range names {
 			if err := os.Remove(filepath.Join(packages, name)); err != nil && !os.IsNotExist(err) {
