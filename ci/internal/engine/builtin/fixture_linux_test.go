@@ -25,10 +25,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These tests run real engines. They share the compiled programs with the user
-// (the user's cache) and nothing else: names, state and network namespaces are
-// their own, so that an engine running on this host is not touched.
-
 // lastEngine numbers the engines of this process.
 var lastEngine atomic.Int32
 
