@@ -291,8 +291,9 @@ func (u *user) update(c *chain, m move) {
 		return names
 	}
 	u.run("install", "--update").want(u.t, 0, "of release "+m.after+" installed")
-	want := []string{bundleName(75) + ".tar.zst"}
-	if diff := cmp.Diff(want, archives()); diff != "" {
+	downloaded := archives()
+	// A large archive comes in pieces.
+	if diff := cmp.Diff([]string{bundleName(75) + ".tar.zst"}, slices.Compact(slices.Clone(downloaded))); diff != "" {
 		u.t.Errorf("archives that the update downloaded (-want +got):\n%s", diff)
 	}
 	u.wantVersion(m.to)
@@ -304,7 +305,7 @@ func (u *user) update(c *chain, m move) {
 	u.wantVersion(m.from)
 	u.run("install", "--update").want(u.t, 0)
 	u.wantVersion(m.to)
-	if diff := cmp.Diff(want, archives()); diff != "" {
+	if diff := cmp.Diff(downloaded, archives()); diff != "" {
 		u.t.Errorf("archives that were downloaded in the end (-want +got):\n%s", diff)
 	}
 }
