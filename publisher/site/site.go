@@ -277,5 +277,10 @@ func (p page) Data() any {
 	return data
 }
 
+// UsesPTX reports whether the release has PTX for newer GPUs.
+func (p page) UsesPTX() bool {
+	return slices.ContainsFunc(p.Bundles(), func(a manifests.Artifact) bool { return len(a.DeviceCode.PTX) > 0 })
+}
+
 // Oldest is the oldest compute capability with a bundle.
 func (p page) Oldest() string { return p.Bundles()[0].SM.Capability() }

@@ -265,17 +265,24 @@ func TestHistory(t *testing.T) {
 
 // A release of one bundle, without the client, has a page as well.
 func TestSmallRelease(t *testing.T) {
-	r := seed(t)
-	r.Assets = slices.DeleteFunc(r.Assets, func(a manifests.Artifact) bool {
-		return a.Kind == manifests.KindBundle && a.SM != 90 || a.Kind == manifests.KindCUDART && !a.DeviceCode.Cubin[0].SM.RunsCubin(matrix.Code{SM: 90})
-	})
-	page, err := Page(Release{r, nil}, nil, Options{Downloads: "https://example.org"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for text, want := range map[string]int{"llcuda-bins-sm86": 0, "install.sh": 0, "farm.pub": 2, "<h2 id=\"speed-title\">": 0, "From v": 0} {
-		if got := bytes.Count(page, []byte(text)); got != want {
-			t.Errorf("%q is there %d times, want %d", text, got, want)
+	for _, test := range []struct {
+		sm  matrix.SM
+		ptx int
+	}{{90, 1}, {75, 0}} {
+		r := seed(t)
+		r.Assets = slices.DeleteFunc(r.Assets, func(a manifests.Artifact) bool {
+			return a.Kind == manifests.KindBundle && a.SM != test.sm || a.Kind == manifests.KindCUDART && !a.DeviceCode.Cubin[0].SM.RunsCubin(matrix.Code{SM: test.sm})
+		})
+		page, err := Page(Release{r, nil}, nil, Options{Downloads: "https://example.org"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for text, want := range map[string]int{
+			"llcuda-bins-sm86": 0, "install.sh": 0, "farm.pub": 2, "<h2 id=\"speed-title\">": 0, "From v": 0, "compile PTX once": test.ptx,
+		} {
+			if got := bytes.Count(page, []byte(text)); got != want {
+				t.Errorf("%d: %q is there %d times, want %d", test.sm, text, got, want)
+			}
 		}
 	}
 }
