@@ -138,8 +138,8 @@ func (a *audit) checkContents() error {
 	return nil
 }
 
-// scanFile scans device code decompressed, and what of the file is not compressed device code as it is: the stored bytes of
-// compressed code look like text in places, and say something else.
+// scanFile scans compressed device code decompressed, and the rest of the file as it is stored. Compressed bytes can look
+// like a path that the code does not contain.
 func (a *audit) scanFile(n *node, s *pathScan) error {
 	f, err := a.fsys.Open(n.path)
 	if err != nil {
@@ -166,7 +166,7 @@ func (a *audit) scanFile(n *node, s *pathScan) error {
 	return nil
 }
 
-// without reads a file of a size with a zero byte in the place of each piece of device code.
+// without reads a file with a zero byte in place of each piece of device code. It sorts the pieces.
 func without(file io.ReaderAt, size int64, code []DeviceCode) io.Reader {
 	slices.SortFunc(code, func(a, b DeviceCode) int { return cmp.Compare(a.Offset, b.Offset) })
 	var parts []io.Reader

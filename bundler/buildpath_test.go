@@ -30,8 +30,8 @@ func TestBuildPathAnywhere(t *testing.T) {
 	}
 }
 
-// TestBuildPathInCompressedCode: compressed bytes are no text. The literals of a compressor lack what it refers back to:
-// "ggml" before "/src/ggml-cuda/mmq.cuh", in cubins of CUDA 13.
+// TestBuildPathInCompressedCode: compressed bytes can look like an absolute path. In cubins of CUDA 13, the compressor
+// stored "/src/" and replaced the "ggml" before it by a reference to an earlier one.
 func TestBuildPathInCompressedCode(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "looks-like-a-path.fatbin")
 	if err := os.WriteFile(file, zstdFatbin(t, "\x00"+buildFolder+"mmq.cuh\x00"), 0o644); err != nil {

@@ -170,17 +170,23 @@ func TestHungEngineIsRestarted(t *testing.T) {
 	}
 }
 
+// namesake is an engine of the same name with its state elsewhere.
+func namesake(t *testing.T, e *Engine) *Engine {
+	t.Helper()
+	other, err := New(Options{Name: e.opts.Name, StateDir: t.TempDir(), NetNS: e.opts.NetNS, ModuleDir: moduleDir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return other
+}
+
 // TestKilledEngineLeavesItsName: a killed engine's record does not block a new
 // engine, wherever its state was.
 func TestKilledEngineLeavesItsName(t *testing.T) {
 	t.Parallel()
-	netNS := newNetNS(t)
-	e := newTestEngine(t, Options{NetNS: netNS})
+	e := newTestEngine(t, Options{NetNS: newNetNS(t)})
 	info := mustUp(t, e)
-	other, err := New(Options{Name: e.opts.Name, StateDir: t.TempDir(), NetNS: netNS, ModuleDir: moduleDir})
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := namesake(t, e)
 	if err := unix.Kill(info.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -196,17 +202,13 @@ func TestKilledEngineLeavesItsName(t *testing.T) {
 	checkGone(t, other)
 }
 
-// TestEndingEngineIsWaitedFor: a killed engine ends after everything in its PID
-// namespace, and until then is neither one that runs nor one that is gone.
+// TestEndingEngineIsWaitedFor: a killed engine ends only after everything else in
+// its PID namespace. Up waits for that before it takes the name.
 func TestEndingEngineIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	netNS := newNetNS(t)
-	e := newTestEngine(t, Options{NetNS: netNS})
+	e := newTestEngine(t, Options{NetNS: newNetNS(t)})
 	info := mustUp(t, e)
-	other, err := New(Options{Name: e.opts.Name, StateDir: t.TempDir(), NetNS: netNS, ModuleDir: moduleDir})
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := namesake(t, e)
 	// A stopped nsenter does not reap the process it put into the engine's
 	// namespace, and the kernel does not let the engine end before that.
 	guest := exec.Command("nsenter", "--target", strconv.Itoa(info.PID), "--pid", "sleep", "600")

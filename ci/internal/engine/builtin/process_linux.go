@@ -25,8 +25,8 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(field(22), 10, 64)
 }
 
-// isEnding reports whether a process was killed and has yet to end: the first one
-// of a PID namespace waits for all others.
+// isEnding reports whether a process has begun to exit. The first process of a
+// PID namespace ends only after all others in it.
 func isEnding(pid int) (bool, error) {
 	field, err := readStat(pid)
 	if err != nil {

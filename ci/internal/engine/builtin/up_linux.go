@@ -169,10 +169,9 @@ func (r *record) takeName(ctx context.Context, progress func(string)) error {
 			return err
 		}
 	}
-	running := now.StateDir != r.StateDir
+	running := now.StateDir != r.StateDir || proc != nil
 	if proc != nil {
 		defer proc.close()
-		running = true
 		if ending, err := isEnding(now.PID); err != nil || ending {
 			ended, err := proc.wait(ctx, killTimeout)
 			if err != nil {
