@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -74,10 +75,13 @@ type process struct {
 	fd int
 }
 
-// openProcess returns nil without an error when that process has ended.
+// openProcess returns nil without an error when that process has ended, also if
+// its PID has gone to another process or to a thread of one.
 func openProcess(pid int, start uint64) (*process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
+	// A PID that is a thread's is ENOENT since Linux 6.15, EINVAL before:
+	// pidfd_open(2), pidfd_prepare of kernel/fork.c.
+	if slices.Contains([]error{unix.ESRCH, unix.ENOENT, unix.EINVAL}, err) {
 		return nil, nil
 	}
 	if err != nil {

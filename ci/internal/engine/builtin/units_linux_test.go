@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -283,6 +284,27 @@ func TestProcessIdentity(t *testing.T) {
 	proc.close()
 	if proc, err = openProcess(os.Getpid(), start+1); proc != nil || err != nil {
 		t.Errorf("another process of this PID is taken for it: %v, %v", proc, err)
+	}
+	// Threads take their IDs from the same numbers: the PID of an engine that has
+	// ended can be a thread's. Of two locked threads, one is not the first.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	tids, done := make(chan int), make(chan struct{})
+	defer close(done)
+	go func() {
+		runtime.LockOSThread()
+		tids <- unix.Gettid()
+		<-done
+	}()
+	tid := <-tids
+	if tid == os.Getpid() {
+		tid = unix.Gettid()
+	}
+	if start, err = startTime(tid); err != nil {
+		t.Fatal(err)
+	}
+	if proc, err = openProcess(tid, start); proc != nil || err != nil {
+		t.Errorf("a thread is taken for a process: %v, %v", proc, err)
 	}
 }
 
