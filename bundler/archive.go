@@ -102,11 +102,11 @@ func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, ru
 
 // unpacked reads an archive into a temporary folder, which it removes afterward.
 func unpacked(ctx context.Context, name string, use func(a *packed, fsys fs.FS) error) error {
-	dir, err := os.MkdirTemp("", "llcuda-archive-")
+	dir, remove, err := Scratch(ctx, "", "archive")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err

@@ -48,11 +48,11 @@ func CompareArchives(ctx context.Context, released, rebuilt string) ([]Finding, 
 	var sides [2]*packed
 	var trees [2]fs.FS
 	for i, name := range []string{released, rebuilt} {
-		dir, err := os.MkdirTemp("", "llcuda-compare-")
+		dir, remove, err := Scratch(ctx, "", "compare")
 		if err != nil {
 			return fail(err)
 		}
-		defer os.RemoveAll(dir)
+		defer remove()
 		root, err := os.OpenRoot(dir)
 		if err != nil {
 			return fail(err)

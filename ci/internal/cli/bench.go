@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/gate"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -71,11 +72,11 @@ func (c *benchCommand) run(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Dir(c.json), 0o755); err != nil {
 		return err
 	}
-	work, err := os.MkdirTemp("", "llcuda-bench-")
+	work, remove, err := bundler.Scratch(ctx, "", "bench")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)
+	defer remove()
 	c.open.CPU = c.options.CPU
 	var bundles []*gate.Bundle
 	for _, file := range c.bundles {

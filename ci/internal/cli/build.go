@@ -111,7 +111,7 @@ func (b *buildCommand) run(ctx context.Context) error {
 	if err := b.preflight(ctx); err != nil {
 		return err
 	}
-	work, remove, err := openWork(b.cache)
+	work, remove, err := openWork(ctx, b.cache)
 	if err != nil {
 		return err
 	}

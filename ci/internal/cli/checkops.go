@@ -3,13 +3,13 @@ package cli
 import (
 	"context"
 	"errors"
-	"os"
 	"runtime"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/gate"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 )
@@ -62,11 +62,11 @@ func (c *checkOpsCommand) run(ctx context.Context) error {
 	case c.options.Jobs < 1 || c.options.Limit <= 0:
 		return console.Usage(errors.New("--jobs and --limit must be above 0"), "leave them out for the defaults")
 	}
-	work, err := os.MkdirTemp("", "llcuda-check-ops-")
+	work, remove, err := bundler.Scratch(ctx, "", "check-ops")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)
+	defer remove()
 	c.open.CPU = c.options.CPU
 	bundle, err := gate.Open(ctx, work, c.bundle, c.open)
 	if err != nil {

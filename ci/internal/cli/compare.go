@@ -121,7 +121,7 @@ func (c *compareCommand) readPublic(ctx context.Context, at publicFlags) (change
 	if err != nil {
 		return changes.Release{}, err
 	}
-	work, remove, err := openWork(cache)
+	work, remove, err := openWork(ctx, cache)
 	if err != nil {
 		return changes.Release{}, err
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
@@ -341,48 +340,7 @@ func (b *buildCommand) replaces(name string) bool {
 	})
 }
 
-// openWork makes a folder for unfinished trees, and removes those that killed
-// builds left: a living one holds the lock of its folder.
-func openWork(cache string) (string, func(), error) {
-	parent := filepath.Join(cache, "work")
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return "", nil, err
-	}
-	old, err := filepath.Glob(filepath.Join(parent, "*.lock"))
-	if err != nil {
-		return "", nil, err
-	}
-	for _, name := range old {
-		lock := flock.New(name)
-		if free, err := lock.TryLock(); err != nil || !free {
-			continue
-		}
-		removeWork(lock)
-	}
-	f, err := os.CreateTemp(parent, "*.lock")
-	if err != nil {
-		return "", nil, err
-	}
-	f.Close()
-	lock := flock.New(f.Name())
-	if err := lock.Lock(); err != nil {
-		return "", nil, err
-	}
-	dir := workOf(lock)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		removeWork(lock)
-		return "", nil, err
-	}
-	return dir, func() { removeWork(lock) }, nil
-}
-
-func workOf(lock *flock.Flock) string { return lock.Path()[:len(lock.Path())-len(".lock")] }
-
-// removeWork takes the lock's file away last, so that an interrupted removal is
-// gone on with by the next build.
-func removeWork(lock *flock.Flock) {
-	if err := os.RemoveAll(workOf(lock)); err == nil {
-		os.Remove(lock.Path())
-	}
-	lock.Unlock()
+// openWork makes a folder for unfinished trees.
+func openWork(ctx context.Context, cache string) (string, func(), error) {
+	return bundler.Scratch(ctx, filepath.Join(cache, "work"), "work")
 }

@@ -196,32 +196,3 @@ func TestExitCode(t *testing.T) {
 		})
 	}
 }
-
-// The folder of a build that was killed is removed by the next one, that of a
-// living build is not.
-func TestOpenWork(t *testing.T) {
-	cache := t.TempDir()
-	living, end, err := openWork(cache)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeTestFile(t, living+"/tree/file")
-	dead := cache + "/work/123"
-	writeTestFile(t, dead+"/tree/file")
-	writeTestFile(t, dead+".lock")
-	_, endOther, err := openWork(cache)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if exists(dead) || exists(dead+".lock") {
-		t.Error("the dead build's folder is still there")
-	}
-	if !exists(living + "/tree/file") {
-		t.Error("the living build's folder is gone")
-	}
-	endOther()
-	end()
-	if left := listing(t, cache+"/work"); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
-	}
-}

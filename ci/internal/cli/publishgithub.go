@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -173,11 +174,11 @@ func (g *publishGitHubCommand) compare(ctx context.Context, term *terminal, stor
 func (g *publishGitHubCommand) changes(ctx context.Context, store *ghrelease.Store, server, tag string) (*changes.Changes, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, notesPatience, fmt.Errorf("no answer within %s", measure.Time(notesPatience)))
 	defer cancel()
-	work, err := os.MkdirTemp("", "llcuda-notes-")
+	work, remove, err := bundler.Scratch(ctx, "", "notes")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(work)
+	defer remove()
 	verifier, err := g.signedBy.verifier()
 	if err != nil {
 		return nil, err
@@ -293,7 +294,7 @@ func (g *publishGitHubCommand) readBack(ctx context.Context, term *terminal, ser
 	if err != nil {
 		return err
 	}
-	work, remove, err := openWork(cache)
+	work, remove, err := openWork(ctx, cache)
 	if err != nil {
 		return err
 	}

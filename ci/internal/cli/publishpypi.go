@@ -191,7 +191,7 @@ func (p *publishPyPICommand) upload(ctx context.Context, twine pypi.Twine, index
 // install installs the published package as a user does, and checks its client against the signed
 // one.
 func (p *publishPyPICommand) install(ctx context.Context, python pypi.Python, index, version string, wheels []publisher.File) error {
-	work, remove, err := openWork(p.cache)
+	work, remove, err := openWork(ctx, p.cache)
 	if err != nil {
 		return err
 	}

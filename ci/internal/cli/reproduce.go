@@ -120,7 +120,7 @@ func (r *reproduceCommand) rebuild(ctx context.Context, b *buildCommand, public 
 		return farm.Outcome{}, err
 	}
 	b.like = like
-	work, remove, err := openWork(b.cache)
+	work, remove, err := openWork(ctx, b.cache)
 	if err != nil {
 		return farm.Outcome{}, err
 	}

@@ -156,6 +156,11 @@ func TestKilledSign(t *testing.T) {
 	if output, err := sign(whole).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
+	temporary := filepath.Join(dir, "tmp") // a killed command has unpacked bundles there
+	if err := os.Mkdir(temporary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", temporary)
 	killer := killtest.New(1, time.Second)
 	unfinished := 0
 	for n := range kills {
@@ -177,6 +182,9 @@ func TestKilledSign(t *testing.T) {
 		}
 		if got, want := listing(t, folder), listing(t, whole); !slices.Equal(got, want) {
 			t.Fatalf("the folder holds %q, want %q", got, want)
+		}
+		if left := listing(t, temporary); len(left) > 0 {
+			t.Fatalf("the folder of temporary files holds %q", left)
 		}
 	}
 	if unfinished == 0 {

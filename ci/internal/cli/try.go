@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/ci/internal/trial"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
@@ -34,11 +35,11 @@ func tryBundle(ctx context.Context, term *terminal, bundle string) error {
 		return console.Usage(fmt.Errorf("trying a bundle: %w", err), "give a bundle's archive, or the folder that it was unpacked into")
 	}
 	if !info.IsDir() {
-		dir, err := os.MkdirTemp("", "llcuda-try-")
+		dir, remove, err := bundler.Scratch(ctx, "", "try")
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
+		defer remove()
 		if bundle, err = farm.Unpack(ctx, bundle, dir); err != nil {
 			return err
 		}

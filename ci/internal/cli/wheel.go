@@ -72,7 +72,7 @@ func (c *clientCommand) wheels(ctx context.Context) error {
 	if c.cache, err = openCache(c.cache); err != nil {
 		return err
 	}
-	work, remove, err := openWork(c.cache)
+	work, remove, err := openWork(ctx, c.cache)
 	if err != nil {
 		return err
 	}

@@ -224,11 +224,11 @@ func (s *signing) bills(ctx context.Context) (map[string][]byte, error) {
 // bill unpacks a bundle and lists it.
 func (s *signing) bill(ctx context.Context, bundle manifests.Artifact) (manifests.Metadata, []byte, error) {
 	fail := func(err error) (manifests.Metadata, []byte, error) { return manifests.Metadata{}, nil, err }
-	dir, err := os.MkdirTemp("", "llcuda-sbom-")
+	dir, remove, err := bundler.Scratch(ctx, "", "sbom")
 	if err != nil {
 		return fail(err)
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fail(err)

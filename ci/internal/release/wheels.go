@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/manifests"
@@ -31,11 +32,11 @@ func (d Dir) CheckWheels(ctx context.Context, release string, epoch int64) ([]pu
 	if len(names) == 0 {
 		return nil, nil
 	}
-	work, err := os.MkdirTemp("", "llcuda-wheel-")
+	work, remove, err := bundler.Scratch(ctx, "", "wheel")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(work)
+	defer remove()
 	contents, err := d.WheelContents(ctx, work, release, epoch)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()

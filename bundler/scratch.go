@@ -1,0 +1,70 @@
+package bundler
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// scratchPrefix is like no name that a person gives a folder: whatever has it may be removed.
+const scratchPrefix = "llcuda-scratch-"
+
+// Scratch makes an empty folder for what a command unpacks or compiles, in parent or, if that is "",
+// in the folder of temporary files ($TMPDIR, else /tmp). The name in it says for what. The caller
+// removes it with remove; what a killed command left in the same parent, whatever its name, is
+// removed first: it can be gigabytes.
+func Scratch(ctx context.Context, parent, name string) (dir string, remove func(), err error) {
+	if parent == "" {
+		parent = os.TempDir()
+	} else if err := os.MkdirAll(parent, 0o755); err != nil {
+		return "", nil, err
+	}
+	sweepScratch(parent)
+	for {
+		if dir, err = os.MkdirTemp(parent, scratchPrefix+name+"-"); err != nil {
+			return "", nil, err
+		}
+		unlock, err := LockFolder(ctx, dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", nil, errors.Join(err, os.RemoveAll(dir))
+		}
+		// Another command may have found it before it was locked.
+		if _, err := os.Stat(dir); err == nil {
+			return dir, func() {
+				os.RemoveAll(dir)
+				unlock()
+			}, nil
+		}
+		unlock()
+	}
+}
+
+// sweepScratch removes the caller's folders that no running command has locked. What it cannot remove
+// is in nobody's way.
+func sweepScratch(parent string) {
+	entries, _ := os.ReadDir(parent)
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), scratchPrefix) || !entry.IsDir() {
+			continue
+		}
+		info, err := entry.Info()
+		if err != nil {
+			continue
+		}
+		if owner, ok := info.Sys().(*syscall.Stat_t); !ok || int(owner.Uid) != os.Geteuid() {
+			continue
+		}
+		dir := filepath.Join(parent, entry.Name())
+		if unlock, free, err := TryLockFolder(dir); err == nil && free {
+			os.RemoveAll(dir)
+			unlock()
+		}
+	}
+}
