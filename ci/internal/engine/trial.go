@@ -24,6 +24,9 @@ func trialProgram(ctx context.Context) (program string, remove func(), err error
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		remove()
+		if ctx.Err() != nil {
+			return "", nil, ctx.Err()
+		}
 		return "", nil, &trialError{fmt.Errorf("compiling %s: %w\n%s", trialPackage, err, strings.TrimSpace(string(out)))}
 	}
 	return program, remove, nil

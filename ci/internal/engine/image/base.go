@@ -156,6 +156,9 @@ func bootstrap(ctx context.Context, debs cuda12.Lock, cacheDir, work string) err
 			return fmt.Errorf("taking %s from the cache: %w", p.Name, err)
 		}
 		control, err := exec.CommandContext(ctx, "dpkg-deb", "--field", filepath.Join(repository, file)).Output()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", file, err)
 		}

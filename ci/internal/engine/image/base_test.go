@@ -174,31 +174,39 @@ func rootOf(t *testing.T, layout []byte) map[string]string {
 	return found
 }
 
+// Whatever is under way when a build is interrupted, the interruption is what is reported, and nothing is left.
 func TestMakeBaseInterrupted(t *testing.T) {
 	cache, lock := baseCache(t)
-	empty := emptyCache(t, cache, lock)
-	const intoTheWork = 3 * time.Second // mmdebstrap is unpacking by then
-	ctx, cancel := context.WithTimeout(t.Context(), intoTheWork)
-	defer cancel()
-	_, err := MakeBase(ctx, lock, empty)
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("error is %v, want the deadline", err)
-	}
-	left, err := filepath.Glob(filepath.Join(empty, "base", "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]string{filepath.Join(empty, "base", "lock")}, left); diff != "" {
-		t.Errorf("left behind (-want +got):\n%s", diff)
-	}
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for mount := range strings.Lines(string(mounts)) {
-		if strings.Contains(mount, empty) {
-			t.Errorf("still mounted: %s", mount)
-		}
+	for what, after := range map[string]time.Duration{
+		"the first packages are read": 100 * time.Millisecond,
+		"packages are read":           300 * time.Millisecond,
+		"mmdebstrap unpacks":          3 * time.Second,
+	} {
+		t.Run(what, func(t *testing.T) {
+			empty := emptyCache(t, cache, lock)
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			defer cancel()
+			_, err := MakeBase(ctx, lock, empty)
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("error is %v, want the deadline", err)
+			}
+			left, err := filepath.Glob(filepath.Join(empty, "base", "*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff([]string{filepath.Join(empty, "base", "lock")}, left); diff != "" {
+				t.Errorf("left behind (-want +got):\n%s", diff)
+			}
+			mounts, err := os.ReadFile("/proc/self/mounts")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for mount := range strings.Lines(string(mounts)) {
+				if strings.Contains(mount, empty) {
+					t.Errorf("still mounted: %s", mount)
+				}
+			}
+		})
 	}
 }
 
