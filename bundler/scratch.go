@@ -10,13 +10,13 @@ import (
 	"syscall"
 )
 
-// scratchPrefix is like no name that a person gives a folder: whatever has it may be removed.
+// scratchPrefix marks the folders that Scratch may remove.
 const scratchPrefix = "llcuda-scratch-"
 
-// Scratch makes an empty folder for what a command unpacks or compiles, in parent or, if that is "",
-// in the folder of temporary files ($TMPDIR, else /tmp). The name in it says for what. The caller
-// removes it with remove; what a killed command left in the same parent, whatever its name, is
-// removed first: it can be gigabytes.
+// Scratch makes an empty folder for a command to work in. It lies in parent or, if that is "", in the
+// folder for temporary files ($TMPDIR, else /tmp), and name is part of its name. The caller removes it
+// by calling remove. Scratch first removes the folders that killed commands left in the same parent,
+// which can take gigabytes.
 func Scratch(ctx context.Context, parent, name string) (dir string, remove func(), err error) {
 	if parent == "" {
 		parent = os.TempDir()
@@ -35,7 +35,7 @@ func Scratch(ctx context.Context, parent, name string) (dir string, remove func(
 		if err != nil {
 			return "", nil, errors.Join(err, os.RemoveAll(dir))
 		}
-		// Another command may have found it before it was locked.
+		// Another command may have removed it before it was locked.
 		if _, err := os.Stat(dir); err == nil {
 			return dir, func() {
 				os.RemoveAll(dir)
@@ -46,8 +46,8 @@ func Scratch(ctx context.Context, parent, name string) (dir string, remove func(
 	}
 }
 
-// sweepScratch removes the caller's folders that no running command has locked. What it cannot remove
-// is in nobody's way.
+// sweepScratch removes the user's scratch folders that no running command has locked. It skips those
+// that it cannot remove.
 func sweepScratch(parent string) {
 	entries, _ := os.ReadDir(parent)
 	for _, entry := range entries {

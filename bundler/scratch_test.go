@@ -11,8 +11,8 @@ import (
 	"github.com/waqasm86/llcuda-farm/bundler"
 )
 
-// What a killed command left is removed by the next one; what a living one works in is not, and
-// neither is anything else that lies in the folder of temporary files.
+// Scratch removes what a killed command left. It does not touch a running command's folder, or
+// anything else in the folder for temporary files.
 func TestScratch(t *testing.T) {
 	parent := t.TempDir()
 	t.Setenv("TMPDIR", parent)
@@ -52,7 +52,7 @@ func TestScratch(t *testing.T) {
 	}
 }
 
-// Commands that begin at the same moment do not remove each other's folders.
+// Commands that start at the same time do not remove each other's folders.
 func TestScratchAtOnce(t *testing.T) {
 	parent := filepath.Join(t.TempDir(), "not", "made")
 	var group sync.WaitGroup

@@ -75,12 +75,12 @@ type process struct {
 	fd int
 }
 
-// openProcess returns nil without an error when that process has ended, also if
-// its PID has gone to another process or to a thread of one.
+// openProcess returns nil without an error when that process has ended, even if
+// its PID now belongs to another process or a thread.
 func openProcess(pid int, start uint64) (*process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
-	// A PID that is a thread's is ENOENT since Linux 6.15, EINVAL before:
-	// pidfd_open(2), pidfd_prepare of kernel/fork.c.
+	// For the ID of a thread, pidfd_open(2) returns ENOENT since Linux 6.15 and
+	// EINVAL before.
 	if slices.Contains([]error{unix.ESRCH, unix.ENOENT, unix.EINVAL}, err) {
 		return nil, nil
 	}

@@ -286,7 +286,8 @@ func TestProcessIdentity(t *testing.T) {
 		t.Errorf("another process of this PID is taken for it: %v, %v", proc, err)
 	}
 	// Threads take their IDs from the same numbers: the PID of an engine that has
-	// ended can be a thread's. Of two locked threads, one is not the first.
+	// ended can become a thread's. Of two locked threads, at least one is not the
+	// process's first.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	tids, done := make(chan int), make(chan struct{})

@@ -174,7 +174,7 @@ func rootOf(t *testing.T, layout []byte) map[string]string {
 	return found
 }
 
-// Whatever is under way when a build is interrupted, the interruption is what is reported, and nothing is left.
+// An interrupted build reports the interruption, whatever it was doing, and leaves nothing behind.
 func TestMakeBaseInterrupted(t *testing.T) {
 	cache, lock := baseCache(t)
 	for what, after := range map[string]time.Duration{
