@@ -70,9 +70,9 @@ type Verification struct {
 }
 
 // VerifyArchive unpacks an archive into a temporary folder and rederives everything that is claimed
-// of it: its digests, the layout, metadata.json from the files, the audit under the rules of its SM,
+// of it: its digests, the layout, metadata.json from the files, the audit under the rules of its row,
 // and the manifest's entry, which it compares with want. Its error means that it could not check.
-func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, rulesFor func(matrix.SM) (Rules, error)) (Verification, error) {
+func VerifyArchive(ctx context.Context, name string, want manifests.Artifact, rulesFor func(matrix.Row) (Rules, error)) (Verification, error) {
 	var v Verification
 	err := unpacked(ctx, name, func(a *packed, fsys fs.FS) error {
 		whole := len(a.Findings) == 0
@@ -120,7 +120,7 @@ func unpacked(ctx context.Context, name string, use func(a *packed, fsys fs.FS) 
 }
 
 // audit checks the unpacked files against the rules and against metadata.json.
-func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata, rulesFor func(matrix.SM) (Rules, error)) error {
+func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata, rulesFor func(matrix.Row) (Rules, error)) error {
 	l := layout{top: a.top, files: archive.WithoutMetadata(a.Files), fsys: fsys, described: a.Metadata, epoch: a.Time}
 	if again, err := l.digestTar(ctx); err != nil {
 		return err
@@ -133,7 +133,7 @@ func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata
 	if meta == nil {
 		return nil // describe has said why
 	}
-	rules, err := rulesFor(meta.SM)
+	rules, err := rulesFor(meta.Row)
 	if err != nil {
 		a.add(RuleMetadata, manifests.MetadataName, "%v", err)
 		return nil
@@ -154,9 +154,9 @@ func (a *packed) audit(ctx context.Context, fsys fs.FS, meta *manifests.Metadata
 	return nil
 }
 
-// auditRuntime checks the unpacked files of a CUDA runtime. Its floors are those of the SMs that it
+// auditRuntime checks the unpacked files of a CUDA runtime. Its floors are those of the rows that it
 // serves, which are the same for all.
-func (a *packed) auditRuntime(fsys fs.FS, rulesFor func(matrix.SM) (Rules, error)) error {
+func (a *packed) auditRuntime(fsys fs.FS, rulesFor func(matrix.Row) (Rules, error)) error {
 	d, err := decodeRuntime(a.Metadata)
 	if err != nil {
 		return nil // describe has said why
@@ -165,8 +165,15 @@ func (a *packed) auditRuntime(fsys fs.FS, rulesFor func(matrix.SM) (Rules, error
 	if err != nil {
 		return err
 	}
+	var rows []matrix.Row
 	for _, code := range d.DeviceCode.Cubin {
-		rules, err := rulesFor(code.SM)
+		rows = append(rows, matrix.Row{SM: code.SM})
+	}
+	for _, code := range d.DeviceCode.PTX {
+		rows = append(rows, matrix.Row{SM: code.SM, PTX: true})
+	}
+	for _, row := range rows {
+		rules, err := rulesFor(row)
 		if err != nil {
 			continue // the matrix need not have all of them
 		}
@@ -176,7 +183,7 @@ func (a *packed) auditRuntime(fsys fs.FS, rulesFor func(matrix.SM) (Rules, error
 		a.Findings = append(a.Findings, archive.CompareFields(RuleMetadata, manifests.MetadataName, "the metadata says", "the files say", d, read)...)
 		return nil
 	}
-	a.add(RuleRuntime, "", "it serves no SM of the matrix: its code is for %v", d.DeviceCode.Cubin)
+	a.add(RuleRuntime, "", "it serves no row of the matrix: its code is for %v", rows)
 	return nil
 }
 

@@ -359,7 +359,7 @@ func TestMislabelled(t *testing.T) {
 		"tar": func(a *manifests.Artifact) {
 			a.Tar = &manifests.Digest{SHA256: strings.Repeat("0", 64), Size: a.Tar.Size}
 		},
-		"sm":           func(a *manifests.Artifact) { a.SM = 80 },
+		"sm":           func(a *manifests.Artifact) { a.Row = matrix.Row{SM: 80} },
 		"architecture": func(a *manifests.Artifact) { a.Architecture = "Ampere" },
 		"gpus":         func(a *manifests.Artifact) { a.GPUs = nil },
 		"device_code": func(a *manifests.Artifact) {

@@ -24,6 +24,22 @@ type Rules struct {
 	BuildPaths []string
 }
 
+// deviceCode is the kind of device code that the row's bundle has.
+func (r Rules) deviceCode() CodeKind {
+	if r.Target.PTX {
+		return PTX
+	}
+	return Cubin
+}
+
+// codeName is the row's device code: "a cubin for sm_75", or "PTX for compute_90".
+func (r Rules) codeName() string {
+	if r.Target.PTX {
+		return "PTX for compute_" + r.Target.Code().String()
+	}
+	return "a cubin for sm_" + r.Target.Code().String()
+}
+
 // A Report is what Audit read from the files of a tree.
 type Report struct {
 	DeviceCode manifests.DeviceCode
@@ -33,7 +49,7 @@ type Report struct {
 // Audit checks a tree against every rule. Its error is an *AuditError where rules are broken; the
 // report says what was read in any case, and is nil only where the tree could not be read at all.
 func Audit(fsys fs.FS, rules Rules) (*Report, error) {
-	name := manifests.BundleName(rules.Target.SM)
+	name := manifests.BundleName(rules.Target.Row())
 	t, err := readTree(fsys, toolkitIn(rules.Toolkit))
 	if err != nil {
 		return nil, fmt.Errorf("auditing %s: %w", name, err)
@@ -312,51 +328,38 @@ func (a *audit) checkRunPath(n *node) {
 	}
 }
 
-// checkDeviceCode checks that every fatbin holds the target's code and no other.
+// checkDeviceCode checks that every fatbin holds the row's code, a cubin or PTX, and no other.
 func (a *audit) checkDeviceCode(n *node) {
-	want, ptx := a.rules.Target.Code(), a.rules.Target.PTX
+	want, kind := a.rules.Target.Code(), a.rules.deviceCode()
 	foreign := make(map[string]int)
 	why := make(map[string]string)
 	type container struct {
 		section string
 		index   int
 	}
-	cubins, texts, all := make(map[container]bool), make(map[container]bool), make(map[container]bool)
+	own, all := make(map[container]bool), make(map[container]bool)
 	for _, d := range n.elf.DeviceCode {
 		at := container{d.Section, d.Container}
 		all[at] = true
-		reason := ""
-		switch {
-		case d.Kind != PTX && d.Kind != Cubin:
-			reason = "no rule allows it"
-		case d.Kind == Cubin && d.Code() != want:
-			reason = fmt.Sprintf("the bundle is for sm_%s alone; build with CMAKE_CUDA_ARCHITECTURES=%s", want, a.rules.Target.CMakeArchitectures())
-		case d.Kind == Cubin:
-			cubins[at] = true
-		case !ptx:
-			reason = fmt.Sprintf("the bundle carries no PTX; build with CMAKE_CUDA_ARCHITECTURES=%s", a.rules.Target.CMakeArchitectures())
-		case d.Code() != want:
-			reason = fmt.Sprintf("the bundle carries PTX for compute_%s alone; build with CMAKE_CUDA_ARCHITECTURES=%s", want, a.rules.Target.CMakeArchitectures())
-		default:
-			texts[at] = true
+		if d.Kind == kind && d.Code() == want {
+			own[at] = true
+			continue
 		}
-		if reason != "" {
-			what := fmt.Sprintf("%s for %s", d.Kind, d.Name())
-			foreign[what]++
-			why[what] = reason
+		what := fmt.Sprintf("%s for %s", d.Kind, d.Name())
+		foreign[what]++
+		why[what] = fmt.Sprintf("want nothing but %s; build with CMAKE_CUDA_ARCHITECTURES=%s", a.rules.codeName(), a.rules.Target.CMakeArchitectures())
+		if d.Kind != PTX && d.Kind != Cubin {
+			why[what] = "no rule allows it"
 		}
 	}
 	for _, what := range slices.Sorted(maps.Keys(foreign)) {
 		a.add(RuleDeviceCode, n.path, "it holds %s of %s: %s", count(foreign[what], "piece"), what, why[what])
 	}
 	if n.path == path.Join(libraryDir, cudaBackend) && len(all) == 0 {
-		a.add(RuleDeviceCode, n.path, "it holds no device code at all: no cubin for sm_%s; build it with nvcc", want)
+		a.add(RuleDeviceCode, n.path, "it holds no device code at all: want %s; build it with nvcc", a.rules.codeName())
 		return
 	}
-	if missing := len(all) - len(cubins); missing > 0 {
-		a.add(RuleDeviceCode, n.path, "%s of %d without a cubin for sm_%s", count(missing, "container"), len(all), want)
-	}
-	if missing := len(all) - len(texts); ptx && missing > 0 {
-		a.add(RuleDeviceCode, n.path, "%s of %d without PTX for compute_%s, which GPUs newer than the matrix need", count(missing, "container"), len(all), want)
+	if missing := len(all) - len(own); missing > 0 {
+		a.add(RuleDeviceCode, n.path, "%s of %d without %s", count(missing, "container"), len(all), a.rules.codeName())
 	}
 }

@@ -335,13 +335,17 @@ func TestAuditFloors(t *testing.T) {
 // Device code: all of it, for one SM, as the driver loads it.
 func TestAuditDeviceCode(t *testing.T) {
 	testAudit(t, map[string]auditCase{
-		"no device code":         {change: rebuildCUDA("", nil), want: []string{cuda + ": device-code"}, detail: "no cubin for sm_75"},
-		"cubin of another SM":    {change: rebuildCUDA("sm86.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "cubin for sm_86: the bundle is for sm_75 alone"},
+		"no device code":         {change: rebuildCUDA("", nil), want: []string{cuda + ": device-code"}, detail: "want a cubin for sm_75"},
+		"cubin of another SM":    {change: rebuildCUDA("sm86.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "cubin for sm_86: want nothing but a cubin for sm_75"},
 		"cubin of a second SM":   {change: rebuildCUDA("sm75.fatbin sm86.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "1 piece of cubin for sm_86"},
-		"PTX where none belongs": {change: rebuildCUDA("sm75.fatbin ptx75.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "PTX for compute_75: the bundle carries no PTX"},
-		"only PTX":               {change: rebuildCUDA("ptx75.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "1 container of 1 without a cubin"},
+		"PTX where none belongs": {change: rebuildCUDA("sm75.fatbin ptx75.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "PTX for compute_75: want nothing but a cubin for sm_75"},
+		"only PTX":               {change: rebuildCUDA("ptx75.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "1 container of 1 without a cubin for sm_75"},
 		"intermediate code":      {change: rebuildCUDA("sm75.fatbin lto75.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "kind 8"},
-		"PTX missing":            {sm: 89, fatbin: "sm89-ptx.fatbin", change: rebuildCUDA("sm89-ptx.fatbin sm86.fatbin", nil), want: []string{cuda + ": device-code"}, detail: "1 container of 2 without PTX for compute_89"},
+		"PTX missing":            {ptx: true, fatbin: "ptx75.fatbin sm86.fatbin", want: []string{cuda + ": device-code"}, detail: "1 container of 2 without PTX for compute_75"},
+		"a cubin beside PTX":     {ptx: true, sm: 89, fatbin: "sm89-ptx.fatbin", want: []string{cuda + ": device-code"}, detail: "cubin for sm_89: want nothing but PTX for compute_89"},
+		"PTX beside a cubin":     {sm: 89, fatbin: "sm89-ptx.fatbin", want: []string{cuda + ": device-code"}, detail: "PTX for compute_89: want nothing but a cubin for sm_89; build with CMAKE_CUDA_ARCHITECTURES=89-real"},
+		"PTX of another SM":      {ptx: true, sm: 80, fatbin: "ptx75.fatbin", want: []string{cuda + ": device-code"}, detail: "build with CMAKE_CUDA_ARCHITECTURES=80-virtual"},
+		"PTX alone":              {ptx: true, fatbin: "ptx75.fatbin ptx75.fatbin"},
 		"code for one chip":      {sm: 90, fatbin: "sm90a.fatbin", want: []string{cuda + ": device-code"}, detail: "sm_90a"},
 		"device code in a CPU backend": {
 			change: rebuildCPU(func(b breaker, m *module) { m.fatbin = "sm86.fatbin" }),

@@ -17,7 +17,8 @@ import (
 // An auditCase is a bundle with a change, and what the audit finds in it.
 type auditCase struct {
 	sm     matrix.SM // 75 where it is 0
-	fatbin string    // sm75.fatbin where it is ""
+	ptx    bool
+	fatbin string // sm75.fatbin where it is ""
 	rules  func(*bundler.Rules)
 	change func(breaker)
 	want   []string
@@ -37,7 +38,7 @@ func testAudit(t *testing.T, cases map[string]auditCase) {
 				fatbin = "sm75.fatbin"
 			}
 			dir := newTree(t, fatbin)
-			r := rules(sm)
+			r := rulesOf(matrix.Row{SM: sm, PTX: test.ptx})
 			if test.rules != nil {
 				test.rules(&r)
 			}

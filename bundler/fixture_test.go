@@ -27,10 +27,12 @@ const epoch = 1700000000
 // buildFolder is where the fixtures are compiled, and so a path that must not leak.
 const buildFolder = "/src/llama/"
 
-func rules(sm matrix.SM) bundler.Rules {
+func rules(sm matrix.SM) bundler.Rules { return rulesOf(matrix.Row{SM: sm}) }
+
+func rulesOf(row matrix.Row) bundler.Rules {
 	return bundler.Rules{
 		Target: matrix.Target{
-			SM: sm, Architecture: sm.Architecture(), GPUs: []string{"a GPU"}, Seed: true, PTX: sm == 89,
+			SM: row.SM, Architecture: row.SM.Architecture(), GPUs: []string{"a GPU"}, Seed: true, PTX: row.PTX,
 		},
 		Toolkit:    matrix.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131", DriverCubin: "525.60.13", DriverPTX: "550.54.14"},
 		Floors:     matrix.Floors{Glibc: "2.35", GLIBCXX: "3.4.30"},
@@ -38,7 +40,7 @@ func rules(sm matrix.SM) bundler.Rules {
 	}
 }
 
-func rulesFor(sm matrix.SM) (bundler.Rules, error) { return rules(sm), nil }
+func rulesFor(row matrix.Row) (bundler.Rules, error) { return rulesOf(row), nil }
 
 func identity() bundler.Identity {
 	return bundler.Identity{

@@ -262,7 +262,9 @@ func (t *tree) report(toolkit matrix.Toolkit) *Report {
 	}
 	r.Requires.Libraries = slices.AppendSeq(r.Requires.Libraries, maps.Keys(outside))
 	slices.Sort(r.Requires.Libraries)
-	r.Requires.DriverMin.Cubin = toolkit.DriverCubin
+	if len(r.DeviceCode.Cubin) > 0 {
+		r.Requires.DriverMin.Cubin = toolkit.DriverCubin
+	}
 	if len(r.DeviceCode.PTX) > 0 {
 		r.Requires.DriverMin.PTX = toolkit.DriverPTX
 	}

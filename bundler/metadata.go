@@ -32,14 +32,14 @@ const (
 func Describe(fsys fs.FS, rules Rules, report *Report, id Identity) (manifests.Metadata, error) {
 	files, err := listFiles(fsys)
 	if err != nil {
-		return manifests.Metadata{}, fmt.Errorf("describing %s: %w", manifests.BundleName(rules.Target.SM), err)
+		return manifests.Metadata{}, fmt.Errorf("describing %s: %w", manifests.BundleName(rules.Target.Row()), err)
 	}
 	return manifests.Metadata{
 		SchemaVersion: manifests.SchemaVersion,
-		Name:          manifests.BundleName(rules.Target.SM),
+		Name:          manifests.BundleName(rules.Target.Row()),
 		Release:       id.Release,
 		LlamaCPP:      id.LlamaCPP,
-		SM:            rules.Target.SM,
+		Row:           rules.Target.Row(),
 		Architecture:  rules.Target.Architecture,
 		GPUs:          rules.Target.GPUs,
 		Toolkit:       toolkitIn(rules.Toolkit),
@@ -105,8 +105,8 @@ func checkMetadata(t *tree, meta manifests.Metadata) []Finding {
 	disagree := func(path, format string, args ...any) {
 		findings = append(findings, Finding{Rule: RuleMetadata, Path: path, Detail: fmt.Sprintf(format, args...)})
 	}
-	if want := manifests.BundleName(meta.SM); meta.Name != want {
-		disagree("", "the name is %s and the SM is %d, which is called %s", meta.Name, int(meta.SM), want)
+	if want := manifests.BundleName(meta.Row); meta.Name != want {
+		disagree("", "the name is %s and the SM is %s, which is called %s", meta.Name, meta.Row.Short(), want)
 	}
 	found := t.report(toolkitOf(meta))
 	for _, field := range []struct {
@@ -115,6 +115,7 @@ func checkMetadata(t *tree, meta manifests.Metadata) []Finding {
 	}{
 		{"device_code.cubin", meta.DeviceCode.Cubin, found.DeviceCode.Cubin},
 		{"device_code.ptx", meta.DeviceCode.PTX, found.DeviceCode.PTX},
+		{"requires.driver_min.cubin", meta.Requires.DriverMin.Cubin != "", found.Requires.DriverMin.Cubin != ""},
 		{"requires.driver_min.ptx", meta.Requires.DriverMin.PTX != "", found.Requires.DriverMin.PTX != ""},
 		{"requires.glibc", meta.Requires.Glibc, found.Requires.Glibc},
 		{"requires.glibcxx", meta.Requires.GLIBCXX, found.Requires.GLIBCXX},
@@ -125,8 +126,12 @@ func checkMetadata(t *tree, meta manifests.Metadata) []Finding {
 			disagree(manifests.MetadataName, "%s says %s, the files say %s", field.name, said, read)
 		}
 	}
-	if len(found.DeviceCode.Cubin) != 1 || found.DeviceCode.Cubin[0].SM != meta.SM {
-		disagree("", "the bundle is for sm_%d and its files hold cubins for %v", int(meta.SM), found.DeviceCode.Cubin)
+	own := found.DeviceCode.Cubin
+	if meta.Row.PTX {
+		own = found.DeviceCode.PTX
+	}
+	if len(own) != 1 || own[0].SM != meta.Row.SM {
+		disagree("", "the bundle is for %s and its files hold cubins for %v and PTX for %v", meta.Row, found.DeviceCode.Cubin, found.DeviceCode.PTX)
 	}
 	return append(findings, archive.CompareFiles(t.files(), meta.Files)...)
 }

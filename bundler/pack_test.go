@@ -42,7 +42,7 @@ func TestPack(t *testing.T) {
 		if want := (&manifests.Digest{SHA256: sha256Of(inner), Size: int64(len(inner))}); !cmp.Equal(want, a.Tar) {
 			t.Errorf("%s: tar: %s", a.Name, cmp.Diff(want, a.Tar))
 		}
-		if a.Kind != manifests.KindBundle || a.URL != a.Name || a.SM != 75 || a.Release != "v1.1.0-runtime" {
+		if a.Kind != manifests.KindBundle || a.URL != a.Name || (a.Row != matrix.Row{SM: 75}) || a.Release != "v1.1.0-runtime" {
 			t.Errorf("artifact: %+v", a)
 		}
 	}
@@ -275,8 +275,9 @@ func TestPackRefuses(t *testing.T) {
 		want   []string
 	}{
 		"another name": {func(_ *testing.T, _ string, m *manifests.Metadata) { m.Name = "llcuda-bins-sm80" }, []string{": metadata"}},
-		"another SM":   {func(_ *testing.T, _ string, m *manifests.Metadata) { m.SM = 86 }, []string{": metadata"}},
-		"name and SM":  {func(_ *testing.T, _ string, m *manifests.Metadata) { m.SM, m.Name = 86, "llcuda-bins-sm86" }, []string{": metadata"}},
+		"another SM":   {func(_ *testing.T, _ string, m *manifests.Metadata) { m.Row.SM = 86 }, []string{": metadata"}},
+		"PTX in name":  {func(_ *testing.T, _ string, m *manifests.Metadata) { m.Row.PTX, m.Name = true, "llcuda-bins-ptx75" }, []string{": metadata"}},
+		"name and SM":  {func(_ *testing.T, _ string, m *manifests.Metadata) { m.Row.SM, m.Name = 86, "llcuda-bins-sm86" }, []string{": metadata"}},
 		"cubins": {func(_ *testing.T, _ string, m *manifests.Metadata) {
 			m.DeviceCode.Cubin = []matrix.Code{{SM: 75}, {SM: 80}}
 		}, []string{"metadata.json: metadata"}},

@@ -14,21 +14,31 @@ import (
 )
 
 func TestAuditReport(t *testing.T) {
-	got, err := bundler.Audit(open(t, newTree(t, "sm89-ptx.fatbin sm89-ptx.fatbin")), rules(89))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := &bundler.Report{
-		DeviceCode: manifests.DeviceCode{Cubin: []matrix.Code{{SM: 89}}, PTX: []matrix.Code{{SM: 89}}},
-		Requires: manifests.Requires{
-			DriverMin:   manifests.DriverMin{Cubin: "525.60.13", PTX: "550.54.14"},
-			Glibc:       "2.34",
-			Libraries:   []string{"libc.so.6", "libcuda.so.1", "libcudart.so.12"},
-			CPUVariants: []string{"haswell", "x64"},
-		},
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
+	for _, test := range []struct {
+		row    matrix.Row
+		fatbin string
+		code   manifests.DeviceCode
+		driver manifests.DriverMin
+	}{
+		{matrix.Row{SM: 89}, "sm89.fatbin sm89.fatbin", manifests.DeviceCode{Cubin: []matrix.Code{{SM: 89}}, PTX: []matrix.Code{}}, manifests.DriverMin{Cubin: "525.60.13"}},
+		{matrix.Row{SM: 75, PTX: true}, "ptx75.fatbin", manifests.DeviceCode{Cubin: []matrix.Code{}, PTX: []matrix.Code{{SM: 75}}}, manifests.DriverMin{PTX: "550.54.14"}},
+	} {
+		got, err := bundler.Audit(open(t, newTree(t, test.fatbin)), rulesOf(test.row))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := &bundler.Report{
+			DeviceCode: test.code,
+			Requires: manifests.Requires{
+				DriverMin:   test.driver,
+				Glibc:       "2.34",
+				Libraries:   []string{"libc.so.6", "libcuda.so.1", "libcudart.so.12"},
+				CPUVariants: []string{"haswell", "x64"},
+			},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", test.row, diff)
+		}
 	}
 }
 

@@ -57,7 +57,8 @@ func decodeRuntime(data []byte) (d runtimeDescription, err error) {
 // first. Its tree has one of two forms, and NVIDIA's LICENSE in both:
 //
 //	whole    lib/libcublas.so.13, lib/libcublasLt.so.13, lib/libcudart.so.13, NVIDIA's, and what they need
-//	linked   lib/libllcuda-blas.so.12, the farm's own: cuBLAS as far as llama.cpp calls it, with the code of one SM major
+//	linked   lib/libllcuda-blas.so.12, the farm's own: cuBLAS as far as llama.cpp calls it, with the code of one SM major,
+//	         or with PTX alone
 //	         lib/libcublas.so.12, a link to it: the name that the CUDA backend asks for
 //	         lib/libcudart.so.12, NVIDIA's
 //	         NOTICE, which says what was linked
@@ -195,8 +196,13 @@ func checkRuntime(t *tree, rules Rules) []Finding {
 			}
 		}
 	}
-	if len(t.deviceCode().Cubin) == 0 {
-		a.refuse("", "no library in it has machine code for a GPU")
+	switch code := t.deviceCode(); {
+	case len(code.Cubin)+len(code.PTX) == 0:
+		a.refuse("", "no library in it has code for a GPU")
+	case a.linked != "" && len(code.Cubin) > 0 && len(code.PTX) > 0:
+		a.refuse("", "its libraries have PTX for %v beside machine code, which serves the same GPUs: prune one of them", code.PTX)
+	case len(code.Cubin) == 0 && len(code.PTX) > 1:
+		a.refuse("", "its libraries have PTX for %v: a driver compiles the newest, prune the others", code.PTX)
 	}
 	return a.findings
 }

@@ -43,7 +43,10 @@ func runtimeTree(t testing.TB) string {
 }
 
 // linkedTree is the tree of a runtime that the farm linked, of stand-ins.
-func linkedTree(t testing.TB) string {
+func linkedTree(t testing.TB) string { return linkedTreeOf(t, "sm75.fatbin") }
+
+// linkedTreeOf is a runtime that the farm linked, with the code of a fatbin.
+func linkedTreeOf(t testing.TB, fatbin string) string {
 	t.Helper()
 	b := newToolbox(t)
 	dir := filepath.Join(t.TempDir(), "runtime")
@@ -51,7 +54,7 @@ func linkedTree(t testing.TB) string {
 		t.Fatal(err)
 	}
 	b.gives(filepath.Join(dir, "lib/libcudart.so.12"), "libcudart.so.12", "libcudart.so.12", "cudaMalloc", "")
-	b.gives(filepath.Join(dir, "lib/libllcuda-blas.so.12"), "libllcuda-blas.so.12", "libcublas.so.12", "cublasCreate_v2", "sm75.fatbin")
+	b.gives(filepath.Join(dir, "lib/libllcuda-blas.so.12"), "libllcuda-blas.so.12", "libcublas.so.12", "cublasCreate_v2", fatbin)
 	b.link("libllcuda-blas.so.12", filepath.Join(dir, "lib/libcublas.so.12"))
 	for name, text := range map[string]string{"LICENSE": nvidiaLicense, "NOTICE": "linked\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
@@ -217,11 +220,18 @@ func TestPackRuntimeWithWhatItNeeds(t *testing.T) {
 	packRuntime(t, dir)
 }
 
-// What the farm linked is named for the SM major of its code, and keeps the link through which it is found.
+// What the farm linked is named for the SM major of its machine code, or for its PTX, and keeps the link through which it
+// is found.
 func TestPackLinkedRuntime(t *testing.T) {
-	dir := linkedTree(t)
+	for fatbin, name := range map[string]string{"sm75.fatbin": "sm7x", "ptx75.fatbin": "ptx75"} {
+		t.Run(name, func(t *testing.T) { testPackLinkedRuntime(t, fatbin, name) })
+	}
+}
+
+func testPackLinkedRuntime(t *testing.T, fatbin, name string) {
+	dir := linkedTreeOf(t, fatbin)
 	out, artifacts := packRuntime(t, dir)
-	base := "llcuda-cudart-cu12-sm7x-" + artifacts[0].Tar.SHA256[:12]
+	base := "llcuda-cudart-cu12-" + name + "-" + artifacts[0].Tar.SHA256[:12]
 	if diff := cmp.Diff([]string{base + ".tar.gz", base + ".tar.zst"}, names(t, out)); diff != "" {
 		t.Error(diff)
 	}
@@ -293,6 +303,18 @@ func TestPackLinkedRuntimeRefuses(t *testing.T) {
 			data, err := os.ReadFile(link)
 			return errors.Join(err, os.Remove(link), os.WriteFile(link, data, 0o755))
 		}, []string{"lib/libcublas.so.12: runtime"}},
+		"PTX beside machine code": {func(_ *testing.T, b *toolbox, dir string) error {
+			b.gives(filepath.Join(dir, blas), "libllcuda-blas.so.12", "libcublas.so.12", "cublasCreate_v2", "sm75.fatbin ptx75.fatbin")
+			return nil
+		}, []string{": runtime"}},
+		"PTX of two SMs": {func(_ *testing.T, b *toolbox, dir string) error {
+			b.gives(filepath.Join(dir, blas), "libllcuda-blas.so.12", "libcublas.so.12", "cublasCreate_v2", "ptx75.fatbin ptx90.fatbin")
+			return nil
+		}, []string{": runtime"}},
+		"no device code": {func(_ *testing.T, b *toolbox, dir string) error {
+			b.gives(filepath.Join(dir, blas), "libllcuda-blas.so.12", "libcublas.so.12", "cublasCreate_v2", "")
+			return nil
+		}, []string{": runtime"}},
 		"no NOTICE": {func(_ *testing.T, _ *toolbox, dir string) error { return os.Remove(filepath.Join(dir, "NOTICE")) }, []string{"NOTICE: runtime"}},
 		"NVIDIA's cublasLt beside it": {func(_ *testing.T, b *toolbox, dir string) error {
 			b.gives(filepath.Join(dir, "lib/libcublasLt.so.12"), "libcublasLt.so.12", "libcublasLt.so.12", "f", "")

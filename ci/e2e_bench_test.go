@@ -84,15 +84,15 @@ func (f *farm) planned(b *testing.B) []string {
 	}
 	plan := f.run(b, "plan", "--sm", chosen, "--json")
 	plan.want(b, 0)
-	var planned struct{ Jobs []struct{ SM int } }
+	var planned struct{ Jobs []struct{ SM code } }
 	if err := json.Unmarshal([]byte(plan.stdout), &planned); err != nil {
 		b.Fatal(err)
 	}
-	var sms []string
+	var rows []string
 	for _, job := range planned.Jobs {
-		sms = append(sms, fmt.Sprint(job.SM))
+		rows = append(rows, string(job.SM))
 	}
-	return sms
+	return rows
 }
 
 // compiled are the names of files that a compiler reads.

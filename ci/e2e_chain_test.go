@@ -129,7 +129,7 @@ func (f *farm) testChain(t *testing.T) {
 		said := ci(again...)
 		said.want(t, 0)
 		for _, asset := range readManifest(t, dir).Assets {
-			if asset.SM == 75 && !regexp.MustCompile(regexp.QuoteMeta(asset.Name)+`: the same: sha256 `+asset.SHA256).MatchString(said.stdout) {
+			if asset.SM == "75" && !regexp.MustCompile(regexp.QuoteMeta(asset.Name)+`: the same: sha256 `+asset.SHA256).MatchString(said.stdout) {
 				t.Errorf("%s is not said to be the same", asset.Name)
 			}
 		}

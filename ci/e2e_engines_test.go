@@ -161,7 +161,7 @@ func digestsOf(t *testing.T, dir string, sm int) map[string]string {
 	t.Helper()
 	digests := map[string]string{}
 	for _, a := range readManifest(t, dir).Assets {
-		if a.SM == sm {
+		if a.SM == code(strconv.Itoa(sm)) {
 			digests[a.Name] = a.SHA256
 		}
 	}

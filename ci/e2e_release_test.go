@@ -18,13 +18,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// allCodes are what --sm all builds, and the code in each: CUDA 12 compiles the SMs up to the one whose bundle also serves
-// newer GPUs, by PTX, and CUDA 13 the others.
-var allCodes = map[int]code{
-	50: "50", 60: "60", 61: "61", 70: "70", 75: "75", 80: "80", 86: "86", 89: "89", smWithPTX: "90", 100: "100", 120: "120a",
+// allCodes are what --sm all builds, and the code in each.
+var allCodes = map[string]deviceCode{
+	"sm50": cubin("50"), "sm60": cubin("60"), "sm61": cubin("61"), "sm70": cubin("70"), "sm75": cubin("75"), "sm80": cubin("80"), "sm86": cubin("86"),
+	"sm89": cubin("89"), "sm90": cubin("90"), "ptx90": {Cubin: []code{}, PTX: []code{"90"}}, "sm100": cubin("100"), "sm120": cubin("120a"),
 }
 
-const smWithPTX = 90
+// allRuntimes are the CUDA runtimes of their bundles.
+var allRuntimes = map[string]string{
+	"sm50": "cu12-sm5x", "sm60": "cu12-sm6x", "sm61": "cu12-sm6x", "sm70": "cu12-sm7x", "sm75": "cu12-sm7x", "sm80": "cu12-sm8x", "sm86": "cu12-sm8x",
+	"sm89": "cu12-sm8x", "sm90": "cu12-sm9x", "ptx90": "cu12-ptx90", "sm100": runtimeOfCUDA13, "sm120": runtimeOfCUDA13,
+}
+
+const runtimeOfCUDA13 = "cu13"
+
+func cubin(c code) deviceCode { return deviceCode{Cubin: []code{c}, PTX: []code{}} }
 
 // manifest is what these tests read of manifest.json, on their own.
 type manifest struct {
@@ -34,7 +42,7 @@ type manifest struct {
 
 type asset struct {
 	Name, Kind, Format, SHA256 string
-	SM                         int
+	SM                         code
 	DeviceCode                 *deviceCode `json:"device_code"`
 	Tar                        struct{ SHA256 string }
 }
@@ -63,7 +71,10 @@ func readManifest(t testing.TB, dir string) manifest {
 	return m
 }
 
-func bundleName(sm int) string { return fmt.Sprintf("llcuda-bins-sm%d", sm) }
+func bundleName(sm int) string { return bundleOf(fmt.Sprintf("sm%d", sm)) }
+
+// bundleOf is the name of a row's bundle: of "sm75", or of "ptx90".
+func bundleOf(row string) string { return "llcuda-bins-" + row }
 
 // All SMs come out of one build, and everything that is said of them is true.
 func (f *farm) testAllSMs(t *testing.T) {
@@ -71,14 +82,11 @@ func (f *farm) testAllSMs(t *testing.T) {
 
 	var got, want []string
 	for _, name := range fileNames(t, dir) {
-		got = append(got, regexp.MustCompile(`(cu12-sm\dx|cu13)-[0-9a-f]{12}`).ReplaceAllString(name, "$1-DIGEST"))
+		got = append(got, regexp.MustCompile(`(cu12-sm\dx|cu12-ptx90|cu13)-[0-9a-f]{12}`).ReplaceAllString(name, "$1-DIGEST"))
 	}
-	for sm := range allCodes {
-		runtime := fmt.Sprintf("llcuda-cudart-cu12-sm%dx-DIGEST", sm/10)
-		if sm > smWithPTX {
-			runtime = "llcuda-cudart-cu13-DIGEST"
-		}
-		want = append(want, bundleName(sm)+".tar.gz", bundleName(sm)+".tar.zst", runtime+".tar.gz", runtime+".tar.zst")
+	for row := range allCodes {
+		runtime := "llcuda-cudart-" + allRuntimes[row] + "-DIGEST"
+		want = append(want, bundleOf(row)+".tar.gz", bundleOf(row)+".tar.zst", runtime+".tar.gz", runtime+".tar.zst")
 	}
 	want = append(want, "SHA256SUMS", "manifest.json")
 	slices.Sort(want)
@@ -101,12 +109,8 @@ func (f *farm) testAllSMs(t *testing.T) {
 			codes[a.Name] = *a.DeviceCode
 		}
 	}
-	for sm, compiled := range allCodes {
-		held := deviceCode{Cubin: []code{compiled}, PTX: []code{}}
-		if sm == smWithPTX {
-			held.PTX = held.Cubin
-		}
-		wantCodes[bundleName(sm)+".tar.gz"], wantCodes[bundleName(sm)+".tar.zst"] = held, held
+	for row, held := range allCodes {
+		wantCodes[bundleOf(row)+".tar.gz"], wantCodes[bundleOf(row)+".tar.zst"] = held, held
 	}
 	if diff := cmp.Diff(wantCodes, codes); diff != "" {
 		t.Errorf("device code in the manifest (-want +got):\n%s", diff)
@@ -114,13 +118,13 @@ func (f *farm) testAllSMs(t *testing.T) {
 
 	t.Run("Cuobjdump", func(t *testing.T) {
 		tool := f.cuobjdump(t)
-		for sm := range allCodes {
-			if sm > smWithPTX {
+		for row := range allCodes {
+			if allRuntimes[row] == runtimeOfCUDA13 {
 				continue // it is the tool of CUDA 12
 			}
-			library := filepath.Join(unpack(t, dir, sm), "lib", "libggml-cuda.so")
-			if diff := cmp.Diff(codes[bundleName(sm)+".tar.gz"], listedBy(t, tool, library)); diff != "" {
-				t.Errorf("sm%d (-manifest +cuobjdump):\n%s", sm, diff)
+			library := filepath.Join(unpackRow(t, dir, row), "lib", "libggml-cuda.so")
+			if diff := cmp.Diff(codes[bundleOf(row)+".tar.gz"], listedBy(t, tool, library)); diff != "" {
+				t.Errorf("%s (-manifest +cuobjdump):\n%s", row, diff)
 			}
 		}
 	})
@@ -180,12 +184,17 @@ func (f *farm) testStrayCode(t *testing.T) {
 	}
 }
 
-// unpack unpacks a bundle with the system's tar and returns its folder.
 func unpack(t testing.TB, dir string, sm int) string {
 	t.Helper()
+	return unpackRow(t, dir, fmt.Sprintf("sm%d", sm))
+}
+
+// unpackRow unpacks a row's bundle with the system's tar and returns its folder.
+func unpackRow(t testing.TB, dir, row string) string {
+	t.Helper()
 	to := t.TempDir()
-	command(t, to, "tar", "-xf", filepath.Join(dir, bundleName(sm)+".tar.gz"))
-	return filepath.Join(to, bundleName(sm))
+	command(t, to, "tar", "-xf", filepath.Join(dir, bundleOf(row)+".tar.gz"))
+	return filepath.Join(to, bundleOf(row))
 }
 
 // cuobjdump takes NVIDIA's own reader of device code out of the package that the builder
@@ -236,11 +245,10 @@ func listedBy(t *testing.T, tool, library string) deviceCode {
 			cubin[code(match[1])] = true
 		}
 	}
-	listed := deviceCode{Cubin: slices.Sorted(maps.Keys(cubin)), PTX: slices.Sorted(maps.Keys(ptx))}
-	if listed.PTX == nil {
-		listed.PTX = []code{}
+	sorted := func(found map[code]bool) []code {
+		return slices.AppendSeq([]code{}, slices.Values(slices.Sorted(maps.Keys(found))))
 	}
-	return listed
+	return deviceCode{Cubin: sorted(cubin), PTX: sorted(ptx)}
 }
 
 // fileState is what must not change when nothing is built.

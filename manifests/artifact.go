@@ -13,10 +13,10 @@ import (
 type Kind string
 
 const (
-	// KindBundle is llama.cpp for one SM. Each bundle is two assets, a tar.gz and a tar.zst of the very same tar.
+	// KindBundle is llama.cpp for one row of the matrix. Each bundle is two assets, a tar.gz and a tar.zst of the very same tar.
 	KindBundle Kind = "bundle"
 	// KindCUDART is the toolkit's own libraries, for machines that have none: of a toolkit with static ones linked for
-	// one SM major, else as they are, for all. Two assets as well.
+	// one SM major or for PTX, else as they are, for all. Two assets as well.
 	KindCUDART Kind = "cudart"
 	// KindClient is llcuda-fetch, and what brings it: install.sh, and the wheels of the Python package, which have no kind of
 	// their own because clients of earlier releases refuse kinds that they do not know.
@@ -44,15 +44,16 @@ type Artifact struct {
 	// Tar is the tar inside the archive. The twins of a bundle have the same.
 	Tar *Digest `json:"tar,omitempty"`
 	// Release is the release that the bundle's own metadata names.
-	Release         string      `json:"release,omitempty"`
-	SourceDateEpoch int64       `json:"source_date_epoch,omitempty"`
-	LlamaCPP        *LlamaCPP   `json:"llama_cpp,omitempty"`
-	Toolkit         *Toolkit    `json:"toolkit,omitempty"`
-	SM              matrix.SM   `json:"sm,omitempty"`
-	Architecture    string      `json:"architecture,omitempty"`
-	GPUs            []string    `json:"gpus,omitempty"`
-	DeviceCode      *DeviceCode `json:"device_code,omitempty"`
-	Requires        *Requires   `json:"requires,omitempty"`
+	Release         string    `json:"release,omitempty"`
+	SourceDateEpoch int64     `json:"source_date_epoch,omitempty"`
+	LlamaCPP        *LlamaCPP `json:"llama_cpp,omitempty"`
+	Toolkit         *Toolkit  `json:"toolkit,omitempty"`
+	// Row is the matrix's row that the bundle was built for.
+	Row          matrix.Row  `json:"sm,omitzero"`
+	Architecture string      `json:"architecture,omitempty"`
+	GPUs         []string    `json:"gpus,omitempty"`
+	DeviceCode   *DeviceCode `json:"device_code,omitempty"`
+	Requires     *Requires   `json:"requires,omitempty"`
 	// Libraries are the files and links of a CUDA runtime.
 	Libraries []File `json:"libraries,omitempty"`
 }
@@ -136,7 +137,7 @@ func (a Artifact) checkFields(p *matrix.Problems) {
 		{"source_date_epoch", a.SourceDateEpoch != 0, bundle},
 		{"llama_cpp", a.LlamaCPP != nil, bundle},
 		{"toolkit", a.Toolkit != nil, bundle || cudart},
-		{"sm", a.SM != 0, bundle},
+		{"sm", !a.Row.IsZero(), bundle},
 		{"architecture", a.Architecture != "", bundle},
 		{"gpus", len(a.GPUs) > 0, bundle},
 		{"device_code", a.DeviceCode != nil, bundle || cudart},
@@ -157,7 +158,7 @@ func (a Artifact) checkBundle() error {
 	checkName(&p, "release", a.Release)
 	checkEpoch(&p, "source_date_epoch", a.SourceDateEpoch)
 	p.Under("llama_cpp", a.LlamaCPP.check())
-	p.Under("", facts{a.Stem(), a.SM, a.Architecture, a.GPUs, *a.DeviceCode, *a.Requires}.check())
+	p.Under("", facts{a.Stem(), a.Row, a.Architecture, a.GPUs, *a.DeviceCode, *a.Requires}.check())
 	return p.Err()
 }
 
@@ -166,8 +167,8 @@ func (a Artifact) checkRuntime() error {
 	if runtime := RuntimeOf(a.Toolkit.CUDA, *a.DeviceCode); a.Stem() != RuntimeName(runtime, *a.Tar) {
 		p.Addf("name", "%q is not %s- and the first 12 hex digits of the tar's sha256", shorten(a.Stem()), RuntimeTop(runtime))
 	}
-	if len(a.DeviceCode.Cubin) == 0 {
-		p.Addf("device_code.cubin", "empty: it serves no GPU")
+	if len(a.DeviceCode.Cubin)+len(a.DeviceCode.PTX) == 0 {
+		p.Addf("device_code", "empty: it serves no GPU")
 	}
 	for i := 1; i < len(a.DeviceCode.Cubin); i++ {
 		if code := a.DeviceCode.Cubin; code[i].Compare(code[i-1]) <= 0 {
@@ -178,18 +179,21 @@ func (a Artifact) checkRuntime() error {
 	return p.Err()
 }
 
-// IsLinked reports whether a CUDA runtime is one for an SM major alone, linked from static libraries.
+// IsLinked reports whether a CUDA runtime is one for an SM major or for PTX alone, linked from static libraries.
 func (a Artifact) IsLinked() bool {
-	return a.Kind == KindCUDART && a.Toolkit != nil && a.DeviceCode != nil && RuntimeOf(a.Toolkit.CUDA, *a.DeviceCode).Major != 0
+	return a.Kind == KindCUDART && a.Toolkit != nil && a.DeviceCode != nil && RuntimeOf(a.Toolkit.CUDA, *a.DeviceCode).IsLinked()
 }
 
 // serves reports whether a CUDA runtime is for a bundle: it is of the same toolkit, and has machine code for the bundle's
-// own GPUs, and where drivers compile the bundle's code for newer ones, also code that they can compile.
+// own GPUs, or for a bundle of PTX, code that a driver can compile.
 func (a Artifact) serves(bundle Artifact) bool {
 	if a.Toolkit == nil || a.DeviceCode == nil || bundle.Toolkit == nil || bundle.DeviceCode == nil || *a.Toolkit != *bundle.Toolkit {
 		return false
 	}
-	return slices.ContainsFunc(a.DeviceCode.Cubin, bundle.SM.RunsCubin) && (len(bundle.DeviceCode.PTX) == 0 || len(a.DeviceCode.PTX) > 0)
+	if bundle.Row.PTX {
+		return slices.ContainsFunc(a.DeviceCode.PTX, bundle.Row.SM.RunsPTX)
+	}
+	return slices.ContainsFunc(a.DeviceCode.Cubin, bundle.Row.SM.RunsCubin)
 }
 
 func (d Digest) check() error {

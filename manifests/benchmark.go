@@ -27,11 +27,11 @@ type Benchmark struct {
 
 // A BenchmarkBundle is the archive of a bundle that was measured.
 type BenchmarkBundle struct {
-	Name     string    `json:"name"`
-	SHA256   string    `json:"sha256"`
-	Release  string    `json:"release"`
-	LlamaCPP LlamaCPP  `json:"llama_cpp"`
-	SM       matrix.SM `json:"sm"`
+	Name     string     `json:"name"`
+	SHA256   string     `json:"sha256"`
+	Release  string     `json:"release"`
+	LlamaCPP LlamaCPP   `json:"llama_cpp"`
+	Row      matrix.Row `json:"sm"`
 }
 
 // A BenchmarkModel is a model that was measured with.
@@ -83,8 +83,8 @@ func (b Benchmark) Check() error {
 	}
 	for i, bundle := range b.Bundles {
 		at := fmt.Sprintf("bundles[%d]", i)
-		if KindOf(bundle.Name) != KindBundle || Stem(bundle.Name) != BundleName(bundle.SM) {
-			p.Addf(at+".name", "%q is not an archive of %s", shorten(bundle.Name), BundleName(bundle.SM))
+		if KindOf(bundle.Name) != KindBundle || Stem(bundle.Name) != BundleName(bundle.Row) {
+			p.Addf(at+".name", "%q is not an archive of %s", shorten(bundle.Name), BundleName(bundle.Row))
 		}
 		checkSHA256(&p, at+".sha256", bundle.SHA256)
 		checkName(&p, at+".release", bundle.Release)

@@ -13,7 +13,7 @@ import (
 
 func benchmark() manifests.Benchmark {
 	of := func(tag, digit string) manifests.BenchmarkBundle {
-		return manifests.BenchmarkBundle{Name: "llcuda-bins-sm75.tar.zst", SHA256: hash(digit), Release: tag, LlamaCPP: llama, SM: 75}
+		return manifests.BenchmarkBundle{Name: "llcuda-bins-sm75.tar.zst", SHA256: hash(digit), Release: tag, LlamaCPP: llama, Row: sm(75)}
 	}
 	return manifests.Benchmark{
 		SchemaVersion: 1, GPU: "Tesla T4", CPU: "Intel(R) Xeon(R) CPU @ 2.00GHz", Rounds: 5, Repetitions: 3,
@@ -51,7 +51,8 @@ func TestBenchmarkCheck(t *testing.T) {
 		"nothing measured": {func(b *manifests.Benchmark) { b.Tests = nil }, "tests: none"},
 		"no bundle":        {func(b *manifests.Benchmark) { b.Bundles = nil }, "bundles: none"},
 		"no round":         {func(b *manifests.Benchmark) { b.Rounds = 0 }, "rounds: none"},
-		"another SM":       {func(b *manifests.Benchmark) { b.Bundles[1].SM = 80 }, "bundles[1].name"},
+		"another SM":       {func(b *manifests.Benchmark) { b.Bundles[1].Row = sm(80) }, "bundles[1].name"},
+		"PTX":              {func(b *manifests.Benchmark) { b.Bundles[1].Row = ptx(75) }, "bundles[1].name: \"llcuda-bins-sm75.tar.zst\" is not an archive of llcuda-bins-ptx75"},
 		"no archive":       {func(b *manifests.Benchmark) { b.Bundles[0].Name = "llcuda-bins-sm75.spdx.json" }, "bundles[0].name"},
 		"no digest":        {func(b *manifests.Benchmark) { b.Bundles[0].SHA256 = "x" }, "bundles[0].sha256"},
 		"no commit":        {func(b *manifests.Benchmark) { b.Bundles[0].LlamaCPP.Commit = "" }, "bundles[0].llama_cpp.commit"},

@@ -98,7 +98,7 @@ func (t Toolkit) check() error {
 // A facts value is what metadata.json and the manifest both say of a bundle.
 type facts struct {
 	name         string
-	sm           matrix.SM
+	row          matrix.Row
 	architecture string
 	gpus         []string
 	code         DeviceCode
@@ -109,14 +109,15 @@ type facts struct {
 // gave sm_50 code to every GPU.
 func (f facts) check() error {
 	var p matrix.Problems
-	if !f.sm.Valid() {
-		p.Addf("sm", "%d is not a compute capability", int(f.sm))
+	sm := f.row.SM
+	if !sm.Valid() {
+		p.Addf("sm", "%d is not a compute capability", int(sm))
 	}
-	if want := BundleName(f.sm); f.name != want {
-		p.Addf("name", "%q, but the bundle for %d is %s", shorten(f.name), f.sm, want)
+	if want := BundleName(f.row); f.name != want {
+		p.Addf("name", "%q, but the bundle for %s is %s", shorten(f.name), f.row.Short(), want)
 	}
-	if want := f.sm.Architecture(); want != "" && f.architecture != want {
-		p.Addf("architecture", "%q, but %s is %s", shorten(f.architecture), f.sm.Capability(), want)
+	if want := sm.Architecture(); want != "" && f.architecture != want {
+		p.Addf("architecture", "%q, but %s is %s", shorten(f.architecture), sm.Capability(), want)
 	} else if f.architecture == "" {
 		p.Addf("architecture", "empty")
 	}
@@ -130,27 +131,47 @@ func (f facts) check() error {
 		}
 		seen[gpu] = true
 	}
-	own := []matrix.Code{{SM: f.sm}}
-	if len(f.code.Cubin) == 1 {
-		own[0].Variant = f.code.Cubin[0].Variant
-	}
-	if !slices.Equal(f.code.Cubin, own) {
-		p.Addf("device_code.cubin", "%v, but the bundle is for %v", f.code.Cubin, own)
-	}
-	if len(f.code.PTX) > 0 && !slices.Equal(f.code.PTX, own) {
-		p.Addf("device_code.ptx", "%v, but the bundle is for %v", f.code.PTX, own)
-	}
-	p.Under("requires", f.requires.check(len(f.code.PTX) > 0))
+	f.checkCode(&p)
+	p.Under("requires", f.requires.check(f.row.PTX))
 	return p.Err()
+}
+
+// checkCode checks that a bundle has code of the row's SM, and of the row's kind alone.
+func (f facts) checkCode(p *matrix.Problems) {
+	own, other := list{"cubin", f.code.Cubin}, list{"ptx", f.code.PTX}
+	if f.row.PTX {
+		own, other = other, own
+	}
+	want := []matrix.Code{{SM: f.row.SM}}
+	if len(own.codes) == 1 && !f.row.PTX {
+		want[0].Variant = own.codes[0].Variant
+	}
+	if !slices.Equal(own.codes, want) {
+		p.Addf("device_code."+own.name, "%v, but the bundle is for %v", own.codes, want)
+	}
+	if len(other.codes) > 0 {
+		p.Addf("device_code."+other.name, "%v, but a bundle has machine code or PTX, and %s is of %s", other.codes, f.row, own.name)
+	}
+}
+
+// A list is one of the two lists of device code.
+type list struct {
+	name  string
+	codes []matrix.Code
 }
 
 func (r Requires) check(ptx bool) error {
 	var p matrix.Problems
-	checkVersion(&p, "driver_min.cubin", r.DriverMin.Cubin)
 	if ptx {
 		checkVersion(&p, "driver_min.ptx", r.DriverMin.PTX)
-	} else if r.DriverMin.PTX != "" {
-		p.Addf("driver_min.ptx", "%q, but there is no PTX", shorten(r.DriverMin.PTX))
+		if r.DriverMin.Cubin != "" {
+			p.Addf("driver_min.cubin", "%q, but there is no machine code", shorten(r.DriverMin.Cubin))
+		}
+	} else {
+		checkVersion(&p, "driver_min.cubin", r.DriverMin.Cubin)
+		if r.DriverMin.PTX != "" {
+			p.Addf("driver_min.ptx", "%q, but there is no PTX", shorten(r.DriverMin.PTX))
+		}
 	}
 	checkVersion(&p, "glibc", r.Glibc)
 	if r.GLIBCXX != "" {

@@ -62,7 +62,7 @@ func (k nodeKind) String() string {
 }
 
 // decode reads one document from r into dst, a pointer to a struct whose JSON names are the fields
-// wanted; those with omitempty are optional. The name is for messages.
+// wanted; those with omitempty or omitzero are optional. The name is for messages.
 func decode(r io.Reader, name string, dst any) error {
 	data, err := readLimited(r)
 	if err != nil {
@@ -199,8 +199,12 @@ func bind(n node, dst reflect.Value, path string, problems *matrix.Problems) {
 		}
 		return n.kind != want
 	}
-	if code, ok := dst.Addr().Interface().(*matrix.Code); ok {
-		bindCode(n, code, path, problems)
+	switch v := dst.Addr().Interface().(type) {
+	case *matrix.Code:
+		bindNumberOrText(n, v, path, `what code is compiled for: want 75 or "120a"`, problems)
+		return
+	case *matrix.Row:
+		bindNumberOrText(n, v, path, `what a bundle is for: want 75 or "ptx90"`, problems)
 		return
 	}
 	switch dst.Kind() {
@@ -247,8 +251,8 @@ func bind(n node, dst reflect.Value, path string, problems *matrix.Problems) {
 	}
 }
 
-// bindCode reads 75 or "120a".
-func bindCode(n node, code *matrix.Code, path string, problems *matrix.Problems) {
+// bindNumberOrText reads what has a JSON form of its own: a number, or text.
+func bindNumberOrText(n node, dst json.Unmarshaler, path, what string, problems *matrix.Problems) {
 	text := []byte(n.text)
 	switch n.kind {
 	case nodeNumber:
@@ -258,8 +262,8 @@ func bindCode(n node, code *matrix.Code, path string, problems *matrix.Problems)
 		problems.Addf(path, "want a number or text, found %s", n.kind)
 		return
 	}
-	if err := code.UnmarshalJSON(text); err != nil {
-		problems.Addf(path, "%q is not what code is compiled for: want 75 or \"120a\"", shorten(n.text))
+	if err := dst.UnmarshalJSON(text); err != nil {
+		problems.Addf(path, "%q is not %s", shorten(n.text), what)
 	}
 }
 
@@ -290,10 +294,10 @@ func bindFields(n node, dst reflect.Value, path string, problems *matrix.Problem
 
 func fieldName(f reflect.StructField) (name string, optional bool) {
 	name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-	return name, options == "omitempty"
+	return name, options == "omitempty" || options == "omitzero"
 }
 
-// isEmpty is what omitempty leaves out.
+// isEmpty is what omitempty and omitzero leave out.
 func isEmpty(v reflect.Value) bool {
 	if v.Kind() == reflect.Slice {
 		return v.Len() == 0

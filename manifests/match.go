@@ -25,14 +25,15 @@ type candidate struct {
 	memory  int     // of the GPUs it serves, in MiB
 	cubin   int     // of those it serves by cubin
 	count   int
+	cubins  int // of the GPUs it serves, those by cubin: the memory of a GPU may not be known
 }
 
 // reasonAgainst is why a bundle cannot run on the host at all, whatever its GPUs.
 func (p *picker) reasonAgainst(c candidate) string {
 	h, need := p.host, c.Requires
 	switch {
-	case p.opts.SM != 0 && c.SM != p.opts.SM:
-		return fmt.Sprintf("%s was asked for", p.opts.SM)
+	case !p.opts.Row.IsZero() && c.Row != p.opts.Row:
+		return fmt.Sprintf("%s was asked for", p.opts.Row)
 	case h.OS != "linux" || h.Arch != "amd64":
 		return fmt.Sprintf("it is for linux/amd64, and this machine is %s/%s", h.OS, h.Arch)
 	case h.Glibc == "" && distribution(h) == "nixos":
@@ -117,11 +118,11 @@ func (p *picker) match(c candidate, gpu GPU) match {
 	if gpu.SM == 0 {
 		// Drivers this old do not tell a compute capability, and would run nothing if it were
 		// known.
-		if driver != "" && matrix.CompareVersions(driver, floors.Cubin) < 0 {
-			return tooOld(floors.Cubin)
+		if driver != "" && matrix.CompareVersions(driver, floors.Any()) < 0 {
+			return tooOld(floors.Any())
 		}
-		if p.opts.SM != 0 && driver != "" {
-			return match{through: ThroughCubin, reason: fmt.Sprintf("its compute capability is not known, and %s was asked for", p.opts.SM)}
+		if !p.opts.Row.IsZero() && driver != "" {
+			return match{through: c.through(), reason: fmt.Sprintf("its compute capability is not known, and %s was asked for", p.opts.Row)}
 		}
 		return match{reason: "its compute capability is not known; --sm names a bundle by hand, and a newer driver tells it"}
 	}
@@ -129,7 +130,11 @@ func (p *picker) match(c candidate, gpu GPU) match {
 	if cubin, ok := nearest(c.DeviceCode.Cubin, gpu.SM.RunsCubin); ok {
 		through, floor = ThroughCubin, floors.Cubin
 		reason = fmt.Sprintf("it runs code compiled for compute capability %s", cubin.SM.Capability())
-	} else if ptx, ok := nearest(c.DeviceCode.PTX, gpu.SM.RunsPTX); ok {
+	} else if ptx, ok := nearest(c.DeviceCode.PTX, gpu.SM.RunsPTX); ok && ptx.SM == gpu.SM {
+		// The runtime of PTX lacks most of cuBLAS' kernels for this very SM: that of CUDA 12.4.1 has 465 in
+		// libcublasLt_static.a, 94 of them with PTX.
+		return match{reason: fmt.Sprintf("its PTX is for GPUs newer than compute capability %s", ptx.SM.Capability())}
+	} else if ok {
 		through, floor = ThroughPTX, floors.PTX
 		reason = fmt.Sprintf("its driver compiles the bundle's PTX of compute capability %s, once, at the first start", ptx.SM.Capability())
 	} else {
@@ -142,6 +147,14 @@ func (p *picker) match(c candidate, gpu GPU) match {
 		return tooOld(floor)
 	}
 	return match{through: through, reason: reason}
+}
+
+// through is how a bundle serves GPUs, if it does.
+func (c candidate) through() string {
+	if c.Row.PTX {
+		return ThroughPTX
+	}
+	return ThroughCubin
 }
 
 // nearest is the newest code that a GPU runs.
@@ -157,11 +170,12 @@ func nearest(code []matrix.Code, runs func(matrix.Code) bool) (matrix.Code, bool
 
 // reasonNotServed says why no code of a bundle runs on a GPU.
 func reasonNotServed(c candidate, gpu GPU) string {
-	if c.SM > gpu.SM {
-		return fmt.Sprintf("its code is for compute capability %s, and this GPU's is %s, which is older", c.SM.Capability(), gpu.SM.Capability())
+	sm := c.Row.SM
+	if sm > gpu.SM {
+		return fmt.Sprintf("its code is for compute capability %s, and this GPU's is %s, which is older", sm.Capability(), gpu.SM.Capability())
 	}
-	if c.SM.Major() == gpu.SM.Major() {
-		return fmt.Sprintf("its code uses features of compute capability %s alone, and this GPU is %s", c.SM.Capability(), gpu.SM.Capability())
+	if sm.Major() == gpu.SM.Major() {
+		return fmt.Sprintf("its code uses features of compute capability %s alone, and this GPU is %s", sm.Capability(), gpu.SM.Capability())
 	}
-	return fmt.Sprintf("its code is for the %d.x generation alone, and this GPU is %s", c.SM.Major(), gpu.SM.Capability())
+	return fmt.Sprintf("its code is for the %d.x generation alone, and this GPU is %s", sm.Major(), gpu.SM.Capability())
 }

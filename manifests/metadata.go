@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"path"
@@ -25,10 +26,11 @@ const MetadataName = "metadata.json"
 type Metadata struct {
 	SchemaVersion int `json:"schema_version"`
 	// Name is the bundle's name and that of its top folder: "llcuda-bins-sm75".
-	Name         string     `json:"name"`
-	Release      string     `json:"release"`
-	LlamaCPP     LlamaCPP   `json:"llama_cpp"`
-	SM           matrix.SM  `json:"sm"`
+	Name     string   `json:"name"`
+	Release  string   `json:"release"`
+	LlamaCPP LlamaCPP `json:"llama_cpp"`
+	// Row is the matrix's row that the bundle was built for.
+	Row          matrix.Row `json:"sm"`
 	Architecture string     `json:"architecture"`
 	GPUs         []string   `json:"gpus"`
 	Toolkit      Toolkit    `json:"toolkit"`
@@ -83,12 +85,14 @@ type Requires struct {
 	CPUVariants []string `json:"cpu_variants"`
 }
 
-// DriverMin is the oldest driver for each kind of device code.
+// DriverMin is the oldest driver that runs the bundle's device code: machine code, or PTX.
 type DriverMin struct {
-	Cubin string `json:"cubin"`
-	// PTX is absent where the bundle has none.
-	PTX string `json:"ptx,omitempty"`
+	Cubin string `json:"cubin,omitempty"`
+	PTX   string `json:"ptx,omitempty"`
 }
+
+// Any is the oldest driver, whichever kind of code the bundle has.
+func (d DriverMin) Any() string { return cmp.Or(d.Cubin, d.PTX) }
 
 // A File is a regular file or a link in an archive, by its path below the archive's top folder.
 type File struct {
@@ -135,7 +139,7 @@ func (m Metadata) Check() error {
 	checkName(&p, "release", m.Release)
 	p.Under("llama_cpp", m.LlamaCPP.check())
 	p.Under("toolkit", m.Toolkit.check())
-	p.Under("", facts{m.Name, m.SM, m.Architecture, m.GPUs, m.DeviceCode, m.Requires}.check())
+	p.Under("", facts{m.Name, m.Row, m.Architecture, m.GPUs, m.DeviceCode, m.Requires}.check())
 	p.Under("", checkFiles(m.Files))
 	p.Under("build", m.Build.check())
 	return p.Err()

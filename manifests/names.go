@@ -44,13 +44,18 @@ const (
 // Formats are those in which a release has every archive.
 func Formats() []string { return []string{FormatTarGz, FormatTarZst} }
 
-// BundleName is the name of an SM's bundle and of its top folder, without the archive's extension.
-func BundleName(sm matrix.SM) string { return bundlePrefix + sm.String() }
+// BundleName is the name of a row's bundle and of its top folder, without the archive's extension:
+// "llcuda-bins-sm75", or "llcuda-bins-ptx90".
+func BundleName(row matrix.Row) string { return bundlePrefix + row.String() }
 
-// RuntimeOf is what a CUDA runtime serves, by its toolkit's version and its machine code: one SM major
-// where all of that is for it, else every SM of the toolkit.
+// RuntimeOf is what a CUDA runtime serves, by its toolkit's version and its device code: the bundle of
+// PTX where it has nothing else, one SM major where all machine code is for it, else every SM of the
+// toolkit.
 func RuntimeOf(cuda string, code DeviceCode) matrix.Runtime {
 	runtime := matrix.Runtime{Toolkit: matrix.ToolkitName(cuda)}
+	if len(code.Cubin) == 0 && len(code.PTX) > 0 {
+		runtime.PTX = code.PTX[len(code.PTX)-1].SM
+	}
 	for i, c := range code.Cubin {
 		if i > 0 && c.SM.Major() != runtime.Major {
 			runtime.Major = 0
@@ -61,7 +66,8 @@ func RuntimeOf(cuda string, code DeviceCode) matrix.Runtime {
 	return runtime
 }
 
-// RuntimeTop is the top folder of a CUDA runtime: "llcuda-cudart-cu12-sm7x", or "llcuda-cudart-cu13".
+// RuntimeTop is the top folder of a CUDA runtime: "llcuda-cudart-cu12-sm7x", "llcuda-cudart-cu12-ptx90"
+// or "llcuda-cudart-cu13".
 func RuntimeTop(runtime matrix.Runtime) string { return runtimePrefix + runtime.String() }
 
 // RuntimeName is the name of a CUDA runtime without the archive's extension. It has the digest of

@@ -11,8 +11,8 @@ import (
 
 // PickOptions narrow what Pick chooses from. The zero value lets it choose freely.
 type PickOptions struct {
-	// SM allows the bundle of this SM alone.
-	SM matrix.SM
+	// Row allows the bundle of this row alone.
+	Row matrix.Row
 	// AllowCPU takes a bundle for its CPU half where no GPU can be served.
 	AllowCPU bool
 }
@@ -28,9 +28,9 @@ const (
 // prints.
 type Decision struct {
 	// Bundle is the bundle's name, and Asset the archive of it to download.
-	Bundle string    `json:"bundle"`
-	Asset  string    `json:"asset"`
-	SM     matrix.SM `json:"sm"`
+	Bundle string     `json:"bundle"`
+	Asset  string     `json:"asset"`
+	Row    matrix.Row `json:"sm"`
 	// Through is ThroughCubin, ThroughPTX if any GPU served needs it, or ThroughCPU.
 	Through string `json:"through"`
 	// GPUs are all GPUs of the host, and what the choice means for each.
@@ -44,7 +44,7 @@ type Decision struct {
 	// together.
 	DownloadBytes int64 `json:"download_bytes"`
 	DiskBytes     int64 `json:"disk_bytes"`
-	// Bundles are all bundles of the release, ascending by SM, and what speaks for or against each.
+	// Bundles are all bundles of the release, ascending by row, and what speaks for or against each.
 	Bundles []BundleVerdict `json:"bundles"`
 }
 
@@ -58,9 +58,9 @@ type GPUVerdict struct {
 
 // A BundleVerdict reports whether a bundle was chosen.
 type BundleVerdict struct {
-	Bundle string    `json:"bundle"`
-	SM     matrix.SM `json:"sm"`
-	Chosen bool      `json:"chosen"`
+	Bundle string     `json:"bundle"`
+	Row    matrix.Row `json:"sm"`
+	Chosen bool       `json:"chosen"`
 	// Reason is why or why not, for a person.
 	Reason string `json:"reason"`
 }
@@ -75,7 +75,7 @@ const (
 	LackDisk   Lack = "disk"   // one fits, and the disk is too full for it
 )
 
-// Absent says that the bundle was picked by its SM alone, for a GPU that this host does not have.
+// Absent says that the bundle was picked by its row alone, for a GPU that this host does not have.
 func (d Decision) Absent() bool {
 	return d.Through != ThroughCPU && !slices.ContainsFunc(d.GPUs, func(v GPUVerdict) bool { return v.Served })
 }
@@ -98,13 +98,13 @@ func (e *NoBundleError) Hint() string { return e.Way }
 // decision.
 //
 // A bundle serves a GPU by a cubin of the GPU's own SM, else by one of the same major and a lower
-// minor, else by PTX that is not newer than the GPU, if the driver is new enough to compile it. The
+// minor; a bundle of PTX serves the GPUs newer than it, if the driver is new enough to compile it. The
 // bundle that serves the most memory wins, then the one that serves the most GPUs, then the one
 // that serves more memory by cubin, then the newest SM.
 //
 // Without a GPU that can be served the error is a *NoBundleError. Two options change that: AllowCPU
-// makes it the smallest bundle, and SM alone, where there is no GPU or no driver at all, the bundle
-// of that SM: an image is built for another machine's GPU.
+// makes it the smallest bundle, and Row alone, where there is no GPU or no driver at all, the bundle
+// of that row: an image is built for another machine's GPU.
 func Pick(r Release, host Host, opts PickOptions) (Decision, error) {
 	p := picker{release: r, host: host, opts: opts, candidates: []candidate{}}
 	for _, bundle := range r.Bundles() {
@@ -141,6 +141,7 @@ func (p *picker) pick() (Decision, error) {
 			c.memory += gpu.MemoryMiB
 			if m.through == ThroughCubin {
 				c.cubin += gpu.MemoryMiB
+				c.cubins++
 			}
 		}
 		if c.against == "" && c.count > 0 && (best < 0 || isBetter(*c, p.candidates[best])) {
@@ -155,7 +156,7 @@ func (p *picker) pick() (Decision, error) {
 			}
 		}
 	}
-	absent := best < 0 && p.opts.SM != 0 && (len(p.host.GPUs) == 0 || p.host.Driver.Version == "")
+	absent := best < 0 && !p.opts.Row.IsZero() && (len(p.host.GPUs) == 0 || p.host.Driver.Version == "")
 	if absent {
 		best = slices.IndexFunc(p.candidates, func(c candidate) bool { return c.against == "" })
 	}
@@ -177,13 +178,13 @@ func (p *picker) pick() (Decision, error) {
 }
 
 func isBetter(a, b candidate) bool {
-	return cmp.Or(cmp.Compare(a.memory, b.memory), cmp.Compare(a.count, b.count), cmp.Compare(a.cubin, b.cubin), cmp.Compare(a.SM, b.SM)) > 0
+	return cmp.Or(cmp.Compare(a.memory, b.memory), cmp.Compare(a.count, b.count), cmp.Compare(a.cubin, b.cubin), cmp.Compare(a.cubins, b.cubins), a.Row.Compare(b.Row)) > 0
 }
 
 // choose fills in what the choice of a bundle means.
 func (p *picker) choose(c candidate, onCPU, absent bool) {
 	d := &p.decision
-	d.Bundle, d.Asset, d.SM, d.Through = c.Stem(), c.Name, c.SM, ThroughCPU
+	d.Bundle, d.Asset, d.Row, d.Through = c.Stem(), c.Name, c.Row, ThroughCPU
 	d.DownloadBytes, d.DiskBytes = c.Size, c.Size+c.Tar.Size
 	for i, m := range c.serves {
 		d.GPUs[i].Reason = m.reason
@@ -199,7 +200,7 @@ func (p *picker) choose(c candidate, onCPU, absent bool) {
 	case onCPU:
 		return // the CUDA backend is not loaded
 	case absent:
-		d.Through = ThroughCubin
+		d.Through = c.through()
 	default:
 		d.VisibleDevices = visibleDevices(d.GPUs)
 	}

@@ -31,25 +31,27 @@ func seedRelease(t testing.TB) manifests.Release {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const mega = 1_000_000
 	var list []manifests.Artifact
 	for i, target := range targets {
-		var ptx []matrix.Code
-		if target.PTX {
-			ptx = []matrix.Code{target.Code()}
-		}
 		compiler, _ := m.ToolkitOf(target)
-		for _, a := range bundle(target.SM, ptx...) {
+		for _, a := range bundle(target.Row()) {
 			a.Toolkit = &manifests.Toolkit{CUDA: compiler.CUDA, NVCC: compiler.NVCC}
 			a.GPUs = target.GPUs
-			a.DeviceCode.Cubin = []matrix.Code{target.Code()}
-			a.Requires.DriverMin.Cubin = compiler.DriverCubin
-			a.Tar = &manifests.Digest{SHA256: hash("a"), Size: 170e6 + int64(i)}
-			a.Size = int64(map[string]int{manifests.FormatTarGz: 47e6, manifests.FormatTarZst: 28e6}[a.Format] + i)
+			a.Tar = &manifests.Digest{SHA256: hash("a"), Size: 170*mega + int64(i)}
+			a.Size = int64(map[string]int{manifests.FormatTarGz: 47 * mega, manifests.FormatTarZst: 28 * mega}[a.Format] + i)
+			if target.PTX {
+				a.Requires.DriverMin.PTX = compiler.DriverPTX
+				a.Size += 4 * mega
+			} else {
+				a.DeviceCode.Cubin = []matrix.Code{target.Code()}
+				a.Requires.DriverMin.Cubin = compiler.DriverCubin
+			}
 			list = append(list, a)
 		}
 	}
-	// As the farm makes them: of CUDA 12 one for each SM major, linked from static libraries, of CUDA 13 NVIDIA's own.
-	const mega = 1_000_000
+	// As the farm makes them: of CUDA 12 one for each SM major and one of PTX, linked from static libraries, of CUDA 13
+	// NVIDIA's own.
 	for _, of := range []struct {
 		cuda, digit  string
 		holds        manifests.DeviceCode
@@ -60,7 +62,8 @@ func seedRelease(t testing.TB) manifests.Release {
 		{"12.4.1", "6", code(60, 61), nil, 104 * mega, 94 * mega, 188 * mega},
 		{"12.4.1", "7", code(70, 75), nil, 102 * mega, 94 * mega, 189 * mega},
 		{"12.4.1", "8", code(80, 86, 89), nil, 117 * mega, 100 * mega, 212 * mega},
-		{"12.4.1", "9", code(90), []matrix.SM{90}, 223 * mega, 149 * mega, 340 * mega},
+		{"12.4.1", "9", code(90), nil, 211 * mega, 137 * mega, 318 * mega},
+		{"12.4.1", "4", ptxCode(90), nil, 101 * mega, 94 * mega, 180 * mega},
 		{"13.3.1", "d", code(75, 80, 86, 89, 90, 100, 103, 110, 120, 121), []matrix.SM{75, 120}, 411 * mega, 389 * mega, 573 * mega},
 	} {
 		for _, a := range runtimeOf(of.cuda, of.digit, of.holds, of.ptx...) {
@@ -135,7 +138,7 @@ func outcome(d manifests.Decision, err error) string {
 	if none, ok := errors.AsType[*manifests.NoBundleError](err); ok {
 		return string(none.Lack)
 	}
-	return d.SM.String() + " " + d.Through
+	return d.Row.String() + " " + d.Through
 }
 
 // TestPick compares the whole trace of every host in the corpus with its golden file. Read a golden
@@ -158,9 +161,9 @@ func TestPickOfEachHost(t *testing.T) {
 		"gtx-1060": "sm61 cubin", "gtx-1080-ti-driver-535": "sm61 cubin", "tesla-p40": "sm61 cubin", "titan-v": "sm70 cubin",
 		"gtx-1650": "sm75 cubin", "rtx-2080-ti": "sm75 cubin", "rtx-3060-laptop": "sm86 cubin", "rtx-3090": "sm86 cubin",
 		"rtx-3090-cuda-env": "sm86 cubin", "rtx-3090-split-libraries": "sm86 cubin", "a10": "sm86 cubin", "a30": "sm80 cubin",
-		"rtx-4090": "sm89 cubin", "rtx-4090-and-1080-ti": "sm89 cubin", "rtx-3090-and-4090": "sm86 cubin", "rtx-4090-and-5090": "sm90 ptx",
+		"rtx-4090": "sm89 cubin", "rtx-4090-and-1080-ti": "sm89 cubin", "rtx-3090-and-4090": "sm86 cubin", "rtx-4090-and-5090": "ptx90 ptx", "h100-and-5090": "sm90 cubin",
 		"p100-and-p40": "sm60 cubin", "two-1080-ti-and-2060": "sm61 cubin", "h100": "sm90 cubin", "h100-cuda-13": "sm90 cubin", "t4-without-cuda": "sm75 cubin", "t4-without-cublaslt": "sm75 cubin", "rtx-5090-pip-cuda-13": "sm120 cubin", "h100-driver-535": "sm90 cubin",
-		"h100-mig": "sm90 cubin", "a100-mig-and-t4": "sm75 cubin", "rtx-5090": "sm90 ptx", "rtx-5090-driver-580": "sm120 cubin", "rtx-pro-6000-and-5060": "sm120 cubin", "b200": "sm100 cubin", "b300": "sm100 cubin", "sm-121": "sm90 ptx", "jetson-orin": "bundle",
+		"h100-mig": "sm90 cubin", "a100-mig-and-t4": "sm75 cubin", "rtx-5090": "ptx90 ptx", "rtx-5090-driver-580": "sm120 cubin", "rtx-pro-6000-and-5060": "sm120 cubin", "b200": "sm100 cubin", "b300": "sm100 cubin", "sm-121": "ptx90 ptx", "jetson-orin": "bundle",
 		"wsl2-rtx-3080": "sm86 cubin", "driver-470": "bundle", "driver-470-known-sm": "bundle", "no-driver": "driver", "no-gpu": "gpu",
 		"driver-without-gpu": "gpu", "ubuntu-20.04": "sm86 cubin", "centos-7": "bundle", "alpine": "bundle", "no-libstdcxx": "bundle", "old-libstdcxx": "bundle",
 		"full-disk": "disk", "unknown-disk": "sm86 cubin", "gtx-680-kepler": "bundle", "mixed-without-uuid": "sm86 cubin",
@@ -184,23 +187,31 @@ func TestPickOptions(t *testing.T) {
 		name, host, want string
 		opts             manifests.PickOptions
 	}{
-		{"a P100 never runs code for 6.1", "kaggle-p100", "bundle", manifests.PickOptions{SM: 61}},
-		{"a 1080 runs code for 6.0", "gtx-1060", "sm60 cubin", manifests.PickOptions{SM: 60}},
-		{"Pascal never runs code for 7.5", "gtx-1060", "bundle", manifests.PickOptions{SM: 75}},
-		{"Volta never runs code for 7.5", "colab-v100", "bundle", manifests.PickOptions{SM: 75}},
-		{"a bundle that the release lacks", "h100", "bundle", manifests.PickOptions{SM: 110}},
+		{"a P100 never runs code for 6.1", "kaggle-p100", "bundle", manifests.PickOptions{Row: sm(61)}},
+		{"a 1080 runs code for 6.0", "gtx-1060", "sm60 cubin", manifests.PickOptions{Row: sm(60)}},
+		{"Pascal never runs code for 7.5", "gtx-1060", "bundle", manifests.PickOptions{Row: sm(75)}},
+		{"Volta never runs code for 7.5", "colab-v100", "bundle", manifests.PickOptions{Row: sm(75)}},
+		{"a bundle that the release lacks", "h100", "bundle", manifests.PickOptions{Row: sm(110)}},
+		{"PTX for a GPU that machine code serves as well", "b200", "ptx90 ptx", manifests.PickOptions{Row: ptx(90)}},
+		{"PTX for the newer one of two GPUs", "h100-and-5090", "ptx90 ptx", manifests.PickOptions{Row: ptx(90)}},
+		{"no PTX for a GPU of its own SM", "h100", "bundle", manifests.PickOptions{Row: ptx(90)}},
+		{"no PTX for an older GPU", "rtx-4090", "bundle", manifests.PickOptions{Row: ptx(90)}},
+		{"PTX that the release lacks", "rtx-5090", "bundle", manifests.PickOptions{Row: ptx(75)}},
+		{"machine code of 9.0 without the PTX of 9.0", "rtx-5090", "bundle", manifests.PickOptions{Row: sm(90)}},
+		{"PTX for a GPU of another machine", "image-build", "ptx90 ptx", manifests.PickOptions{Row: ptx(90)}},
+		{"the CPU half of a bundle of PTX", "image-build", "ptx90 cpu", manifests.PickOptions{Row: ptx(90), AllowCPU: true}},
 		{"a CPU when allowed", "no-gpu", "sm50 cpu", manifests.PickOptions{AllowCPU: true}},
-		{"a CPU when allowed, one bundle", "no-gpu", "sm75 cpu", manifests.PickOptions{AllowCPU: true, SM: 75}},
+		{"a CPU when allowed, one bundle", "no-gpu", "sm75 cpu", manifests.PickOptions{AllowCPU: true, Row: sm(75)}},
 		{"the GPU even where the CPU is allowed", "colab-t4", "sm75 cubin", manifests.PickOptions{AllowCPU: true}},
-		{"a GPU of another machine, by its SM", "image-build", "sm86 cubin", manifests.PickOptions{SM: 86}},
-		{"a GPU of another machine, where the driver is", "driver-without-gpu", "sm86 cubin", manifests.PickOptions{SM: 86}},
-		{"a GPU of another machine, where CUDA refuses its own", "driver-mismatch", "sm61 cubin", manifests.PickOptions{SM: 61}},
-		{"a GPU of another machine, on an idle one of the bus", "no-driver", "sm61 cubin", manifests.PickOptions{SM: 61}},
-		{"the CPU half of a bundle by its SM", "image-build", "sm86 cpu", manifests.PickOptions{SM: 86, AllowCPU: true}},
-		{"no GPU of another machine where there is one", "rtx-4090", "bundle", manifests.PickOptions{SM: 50}},
-		{"no GPU of another machine with an old driver", "driver-470", "bundle", manifests.PickOptions{SM: 61}},
-		{"no GPU of another machine on musl", "alpine", "bundle", manifests.PickOptions{SM: 86}},
-		{"an SM that the release lacks", "image-build", "bundle", manifests.PickOptions{SM: 110}},
+		{"a GPU of another machine, by its SM", "image-build", "sm86 cubin", manifests.PickOptions{Row: sm(86)}},
+		{"a GPU of another machine, where the driver is", "driver-without-gpu", "sm86 cubin", manifests.PickOptions{Row: sm(86)}},
+		{"a GPU of another machine, where CUDA refuses its own", "driver-mismatch", "sm61 cubin", manifests.PickOptions{Row: sm(61)}},
+		{"a GPU of another machine, on an idle one of the bus", "no-driver", "sm61 cubin", manifests.PickOptions{Row: sm(61)}},
+		{"the CPU half of a bundle by its SM", "image-build", "sm86 cpu", manifests.PickOptions{Row: sm(86), AllowCPU: true}},
+		{"no GPU of another machine where there is one", "rtx-4090", "bundle", manifests.PickOptions{Row: sm(50)}},
+		{"no GPU of another machine with an old driver", "driver-470", "bundle", manifests.PickOptions{Row: sm(61)}},
+		{"no GPU of another machine on musl", "alpine", "bundle", manifests.PickOptions{Row: sm(86)}},
+		{"an SM that the release lacks", "image-build", "bundle", manifests.PickOptions{Row: sm(110)}},
 		{"a CPU when allowed, where CUDA refuses", "hidden-gpus", "sm50 cpu", manifests.PickOptions{AllowCPU: true}},
 		{"no CPU half for another system", "centos-7", "bundle", manifests.PickOptions{AllowCPU: true}},
 	} {
@@ -215,7 +226,7 @@ func TestPickOptions(t *testing.T) {
 // says what it is for.
 func TestPickForAbsentGPU(t *testing.T) {
 	r, all := seedRelease(t), hosts(t)
-	d, err := manifests.Pick(r, all["image-build"], manifests.PickOptions{SM: 86})
+	d, err := manifests.Pick(r, all["image-build"], manifests.PickOptions{Row: sm(86)})
 	if err != nil || !d.Absent() || d.Runtime == "" || len(d.VisibleDevices) > 0 || len(d.GPUs) > 0 {
 		t.Errorf("%v\n%s", err, trace(d, err))
 	}
@@ -226,10 +237,23 @@ func TestPickForAbsentGPU(t *testing.T) {
 	for _, test := range []struct {
 		host string
 		opts manifests.PickOptions
-	}{{"rtx-3090", manifests.PickOptions{SM: 86}}, {"image-build", manifests.PickOptions{SM: 86, AllowCPU: true}}} {
+	}{{"rtx-3090", manifests.PickOptions{Row: sm(86)}}, {"image-build", manifests.PickOptions{Row: sm(86), AllowCPU: true}}} {
 		if d, err := manifests.Pick(r, all[test.host], test.opts); err != nil || d.Absent() {
 			t.Errorf("%s: %v\n%s", test.host, err, trace(d, err))
 		}
+	}
+}
+
+// TestPickWithoutMemory prefers machine code where the memory of no GPU is known.
+func TestPickWithoutMemory(t *testing.T) {
+	r, host := seedRelease(t), hosts(t)["h100-and-5090"]
+	for i := range host.GPUs {
+		host.GPUs[i].MemoryMiB = 0
+	}
+	d, err := manifests.Pick(r, host, manifests.PickOptions{})
+	const why = "  llcuda-bins-ptx90: chosen false: llcuda-bins-sm90 has machine code where this one has PTX\n"
+	if got := outcome(d, err); got != "sm90 cubin" || !strings.Contains(trace(d, err), why) {
+		t.Errorf("%s\n%s", got, trace(d, err))
 	}
 }
 
@@ -239,14 +263,16 @@ func TestPickByHand(t *testing.T) {
 	r, host := seedRelease(t), hosts(t)["driver-470"]
 	for _, test := range []struct {
 		driver, want string
-		sm           matrix.SM
+		row          matrix.Row
 	}{
-		{"535.104.05", "bundle", 0}, {"535.104.05", "sm61 cubin", 61}, {"470.256.02", "bundle", 61}, {"", "driver", 0}, {"", "sm61 cubin", 61},
+		{"535.104.05", "bundle", matrix.Row{}}, {"535.104.05", "sm61 cubin", sm(61)}, {"470.256.02", "bundle", sm(61)},
+		{"", "driver", matrix.Row{}}, {"", "sm61 cubin", sm(61)},
+		{"550.54.14", "ptx90 ptx", ptx(90)}, {"550.54.13", "bundle", ptx(90)}, {"", "ptx90 ptx", ptx(90)},
 	} {
 		host.Driver.Version = test.driver
-		d, err := manifests.Pick(r, host, manifests.PickOptions{SM: test.sm})
+		d, err := manifests.Pick(r, host, manifests.PickOptions{Row: test.row})
 		if got := outcome(d, err); got != test.want {
-			t.Errorf("driver %q, %s: %s, want %s\n%s", test.driver, test.sm, got, test.want, trace(d, err))
+			t.Errorf("driver %q, %s: %s, want %s\n%s", test.driver, test.row, got, test.want, trace(d, err))
 		}
 	}
 }
@@ -311,7 +337,8 @@ func TestPickKeepsTheRules(t *testing.T) {
 		code, floors := r.Assets[i].DeviceCode, r.Assets[i].Requires.DriverMin
 		for _, gpu := range d.GPUs {
 			cubin := slices.ContainsFunc(code.Cubin, gpu.SM.RunsCubin) && matrix.CompareVersions(host.Driver.Version, floors.Cubin) >= 0
-			ptx := slices.ContainsFunc(code.PTX, gpu.SM.RunsPTX) && matrix.CompareVersions(host.Driver.Version, floors.PTX) >= 0
+			older := func(c matrix.Code) bool { return gpu.SM > c.SM && gpu.SM.RunsPTX(c) }
+			ptx := slices.ContainsFunc(code.PTX, older) && matrix.CompareVersions(host.Driver.Version, floors.PTX) >= 0
 			if gpu.Served != (gpu.SM != 0 && (cubin || ptx)) {
 				t.Fatalf("%s is served: %t\n%s", gpu.SM, gpu.Served, trace(d, err))
 			}

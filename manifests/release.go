@@ -45,17 +45,17 @@ func (r Release) Of(kind Kind) []Artifact {
 	return slices.DeleteFunc(slices.Clone(r.Assets), func(a Artifact) bool { return a.Kind != kind })
 }
 
-// Bundles are the bundles, ascending by SM, each by the archive to download.
+// Bundles are the bundles, ascending by row, each by the archive to download.
 func (r Release) Bundles() []Artifact {
 	bundles := toDownload(r.Of(KindBundle))
-	slices.SortStableFunc(bundles, func(a, b Artifact) int { return cmp.Compare(a.SM, b.SM) })
+	slices.SortStableFunc(bundles, func(a, b Artifact) int { return a.Row.Compare(b.Row) })
 	return bundles
 }
 
-// Bundle is the bundle for an SM, by the archive to download.
-func (r Release) Bundle(sm matrix.SM) (Artifact, bool) {
+// Bundle is the bundle of a row, by the archive to download.
+func (r Release) Bundle(row matrix.Row) (Artifact, bool) {
 	bundles := r.Bundles()
-	i := slices.IndexFunc(bundles, func(a Artifact) bool { return a.SM == sm })
+	i := slices.IndexFunc(bundles, func(a Artifact) bool { return a.Row == row })
 	if i < 0 {
 		return Artifact{}, false
 	}

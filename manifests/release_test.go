@@ -57,7 +57,7 @@ func TestNewRefuses(t *testing.T) {
 	// Bundles of two machines whose checkouts differed.
 	list, other := assets(), llama
 	other.Commit = strings.Repeat("d", 40)
-	list[0].LlamaCPP, list[1].LlamaCPP = &other, &other
+	list[2].LlamaCPP, list[3].LlamaCPP = &other, &other
 	_, err = manifests.New(release, list, models)
 	want := `making a manifest: assets[2].llama_cpp: "0.5.0", commit "` + other.Commit + `", build 1; the release has "0.5.0", "` + llama.Commit + `", 1
 assets[3].llama_cpp: "0.5.0", commit "` + other.Commit + `", build 1; the release has "0.5.0", "` + llama.Commit + `", 1`
@@ -75,9 +75,14 @@ func asset(r *manifests.Release, name string) *manifests.Artifact {
 func TestCheckRefuses(t *testing.T) {
 	const gz, zst = "llcuda-bins-sm75.tar.gz", "llcuda-bins-sm75.tar.zst"
 	const cudart = "llcuda-cudart-cu12-bbbbbbbbbbbb.tar.gz"
+	const ptxGz, ptxZst = "llcuda-bins-ptx90.tar.gz", "llcuda-bins-ptx90.tar.zst"
 	both := func(r *manifests.Release, edit func(*manifests.Artifact)) {
 		edit(asset(r, gz))
 		edit(asset(r, zst))
+	}
+	bothPTX := func(r *manifests.Release, edit func(*manifests.Artifact)) {
+		edit(asset(r, ptxGz))
+		edit(asset(r, ptxZst))
 	}
 	for name, test := range map[string]struct {
 		edit func(*manifests.Release)
@@ -94,16 +99,16 @@ func TestCheckRefuses(t *testing.T) {
 		"two of a major": {func(r *manifests.Release) {
 			r.Toolkits = append(r.Toolkits, manifests.Toolkit{CUDA: "12.8.1", NVCC: "12.8.93"})
 		}, "toolkits[1].cuda: \"12.4.1\" and \"12.8.1\" are of one major: a release has one toolkit of each\ntoolkits[1]: no bundle was made with CUDA \"12.8.1\", nvcc \"12.8.93\""},
-		"asset of another":  {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.Release = "v1" }) }, `assets[0].release: "v1"; the release is "v1.1.0-runtime"`},
-		"another time":      {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.SourceDateEpoch = 1 }) }, "assets[0].source_date_epoch: 1; the release has 1790553600"},
+		"asset of another":  {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.Release = "v1" }) }, `assets[2].release: "v1"; the release is "v1.1.0-runtime"`},
+		"another time":      {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.SourceDateEpoch = 1 }) }, "assets[2].source_date_epoch: 1; the release has 1790553600"},
 		"empty":             {func(r *manifests.Release) { r.Assets = nil }, "toolkits[0]: no bundle was made with CUDA \"12.4.1\", nvcc \"12.4.131\"\nassets: no bundle"},
 		"too many":          {func(r *manifests.Release) { r.Assets = make([]manifests.Artifact, 1001) }, "assets: 1001, more than 1000"},
-		"order":             {func(r *manifests.Release) { r.Assets[0], r.Assets[1] = r.Assets[1], r.Assets[0] }, `assets[1].name: "llcuda-bins-sm75.tar.gz" comes after "llcuda-bins-sm75.tar.zst": assets ascend by name, each once`},
+		"order":             {func(r *manifests.Release) { r.Assets[0], r.Assets[1] = r.Assets[1], r.Assets[0] }, `assets[1].name: "llcuda-bins-ptx90.tar.gz" comes after "llcuda-bins-ptx90.tar.zst": assets ascend by name, each once`},
 		"twice":             {func(r *manifests.Release) { r.Assets = slices.Insert(r.Assets, 8, r.Assets[7]) }, `assets[8].name: "sbom.spdx.json" comes after "sbom.spdx.json": assets ascend by name, each once`},
-		"twin missing":      {func(r *manifests.Release) { r.Assets = r.Assets[1:] }, `assets[0]: "llcuda-bins-sm75.tar.zst" stands alone: every archive is there as tar.gz and tar.zst`},
-		"twin differs":      {func(r *manifests.Release) { asset(r, gz).Tar = &manifests.Digest{SHA256: hash("0"), Size: 10000} }, `assets[1]: "llcuda-bins-sm75.tar.gz" and "llcuda-bins-sm75.tar.zst" do not say the same of the tar inside`},
-		"twin differs more": {func(r *manifests.Release) { asset(r, zst).GPUs = []string{"T4"} }, `assets[1]: "llcuda-bins-sm75.tar.gz" and "llcuda-bins-sm75.tar.zst" do not say the same of the tar inside`},
-		"no runtime":        {func(r *manifests.Release) { r.Assets = slices.Delete(r.Assets, 4, 6) }, "assets: no CUDA runtime for llcuda-bins-sm75\nassets: no CUDA runtime for llcuda-bins-sm89"},
+		"twin missing":      {func(r *manifests.Release) { r.Assets = r.Assets[1:] }, `assets[0]: "llcuda-bins-ptx90.tar.zst" stands alone: every archive is there as tar.gz and tar.zst`},
+		"twin differs":      {func(r *manifests.Release) { asset(r, gz).Tar = &manifests.Digest{SHA256: hash("0"), Size: 10000} }, `assets[3]: "llcuda-bins-sm75.tar.gz" and "llcuda-bins-sm75.tar.zst" do not say the same of the tar inside`},
+		"twin differs more": {func(r *manifests.Release) { asset(r, zst).GPUs = []string{"T4"} }, `assets[3]: "llcuda-bins-sm75.tar.gz" and "llcuda-bins-sm75.tar.zst" do not say the same of the tar inside`},
+		"no runtime":        {func(r *manifests.Release) { r.Assets = slices.Delete(r.Assets, 4, 6) }, "assets: no CUDA runtime for llcuda-bins-sm75\nassets: no CUDA runtime for llcuda-bins-ptx90"},
 		"two runtimes": {func(r *manifests.Release) {
 			other := runtime()
 			for i, a := range other {
@@ -137,44 +142,64 @@ func TestCheckRefuses(t *testing.T) {
 		"kind":           {func(r *manifests.Release) { r.Assets[7].Kind = "firmware" }, `assets[7].kind: "firmware" is none of bundle, cudart, client, sbom, provenance`},
 		"no fields": {func(r *manifests.Release) { r.Assets[7].Kind = "cudart" }, "assets[7].format: missing from an asset of kind cudart\nassets[7].tar: missing from an asset of kind cudart\nassets[7].toolkit: missing from an asset of kind cudart\nassets[7].device_code: missing from an asset of kind cudart\nassets[7].libraries: missing from an asset of kind cudart\n" +
 			"assets[7]: \"sbom.spdx.json\" stands alone: every archive is there as tar.gz and tar.zst\nassets: sbom.spdx.json is the CUDA runtime of no bundle, or of bundles that have another"},
-		"other's fields": {func(r *manifests.Release) { r.Assets[7].SM = 75 }, "assets[7].sm: has no meaning in an asset of kind sbom"},
-		"format":         {func(r *manifests.Release) { asset(r, gz).Format = "tar.xz" }, "assets[0].format: \"tar.xz\", want tar.gz or tar.zst as in the name"},
-		"control text":   {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.GPUs = []string{"T4\x1b]0;x\a"} }) }, `assets[0].gpus[0]: "T4\x1b]0;x\a" cannot be printed in one line`},
-		"broken text":    {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.GPUs = []string{"T4\xff"} }) }, `assets[0].gpus[0]: "T4\xff" cannot be printed in one line`},
+		"other's fields": {func(r *manifests.Release) { r.Assets[7].Row = sm(75) }, "assets[7].sm: has no meaning in an asset of kind sbom"},
+		"format":         {func(r *manifests.Release) { asset(r, gz).Format = "tar.xz" }, "assets[2].format: \"tar.xz\", want tar.gz or tar.zst as in the name"},
+		"control text":   {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.GPUs = []string{"T4\x1b]0;x\a"} }) }, `assets[2].gpus[0]: "T4\x1b]0;x\a" cannot be printed in one line`},
+		"broken text":    {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.GPUs = []string{"T4\xff"} }) }, `assets[2].gpus[0]: "T4\xff" cannot be printed in one line`},
 		"long text": {func(r *manifests.Release) {
 			both(r, func(a *manifests.Artifact) { a.GPUs = []string{strings.Repeat("x", 4097)} })
-		}, `assets[0].gpus[0]: longer than 4096 bytes`},
+		}, `assets[2].gpus[0]: longer than 4096 bytes`},
 
-		"another SM": {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.SM = 86 }) }, "assets[0].name: \"llcuda-bins-sm75\", but the bundle for 86 is llcuda-bins-sm86\nassets[0].architecture: \"Turing\", but 8.6 is Ampere\nassets[0].device_code.cubin: [75], but the bundle is for [86]"},
+		"another SM": {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.Row = sm(86) }) }, "assets[2].name: \"llcuda-bins-sm75\", but the bundle for 86 is llcuda-bins-sm86\nassets[2].architecture: \"Turing\", but 8.6 is Ampere\nassets[2].device_code.cubin: [75], but the bundle is for [86]"},
 		"code of another": {func(r *manifests.Release) {
 			both(r, func(a *manifests.Artifact) { a.DeviceCode = &manifests.DeviceCode{Cubin: []matrix.Code{{SM: 50}}} })
-		}, "assets[0].device_code.cubin: [50], but the bundle is for [75]"},
+		}, "assets[2].device_code.cubin: [50], but the bundle is for [75]"},
 		"no code": {func(r *manifests.Release) {
 			both(r, func(a *manifests.Artifact) { a.DeviceCode = &manifests.DeviceCode{PTX: []matrix.Code{{SM: 75}}} })
-		}, "assets[0].device_code.cubin: [], but the bundle is for [75]\nassets[0].requires.driver_min.ptx: \"\" is not dotted numbers"},
-		"PTX of another": {func(r *manifests.Release) { asset(r, "llcuda-bins-sm89.tar.gz").DeviceCode.PTX[0].SM = 80 }, "assets[2].device_code.ptx: [80], but the bundle is for [89]"},
+		}, "assets[2].device_code.cubin: [], but the bundle is for [75]\nassets[2].device_code.ptx: [75], but a bundle has machine code or PTX, and sm75 is of cubin"},
+		"PTX beside machine code": {func(r *manifests.Release) {
+			both(r, func(a *manifests.Artifact) { a.DeviceCode.PTX = []matrix.Code{{SM: 75}} })
+		}, "assets[2].device_code.ptx: [75], but a bundle has machine code or PTX, and sm75 is of cubin"},
+		"machine code beside PTX": {func(r *manifests.Release) {
+			bothPTX(r, func(a *manifests.Artifact) { a.DeviceCode.Cubin = []matrix.Code{{SM: 90}} })
+		}, "assets[0].device_code.cubin: [90], but a bundle has machine code or PTX, and ptx90 is of ptx"},
+		"PTX of two": {func(r *manifests.Release) {
+			bothPTX(r, func(a *manifests.Artifact) { a.DeviceCode.PTX = []matrix.Code{{SM: 80}, {SM: 90}} })
+		}, "assets[0].device_code.ptx: [80 90], but the bundle is for [90]"},
+		"PTX for one GPU": {func(r *manifests.Release) {
+			bothPTX(r, func(a *manifests.Artifact) { a.DeviceCode.PTX = []matrix.Code{{SM: 90, Variant: "a"}} })
+		}, "assets[0].device_code.ptx: [90a], but the bundle is for [90]"},
+		"PTX by its row alone": {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.Row.PTX = true }) },
+			"assets[2].name: \"llcuda-bins-sm75\", but the bundle for ptx75 is llcuda-bins-ptx75\nassets[2].device_code.ptx: [], but the bundle is for [75]\nassets[2].device_code.cubin: [75], but a bundle has machine code or PTX, and ptx75 is of ptx\nassets[2].requires.driver_min.ptx: \"\" is not dotted numbers\nassets[2].requires.driver_min.cubin: \"525.60.13\", but there is no machine code"},
+		"PTX of another": {func(r *manifests.Release) { asset(r, ptxGz).DeviceCode.PTX[0].SM = 80 }, "assets[0].device_code.ptx: [80], but the bundle is for [90]"},
 		"driver for no PTX": {func(r *manifests.Release) {
 			both(r, func(a *manifests.Artifact) { a.Requires.DriverMin.PTX = "550.54.14" })
-		}, `assets[0].requires.driver_min.ptx: "550.54.14", but there is no PTX`},
+		}, `assets[2].requires.driver_min.ptx: "550.54.14", but there is no PTX`},
+		"driver for no machine code": {func(r *manifests.Release) {
+			bothPTX(r, func(a *manifests.Artifact) { a.Requires.DriverMin.Cubin = "525.60.13" })
+		}, `assets[0].requires.driver_min.cubin: "525.60.13", but there is no machine code`},
+		"no driver for PTX": {func(r *manifests.Release) {
+			bothPTX(r, func(a *manifests.Artifact) { a.Requires.DriverMin = manifests.DriverMin{} })
+		}, `assets[0].requires.driver_min.ptx: "" is not dotted numbers`},
 		"requires": {func(r *manifests.Release) {
 			both(r, func(a *manifests.Artifact) {
 				a.Requires = &manifests.Requires{Glibc: "GLIBC_2.34", GLIBCXX: "3.x", Libraries: []string{"libc.so.6", "/x", "libb"}, CPUVariants: []string{"x64", "x64"}}
 			})
-		}, `assets[0].requires.driver_min.cubin: "" is not dotted numbers
-assets[0].requires.glibc: "GLIBC_2.34" is not dotted numbers
-assets[0].requires.glibcxx: "3.x" is not dotted numbers
-assets[0].requires.libraries[1]: "/x" is not a name
-assets[0].requires.libraries[1]: "/x" comes after "libc.so.6": the list ascends, each once
-assets[0].requires.cpu_variants[1]: "x64" comes after "x64": the list ascends, each once`},
-		"no architecture": {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.Architecture = "" }) }, "assets[0].architecture: missing from an asset of kind bundle"},
-		"GPU twice":       {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.GPUs = []string{"T4", "T4"} }) }, `assets[0].gpus[1]: "T4" is empty or stands here twice`},
+		}, `assets[2].requires.driver_min.cubin: "" is not dotted numbers
+assets[2].requires.glibc: "GLIBC_2.34" is not dotted numbers
+assets[2].requires.glibcxx: "3.x" is not dotted numbers
+assets[2].requires.libraries[1]: "/x" is not a name
+assets[2].requires.libraries[1]: "/x" comes after "libc.so.6": the list ascends, each once
+assets[2].requires.cpu_variants[1]: "x64" comes after "x64": the list ascends, each once`},
+		"no architecture": {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.Architecture = "" }) }, "assets[2].architecture: missing from an asset of kind bundle"},
+		"GPU twice":       {func(r *manifests.Release) { both(r, func(a *manifests.Artifact) { a.GPUs = []string{"T4", "T4"} }) }, `assets[2].gpus[1]: "T4" is empty or stands here twice`},
 		"llama.cpp": {func(r *manifests.Release) {
 			both(r, func(a *manifests.Artifact) {
 				a.LlamaCPP = &manifests.LlamaCPP{Version: "-x", Commit: "main", Build: -1}
 			})
-		}, `assets[0].llama_cpp.version: "-x" is not a version
-assets[0].llama_cpp.commit: "main" is neither a commit's 40 hex digits nor sha256: and 64
-assets[0].llama_cpp.build: -1 is negative`},
+		}, `assets[2].llama_cpp.version: "-x" is not a version
+assets[2].llama_cpp.commit: "main" is neither a commit's 40 hex digits nor sha256: and 64
+assets[2].llama_cpp.build: -1 is negative`},
 
 		"runtime's name": {func(r *manifests.Release) { asset(r, cudart).Tar = &manifests.Digest{SHA256: hash("c"), Size: 20000} }, `assets[4].name: "llcuda-cudart-cu12-bbbbbbbbbbbb" is not llcuda-cudart-cu12- and the first 12 hex digits of the tar's sha256`},
 		"runtime's toolkit": {func(r *manifests.Release) {
@@ -186,9 +211,16 @@ assets[0].llama_cpp.build: -1 is negative`},
 		"runtime with a dangling link": {func(r *manifests.Release) {
 			asset(r, cudart).Libraries[0] = manifests.File{Path: "LICENSE", Mode: "0777", Link: "lib/libcublas.so.12"}
 		}, `assets[4].libraries[0].link: "lib/libcublas.so.12" does not lead to a file of the archive`},
-		"runtime without code": {func(r *manifests.Release) { asset(r, cudart).DeviceCode = &manifests.DeviceCode{} }, "assets[4].device_code.cubin: empty: it serves no GPU"},
+		"runtime without code": {func(r *manifests.Release) { asset(r, cudart).DeviceCode = &manifests.DeviceCode{} }, "assets[4].device_code: empty: it serves no GPU"},
 		"runtime of one major": {func(r *manifests.Release) { *asset(r, cudart).DeviceCode = code(70, 75) },
 			`assets[4].name: "llcuda-cudart-cu12-bbbbbbbbbbbb" is not llcuda-cudart-cu12-sm7x- and the first 12 hex digits of the tar's sha256`},
+		"runtime of PTX": {func(r *manifests.Release) { *asset(r, cudart).DeviceCode = ptxCode(90) },
+			`assets[4].name: "llcuda-cudart-cu12-bbbbbbbbbbbb" is not llcuda-cudart-cu12-ptx90- and the first 12 hex digits of the tar's sha256`},
+		"runtime without PTX": {func(r *manifests.Release) {
+			for _, name := range []string{cudart, strings.Replace(cudart, ".tar.gz", ".tar.zst", 1)} {
+				asset(r, name).DeviceCode.PTX = []matrix.Code{}
+			}
+		}, "assets: no CUDA runtime for llcuda-bins-ptx90"},
 		"runtime's code": {func(r *manifests.Release) { slices.Reverse(asset(r, cudart).DeviceCode.Cubin[:2]) }, "assets[4].device_code.cubin[1]: 50 comes after 60: targets ascend, each once"},
 		"runtime of other GPUs": {func(r *manifests.Release) {
 			for _, name := range []string{cudart, strings.Replace(cudart, ".tar.gz", ".tar.zst", 1)} {
@@ -238,27 +270,33 @@ func TestDecodeRefuses(t *testing.T) {
 		"case":              {`"sha256"`, `"SHA256"`, "assets[0].sha256: missing\nassets[0].SHA256: unknown field"},
 		"strange field":     {`"assets":`, "\"\\u001b[2J\": 1, \"assets\":", `"\x1b[2J": unknown field`},
 		"missing field":     {"      \"size\": 2000,\n", "", "assets[0].size: missing"},
-		"missing below":     {"        \"ptx\": []\n", "", "line 49: invalid character '}' looking for beginning of object key string"},
-		"missing list":      {",\n        \"ptx\": []", "", "assets[0].device_code.ptx: missing"},
-		"null":              {`"ptx": []`, `"ptx": null`, "assets[0].device_code.ptx: want an array, found null"},
+		"missing below":     {"        \"ptx\": []\n", "", "line 153: invalid character '}' looking for beginning of object key string"},
+		"missing list":      {",\n        \"ptx\": []", "", "assets[2].device_code.ptx: missing"},
+		"null":              {`"ptx": []`, `"ptx": null`, "assets[2].device_code.ptx: want an array, found null"},
 		"null for text":     {`"glibc": "2.27"`, `"glibc": null`, "assets[0].requires.glibc: want text, found null"},
 		"empty optional":    {`"kind": "sbom",`, `"kind": "sbom", "gpus": [],`, "assets[7].gpus: empty: leave it out"},
 		"zero optional":     {`"kind": "sbom",`, `"kind": "sbom", "sm": 0,`, "assets[7].sm: empty: leave it out"},
-		"duplicate":         {`"sm": 75,`, `"sm": 75, "sm": 75,`, "assets[0].sm: given twice"},
-		"duplicate escaped": {`"sm": 75,`, `"sm": 75, "s\u006d": 75,`, "assets[0].sm: given twice"},
-		"text for number":   {`"sm": 75`, `"sm": "75"`, "assets[0].sm: want a number, found text"},
+		"duplicate":         {`"sm": 75,`, `"sm": 75, "sm": 75,`, "assets[2].sm: given twice"},
+		"duplicate escaped": {`"sm": 75,`, `"sm": 75, "s\u006d": 75,`, "assets[2].sm: given twice"},
+		"text for number":   {`"sm": 75`, `"sm": "75"`, `assets[2].sm: "75" is not what a bundle is for: want 75 or "ptx90"`},
 		"number for text":   {`"release": "v1.1.0-runtime"`, `"release": 1`, "release: want text, found a number"},
-		"fraction":          {`"sm": 75`, `"sm": 75.0`, "assets[0].sm: want an integer, found 75.0"},
-		"exponent":          {`"sm": 75`, `"sm": 75e0`, "assets[0].sm: want an integer, found 75e0"},
+		"fraction":          {`"sm": 75`, `"sm": 75.0`, `assets[2].sm: "75.0" is not what a bundle is for: want 75 or "ptx90"`},
+		"exponent":          {`"sm": 75`, `"sm": 75e0`, `assets[2].sm: "75e0" is not what a bundle is for: want 75 or "ptx90"`},
+		"null for a row":    {`"sm": 75`, `"sm": null`, "assets[2].sm: want a number or text, found null"},
+		"list for a row":    {`"sm": "ptx90"`, `"sm": ["ptx90"]`, "assets[0].sm: want a number or text, found an array"},
+		"row in words":      {`"sm": "ptx90"`, `"sm": "sm90"`, `assets[0].sm: "sm90" is not what a bundle is for: want 75 or "ptx90"`},
+		"row in capitals":   {`"sm": "ptx90"`, `"sm": "PTX90"`, `assets[0].sm: "PTX90" is not what a bundle is for: want 75 or "ptx90"`},
+		"PTX as a number":   {`"sm": "ptx90"`, `"sm": 90`, `assets[0].name: "llcuda-bins-ptx90", but the bundle for 90 is llcuda-bins-sm90`},
+		"no driver at all":  {"          \"ptx\": \"550.54.14\"\n", "", `assets[0].requires.driver_min.ptx: "" is not dotted numbers`},
 		"huge number":       {`"size": 10000`, `"size": 9999999999999999999`, "assets[0].tar.size: want an integer, found 9999999999999999999"},
 		"array for object":  {`"assets": [`, `"assets": [[],`, "assets[0]: want an object, found an array"},
-		"object for array":  {`"ptx": []`, `"ptx": {}`, "assets[0].device_code.ptx: want an array, found an object"},
-		"deep":              {`"ptx": []`, `"ptx": ` + strings.Repeat("[", 20) + strings.Repeat("]", 20), "assets[0].device_code.ptx" + strings.Repeat("[0]", 12) + ": nested deeper than 16"},
-		"very deep":         {`"ptx": []`, `"ptx": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000), "line 49: invalid character '[' exceeded max depth"},
+		"object for array":  {`"ptx": []`, `"ptx": {}`, "assets[2].device_code.ptx: want an array, found an object"},
+		"deep":              {`"ptx": []`, `"ptx": ` + strings.Repeat("[", 20) + strings.Repeat("]", 20), "assets[2].device_code.ptx" + strings.Repeat("[0]", 12) + ": nested deeper than 16"},
+		"very deep":         {`"ptx": []`, `"ptx": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000), "line 153: invalid character '[' exceeded max depth"},
 		"wide":              {`"ptx": []`, `"ptx": [` + strings.Repeat("0,", 200_000) + "0]", "more than 200000 values"},
-		"trailing":          {"\n}\n", "\n}\n{}", "line 358: invalid character '{' after top-level value"},
-		"cut":               {"\n}\n", "\n", "line 357: unexpected end of JSON input"},
-		"comma":             {"\n}\n", ",\n}\n", "line 357: invalid character '}' looking for beginning of object key string"},
+		"trailing":          {"\n}\n", "\n}\n{}", "line 352: invalid character '{' after top-level value"},
+		"cut":               {"\n}\n", "\n", "line 351: unexpected end of JSON input"},
+		"comma":             {"\n}\n", ",\n}\n", "line 351: invalid character '}' looking for beginning of object key string"},
 		"comment":           {`"assets":`, `/* */ "assets":`, "line 16: invalid character '/' looking for beginning of object key string"},
 		"not UTF-8":         {"Some GPU", "Some GPU\xff", "not UTF-8"},
 		"byte order mark":   {"{\n  \"schema_version\"", "\ufeff{\n  \"schema_version\"", "line 1: invalid character 'ï' looking for beginning of value"},
@@ -267,9 +305,9 @@ func TestDecodeRefuses(t *testing.T) {
 		"old version":       {`"schema_version": 1`, `"schema_version": 0`, "schema_version: 0, want 1"},
 		"no version":        {`"schema_version": 1,`, ``, "schema_version: missing"},
 		"version in words":  {`"schema_version": 1`, `"schema_version": "2"`, "schema_version: want a number, found text"},
-		"code in words":     {"\"cubin\": [\n          75\n        ]", "\"cubin\": [\n          \"sm_75\"\n        ]", `assets[0].device_code.cubin[0]: "sm_75" is not what code is compiled for: want 75 or "120a"`},
-		"code as an object": {`"ptx": []`, `"ptx": [{}]`, "assets[0].device_code.ptx[0]: want a number or text, found an object"},
-		"checked":           {`"ptx": []`, `"ptx": [86]`, "assets[0].device_code.ptx: [86], but the bundle is for [75]"},
+		"code in words":     {"\"cubin\": [\n          75\n        ]", "\"cubin\": [\n          \"sm_75\"\n        ]", `assets[2].device_code.cubin[0]: "sm_75" is not what code is compiled for: want 75 or "120a"`},
+		"code as an object": {`"ptx": []`, `"ptx": [{}]`, "assets[2].device_code.ptx[0]: want a number or text, found an object"},
+		"checked":           {`"ptx": []`, `"ptx": [86]`, "assets[2].device_code.ptx: [86], but a bundle has machine code or PTX, and sm75 is of cubin"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := strings.Replace(text, test.old, test.new, 1)

@@ -23,15 +23,18 @@ const (
 	epoch   = 1790553600
 )
 
-func requires(ptx string) manifests.Requires {
+func requires(driver manifests.DriverMin) manifests.Requires {
 	return manifests.Requires{
-		DriverMin:   manifests.DriverMin{Cubin: "525.60.13", PTX: ptx},
+		DriverMin:   driver,
 		Glibc:       "2.27",
 		GLIBCXX:     "3.4.25",
 		Libraries:   []string{"libcublas.so.12", "libcuda.so.1", "libcudart.so.12", "libstdc++.so.6"},
 		CPUVariants: []string{"haswell", "x64"},
 	}
 }
+
+// The drivers of a bundle of machine code, and of one of PTX.
+var cubinDriver, ptxDriver = manifests.DriverMin{Cubin: "525.60.13"}, manifests.DriverMin{PTX: "550.54.14"}
 
 func twins(a manifests.Artifact, stem string) []manifests.Artifact {
 	gz, zst := a, a
@@ -41,16 +44,20 @@ func twins(a manifests.Artifact, stem string) []manifests.Artifact {
 	return []manifests.Artifact{gz, zst}
 }
 
-func bundle(sm matrix.SM, ptx ...matrix.Code) []manifests.Artifact {
-	need := requires("")
-	if len(ptx) > 0 {
-		need = requires("550.54.14")
+// sm is a row of machine code, and ptx one of PTX.
+func sm(n matrix.SM) matrix.Row  { return matrix.Row{SM: n} }
+func ptx(n matrix.SM) matrix.Row { return matrix.Row{SM: n, PTX: true} }
+
+func bundle(row matrix.Row) []manifests.Artifact {
+	holds, need := code(row.SM), requires(cubinDriver)
+	if row.PTX {
+		holds, need = ptxCode(row.SM), requires(ptxDriver)
 	}
 	return twins(manifests.Artifact{
 		Kind: manifests.KindBundle, Tar: &manifests.Digest{SHA256: hash("a"), Size: 10000}, Release: release, SourceDateEpoch: epoch,
-		LlamaCPP: &llama, Toolkit: &toolkit, SM: sm, Architecture: sm.Architecture(), GPUs: []string{"Some GPU", "Another <GPU> & more"},
-		DeviceCode: &manifests.DeviceCode{Cubin: []matrix.Code{{SM: sm}}, PTX: ptx}, Requires: &need,
-	}, "llcuda-bins-"+sm.String())
+		LlamaCPP: &llama, Toolkit: &toolkit, Row: row, Architecture: row.SM.Architecture(), GPUs: []string{"Some GPU", "Another <GPU> & more"},
+		DeviceCode: &holds, Requires: &need,
+	}, "llcuda-bins-"+row.String())
 }
 
 // code is machine code for these SMs.
@@ -62,11 +69,16 @@ func code(sms ...matrix.SM) manifests.DeviceCode {
 	return c
 }
 
+// ptxCode is PTX for these SMs, and no machine code.
+func ptxCode(sms ...matrix.SM) manifests.DeviceCode {
+	c := code(sms...)
+	c.Cubin, c.PTX = c.PTX, c.Cubin
+	return c
+}
+
 // runtimeOf is a CUDA runtime of a toolkit, with the code given, and PTX; the digit makes its digest.
 func runtimeOf(cuda, digit string, holds manifests.DeviceCode, ptx ...matrix.SM) []manifests.Artifact {
-	for _, sm := range ptx {
-		holds.PTX = append(holds.PTX, matrix.Code{SM: sm})
-	}
+	holds.PTX = append(holds.PTX, ptxCode(ptx...).PTX...)
 	a := runtime()[0]
 	a.Toolkit, a.DeviceCode, a.Tar = &manifests.Toolkit{CUDA: cuda, NVCC: "1"}, &holds, &manifests.Digest{SHA256: hash(digit), Size: 20000}
 	return twins(a, manifests.RuntimeName(manifests.RuntimeOf(cuda, holds), *a.Tar))
@@ -85,7 +97,7 @@ func runtime() []manifests.Artifact {
 }
 
 func assets() []manifests.Artifact {
-	list := append(bundle(89, matrix.Code{SM: 89}), bundle(75)...)
+	list := append(bundle(ptx(90)), bundle(sm(75))...)
 	list = append(list, runtime()...)
 	return append(list,
 		manifests.Artifact{Name: "llcuda-fetch_linux_amd64", Kind: manifests.KindClient, Size: 1, SHA256: hash("5"), URL: "llcuda-fetch_linux_amd64"},
@@ -110,8 +122,8 @@ func sample(t testing.TB) manifests.Release {
 
 func metadata() manifests.Metadata {
 	return manifests.Metadata{
-		SchemaVersion: manifests.SchemaVersion, Name: "llcuda-bins-sm75", Release: release, LlamaCPP: llama, SM: 75, Architecture: "Turing",
-		GPUs: []string{"Tesla T4"}, Toolkit: toolkit, DeviceCode: manifests.DeviceCode{Cubin: []matrix.Code{{SM: 75}}, PTX: []matrix.Code{}}, Requires: requires(""),
+		SchemaVersion: manifests.SchemaVersion, Name: "llcuda-bins-sm75", Release: release, LlamaCPP: llama, Row: sm(75), Architecture: "Turing",
+		GPUs: []string{"Tesla T4"}, Toolkit: toolkit, DeviceCode: code(75), Requires: requires(cubinDriver),
 		Files: []manifests.File{
 			{Path: "LICENSE", Size: 0, Mode: "0644", SHA256: hash("0")},
 			{Path: "binaries/cuda12/libggml-cuda.so", Mode: "0777", Link: "../../lib/libggml-cuda.so"},
@@ -137,8 +149,8 @@ func big(t testing.TB) manifests.Release {
 	for i := range list {
 		list[i].Toolkit = &toolkit
 	}
-	for sm := matrix.SM(500); len(list) < manifests.MaxAssets; sm++ {
-		for _, a := range bundle(sm) {
+	for n := matrix.SM(500); len(list) < manifests.MaxAssets; n++ {
+		for _, a := range bundle(sm(n)) {
 			a.Architecture = "Future"
 			list = append(list, a)
 		}

@@ -25,6 +25,7 @@ func TestEveryFieldCounts(t *testing.T) {
 		{manifests.ManifestName, encode(t, sample(t)), func(b []byte) error { _, err := decode(b); return err },
 			[]string{"models[0].aliases", "models[0].revision", "models[0].vram_mib"}, 300},
 		{manifests.MetadataName, encodeMetadata(t, metadata()), func(b []byte) error { _, err := manifests.DecodeMetadata(bytes.NewReader(b)); return err }, []string{"build.patches", "requires.glibcxx"}, 300},
+		{manifests.MetadataName, encodeMetadata(t, ptxMetadata()), func(b []byte) error { _, err := manifests.DecodeMetadata(bytes.NewReader(b)); return err }, []string{"build.patches", "requires.glibcxx"}, 300},
 		{manifests.PointerName, encodePointer(t, pointer()), func(b []byte) error { _, err := manifests.DecodePointer(b); return err }, nil, 80},
 	} {
 		var root any

@@ -10,12 +10,12 @@ import (
 // explain says of every bundle why it was chosen or not.
 func (p *picker) explain(best int, onCPU, absent bool) {
 	for i, c := range p.candidates {
-		v := BundleVerdict{Bundle: c.Stem(), SM: c.SM, Chosen: i == best, Reason: c.against}
+		v := BundleVerdict{Bundle: c.Stem(), Row: c.Row, Chosen: i == best, Reason: c.against}
 		switch {
 		case i == best && onCPU:
 			v.Reason = "no GPU can be served, and the CPU was allowed; it is the smallest"
 		case i == best && absent:
-			v.Reason = fmt.Sprintf("it is for a GPU that is not here: %s was asked for, and %s", p.opts.SM, p.reasonUnserved(c))
+			v.Reason = fmt.Sprintf("it is for a GPU that is not here: %s was asked for, and %s", p.opts.Row, p.reasonUnserved(c))
 		case i == best:
 			v.Reason = fmt.Sprintf("it serves %s", describeServed(c, p.host.GPUs))
 		case c.against != "":
@@ -53,7 +53,7 @@ func (p *picker) reasonNotChosen(c, chosen candidate) string {
 		return fmt.Sprintf("%s serves %d MiB of GPU memory, this one %d", name, chosen.memory, c.memory)
 	case c.count < chosen.count:
 		return fmt.Sprintf("%s serves %d GPUs, this one %d", name, chosen.count, c.count)
-	case c.cubin < chosen.cubin:
+	case c.cubin < chosen.cubin || c.cubins < chosen.cubins:
 		return fmt.Sprintf("%s has machine code where this one has PTX", name)
 	}
 	return fmt.Sprintf("it would run, and %s is for a newer generation of the same GPUs", name)
@@ -93,13 +93,13 @@ func (h Host) NoGPU() *NoBundleError {
 
 // explainLack says what to tell a host that gets no bundle: what would help most directly.
 func (p *picker) explainLack() NoBundleError {
-	allowed := slices.DeleteFunc(slices.Clone(p.candidates), func(c candidate) bool { return p.opts.SM != 0 && c.SM != p.opts.SM })
+	allowed := slices.DeleteFunc(slices.Clone(p.candidates), func(c candidate) bool { return !p.opts.Row.IsZero() && c.Row != p.opts.Row })
 	if len(allowed) == 0 {
 		var have []string
 		for _, c := range p.candidates {
-			have = append(have, c.SM.String())
+			have = append(have, c.Row.String())
 		}
-		return NoBundleError{Lack: LackBundle, Reason: fmt.Sprintf("release %s has no bundle for %s; it has %s", p.release.Release, p.opts.SM, strings.Join(have, ", ")),
+		return NoBundleError{Lack: LackBundle, Reason: fmt.Sprintf("release %s has no bundle for %s; it has %s", p.release.Release, p.opts.Row, strings.Join(have, ", ")),
 			Way: "without --sm the best one for this machine is taken; --release names another release"}
 	}
 	if against := allowed[0].against; !slices.ContainsFunc(allowed, func(c candidate) bool { return c.against == "" }) {
@@ -116,7 +116,7 @@ func (p *picker) explainLack() NoBundleError {
 		}
 	}
 	way := "llcuda-fetch plan has the reason for each bundle; " + allowCPU
-	if p.opts.SM != 0 {
+	if !p.opts.Row.IsZero() {
 		way = "without --sm the best one for this machine is taken; " + allowCPU
 	}
 	return NoBundleError{Lack: LackBundle, Reason: p.reasonUnserved(allowed[0]), Way: way}

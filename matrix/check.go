@@ -70,43 +70,45 @@ func (m Matrix) Check() error {
 		if i == 0 {
 			continue
 		}
-		switch before := m.Targets[i-1].SM; {
-		case t.SM == before:
-			p.Addf(at+".sm", "%d stands here twice", t.SM)
-		case t.SM < before:
-			p.Addf(at+".sm", "%d comes after %d: rows ascend", t.SM, before)
+		switch row, before := t.Row(), m.Targets[i-1].Row(); {
+		case row == before:
+			p.Addf(at+".sm", "%s stands here twice", row.Short())
+		case row.Compare(before) < 0:
+			p.Addf(at+".sm", "%s comes after %s: rows ascend, PTX after machine code", row.Short(), before.Short())
 		}
 	}
 	m.checkPTX(&p)
 	return p.Err()
 }
 
-// checkPTX enforces the rule that at most one bundle of each toolkit serves GPUs newer than the matrix: PTX is compiled
-// by the driver at the first start, so it pays in one bundle only, and there the newest that the toolkit has. The first
-// toolkit, which serves the oldest drivers, must have it.
+// checkPTX enforces the rule that at most one bundle of each toolkit is PTX, of the newest SM that the toolkit has a row
+// for: drivers compile it, at the first start, for GPUs that no machine code serves. The first toolkit, which serves the
+// oldest drivers, must have it.
 func (m Matrix) checkPTX(p *Problems) {
 	if len(m.Targets) > 0 && !slices.ContainsFunc(m.Targets, func(t Target) bool { return t.Seed }) {
 		p.Addf("targets", "no row has seed: true, so %q selects nothing", seed)
 	}
 	for i, k := range m.Toolkits {
-		highest := -1
+		highest, has := -1, false
 		for j, t := range m.Targets {
-			if t.Toolkit == k.Name && (highest < 0 || t.SM > m.Targets[highest].SM) {
+			if t.Toolkit == k.Name && !t.PTX && (highest < 0 || t.SM > m.Targets[highest].SM) {
 				highest = j
 			}
+			has = has || t.Toolkit == k.Name && t.PTX
+		}
+		if i == 0 && highest >= 0 && !has {
+			p.Addf("targets", "%s has no row with ptx: true, which GPUs newer than the matrix run: add one for %s", k.Name, m.Targets[highest].Code())
 		}
 		for j, t := range m.Targets {
 			at := fmt.Sprintf("targets[%d].ptx", j)
 			switch {
-			case t.Toolkit != k.Name:
-			case t.PTX && j != highest:
-				p.Addf(at, "true for %s: PTX stands on the highest row of a toolkit alone, for %s on %s", t.Code(), k.Name, m.Targets[highest].Code())
-			case t.PTX && t.Variant != "":
+			case t.Toolkit != k.Name || !t.PTX:
+			case t.Variant != "":
 				p.Addf(at, "true for %s: PTX of an architecture-specific target runs on no newer GPU", t.Code())
-			case t.PTX && k.DriverPTX == "":
-				p.Addf(fmt.Sprintf("toolkits[%d].driver_ptx", i), "missing: %s carries PTX", t.Code())
-			case i == 0 && j == highest && !t.PTX:
-				p.Addf(at, "false for %s: the highest row of %s carries the PTX that GPUs newer than the matrix run", t.Code(), k.Name)
+			case highest >= 0 && t.SM != m.Targets[highest].SM:
+				p.Addf(at, "true for %s: a toolkit's PTX is of its newest SM, for %s of %s", t.Code(), k.Name, m.Targets[highest].Code())
+			case k.DriverPTX == "":
+				p.Addf(fmt.Sprintf("toolkits[%d].driver_ptx", i), "missing: %s is PTX", t.Row())
 			}
 		}
 	}

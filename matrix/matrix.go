@@ -19,7 +19,7 @@ import (
 //go:embed matrix.yaml
 var YAML []byte
 
-// A Matrix is the whole table. Toolkits ascend by CUDA version, Targets by SM.
+// A Matrix is the whole table. Toolkits ascend by CUDA version, Targets by Row.
 type Matrix struct {
 	Toolkits []Toolkit `json:"toolkits"`
 	Targets  []Target  `json:"targets"`
@@ -38,9 +38,12 @@ type Target struct {
 	Platforms    []string `json:"platforms"`
 	// Seed rows are those of the project's plan, which "seed" selects. "all" selects every row.
 	Seed bool `json:"seed"`
-	// PTX says that the bundle also carries PTX, which the drivers of GPUs newer than the matrix compile.
+	// PTX rows have no machine code: the bundle carries PTX, which the drivers of GPUs newer than the matrix compile.
 	PTX bool `json:"ptx"`
 }
+
+// Row is the row's name.
+func (t Target) Row() Row { return Row{SM: t.SM, PTX: t.PTX} }
 
 // Code is what the row's device code is compiled for.
 func (t Target) Code() Code { return Code{SM: t.SM, Variant: t.Variant} }
@@ -48,7 +51,7 @@ func (t Target) Code() Code { return Code{SM: t.SM, Variant: t.Variant} }
 // CMakeArchitectures is the row's value of CMAKE_CUDA_ARCHITECTURES.
 func (t Target) CMakeArchitectures() string {
 	if t.PTX {
-		return fmt.Sprintf("%s-real;%[1]s-virtual", t.Code())
+		return fmt.Sprintf("%s-virtual", t.Code())
 	}
 	return fmt.Sprintf("%s-real", t.Code())
 }
@@ -70,28 +73,39 @@ type Toolkit struct {
 	StaticLibraries bool `json:"static_libraries"`
 }
 
-// A Runtime is what one asset of CUDA's own libraries serves: the bundles of a toolkit, all of them or those of one SM
-// major. cuBLAS has kernels that only the first SM of a major has code for, so no runtime is for less than a major.
+// A Runtime is what one asset of CUDA's own libraries serves: the bundles of a toolkit, all of them, those of one SM
+// major, or the one of PTX. cuBLAS has kernels that only the first SM of a major has code for, so no runtime of machine
+// code is for less than a major.
 type Runtime struct {
 	Toolkit string // by name
-	Major   int    // 7 for 7.x; 0 for every SM of the toolkit
+	Major   int    // 7 for 7.x; 0 for all else
+	PTX     SM     // 90 for PTX of 9.0; 0 for machine code
 }
 
-// String is "cu12-sm7x", or "cu13" for all SMs.
+// String is "cu12-sm7x", "cu12-ptx90", or "cu13" for all SMs.
 func (r Runtime) String() string {
 	cu := "cu" + strings.TrimPrefix(r.Toolkit, "cuda")
-	if r.Major == 0 {
+	switch {
+	case r.PTX != 0:
+		return cu + "-" + Row{r.PTX, true}.String()
+	case r.Major == 0:
 		return cu
 	}
 	return fmt.Sprintf("%s-sm%dx", cu, r.Major)
 }
 
-// Runtime is the runtime that the toolkit's bundle for an SM is served by.
-func (k Toolkit) Runtime(sm SM) Runtime {
-	if !k.StaticLibraries {
+// IsLinked reports whether the farm links the runtime from the toolkit's static libraries.
+func (r Runtime) IsLinked() bool { return r.Major != 0 || r.PTX != 0 }
+
+// Runtime is the runtime that the toolkit's bundle of a row is served by.
+func (k Toolkit) Runtime(row Row) Runtime {
+	switch {
+	case !k.StaticLibraries:
 		return Runtime{Toolkit: k.Name}
+	case row.PTX:
+		return Runtime{Toolkit: k.Name, PTX: row.SM}
 	}
-	return Runtime{Toolkit: k.Name, Major: sm.Major()}
+	return Runtime{Toolkit: k.Name, Major: row.SM.Major()}
 }
 
 // ToolkitName is the name of the toolkits of a CUDA version's major: "cuda12" for "12.4.1".
@@ -151,7 +165,7 @@ type SelectionError struct {
 func (e *SelectionError) Error() string {
 	var known, beyond []string
 	for _, t := range e.Known {
-		n := strconv.Itoa(int(t.SM))
+		n := t.Row().Short()
 		known = append(known, n)
 		if !t.Seed {
 			beyond = append(beyond, n)
@@ -172,11 +186,11 @@ func (e *SelectionError) Error() string {
 	return fmt.Sprintf("%s: the matrix has %s; %q is all of them, %q is %s", what, strings.Join(known, ", "), all, seed, meaning)
 }
 
-// Select returns the rows that the expressions name, ascending and each once. An expression is a comma list of SMs in
-// the forms ParseSM reads, "all" or "seed". Selection is exact: whatever names no row, an empty list
+// Select returns the rows that the expressions name, ascending and each once. An expression is a comma list of rows in
+// the forms ParseRow reads, "all" or "seed". Selection is exact: whatever names no row, an empty list
 // item too, fails the whole selection with a *SelectionError.
 func (m Matrix) Select(exprs ...string) ([]Target, error) {
-	picked := make(map[SM]bool)
+	picked := make(map[Row]bool)
 	var unknown []string
 	for _, list := range exprs {
 		if strings.TrimSpace(list) == "" {
@@ -184,11 +198,11 @@ func (m Matrix) Select(exprs ...string) ([]Target, error) {
 		}
 		for expr := range strings.SplitSeq(list, ",") {
 			expr = strings.TrimSpace(expr)
-			sm, err := ParseSM(expr)
+			row, err := ParseRow(expr)
 			found := false
 			for _, t := range m.Targets {
-				if expr == all || expr == seed && t.Seed || err == nil && t.SM == sm {
-					picked[t.SM], found = true, true
+				if expr == all || expr == seed && t.Seed || err == nil && t.Row() == row {
+					picked[t.Row()], found = true, true
 				}
 			}
 			if !found {
@@ -201,7 +215,7 @@ func (m Matrix) Select(exprs ...string) ([]Target, error) {
 	}
 	var targets []Target
 	for _, t := range m.Targets {
-		if picked[t.SM] {
+		if picked[t.Row()] {
 			targets = append(targets, t)
 		}
 	}

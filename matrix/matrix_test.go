@@ -2,6 +2,7 @@ package matrix_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +16,8 @@ func valid() matrix.Matrix {
 	return matrix.Matrix{
 		Targets: []matrix.Target{
 			{SM: 75, Toolkit: "cuda12", Architecture: "Turing", GPUs: []string{"Tesla T4"}, Platforms: []string{"Colab"}, Seed: true},
-			{SM: 90, Toolkit: "cuda12", Architecture: "Hopper", GPUs: []string{"H100"}, Platforms: []string{"Enterprise"}, PTX: true},
+			{SM: 90, Toolkit: "cuda12", Architecture: "Hopper", GPUs: []string{"H100"}, Platforms: []string{"Enterprise"}},
+			{SM: 90, Toolkit: "cuda12", Architecture: "Hopper", GPUs: []string{"newer GPUs"}, Platforms: []string{"Enterprise"}, PTX: true},
 			{SM: 120, Variant: "a", Toolkit: "cuda13", Architecture: "Blackwell", GPUs: []string{"RTX 5090"}, Platforms: []string{"Local"}},
 		},
 		Toolkits: []matrix.Toolkit{
@@ -36,7 +38,7 @@ func TestTarget(t *testing.T) {
 	for _, target := range m.Targets {
 		got = append(got, target.CMakeArchitectures())
 	}
-	want := []string{"75-real", "90-real;90-virtual", "120a-real"}
+	want := []string{"75-real", "90-real", "90-virtual", "120a-real"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -45,9 +47,9 @@ func TestTarget(t *testing.T) {
 // A new row is one row: the GPUs of 10.3 and 12.1 need no change of the code.
 func TestNewRow(t *testing.T) {
 	m := valid()
-	m.Targets = append(m.Targets[:2:2],
+	m.Targets = append(m.Targets[:3:3],
 		matrix.Target{SM: 103, Toolkit: "cuda13", Architecture: "Blackwell", GPUs: []string{"B300"}, Platforms: []string{"Enterprise"}},
-		m.Targets[2],
+		m.Targets[3],
 		matrix.Target{SM: 121, Variant: "a", Toolkit: "cuda13", Architecture: "Blackwell", GPUs: []string{"GB10"}, Platforms: []string{"Local"}})
 	if err := m.Check(); err != nil {
 		t.Fatal(err)
@@ -69,22 +71,22 @@ func TestNewRow(t *testing.T) {
 func TestSelect(t *testing.T) {
 	for _, test := range []struct {
 		exprs []string
-		want  []matrix.SM
+		want  []string
 	}{
-		{[]string{"all"}, []matrix.SM{75, 90, 120}},
-		{[]string{"seed"}, []matrix.SM{75}},
-		{[]string{"120"}, []matrix.SM{120}},
-		{[]string{"sm_90", "7.5"}, []matrix.SM{75, 90}},
-		{[]string{"90, 75"}, []matrix.SM{75, 90}},
-		{[]string{"seed,90", "75", "sm75", ""}, []matrix.SM{75, 90}},
+		{[]string{"all"}, []string{"sm75", "sm90", "ptx90", "sm120"}},
+		{[]string{"seed"}, []string{"sm75"}},
+		{[]string{"120"}, []string{"sm120"}},
+		{[]string{"sm_90", "7.5"}, []string{"sm75", "sm90"}},
+		{[]string{"ptx90, 75"}, []string{"sm75", "ptx90"}},
+		{[]string{"seed,90", "75", "sm75", ""}, []string{"sm75", "sm90"}},
 	} {
 		targets, err := valid().Select(test.exprs...)
 		if err != nil {
 			t.Errorf("Select(%q): %v", test.exprs, err)
 		}
-		var got []matrix.SM
+		var got []string
 		for _, target := range targets {
-			got = append(got, target.SM)
+			got = append(got, target.Row().String())
 		}
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("Select(%q) (-want +got):\n%s", test.exprs, diff)
@@ -93,7 +95,7 @@ func TestSelect(t *testing.T) {
 }
 
 func TestSelectListsWhatExists(t *testing.T) {
-	const list = `: the matrix has 75, 90, 120; "all" is all of them, "seed" is these without 90, 120`
+	const list = `: the matrix has 75, 90, ptx90, 120; "all" is all of them, "seed" is these without 90, ptx90, 120`
 	for _, test := range []struct {
 		exprs []string
 		want  string
@@ -102,6 +104,7 @@ func TestSelectListsWhatExists(t *testing.T) {
 		{[]string{"", " "}, "no SM selected" + list},
 		{[]string{"86"}, `unknown SM "86"` + list},
 		{[]string{"8"}, `unknown SM "8"` + list},
+		{[]string{"ptx120,ptx_90"}, `unknown SM "ptx120", "ptx_90"` + list},
 		{[]string{"75*"}, `unknown SM "75*"` + list},
 		{[]string{"75,"}, `unknown SM ""` + list},
 		{[]string{"All,72", "90,gpu"}, `unknown SM "All", "72", "gpu"` + list},
@@ -129,30 +132,30 @@ func TestCheck(t *testing.T) {
 		want string
 	}{
 		"no rows": {func(m *matrix.Matrix) { m.Targets = nil }, "toolkits[0]: no row of targets names \"cuda12\"\ntoolkits[1]: no row of targets names \"cuda13\"\ntargets: no rows"},
-		"twice":   {func(m *matrix.Matrix) { m.Targets = append(m.Targets, m.Targets[2]) }, "targets[3].sm: 120 stands here twice"},
-		"order":   {func(m *matrix.Matrix) { m.Targets[0], m.Targets[2] = m.Targets[2], m.Targets[0] }, "targets[1].sm: 90 comes after 120: rows ascend\ntargets[2].sm: 75 comes after 90: rows ascend"},
-		"not built": {func(m *matrix.Matrix) { m.Targets[2].Toolkit = "cuda12" },
-			"toolkits[1]: no row of targets names \"cuda13\"\ntargets[2].sm: CUDA 12.4.1 does not compile for 120a\n" +
-				"targets[1].ptx: true for 90: PTX stands on the highest row of a toolkit alone, for cuda12 on 120a\ntargets[2].ptx: false for 120a: the highest row of cuda12 carries the PTX that GPUs newer than the matrix run"},
-		"unknown SM": {func(m *matrix.Matrix) { m.Targets[2].SM = 130 },
-			"targets[2].sm: CUDA 13.3.1 does not compile for 130a\ntargets[2].sm: 130 is of no architecture known here"},
-		"variant":                      {func(m *matrix.Matrix) { m.Targets[2].Variant = "f" }, `targets[2].variant: "f", want "a" or nothing`},
+		"twice":   {func(m *matrix.Matrix) { m.Targets = append(m.Targets, m.Targets[3]) }, "targets[4].sm: 120 stands here twice"},
+		"order":   {func(m *matrix.Matrix) { m.Targets[0], m.Targets[3] = m.Targets[3], m.Targets[0] }, "targets[1].sm: 90 comes after 120: rows ascend, PTX after machine code\ntargets[3].sm: 75 comes after ptx90: rows ascend, PTX after machine code"},
+		"not built": {func(m *matrix.Matrix) { m.Targets[3].Toolkit = "cuda12" },
+			"toolkits[1]: no row of targets names \"cuda13\"\ntargets[3].sm: CUDA 12.4.1 does not compile for 120a\n" +
+				"targets[2].ptx: true for 90: a toolkit's PTX is of its newest SM, for cuda12 of 120a"},
+		"unknown SM": {func(m *matrix.Matrix) { m.Targets[3].SM = 130 },
+			"targets[3].sm: CUDA 13.3.1 does not compile for 130a\ntargets[3].sm: 130 is of no architecture known here"},
+		"variant":                      {func(m *matrix.Matrix) { m.Targets[3].Variant = "f" }, `targets[3].variant: "f", want "a" or nothing`},
 		"variant that is not compiled": {func(m *matrix.Matrix) { m.Targets[0].Variant = "a" }, `targets[0].sm: CUDA 12.4.1 does not compile for 75a`},
 		"architecture":                 {func(m *matrix.Matrix) { m.Targets[0].Architecture = "Volta" }, `targets[0].architecture: "Volta", but 7.5 is Turing`},
 		"no GPUs":                      {func(m *matrix.Matrix) { m.Targets[0].GPUs = nil }, "targets[0].gpus: empty"},
 		"GPU twice":                    {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4", "T4"} }, `targets[0].gpus[1]: "T4" stands here twice`},
 		"GPU text":                     {func(m *matrix.Matrix) { m.Targets[0].GPUs = []string{"T4\x1b[2J", " T4", ""} }, `targets[0].gpus[0]: "T4\x1b[2J" is not a name` + "\n" + `targets[0].gpus[1]: " T4" is not a name` + "\n" + `targets[0].gpus[2]: "" is not a name`},
 		"platform":                     {func(m *matrix.Matrix) { m.Targets[0].Platforms = []string{"Collab"} }, `targets[0].platforms[0]: "Collab" is none of Colab, Colab Pro, Enterprise, Kaggle, Local`},
-		"no PTX":                       {func(m *matrix.Matrix) { m.Targets[1].PTX = false }, "targets[1].ptx: false for 90: the highest row of cuda12 carries the PTX that GPUs newer than the matrix run"},
-		"PTX of one GPU":               {func(m *matrix.Matrix) { m.Targets[2].PTX = true }, "targets[2].ptx: true for 120a: PTX of an architecture-specific target runs on no newer GPU"},
-		"PTX, no driver":               {func(m *matrix.Matrix) { m.Targets[2].PTX, m.Targets[2].Variant = true, "" }, "toolkits[1].driver_ptx: missing: 120 carries PTX"},
-		"PTX twice":                    {func(m *matrix.Matrix) { m.Targets[0].PTX = true }, "targets[0].ptx: true for 75: PTX stands on the highest row of a toolkit alone, for cuda12 on 90"},
+		"no PTX":                       {func(m *matrix.Matrix) { m.Targets = slices.Delete(m.Targets, 2, 3) }, "targets: cuda12 has no row with ptx: true, which GPUs newer than the matrix run: add one for 90"},
+		"PTX of one GPU":               {func(m *matrix.Matrix) { m.Targets[3].PTX = true }, "targets[3].ptx: true for 120a: PTX of an architecture-specific target runs on no newer GPU"},
+		"PTX, no driver":               {func(m *matrix.Matrix) { m.Targets[3].PTX, m.Targets[3].Variant = true, "" }, "toolkits[1].driver_ptx: missing: ptx120 is PTX"},
+		"PTX twice":                    {func(m *matrix.Matrix) { m.Targets[0].PTX = true }, "targets[0].ptx: true for 75: a toolkit's PTX is of its newest SM, for cuda12 of 90"},
 		"no seed":                      {func(m *matrix.Matrix) { m.Targets[0].Seed = false }, `targets: no row has seed: true, so "seed" selects nothing`},
-		"no toolkits":                  {func(m *matrix.Matrix) { m.Toolkits = nil }, "toolkits: no rows\ntargets[0].toolkit: \"cuda12\" is none of toolkits\ntargets[1].toolkit: \"cuda12\" is none of toolkits\ntargets[2].toolkit: \"cuda13\" is none of toolkits"},
-		"toolkit of no row":            {func(m *matrix.Matrix) { m.Targets = m.Targets[:2] }, `toolkits[1]: no row of targets names "cuda13"`},
-		"toolkit's order":              {func(m *matrix.Matrix) { m.Toolkits[0], m.Toolkits[1] = m.Toolkits[1], m.Toolkits[0] }, "toolkits[1].cuda: 12.4.1 comes after 13.3.1: toolkits ascend\ntargets[2].ptx: false for 120a: the highest row of cuda13 carries the PTX that GPUs newer than the matrix run"},
+		"no toolkits":                  {func(m *matrix.Matrix) { m.Toolkits = nil }, "toolkits: no rows\ntargets[0].toolkit: \"cuda12\" is none of toolkits\ntargets[1].toolkit: \"cuda12\" is none of toolkits\ntargets[2].toolkit: \"cuda12\" is none of toolkits\ntargets[3].toolkit: \"cuda13\" is none of toolkits"},
+		"toolkit of no row":            {func(m *matrix.Matrix) { m.Targets = m.Targets[:3] }, `toolkits[1]: no row of targets names "cuda13"`},
+		"toolkit's order":              {func(m *matrix.Matrix) { m.Toolkits[0], m.Toolkits[1] = m.Toolkits[1], m.Toolkits[0] }, "toolkits[1].cuda: 12.4.1 comes after 13.3.1: toolkits ascend\ntargets: cuda13 has no row with ptx: true, which GPUs newer than the matrix run: add one for 120a"},
 		"toolkit twice":                {func(m *matrix.Matrix) { m.Toolkits = append(m.Toolkits[:1:1], m.Toolkits...) }, "toolkits[1].cuda: 12.4.1 comes after 12.4.1: toolkits ascend\ntoolkits[1].name: \"cuda12\" stands here twice"},
-		"toolkit's name":               {func(m *matrix.Matrix) { m.Toolkits[1].Name, m.Targets[2].Toolkit = "blackwell", "blackwell" }, `toolkits[1].name: "blackwell", but a toolkit of CUDA 13.3.1 is "cuda13"`},
+		"toolkit's name":               {func(m *matrix.Matrix) { m.Toolkits[1].Name, m.Targets[3].Toolkit = "blackwell", "blackwell" }, `toolkits[1].name: "blackwell", but a toolkit of CUDA 13.3.1 is "cuda13"`},
 		"toolkit unknown":              {func(m *matrix.Matrix) { m.Toolkits[0].CUDA, m.Toolkits[0].NVCC = "12.8.0", "12.8.61" }, "toolkits[0].cuda: which SMs CUDA 12.8.0 compiles for is not known here"},
 		"toolkit 13.0":                 {func(m *matrix.Matrix) { m.Toolkits[1].CUDA, m.Toolkits[1].NVCC = "13.0.2", "13.0.88" }, "toolkits[1].cuda: CUDA 13.0.2 is refused: its code for sm_120 and sm_121 crashes in quantized matrix products (llama.cpp issue 18331)"},
 		"toolkit 13.2":                 {func(m *matrix.Matrix) { m.Toolkits[1].CUDA, m.Toolkits[1].NVCC = "13.2", "13.2.51" }, "toolkits[1].cuda: CUDA 13.2 is refused: its compiler drops a byte mask, and IQ1_S, IQ2_S and IQ3_S models give garbage (llama.cpp issues 21255 and 28581); use 13.3 or later, where it is fixed"},

@@ -65,6 +65,90 @@ func (s SM) Architecture() string {
 	return ""
 }
 
+// A Row names a row of the matrix, and the bundle that the farm builds for it: an SM's machine code, or its PTX. Its JSON
+// is the SM's integer, or for PTX a text: 90, "ptx90".
+type Row struct {
+	SM  SM
+	PTX bool
+}
+
+// IsZero reports whether r names no row.
+func (r Row) IsZero() bool { return r == Row{} }
+
+// ptxPrefix begins the names of rows of PTX.
+const ptxPrefix = "ptx"
+
+// ParseRow reads what ParseSM reads, and "ptx90".
+func ParseRow(s string) (Row, error) {
+	digits, ptx := strings.CutPrefix(s, ptxPrefix)
+	sm, err := ParseSM(digits)
+	if row := (Row{sm, ptx}); err == nil && (!ptx || s == row.String()) {
+		return row, nil
+	}
+	return Row{}, fmt.Errorf("reading compute capability %q: want 75, sm75, sm_75 or 7.5, or ptx90 for the bundle of PTX", s)
+}
+
+// String is "sm75", or "ptx90".
+func (r Row) String() string {
+	if r.PTX {
+		return ptxPrefix + strconv.Itoa(int(r.SM))
+	}
+	return r.SM.String()
+}
+
+// Short is "75", or "ptx90": the form in which people type it.
+func (r Row) Short() string {
+	if r.PTX {
+		return r.String()
+	}
+	return strconv.Itoa(int(r.SM))
+}
+
+// Capability is "7.5", or "PTX 9.0".
+func (r Row) Capability() string {
+	if r.PTX {
+		return "PTX " + r.SM.Capability()
+	}
+	return r.SM.Capability()
+}
+
+// Compare orders rows by SM, PTX after machine code.
+func (r Row) Compare(other Row) int {
+	after := func(r Row) int {
+		if r.PTX {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(r.SM, other.SM), cmp.Compare(after(r), after(other)))
+}
+
+// MarshalJSON writes 75 or "ptx90".
+func (r Row) MarshalJSON() ([]byte, error) {
+	if r.PTX {
+		return json.Marshal(r.String())
+	}
+	return json.Marshal(r.SM)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes, and nothing else.
+func (r *Row) UnmarshalJSON(data []byte) error {
+	var text string
+	if len(data) == 0 || data[0] != '"' {
+		r.PTX = false
+		return json.Unmarshal(data, &r.SM)
+	}
+	if err := json.Unmarshal(data, &text); err != nil {
+		return err
+	}
+	row, err := ParseRow(text)
+	if err != nil || !row.PTX {
+		return fmt.Errorf("reading a bundle's SM %q: want 75 or %q", text, "ptx90")
+	}
+	*r = row
+	return nil
+}
+
 // A Code is what device code is compiled for: an SM, and where its features are not those of every later GPU, the
 // variant that says so. Its JSON is the SM's integer, or with a variant a text: 75, "120a".
 type Code struct {

@@ -2,6 +2,8 @@ package matrix_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -91,6 +93,39 @@ func TestCodeJSON(t *testing.T) {
 		if err := json.Unmarshal([]byte(text), &got); err == nil {
 			t.Errorf("%s is read as %v, want an error", text, got)
 		}
+	}
+}
+
+func TestRow(t *testing.T) {
+	for in, want := range map[string]matrix.Row{"75": {SM: 75}, "sm_90": {SM: 90}, "12.0": {SM: 120}, "ptx90": {SM: 90, PTX: true}, "ptx120": {SM: 120, PTX: true}} {
+		if got, err := matrix.ParseRow(in); err != nil || got != want {
+			t.Errorf("ParseRow(%q) = %v, %v, want %v", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "ptx", "ptx9.0", "ptxsm90", "ptx_90", "ptx090", "PTX90", "ptx90a", "90ptx", "ptxptx90"} {
+		if got, err := matrix.ParseRow(in); err == nil {
+			t.Errorf("ParseRow(%q) = %v, want an error", in, got)
+		}
+	}
+	for text, want := range map[string]matrix.Row{"75": {SM: 75}, `"ptx90"`: {SM: 90, PTX: true}} {
+		var got matrix.Row
+		if err := json.Unmarshal([]byte(text), &got); err != nil || got != want {
+			t.Errorf("%s is read as %v, %v", text, got, err)
+		}
+		if back, err := json.Marshal(want); err != nil || string(back) != text {
+			t.Errorf("%v is written as %s, %v, want %s", want, back, err, text)
+		}
+	}
+	for _, text := range []string{`"75"`, `"sm75"`, `"ptx"`, `"ptx9.0"`, `""`, `{}`, `7.5`} {
+		var got matrix.Row
+		if err := json.Unmarshal([]byte(text), &got); err == nil {
+			t.Errorf("%s is read as %v, want an error", text, got)
+		}
+	}
+	rows := []matrix.Row{{SM: 120}, {SM: 90, PTX: true}, {SM: 75}, {SM: 90}}
+	slices.SortFunc(rows, matrix.Row.Compare)
+	if got := fmt.Sprint(rows); got != "[sm75 sm90 ptx90 sm120]" {
+		t.Errorf("in order: %s", got)
 	}
 }
 

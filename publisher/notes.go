@@ -72,7 +72,11 @@ func (n *notes) head() {
 	for _, t := range n.release.Toolkits {
 		toolkits = append(toolkits, "CUDA "+t.CUDA)
 	}
-	n.printf("%s (commit %s), compiled with %s for NVIDIA GPUs. Each bundle has the code for one generation of them and ", version, commit, strings.Join(toolkits, " and "))
+	code := "the code for one generation of them"
+	if slices.ContainsFunc(n.release.Bundles(), func(a manifests.Artifact) bool { return a.Row.PTX }) {
+		code = "machine code for one generation of them, or PTX for newer ones,"
+	}
+	n.printf("%s (commit %s), compiled with %s for NVIDIA GPUs. Each bundle has %s and ", version, commit, strings.Join(toolkits, " and "), code)
 	n.printf("nothing else; it needs a driver, and no CUDA installation.\n\n")
 }
 
@@ -101,20 +105,23 @@ func (n *notes) install() {
 func (n *notes) bundles() {
 	n.printf("## Bundles\n\n")
 	n.printf("| SM | Architecture | GPUs | Where | Download | CUDA runtime | Driver | glibc |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
-	var portable []string
+	portable := ""
 	for _, a := range n.release.Bundles() {
 		var downloads []string
 		for _, twin := range slices.Backward(n.release.Formats(a)) { // the better one first
 			downloads = append(downloads, n.link(twin.Format, twin.Name)+" "+measure.Bytes(twin.Size))
 		}
 		runtime, _ := n.release.Runtime(a) // Check has seen to it
-		n.printf("| %s | %s | %s | %s | %s | %s %s | %s | %s |\n", a.SM.Capability(), a.Architecture, cell(a.GPUs), cell(n.platforms(a.SM)),
-			strings.Join(downloads, "<br>"), n.link(manifests.RuntimeOf(runtime.Toolkit.CUDA, *runtime.DeviceCode).String(), runtime.Name), measure.Bytes(runtime.Size), a.Requires.DriverMin.Cubin, a.Requires.Glibc)
-		if len(a.DeviceCode.PTX) > 0 {
-			portable = append(portable, fmt.Sprintf("GPUs newer than these run `%s`, whose PTX a driver from %s compiles for them.\n", a.Stem(), a.Requires.DriverMin.PTX))
+		architecture := a.Architecture
+		if a.Row.PTX { // it serves none of the architecture that its PTX is of
+			architecture = "newer"
+			portable += fmt.Sprintf("`%s` is for GPUs newer than %s that no other bundle serves with their driver: "+
+				"a driver from %s compiles its PTX for them, once, at the first start.\n", a.Stem(), a.Row.SM.Capability(), a.Requires.DriverMin.PTX)
 		}
+		n.printf("| %s | %s | %s | %s | %s | %s %s | %s | %s |\n", a.Row.Capability(), architecture, cell(a.GPUs), cell(n.platforms(a.Row)),
+			strings.Join(downloads, "<br>"), n.link(manifests.RuntimeOf(runtime.Toolkit.CUDA, *runtime.DeviceCode).String(), runtime.Name), measure.Bytes(runtime.Size), a.Requires.DriverMin.Any(), a.Requires.Glibc)
 	}
-	n.printf("\nDriver and glibc are the oldest that work. Both archives of a bundle hold the same tar.\n%s\n", strings.Join(portable, ""))
+	n.printf("\nDriver and glibc are the oldest that work. Both archives of a bundle hold the same tar.\n%s\n", portable)
 }
 
 // speed is the benchmark. With a release to compare with, it has that one's speeds and the ratios as well.
@@ -152,9 +159,9 @@ func (n *notes) speed() {
 	n.printf("\n")
 }
 
-func (n *notes) platforms(sm matrix.SM) []string {
+func (n *notes) platforms(row matrix.Row) []string {
 	for _, target := range n.table.Targets {
-		if target.SM == sm {
+		if target.Row() == row {
 			return target.Platforms
 		}
 	}

@@ -16,7 +16,7 @@ import (
 
 func TestNotes(t *testing.T) {
 	table := matrix.Matrix{
-		Targets:  []matrix.Target{{SM: 50, Platforms: []string{"Local"}}, {SM: 75, Platforms: []string{"Colab", "Kaggle"}}, {SM: 90, Platforms: []string{"Local"}}},
+		Targets:  []matrix.Target{{SM: 50, Platforms: []string{"Local"}}, {SM: 75, Platforms: []string{"Colab", "Kaggle"}}, {SM: 90, Platforms: []string{"Enterprise"}}, {SM: 90, PTX: true, Platforms: []string{"Local", "Enterprise"}}},
 		LlamaCPP: matrix.LlamaPin{Repository: "https://github.com/ggml-org/llama.cpp"},
 	}
 	models := []matrix.Model{
@@ -25,7 +25,7 @@ func TestNotes(t *testing.T) {
 		{Name: "tinyllama-1.1b-Q5_K_M", Repo: "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", File: "tinyllama-1.1b-chat-v1.0.Q5_K_M.gguf",
 			Source: "TinyLlama/TinyLlama-1.1B-Chat-v1.0", Licence: "apache-2.0"},
 	}
-	made := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{75, 50, 90}, Models: models, Linked: true}).Manifest
+	made := fetchtest.New(t, fetchtest.Options{SMs: []matrix.SM{75, 50, 90}, PTX: []matrix.SM{90}, Models: models, Linked: true}).Manifest
 	digest := strings.Repeat("a", 64)
 	var assets []manifests.Artifact
 	for _, a := range made.Assets {
@@ -33,7 +33,10 @@ func TestNotes(t *testing.T) {
 			a.Name = a.Top() + "-aaaaaaaaaaaa." + a.Format
 			a.URL, a.Size, a.Tar = a.Name, 240_000_000, &manifests.Digest{SHA256: digest, Size: 500_000_000}
 		} else {
-			a.Size = 28_000_000 + int64(a.SM)*100_000
+			a.Size = 28_000_000 + int64(a.Row.SM)*100_000
+		}
+		if a.Row.PTX {
+			a.GPUs, a.Size = []string{"GPUs newer than Hopper"}, a.Size+50_000
 		}
 		a.SHA256 = digest
 		assets = append(assets, a)
@@ -70,7 +73,7 @@ func TestNotes(t *testing.T) {
 	earlier, patched := changes.Release{Release: full}, changes.Release{Release: full}
 	earlier.Release.Release, patched.Release.Release = "v1.0.0-runtime", "v1.1.1-runtime"
 	earlier.LlamaCPP = manifests.LlamaCPP{Version: "0.4.0", Commit: strings.Repeat("4", 40)}
-	earlier.Assets = slices.DeleteFunc(slices.Clone(full.Assets), func(a manifests.Artifact) bool { return a.SM == 50 })
+	earlier.Assets = slices.DeleteFunc(slices.Clone(full.Assets), func(a manifests.Artifact) bool { return a.Row == matrix.Row{SM: 50} })
 	patched.Assets = slices.Clone(full.Assets)
 	for i := range patched.Assets {
 		if a := &patched.Assets[i]; a.Kind == manifests.KindBundle {
@@ -80,8 +83,8 @@ func TestNotes(t *testing.T) {
 	// What their bills of materials name.
 	bills := func(server string) map[string][]manifests.File {
 		all := map[string][]manifests.File{}
-		for _, sm := range []matrix.SM{50, 75, 90} {
-			all[manifests.BundleName(sm)] = []manifests.File{{Path: "LICENSE", SHA256: digest}, {Path: "binaries/cuda12/llama-server", SHA256: strings.Repeat(server, 64)}}
+		for _, row := range []matrix.Row{{SM: 50}, {SM: 75}, {SM: 90}, {SM: 90, PTX: true}} {
+			all[manifests.BundleName(row)] = []manifests.File{{Path: "LICENSE", SHA256: digest}, {Path: "binaries/cuda12/llama-server", SHA256: strings.Repeat(server, 64)}}
 		}
 		return all
 	}

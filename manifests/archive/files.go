@@ -83,7 +83,7 @@ func Describe(m manifests.Metadata, name, format string, file, tar manifests.Dig
 		Size: file.Size, SHA256: file.SHA256, Tar: &tar,
 		Release: m.Release, SourceDateEpoch: m.Build.SourceDateEpoch,
 		LlamaCPP: &m.LlamaCPP, Toolkit: &m.Toolkit,
-		SM: m.SM, Architecture: m.Architecture, GPUs: m.GPUs,
+		Row: m.Row, Architecture: m.Architecture, GPUs: m.GPUs,
 		DeviceCode: &m.DeviceCode, Requires: &m.Requires,
 	}
 }

@@ -20,7 +20,7 @@ import (
 // ExportOptions say what goes into an exported folder.
 type ExportOptions struct {
 	Release string
-	SMs     []matrix.SM // empty: all of the release
+	Rows    []matrix.Row // empty: all of the release
 	Models  []string
 }
 
@@ -40,7 +40,7 @@ func (c *Client) Export(ctx context.Context, dir string, o ExportOptions) ([]Exp
 	if err != nil {
 		return nil, err
 	}
-	assets, err := assetsToExport(r, o.SMs)
+	assets, err := assetsToExport(r, o.Rows)
 	if err != nil {
 		return nil, err
 	}
@@ -90,19 +90,19 @@ func (c *Client) export(ctx context.Context, r *Release, assets []manifests.Arti
 // assetsToExport are the assets to export: of each bundle and its runtime the archive to download,
 // and the client, without which the folder could not be used, or read once it is newer than the
 // client that a machine has.
-func assetsToExport(r *Release, sms []matrix.SM) ([]manifests.Artifact, error) {
+func assetsToExport(r *Release, rows []matrix.Row) ([]manifests.Artifact, error) {
 	bundles := r.Bundles()
-	if len(sms) > 0 {
+	if len(rows) > 0 {
 		bundles = nil
 	}
-	for _, sm := range sms {
-		bundle, ok := r.Bundle(sm)
+	for _, row := range rows {
+		bundle, ok := r.Bundle(row)
 		if !ok {
 			var known []string
 			for _, have := range r.Bundles() {
-				known = append(known, have.SM.String())
+				known = append(known, have.Row.String())
 			}
-			return nil, &NameError{Kind: "bundle", Name: sm.String(), Known: known}
+			return nil, &NameError{Kind: "bundle", Name: row.String(), Known: known}
 		}
 		bundles = append(bundles, bundle)
 	}

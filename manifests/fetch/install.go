@@ -96,7 +96,7 @@ func (w *installer) install(ctx context.Context, o Options, mirrors []string) (O
 			return outcome, err
 		}
 	}
-	if o.SM == 0 && !o.AllowCPU {
+	if o.Row.IsZero() && !o.AllowCPU {
 		if none := host.NoGPU(); none != nil { // no network is needed to know
 			return Outcome{}, none
 		}

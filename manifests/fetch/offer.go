@@ -30,7 +30,7 @@ func (c *Client) makeOffer(r *Release, host manifests.Host, o Options) (offer, e
 		best.Pointer = &PlanPointer{p.Number, p.Issued, p.Expires, p.Signer.By, p.From}
 	}
 	var err error
-	best.Decision, err = manifests.Pick(r.Release, host, manifests.PickOptions{SM: o.SM, AllowCPU: o.AllowCPU})
+	best.Decision, err = manifests.Pick(r.Release, host, manifests.PickOptions{Row: o.Row, AllowCPU: o.AllowCPU})
 	if err != nil {
 		return best, err
 	}
@@ -67,9 +67,9 @@ func (c *Client) makeOffer(r *Release, host manifests.Host, o Options) (offer, e
 func (c *Client) makeOfferLike(base Install, r *Release, host manifests.Host, o Options) (offer, error) {
 	mine := base.Machine.Kind == c.Store.ThisMachine().Kind || base.Machine.Kind == launch.AnyKind
 	o.AllowCPU = o.AllowCPU || mine && base.Through == manifests.ThroughCPU
-	if mine && o.SM == 0 && base.Asked.SM != 0 && !o.Update && !o.Force {
+	if mine && o.Row.IsZero() && !base.Asked.Row.IsZero() && !o.Update && !o.Force {
 		narrow := o
-		narrow.SM = base.Asked.SM
+		narrow.Row = base.Asked.Row
 		best, err := c.makeOffer(r, host, narrow)
 		if err == nil && !best.Decision.Absent() && !slices.ContainsFunc(best.Decision.GPUs, func(gpu manifests.GPUVerdict) bool { return !gpu.Served }) {
 			return best, nil
@@ -135,13 +135,13 @@ func (c *Client) choose(ctx context.Context, host manifests.Host, o Options, see
 func (c *Client) describeOffer(best offer, o Options, mirrors []string) Install {
 	folder, _ := c.Store.Folder(best.bundle)
 	i := describeFor(Install{
-		Release: best.release.Release.Release, SourceDateEpoch: best.release.SourceDateEpoch, Bundle: best.Decision.Bundle, SM: best.Decision.SM,
+		Release: best.release.Release.Release, SourceDateEpoch: best.release.SourceDateEpoch, Bundle: best.Decision.Bundle, Row: best.Decision.Row,
 		Through: best.Decision.Through, Folder: c.Store.Relative(folder), RuntimeNames: best.runtimeNames(), Libraries: best.Libraries,
-		Asked: store.Asked{SM: o.SM, AllowCPU: o.AllowCPU}, SignedBy: best.release.Signer.By,
+		Asked: store.Asked{Row: o.Row, AllowCPU: o.AllowCPU}, SignedBy: best.release.Signer.By,
 	}, c.Store.ThisMachine(), best.Decision)
 	base, have := c.base()
-	if have && o.SM == 0 && base.Asked.SM == i.SM { // see makeOfferLike
-		i.Asked.SM = i.SM
+	if have && o.Row.IsZero() && base.Asked.Row == i.Row { // see makeOfferLike
+		i.Asked.Row = i.Row
 	}
 	if i.Mirrors = mirrors; len(c.Mirrors) == 0 && have {
 		i.Mirrors = append(i.Mirrors, base.Mirrors...)
@@ -164,7 +164,7 @@ func (c *Client) isInstalled(best offer, current Install, o Options) bool {
 	as := describeFor(current, c.Store.ThisMachine(), best.Decision)
 	return current.Release == best.release.Release.Release && current.Folder == c.Store.Relative(folder) && current.Through == best.Decision.Through &&
 		current.SignedBy == best.SignedBy && current.Machine.Same(as.Machine) && slices.Equal(current.VisibleDevices, as.VisibleDevices) &&
-		current.Asked == store.Asked{SM: o.SM, AllowCPU: o.AllowCPU} && c.Store.Sound(current) == nil
+		current.Asked == store.Asked{Row: o.Row, AllowCPU: o.AllowCPU} && c.Store.Sound(current) == nil
 }
 
 // isOlder reports whether a release is older than an installed one: by the numbers of its tag, else

@@ -13,8 +13,8 @@ import (
 type Options struct {
 	// Release is a tag; empty is the one installed, else the newest.
 	Release string
-	// SM allows that bundle alone, and AllowCPU one that serves no GPU.
-	SM       matrix.SM
+	// Row allows that bundle alone, and AllowCPU one that serves no GPU.
+	Row      matrix.Row
 	AllowCPU bool
 	// Update looks for the newest release although one is installed.
 	Update bool

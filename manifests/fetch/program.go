@@ -3,7 +3,6 @@ package fetch
 import (
 	"os"
 	"path"
-	"strconv"
 	"strings"
 
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/launch"
@@ -19,7 +18,7 @@ func (c *Client) Environment(i Install) [][2]string {
 		{"LLCUDA_BIN_DIR", programs},
 		{"LLCUDA_LIB_DIR", path.Join(dir, launch.LibrariesDir)},
 		{"LLCUDA_INSTALLED_RELEASE", i.Release}, // LLCUDA_RELEASE and LLCUDA_SM ask for one
-		{"LLCUDA_INSTALLED_SM", strconv.Itoa(int(i.SM))},
+		{"LLCUDA_INSTALLED_SM", i.Row.Short()},
 	}
 	if len(i.VisibleDevices) > 0 {
 		list = append(list, [2]string{"CUDA_VISIBLE_DEVICES", strings.Join(i.VisibleDevices, ",")})

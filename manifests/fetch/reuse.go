@@ -43,7 +43,7 @@ func (c *Client) satisfies(i Install, o Options) bool {
 		o.Release != "" && o.Release != i.Release,
 		// A user who asked for an SM before and asks for nothing now gets what is installed. A
 		// bundle for the CPU alone does not satisfy, unless it was asked for.
-		o.SM != 0 && o.SM != i.SM,
+		!o.Row.IsZero() && o.Row != i.Row,
 		!o.AllowCPU && i.Through == manifests.ThroughCPU && !i.Asked.AllowCPU,
 		!c.SkipSignature && i.SignedBy == "":
 		return false
@@ -82,7 +82,7 @@ func (c *Client) findReusable(o Options, host manifests.Host) (i Install, d mani
 		// Where there is a GPU that this bundle does not serve, another one may.
 		allowCPU := len(host.GPUs) == 0 && (o.AllowCPU || mine && onCPU)
 		d, err := manifests.Pick(releaseOf(meta), host, manifests.PickOptions{AllowCPU: allowCPU})
-		if none, ok := errors.AsType[*manifests.NoBundleError](err); ok && (none.Lack == manifests.LackGPU || none.Lack == manifests.LackDriver) && o.SM == 0 && !o.AllowCPU {
+		if none, ok := errors.AsType[*manifests.NoBundleError](err); ok && (none.Lack == manifests.LackGPU || none.Lack == manifests.LackDriver) && o.Row.IsZero() && !o.AllowCPU {
 			return Install{}, d, false, err
 		}
 		if err == nil && d.Through == manifests.ThroughCPU && !onCPU { // its CPU half will do
@@ -95,7 +95,7 @@ func (c *Client) findReusable(o Options, host manifests.Host) (i Install, d mani
 		as := describeFor(i, now, d)
 		recorded := covers(i, now) && (i.Every || slices.Equal(i.VisibleDevices, as.VisibleDevices))
 		left := slices.ContainsFunc(d.GPUs, func(gpu manifests.GPUVerdict) bool { return !gpu.Served })
-		other := slices.ContainsFunc(d.GPUs, func(gpu manifests.GPUVerdict) bool { return gpu.SM != i.SM })
+		other := slices.ContainsFunc(d.GPUs, func(gpu manifests.GPUVerdict) bool { return gpu.SM != i.Row.SM })
 		chosen := slices.Equal(i.Devices, as.Devices) && slices.Equal(i.VisibleDevices, as.VisibleDevices) // of the same GPUs
 		switch {
 		case recorded && mine:
@@ -140,7 +140,7 @@ func describeFor(i Install, now launch.Machine, d manifests.Decision) Install {
 func releaseOf(m manifests.Metadata) manifests.Release {
 	return manifests.Release{Release: m.Release, Assets: []manifests.Artifact{{
 		Name: m.Name + "." + manifests.FormatTarZst, Kind: manifests.KindBundle, Format: manifests.FormatTarZst, Tar: &manifests.Digest{}, Release: m.Release,
-		LlamaCPP: &m.LlamaCPP, Toolkit: &m.Toolkit, SM: m.SM, Architecture: m.Architecture, GPUs: m.GPUs, DeviceCode: &m.DeviceCode, Requires: &m.Requires,
+		LlamaCPP: &m.LlamaCPP, Toolkit: &m.Toolkit, Row: m.Row, Architecture: m.Architecture, GPUs: m.GPUs, DeviceCode: &m.DeviceCode, Requires: &m.Requires,
 	}}}
 }
 

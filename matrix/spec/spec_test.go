@@ -43,19 +43,19 @@ func TestDefault(t *testing.T) {
 	}
 	m.LlamaCPP = matrix.LlamaPin{}
 	golden(t, "matrix.json", m)
-	for expr, want := range map[string][]matrix.SM{
-		"seed": {50, 60, 61, 70, 75, 80, 86, 89},
-		"all":  {50, 60, 61, 70, 75, 80, 86, 89, 90, 100, 120},
+	for expr, want := range map[string][]string{
+		"seed": {"sm50", "sm60", "sm61", "sm70", "sm75", "sm80", "sm86", "sm89"},
+		"all":  {"sm50", "sm60", "sm61", "sm70", "sm75", "sm80", "sm86", "sm89", "sm90", "ptx90", "sm100", "sm120"},
 	} {
 		targets, err := m.Select(expr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var sms []matrix.SM
+		var rows []string
 		for _, target := range targets {
-			sms = append(sms, target.SM)
+			rows = append(rows, target.Row().String())
 		}
-		if diff := cmp.Diff(want, sms); diff != "" {
+		if diff := cmp.Diff(want, rows); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", expr, diff)
 		}
 	}
@@ -93,28 +93,28 @@ func TestDefaultModels(t *testing.T) {
 // Each case edits the real matrix.yaml and asserts the whole message.
 func TestLoadRefuses(t *testing.T) {
 	for name, test := range map[string]struct{ old, new, want string }{
-		"unknown key":     {"    seed: false\n    ptx: true\n", "    seed: false\n    ptx: true\n    vram: 8\n", "line 117: targets[8].vram: unknown key"},
+		"unknown key":     {"    seed: false\n    ptx: true\n", "    seed: false\n    ptx: true\n    vram: 8\n", "line 126: targets[9].vram: unknown key"},
 		"unknown section": {"toolkits:\n", "tools: {}\ntoolkits:\n", "line 6: tools: unknown key"},
 		"wrong case":      {"floors:\n", "Floors:\n", "line 21: Floors: unknown key\nline 6: floors: missing"},
 		"duplicate key":   {"  repository:", "  repository: https://example.org/x\n  repository:", "line 31: llama_cpp.repository: given again in line 32"},
 		"missing key":     {"  repository: https://github.com/ggml-org/llama.cpp\n", "", "line 31: llama_cpp.repository: missing"},
-		"missing in row":  {"    architecture: Maxwell\n", "", "line 46: targets[0].architecture: missing"},
+		"missing in row":  {"    architecture: Maxwell\n", "", "line 47: targets[0].architecture: missing"},
 		"missing section": {"floors:\n  glibc: \"2.28\"\n  glibcxx: \"3.4.25\"\n", "", "line 6: floors: missing"},
 		"null":            {`cuda: "12.4.1"`, "cuda:", "line 8: toolkits[0].cuda: want text, found nothing: put it in quotes"},
 		"number for text": {`glibc: "2.28"`, "glibc: 2.28", `line 22: floors.glibc: want text, found "2.28": put it in quotes`},
-		"text for number": {"- sm: 50", `- sm: "50"`, `line 46: targets[0].sm: want an integer, found "50"`},
-		"hex number":      {"- sm: 50", `- sm: 0x32`, `line 46: targets[0].sm: want an integer, found "0x32"`},
-		"yes for true":    {"seed: true", "seed: yes", `line 51: targets[0].seed: want true or false, found "yes"`},
-		"text for list":   {"[Tesla P100]", "Tesla P100", `line 57: targets[1].gpus: want a list, found "Tesla P100"`},
+		"text for number": {"- sm: 50", `- sm: "50"`, `line 47: targets[0].sm: want an integer, found "50"`},
+		"hex number":      {"- sm: 50", `- sm: 0x32`, `line 47: targets[0].sm: want an integer, found "0x32"`},
+		"yes for true":    {"seed: true", "seed: yes", `line 52: targets[0].seed: want true or false, found "yes"`},
+		"text for list":   {"[Tesla P100]", "Tesla P100", `line 58: targets[1].gpus: want a list, found "Tesla P100"`},
 		"list for keys":   {"floors:\n  glibc: \"2.28\"\n  glibcxx: \"3.4.25\"\n", "floors: []\n", "line 21: floors: want keys and values, found a list"},
-		"anchor":          {"gpus: [Tesla P100]", "gpus: &p100 [Tesla P100]", "line 57: targets[1].gpus: anchors and aliases are not used here: write the value out"},
+		"anchor":          {"gpus: [Tesla P100]", "gpus: &p100 [Tesla P100]", "line 58: targets[1].gpus: anchors and aliases are not used here: write the value out"},
 		"alias":           {"floors:\n  glibc: \"2.28\"", "floors:\n  glibc: *x", "yaml: unknown anchor 'x' referenced"},
 		"two documents":   {"floors:\n", "---\nfloors:\n", "more than one document"},
 		"no YAML":         {"floors:\n", "floors: [\n", "yaml: line 20: did not find expected ',' or ']'"},
 		"check": {"- sm: 61", "- sm: 60",
-			"line 62: targets[2].sm: 60 stands here twice"},
+			"line 63: targets[2].sm: 60 stands here twice"},
 		"all at once": {"    architecture: Turing\n    gpus: [Tesla T4, RTX 20 series, GTX 16 series]\n", "    architecture: Ampere\n    gpus: []\n",
-			"line 80: targets[4].architecture: \"Ampere\", but 7.5 is Turing\nline 81: targets[4].gpus: empty"},
+			"line 81: targets[4].architecture: \"Ampere\", but 7.5 is Turing\nline 82: targets[4].gpus: empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := strings.Replace(string(matrix.YAML), test.old, test.new, 1)

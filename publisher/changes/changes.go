@@ -32,7 +32,7 @@ type Release struct {
 	Files map[string][]manifests.File
 }
 
-// Changes are what changed between two releases. Lists ascend, bundles by their SM.
+// Changes are what changed between two releases. Lists ascend, bundles by their row.
 type Changes struct {
 	// Before and After are the tags.
 	Before string `json:"before"`
@@ -69,13 +69,13 @@ const (
 	StateChanged   State = "changed"
 )
 
-// A Bundle is the bundle of one SM in both releases.
+// A Bundle is the bundle of one row in both releases.
 type Bundle struct {
-	Name  string    `json:"name"`
-	SM    matrix.SM `json:"sm"`
-	State State     `json:"state"`
-	Sizes []Size    `json:"sizes"`
-	Facts []Fact    `json:"facts,omitempty"`
+	Name  string     `json:"name"`
+	Row   matrix.Row `json:"sm"`
+	State State      `json:"state"`
+	Sizes []Size     `json:"sizes"`
+	Facts []Fact     `json:"facts,omitempty"`
 	// Files is nil unless both releases have the bundle and its files are known of both.
 	Files *Files `json:"files,omitempty"`
 }
@@ -112,7 +112,7 @@ type Rename struct {
 	After  string `json:"after"`
 }
 
-// A Runtime is the CUDA runtime for an SM major, or for a toolkit.
+// A Runtime is the CUDA runtime for an SM major, for PTX, or for a toolkit.
 type Runtime struct {
 	Name string `json:"name"` // "cu12-sm7x"
 	// State is unchanged where the archives hold the same tar: who has it need not download it again.
@@ -193,17 +193,17 @@ func tarOf(archive manifests.Artifact) string {
 }
 
 func bundles(before, after Release) []Bundle {
-	old, now := map[matrix.SM]manifests.Artifact{}, map[matrix.SM]manifests.Artifact{}
+	old, now := map[matrix.Row]manifests.Artifact{}, map[matrix.Row]manifests.Artifact{}
 	for _, a := range before.Bundles() {
-		old[a.SM] = a
+		old[a.Row] = a
 	}
 	for _, a := range after.Bundles() {
-		now[a.SM] = a
+		now[a.Row] = a
 	}
 	all := []Bundle{}
-	for _, sm := range keysOf(old, now) {
-		x, y := old[sm], now[sm]
-		b := Bundle{Name: manifests.BundleName(sm), SM: sm, State: state(tarOf(x), tarOf(y)), Sizes: sizes(before.Formats(x), after.Formats(y))}
+	for _, row := range slices.SortedFunc(maps.Keys(union(old, now)), matrix.Row.Compare) {
+		x, y := old[row], now[row]
+		b := Bundle{Name: manifests.BundleName(row), Row: row, State: state(tarOf(x), tarOf(y)), Sizes: sizes(before.Formats(x), after.Formats(y))}
 		if b.State == StateChanged || b.State == StateUnchanged {
 			b.Facts = facts(x, y)
 			files, known := before.Files[b.Name]
@@ -217,11 +217,16 @@ func bundles(before, after Release) []Bundle {
 	return all
 }
 
-// keysOf are the keys of both maps, ascending, each once.
-func keysOf[K cmp.Ordered, V any](x, y map[K]V) []K {
+// union has the keys of both maps.
+func union[K comparable, V any](x, y map[K]V) map[K]V {
 	all := maps.Clone(x)
 	maps.Copy(all, y)
-	return slices.Sorted(maps.Keys(all))
+	return all
+}
+
+// keysOf are the keys of both maps, ascending, each once.
+func keysOf[K cmp.Ordered, V any](x, y map[K]V) []K {
+	return slices.Sorted(maps.Keys(union(x, y)))
 }
 
 // sizes are those of the two archives of a bundle or runtime, the smaller format first.

@@ -20,7 +20,7 @@ const llama = "https://github.com/ggml-org/llama.cpp"
 
 func digest(digit string) string { return strings.Repeat(digit, 64) }
 
-// release is one of all bundles of the matrix, with sizes that follow from the SM. An edit changes
+// release is one of all bundles of the matrix, with sizes that follow from the row. An edit changes
 // it before it is checked.
 func release(t *testing.T, tag string, edit func(r *changes.Release)) changes.Release {
 	t.Helper()
@@ -42,23 +42,27 @@ func release(t *testing.T, tag string, edit func(r *changes.Release)) changes.Re
 	for _, target := range table.Targets {
 		toolkit, _ := table.ToolkitOf(target)
 		of := &manifests.Toolkit{CUDA: toolkit.CUDA, NVCC: toolkit.NVCC}
-		code := manifests.DeviceCode{Cubin: []matrix.Code{target.Code()}, PTX: []matrix.Code{}}
+		row, code := target.Row(), manifests.DeviceCode{Cubin: []matrix.Code{target.Code()}, PTX: []matrix.Code{}}
 		need := manifests.Requires{
 			DriverMin: manifests.DriverMin{Cubin: toolkit.DriverCubin}, Glibc: "2.27", GLIBCXX: "3.4.25",
 			Libraries: []string{"libcuda.so.1", "libstdc++.so.6"}, CPUVariants: []string{"haswell", "x64"},
 		}
-		runtime := served[toolkit.Runtime(target.SM)]
-		runtime.Cubin = append(runtime.Cubin, target.Code())
-		if target.PTX {
-			code.PTX, need.DriverMin.PTX = append(code.PTX, matrix.Code{SM: target.SM}), toolkit.DriverPTX
-			runtime.PTX = append(runtime.PTX, matrix.Code{SM: target.SM})
+		size := 80_000_000 + 100_000*int64(row.SM)
+		if row.PTX {
+			code.Cubin, code.PTX, size = code.PTX, code.Cubin, size+50_000
+			need.DriverMin = manifests.DriverMin{PTX: toolkit.DriverPTX}
 		}
-		served[toolkit.Runtime(target.SM)] = runtime
-		name := manifests.BundleName(target.SM)
+		runtime, ok := served[toolkit.Runtime(row)]
+		if !ok {
+			runtime = manifests.DeviceCode{Cubin: []matrix.Code{}, PTX: []matrix.Code{}}
+		}
+		runtime.Cubin, runtime.PTX = append(runtime.Cubin, code.Cubin...), append(runtime.PTX, code.PTX...)
+		served[toolkit.Runtime(row)] = runtime
+		name := manifests.BundleName(row)
 		twins(manifests.Artifact{
 			Kind: manifests.KindBundle, Tar: &manifests.Digest{SHA256: digest("a"), Size: 1}, Release: tag, SourceDateEpoch: 1, LlamaCPP: &source, Toolkit: of,
-			SM: target.SM, Architecture: target.Architecture, GPUs: target.GPUs, DeviceCode: &code, Requires: &need,
-		}, name, 80_000_000+100_000*int64(target.SM))
+			Row: row, Architecture: target.Architecture, GPUs: target.GPUs, DeviceCode: &code, Requires: &need,
+		}, name, size)
 		r.Files[name] = []manifests.File{
 			{Path: "LICENSE", Mode: "0644", SHA256: digest("1")},
 			{Path: of.ProgramsDir() + "/llama-cli", Mode: "0755", SHA256: digest("2")},
@@ -72,9 +76,6 @@ func release(t *testing.T, tag string, edit func(r *changes.Release)) changes.Re
 		for runtime, code := range served {
 			if runtime.Toolkit == toolkit.Name {
 				tar := manifests.Digest{SHA256: digest("b"), Size: 1}
-				if code.PTX == nil {
-					code.PTX = []matrix.Code{}
-				}
 				twins(manifests.Artifact{
 					Kind: manifests.KindCUDART, Tar: &tar, Toolkit: &manifests.Toolkit{CUDA: toolkit.CUDA, NVCC: toolkit.NVCC}, DeviceCode: &code,
 					Libraries: []manifests.File{{Path: "lib/libcudart.so", Mode: "0755", SHA256: digest("6")}},
@@ -103,11 +104,11 @@ func release(t *testing.T, tag string, edit func(r *changes.Release)) changes.Re
 	return r
 }
 
-// each changes both archives of some bundles; of all where no SM is given.
-func each(r *changes.Release, change func(a *manifests.Artifact), sms ...matrix.SM) {
+// each changes both archives of some bundles; of all where no row is given.
+func each(r *changes.Release, change func(a *manifests.Artifact), rows ...matrix.Row) {
 	for i := range r.Assets {
 		a := &r.Assets[i]
-		if a.Kind != manifests.KindBundle || len(sms) > 0 && !slices.Contains(sms, a.SM) {
+		if a.Kind != manifests.KindBundle || len(rows) > 0 && !slices.Contains(rows, a.Row) {
 			continue
 		}
 		code, need := *a.DeviceCode, *a.Requires
@@ -117,10 +118,10 @@ func each(r *changes.Release, change func(a *manifests.Artifact), sms ...matrix.
 }
 
 // drop removes the archives of a bundle.
-func drop(r *changes.Release, sm matrix.SM) {
+func drop(r *changes.Release, row matrix.Row) {
 	var left []manifests.Artifact
 	for _, a := range r.Assets {
-		if a.Kind != manifests.KindBundle || a.SM != sm {
+		if a.Kind != manifests.KindBundle || a.Row != row {
 			left = append(left, a)
 		}
 	}
@@ -135,8 +136,8 @@ func benchmark(model string, speeds []float64, releases ...changes.Release) *man
 	}
 	test := manifests.BenchmarkTest{Model: model, Test: "pp512"}
 	for i, r := range releases {
-		bundle, _ := r.Bundle(90)
-		b.Bundles = append(b.Bundles, manifests.BenchmarkBundle{Name: bundle.Name, SHA256: bundle.SHA256, Release: r.Release.Release, LlamaCPP: r.LlamaCPP, SM: 90})
+		bundle, _ := r.Bundle(matrix.Row{SM: 90})
+		b.Bundles = append(b.Bundles, manifests.BenchmarkBundle{Name: bundle.Name, SHA256: bundle.SHA256, Release: r.Release.Release, LlamaCPP: r.LlamaCPP, Row: bundle.Row})
 		speed := manifests.BenchmarkSpeed{TokensPerSecond: manifests.Spread{Median: speeds[i], Min: speeds[i], Max: speeds[i]}}
 		if i > 0 {
 			ratio := speeds[i] / speeds[0]
@@ -151,15 +152,15 @@ func benchmark(model string, speeds []float64, releases ...changes.Release) *man
 // newer is what another llama.cpp, compiler and matrix change at once.
 func newer(r *changes.Release) {
 	r.LlamaCPP = manifests.LlamaCPP{Version: "0.5.0", Commit: strings.Repeat("5", 40)}
-	drop(r, 50)
+	drop(r, matrix.Row{SM: 50})
 	each(r, func(a *manifests.Artifact) {
 		a.Tar = &manifests.Digest{SHA256: digest("c"), Size: 1}
 		a.Requires.CPUVariants = []string{"haswell", "x64", "zen4"}
 		a.Size += 1_234_567
 		a.SHA256 = digest("d")
 	})
-	each(r, func(a *manifests.Artifact) { a.Requires.Glibc, a.Size = "2.28", a.Size-9_000_000 }, 75, 120)
-	each(r, func(a *manifests.Artifact) { a.Requires.DriverMin.PTX = "560.28" }, 90)
+	each(r, func(a *manifests.Artifact) { a.Requires.Glibc, a.Size = "2.28", a.Size-9_000_000 }, matrix.Row{SM: 75}, matrix.Row{SM: 120})
+	each(r, func(a *manifests.Artifact) { a.Requires.DriverMin.PTX = "560.28" }, matrix.Row{SM: 90, PTX: true})
 	for i := range r.Assets {
 		switch a := &r.Assets[i]; {
 		case strings.HasPrefix(a.Name, "llcuda-cudart-cu12-sm8x-"):
@@ -202,7 +203,7 @@ func TestCompare(t *testing.T) {
 		"same": release(t, old, nil),
 		// One that was rebuilt under the tag that it had.
 		"retagged": release(t, old, func(r *changes.Release) {
-			each(r, func(a *manifests.Artifact) { a.Tar, a.Size = &manifests.Digest{SHA256: digest("c"), Size: 1}, a.Size+1 }, 61)
+			each(r, func(a *manifests.Artifact) { a.Tar, a.Size = &manifests.Digest{SHA256: digest("c"), Size: 1}, a.Size+1 }, matrix.Row{SM: 61})
 		}),
 		// A commit that has the version of the release before it, and files without a bill of materials.
 		"commit": release(t, now, func(r *changes.Release) {
@@ -287,7 +288,9 @@ func TestSpeed(t *testing.T) {
 			with(after, benchmark("m", []float64{100}, after)), []changes.Speed{}},
 		"another test": {with(before, benchmark("m", []float64{80}, before), func(b *manifests.Benchmark) { b.Tests[0].Test = "tg128" }),
 			with(after, benchmark("m", []float64{100}, after)), []changes.Speed{}},
-		"another SM": {with(before, benchmark("m", []float64{80}, before), func(b *manifests.Benchmark) { b.Bundles[0].SM = 89 }),
+		"another SM": {with(before, benchmark("m", []float64{80}, before), func(b *manifests.Benchmark) { b.Bundles[0].Row = matrix.Row{SM: 89} }),
+			with(after, benchmark("m", []float64{100}, after)), []changes.Speed{}},
+		"its PTX": {with(before, benchmark("m", []float64{80}, before), func(b *manifests.Benchmark) { b.Bundles[0].Row.PTX = true }),
 			with(after, benchmark("m", []float64{100}, after)), []changes.Speed{}},
 	} {
 		if diff := cmp.Diff(test.want, changes.Compare(test.before, test.after, llama).Speed); diff != "" {
@@ -326,7 +329,7 @@ func TestFiles(t *testing.T) {
 		}
 		for _, b := range changes.Compare(of("v1", test.before), of("v2", test.after), "").Bundles {
 			want := &test.want
-			if b.SM != 75 {
+			if (b.Row != matrix.Row{SM: 75}) {
 				want = nil
 			}
 			if diff := cmp.Diff(want, b.Files); diff != "" {

@@ -71,14 +71,14 @@ func short(commit string) string { return commit[:min(len(commit), 12)] }
 // states names the bundles that only one release has.
 func (m *markdown) states() {
 	for _, state := range []State{StateNew, StateGone} {
-		var sms []matrix.SM
+		var rows []matrix.Row
 		for _, b := range m.Bundles {
 			if b.State == state {
-				sms = append(sms, b.SM)
+				rows = append(rows, b.Row)
 			}
 		}
-		if len(sms) > 0 {
-			m.line("Bundles %s: %s", state, list(sms))
+		if len(rows) > 0 {
+			m.line("Bundles %s: %s", state, list(rows))
 		}
 	}
 }
@@ -92,7 +92,7 @@ func (m *markdown) facts() {
 			for _, f := range b.Facts {
 				if f.What == what {
 					required = required || slices.Contains(requirements, what)
-					same.add(f.text(), b.SM)
+					same.add(f.text(), b.Row)
 				}
 			}
 		}
@@ -108,17 +108,17 @@ func (m *markdown) facts() {
 // A grouping is lines, each with the bundles of which it is true.
 type grouping struct {
 	texts []string // in the order in which they were added
-	of    map[string][]matrix.SM
+	of    map[string][]matrix.Row
 }
 
-func (g *grouping) add(text string, sm matrix.SM) {
+func (g *grouping) add(text string, row matrix.Row) {
 	if g.of == nil {
-		g.of = map[string][]matrix.SM{}
+		g.of = map[string][]matrix.Row{}
 	}
 	if g.of[text] == nil {
 		g.texts = append(g.texts, text)
 	}
-	g.of[text] = append(g.of[text], sm)
+	g.of[text] = append(g.of[text], row)
 }
 
 func (f Fact) text() string {
@@ -135,10 +135,10 @@ func (f Fact) text() string {
 }
 
 // which names bundles that both releases have.
-func (m *markdown) which(sms []matrix.SM) string {
+func (m *markdown) which(rows []matrix.Row) string {
 	switch both := m.both(); {
-	case len(sms) < both:
-		return list(sms)
+	case len(rows) < both:
+		return list(rows)
 	case both < len(m.Bundles):
 		return "all bundles of both releases"
 	}
@@ -238,14 +238,14 @@ func (m *markdown) speed() {
 // files has a line for each kind of change, with all bundles whose files changed like that.
 func (m *markdown) files() {
 	var same grouping
-	var unknown []matrix.SM
+	var unknown []matrix.Row
 	for _, b := range m.Bundles {
 		switch {
 		case b.State == StateNew || b.State == StateGone:
 		case b.Files == nil:
-			unknown = append(unknown, b.SM)
+			unknown = append(unknown, b.Row)
 		default:
-			same.add(b.Files.text(), b.SM)
+			same.add(b.Files.text(), b.Row)
 		}
 	}
 	for _, text := range same.texts {
@@ -314,7 +314,7 @@ func (m *markdown) sizes() {
 	}
 	rows := [][]string{header}
 	for _, b := range m.Bundles {
-		row := []string{b.SM.Capability()}
+		row := []string{b.Row.Capability()}
 		for _, s := range b.Sizes {
 			switch {
 			case s.Before == 0 && s.After == 0:

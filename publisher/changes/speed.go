@@ -33,16 +33,16 @@ func speed(before, after Release) []Speed {
 	last := len(now.Bundles) - 1
 	own := now.Bundles[last]
 	first := now.Bundles[0]
-	if asset, ok := before.Asset(first.Name); ok && last > 0 && asset.Kind == manifests.KindBundle && asset.SHA256 == first.SHA256 && first.SM == own.SM {
+	if asset, ok := before.Asset(first.Name); ok && last > 0 && asset.Kind == manifests.KindBundle && asset.SHA256 == first.SHA256 && first.Row == own.Row {
 		for _, test := range now.Tests {
 			x, y := test.Speeds[0], test.Speeds[last]
-			list = append(list, Speed{now.GPU, manifests.BundleName(own.SM), test.Model, test.Test,
+			list = append(list, Speed{now.GPU, manifests.BundleName(own.Row), test.Model, test.Test,
 				x.TokensPerSecond.Median, y.TokensPerSecond.Median, y.Ratio.Median, true})
 		}
 		return list
 	}
 	old := before.Benchmark
-	if old == nil || old.GPU != now.GPU || old.Bundles[len(old.Bundles)-1].SM != own.SM {
+	if old == nil || old.GPU != now.GPU || old.Bundles[len(old.Bundles)-1].Row != own.Row {
 		return list
 	}
 	for _, test := range now.Tests {
@@ -53,7 +53,7 @@ func speed(before, after Release) []Speed {
 			continue
 		}
 		x, y := old.Tests[i].Speeds[len(old.Bundles)-1].TokensPerSecond.Median, test.Speeds[last].TokensPerSecond.Median
-		list = append(list, Speed{now.GPU, manifests.BundleName(own.SM), test.Model, test.Test, x, y, y / x, false})
+		list = append(list, Speed{now.GPU, manifests.BundleName(own.Row), test.Model, test.Test, x, y, y / x, false})
 	}
 	return list
 }

@@ -99,22 +99,26 @@ func (f Facts) definition() (*slsa.BuildDefinition, []*intoto.ResourceDescriptor
 	if len(f.Bundles) == 0 {
 		return nil, nil, errors.New("there is no bundle")
 	}
-	bundles := slices.SortedFunc(slices.Values(f.Bundles), func(a, b manifests.Metadata) int { return cmp.Compare(a.SM, b.SM) })
+	bundles := slices.SortedFunc(slices.Values(f.Bundles), func(a, b manifests.Metadata) int { return a.Row.Compare(b.Row) })
 	first := bundles[0]
 	source := map[string]any{"version": first.LlamaCPP.Version, "commit": first.LlamaCPP.Commit, "build": first.LlamaCPP.Build}
 	if f.Repository != "" {
 		source["repository"] = f.Repository
 	}
-	var sms []any
+	var rows []any
 	device, toolkits := map[string]any{}, map[string]any{}
 	engines := map[string]bool{}
 	for _, bundle := range bundles {
-		sms = append(sms, int(bundle.SM))
-		device[bundle.SM.String()] = list(bundle.Build.CUDACMake)
+		if bundle.Row.PTX {
+			rows = append(rows, bundle.Row.String())
+		} else {
+			rows = append(rows, int(bundle.Row.SM))
+		}
+		device[bundle.Row.String()] = list(bundle.Build.CUDACMake)
 		engines[bundle.Build.Engine] = true
 		toolkits[matrix.ToolkitName(bundle.Toolkit.CUDA)] = map[string]any{"cuda": bundle.Toolkit.CUDA, "nvcc": bundle.Toolkit.NVCC}
 	}
-	external, err := structpb.NewStruct(map[string]any{"release": first.Release, "llama_cpp": source, "sms": sms})
+	external, err := structpb.NewStruct(map[string]any{"release": first.Release, "llama_cpp": source, "sms": rows})
 	if err != nil {
 		return nil, nil, err
 	}

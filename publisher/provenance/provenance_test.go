@@ -11,26 +11,27 @@ import (
 )
 
 func facts() provenance.Facts {
-	bundle := func(sm matrix.SM) manifests.Metadata {
+	bundle := func(row matrix.Row) manifests.Metadata {
 		return manifests.Metadata{
-			Name: "llcuda-bins-" + sm.String(), Release: "v1", SM: sm,
+			Name: manifests.BundleName(row), Release: "v1", Row: row,
 			LlamaCPP: manifests.LlamaCPP{Version: "0.5.0", Commit: strings.Repeat("c", 40), Build: 7},
 			Toolkit:  manifests.Toolkit{CUDA: "12.4.1", NVCC: "12.4.131"},
 			Build: manifests.Build{
 				BuilderImage: "sha256:" + strings.Repeat("1", 64), HostImage: "sha256:" + strings.Repeat("1", 64), BaseImage: "debian@sha256:" + strings.Repeat("2", 64),
-				HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DCMAKE_CUDA_ARCHITECTURES=" + sm.String()},
+				HostCMake: []string{"-DGGML_CUDA=OFF"}, CUDACMake: []string{"-DCMAKE_CUDA_ARCHITECTURES=" + row.String()},
 				Patches:         []manifests.Patch{{Name: "0001-mend.patch", SHA256: strings.Repeat("f", 64)}},
 				SourceDateEpoch: 1790553600, Engine: "dagger v0.15.1",
 			},
 		}
 	}
 	return provenance.Facts{
-		Bundles:    []manifests.Metadata{bundle(86), bundle(75)},
+		Bundles:    []manifests.Metadata{bundle(matrix.Row{SM: 86, PTX: true}), bundle(matrix.Row{SM: 75}), bundle(matrix.Row{SM: 86})},
 		Repository: "https://github.com/ggml-org/llama.cpp",
 		Files: []manifests.Artifact{
 			{Name: "llcuda-bins-sm86.tar.gz", SHA256: strings.Repeat("a", 64)},
 			{Name: "llcuda-bins-sm75.tar.gz", SHA256: strings.Repeat("b", 64)},
 			{Name: "llcuda-cudart-cu12-0.tar.gz", SHA256: strings.Repeat("d", 64)},
+			{Name: "llcuda-bins-ptx86.tar.gz", SHA256: strings.Repeat("e", 64)},
 		},
 	}
 }
@@ -48,7 +49,7 @@ func TestStatement(t *testing.T) {
 	for _, want := range []string{
 		`"_type":"https://in-toto.io/Statement/v1"`, `"predicateType":"https://slsa.dev/provenance/v1"`,
 		`"invocationId":"` + manifests.RepositoryURL + `/actions/runs/42/attempts/1"`, `"id":"` + workflow + `"`,
-		`"gitCommit":"` + strings.Repeat("c", 40) + `"`, `"sms":[75,86]`, `"source_date_epoch":1790553600`,
+		`"gitCommit":"` + strings.Repeat("c", 40) + `"`, `"sms":[75,86,"ptx86"]`, `"ptx86":["-DCMAKE_CUDA_ARCHITECTURES=ptx86"]`, `"source_date_epoch":1790553600`,
 		`{"digest":{"sha256":"` + strings.Repeat("f", 64) + `"},"name":"patches/0001-mend.patch"}`,
 	} {
 		if !strings.Contains(string(text), want) {
@@ -100,6 +101,7 @@ func TestCheck(t *testing.T) {
 		{name: "another repository", facts: func(f *provenance.Facts) { f.Repository = "https://example.org/llama" }, want: "externalParameters"},
 		{name: "another builder image", facts: func(f *provenance.Facts) { f.Bundles[0].Build.BuilderImage = "sha256:" + strings.Repeat("0", 64) }, want: "resolvedDependencies"},
 		{name: "other arguments", facts: func(f *provenance.Facts) { f.Bundles[0].Build.CUDACMake = nil }, want: "internalParameters"},
+		{name: "machine code for PTX", facts: func(f *provenance.Facts) { f.Bundles[0].Row.PTX = false }, want: "externalParameters"},
 		{name: "another workflow", signer: manifests.SignerIdentity + "@refs/tags/v2", want: "signed by"},
 		{name: "a person", signer: "somebody@example.org", want: "did not sign"},
 		{name: "another predicate", text: func(s map[string]any) { s["predicateType"] = "https://spdx.dev/Document" }, want: "of type"},

@@ -132,8 +132,10 @@ func facts(c sbom.Contents) sbom.Facts {
 // A CUDA runtime that the farm linked is not supplied by NVIDIA, whose code it is.
 func TestLinkedRuntime(t *testing.T) {
 	for code, want := range map[*manifests.DeviceCode]string{
-		{Cubin: []matrix.Code{{SM: 70}, {SM: 75}}}: "supplier none, originator NVIDIA Corporation",
-		{Cubin: []matrix.Code{{SM: 75}, {SM: 80}}}: "supplier NVIDIA Corporation, originator none",
+		{Cubin: []matrix.Code{{SM: 70}, {SM: 75}}}:                               "supplier none, originator NVIDIA Corporation",
+		{Cubin: []matrix.Code{{SM: 75}, {SM: 80}}}:                               "supplier NVIDIA Corporation, originator none",
+		{PTX: []matrix.Code{{SM: 90}}}:                                           "supplier none, originator NVIDIA Corporation",
+		{Cubin: []matrix.Code{{SM: 80}, {SM: 90}}, PTX: []matrix.Code{{SM: 90}}}: "supplier NVIDIA Corporation, originator none",
 	} {
 		c := contents()
 		c.Runtime[0].Kind, c.Runtime[0].Toolkit, c.Runtime[0].DeviceCode = manifests.KindCUDART, &c.Metadata.Toolkit, code
@@ -157,7 +159,7 @@ func TestLinkedRuntime(t *testing.T) {
 			originator = p.Originator
 		}
 		if got := "supplier " + supplier + ", originator " + originator; got != want {
-			t.Errorf("%v: %s, want %s", code.Cubin, got, want)
+			t.Errorf("%v: %s, want %s", *code, got, want)
 		}
 	}
 }

@@ -74,7 +74,7 @@ func ask(r manifests.Release) (answers, error) {
 	q.Pairs = map[string][][]int{}
 	newest := matrix.SM(0)
 	for _, bundle := range r.Bundles() {
-		newest = max(newest, bundle.SM)
+		newest = max(newest, bundle.Row.SM)
 		for _, floor := range []string{bundle.Requires.DriverMin.Cubin, bundle.Requires.DriverMin.PTX} {
 			if floor != "" && !slices.Contains(q.Floors, floor) {
 				q.Floors = append(q.Floors, floor)
@@ -168,7 +168,7 @@ func (q *asking) serving(sm matrix.SM) (string, error) {
 	var b strings.Builder
 	for class := range len(q.Floors) + 1 {
 		for _, bundle := range q.release.Bundles() {
-			d, ok, err := q.pick(class, manifests.PickOptions{SM: bundle.SM}, manifests.GPU{SM: sm})
+			d, ok, err := q.pick(class, manifests.PickOptions{Row: bundle.Row}, manifests.GPU{SM: sm})
 			if err != nil {
 				return "", err
 			}

@@ -197,7 +197,7 @@ func TestPickerOnRandomMachines(t *testing.T) {
 	r, host := past(t)[0].Release, hosts(t)["rtx-3090"]
 	page := startBrowser(t).open(t, document(t), look{width: 1000})
 	random := rand.New(rand.NewPCG(3, 4))
-	sms := []matrix.SM{30, 37, 50, 52, 60, 61, 70, 75, 80, 86, 89, 90, 100, 103, 120, 130, 145}
+	sms := []matrix.SM{30, 37, 50, 52, 60, 61, 70, 75, 80, 86, 89, 90, 91, 100, 103, 120, 130, 145}
 	drivers := []string{"470.256.02", "525.60.12", "525.60.13", "535.1", "550.54.14", "570.86.10", "580.65.06", "580.159.04", "610.10"}
 	picked := map[string]int{}
 	for range 1500 {
@@ -224,7 +224,7 @@ func TestPickerOnRandomMachines(t *testing.T) {
 		}
 		picked[got.Bundle]++
 	}
-	if len(picked) < 11 {
+	if len(picked) < 13 { // all bundles, and none
 		t.Errorf("these were picked: %v", picked)
 	}
 }
@@ -262,12 +262,12 @@ func TestPickerReads(t *testing.T) {
 		return strings.ReplaceAll(row(name), "460.32.03", "525.105.17")
 	}
 	for text, want := range map[string]string{
-		"RTX 3090": "llcuda-bins-sm86", "rtx3090": "llcuda-bins-sm86", "3090": "llcuda-bins-sm86", "GeForce RTX 4070Ti Super": "llcuda-bins-sm89",
+		"RTX 3090": "llcuda-bins-sm86", "9.1": "llcuda-bins-sm90", "rtx3090": "llcuda-bins-sm86", "3090": "llcuda-bins-sm86", "GeForce RTX 4070Ti Super": "llcuda-bins-sm89",
 		"NVIDIA® GeForce® RTX™ 2080 Ti": "llcuda-bins-sm75", "gtx 1060 6gb": "llcuda-bins-sm61", "P4000": "llcuda-bins-sm61", "T4": "llcuda-bins-sm75",
 		"NVIDIA RTX 6000 Ada Generation": "llcuda-bins-sm89", "Quadro RTX 6000": "llcuda-bins-sm75", "RTX PRO 6000 Blackwell Max-Q Workstation Edition": "llcuda-bins-sm120",
 		"NVIDIA RTX A6000": "llcuda-bins-sm86", "TITAN X (Pascal)": "llcuda-bins-sm61", "GeForce GTX TITAN X": "llcuda-bins-sm50", "NVIDIA H100 NVL": "llcuda-bins-sm90",
 		"NVIDIA GeForce RTX 3080 Laptop GPU": "llcuda-bins-sm86", "Tesla V100-SXM2-16GB": "llcuda-bins-sm70", "NVIDIA A10G": "llcuda-bins-sm86", "GTX 1650": "llcuda-bins-sm75",
-		"NVIDIA A40-48Q": "llcuda-bins-sm86", "8.6": "llcuda-bins-sm86", "sm_75": "llcuda-bins-sm75", "sm120": "llcuda-bins-sm120", "12.1": "llcuda-bins-sm90", "13.0": "llcuda-bins-sm90",
+		"NVIDIA A40-48Q": "llcuda-bins-sm86", "8.6": "llcuda-bins-sm86", "sm_75": "llcuda-bins-sm75", "sm120": "llcuda-bins-sm120", "12.1": "llcuda-bins-ptx90", "13.0": "llcuda-bins-ptx90",
 		"01:00.0 VGA compatible controller: NVIDIA Corporation GA102 [GeForce RTX 3090] (rev a1)\n01:00.1 Audio device: NVIDIA Corporation GA102 High Definition Audio Controller (rev a1)\n": "llcuda-bins-sm86",
 		"": "", "3.5": "none", "Tesla K80": "none", "GTX 680": "none", "GH200": "arm", "Jetson AGX Orin": "arm", "Orin (nvgpu)": "arm",
 		"RTX 6000": "which", "titan x": "which", "rtx": "which", "rtx 4000": "which", "quadro": "which",
@@ -278,7 +278,10 @@ func TestPickerReads(t *testing.T) {
 		"|   0  NVIDIA GeForce RTX 3080   WDDM  |   00000000:01:00.0  On |                  N/A |\n":                                                       "llcuda-bins-sm86",
 		"name, compute_cap, driver_version\nNVIDIA H100 80GB HBM3, 9.0, 580.159.04\n":                                                                      "llcuda-bins-sm90",
 		"name, compute_cap, driver_version, memory.total [MiB], mig.mode.current\nNVIDIA H100 80GB HBM3, 9.0, 580.159.04, 81559 MiB, Disabled\n":           "llcuda-bins-sm90",
-		"index, name, driver_version\n0, NVIDIA GeForce RTX 5090, 570.86.10\n":                                                                             "llcuda-bins-sm90",
+		"index, name, driver_version\n0, NVIDIA GeForce RTX 5090, 570.86.10\n":                                                                             "llcuda-bins-ptx90",
+		"index, name, driver_version\n0, NVIDIA GeForce RTX 5090, 535.183.06\n":                                                                            "old",
+		"name, driver_version, memory.total [MiB]\nNVIDIA GeForce RTX 5090, 570.86.10, 32607 MiB\nNVIDIA H100 PCIe, 570.86.10, 81559 MiB\n":                "llcuda-bins-sm90",
+		"name, driver_version, memory.total [MiB]\nNVIDIA GeForce RTX 5090, 570.86.10, 32607 MiB\nNVIDIA B200, 570.86.10, 183359 MiB\n":                    "llcuda-bins-ptx90",
 		"index, name, driver_version\n0, NVIDIA GeForce RTX 5090, 580.95.05\n":                                                                             "llcuda-bins-sm120",
 		"Field \"compute_cap\" is not a valid field to query.\n":                                                                                           "unknown",
 		"GPU 0: Tesla T4 (UUID: GPU-1)\nGPU 1: Tesla T4 (UUID: GPU-2)\n":                                                                                   "llcuda-bins-sm75",

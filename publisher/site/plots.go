@@ -7,6 +7,7 @@ import (
 
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // A plot is one row of bars: a figure of one thing over the releases.
@@ -62,7 +63,7 @@ func newPlot(title, sub string, figures []figure, most float64) plot {
 	return p
 }
 
-// A series is the figures of one thing.
+// A series is the figures of one thing. Those of one order come by their titles.
 type series struct {
 	title, sub string
 	order      int
@@ -84,7 +85,7 @@ func collect(all []series, title, sub string, order int, f figure) []series {
 func plots(all []series, history []Release) (list []plot) {
 	latest := history[len(history)-1].Release.Release
 	all = slices.DeleteFunc(all, func(s series) bool { return s.figures[len(s.figures)-1].release != latest })
-	slices.SortStableFunc(all, func(a, b series) int { return cmp.Compare(a.order, b.order) })
+	slices.SortStableFunc(all, func(a, b series) int { return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.title, b.title)) })
 	most := 0.0
 	for _, s := range all {
 		for _, f := range s.figures {
@@ -102,7 +103,7 @@ func bundlePlots(history []Release) []plot {
 	var all []series
 	for _, r := range history {
 		for _, a := range r.Bundles() {
-			all = collect(all, a.SM.Capability(), "", int(a.SM), sizeOf(r, a))
+			all = collect(all, a.Row.Capability(), "", orderOf(a.Row), sizeOf(r, a))
 		}
 	}
 	return plots(all, history)
@@ -112,11 +113,19 @@ func bundlePlots(history []Release) []plot {
 func runtimePlots(history []Release) []plot {
 	var all []series
 	for _, r := range history {
-		for i, a := range r.Runtimes() {
-			all = collect(all, manifests.RuntimeOf(a.Toolkit.CUDA, *a.DeviceCode).String(), "", i, sizeOf(r, a))
+		for _, a := range r.Runtimes() {
+			all = collect(all, manifests.RuntimeOf(a.Toolkit.CUDA, *a.DeviceCode).String(), "", 0, sizeOf(r, a))
 		}
 	}
 	return plots(all, history)
+}
+
+// orderOf is where a bundle comes among others, in whichever releases: by SM, PTX after machine code.
+func orderOf(row matrix.Row) int {
+	if row.PTX {
+		return 2*int(row.SM) + 1
+	}
+	return 2 * int(row.SM)
 }
 
 func sizeOf(r Release, a manifests.Artifact) figure {
@@ -134,7 +143,7 @@ func speedPlots(history []Release) (list []plot) {
 		var all []series
 		for _, r := range history {
 			b := r.Benchmark
-			if b == nil || b.GPU != latest.Benchmark.GPU || of(b).SM != of(latest.Benchmark).SM {
+			if b == nil || b.GPU != latest.Benchmark.GPU || of(b).Row != of(latest.Benchmark).Row {
 				continue
 			}
 			for _, test := range b.Tests {

@@ -179,7 +179,7 @@ func (p page) Listed() []manifests.Artifact {
 type row struct {
 	Kind         kind
 	Capabilities string
-	// GPUs are families of them, and Names all that are known.
+	// GPUs are families of them by the bundle of their own, and Names all that are known.
 	GPUs, Names []string
 	Steps       []step
 }
@@ -206,7 +206,7 @@ func (a answers) Steps(k kind) (steps []step) {
 	return steps
 }
 
-// Rows are the kinds with a bundle, ascending.
+// Rows are the kinds with a bundle that have GPUs, ascending.
 func (p page) Rows() (rows []row) {
 	for _, k := range p.Kinds {
 		r := row{Kind: k, Steps: p.Steps(k)}
@@ -224,12 +224,15 @@ func (p page) Rows() (rows []row) {
 			}
 		}
 		for _, s := range r.Steps {
-			if k.has(s.Answer.Bundle.SM) {
+			if row := s.Answer.Bundle.Row; k.has(row.SM) && !row.PTX {
 				r.GPUs = s.Answer.Bundle.GPUs
-				if text := s.Answer.Bundle.SM.Capability(); !slices.Contains(capabilities, text) {
+				if text := row.Capability(); !slices.Contains(capabilities, text) {
 					capabilities = append(capabilities, text)
 				}
 			}
+		}
+		if len(capabilities) == 0 && !k.Open {
+			continue // there is no such GPU: PTX for 9.0 would serve 9.1 as well
 		}
 		r.Capabilities = strings.Join(capabilities, ", ")
 		if k.Open {
@@ -279,8 +282,11 @@ func (p page) Data() any {
 
 // UsesPTX reports whether the release has PTX for newer GPUs.
 func (p page) UsesPTX() bool {
-	return slices.ContainsFunc(p.Bundles(), func(a manifests.Artifact) bool { return len(a.DeviceCode.PTX) > 0 })
+	return slices.ContainsFunc(p.Bundles(), func(a manifests.Artifact) bool { return a.Row.PTX })
 }
 
-// Oldest is the oldest compute capability with a bundle.
-func (p page) Oldest() string { return p.Bundles()[0].SM.Capability() }
+// Oldest is the oldest compute capability with a bundle: with PTX alone, not that of the PTX.
+func (p page) Oldest() string {
+	i := slices.IndexFunc(p.Kinds, func(k kind) bool { return len(p.Steps(k)) > 0 })
+	return p.Kinds[i].SMs[0][0].Capability()
+}

@@ -100,12 +100,12 @@ func document(t testing.TB) []byte {
 // TestRows compares the table that a person reads with its golden file: read it before you commit it.
 func TestRows(t *testing.T) {
 	var b strings.Builder
-	with := func(sm matrix.SM) manifests.Release {
+	with := func(row matrix.Row) manifests.Release {
 		r := seed(t)
-		r.Assets = slices.DeleteFunc(r.Assets, func(a manifests.Artifact) bool { return a.Kind == manifests.KindBundle && a.SM != sm })
+		r.Assets = slices.DeleteFunc(r.Assets, func(a manifests.Artifact) bool { return a.Kind == manifests.KindBundle && a.Row != row })
 		return r
 	}
-	for _, r := range []manifests.Release{seed(t), with(86), with(90)} {
+	for _, r := range []manifests.Release{seed(t), with(matrix.Row{SM: 86}), with(matrix.Row{SM: 90}), with(matrix.Row{SM: 90, PTX: true})} {
 		a, err := ask(r)
 		if err != nil {
 			t.Fatal(err)
@@ -172,15 +172,18 @@ func TestProducts(t *testing.T) {
 		seen[p.Name] = true
 	}
 	for _, bundle := range r.Bundles() {
+		if bundle.Row.PTX {
+			continue // for GPUs that may have no name yet
+		}
 		for _, family := range bundle.GPUs {
 			words := strings.Fields(strings.TrimSuffix(family, " series"))
 			for i, word := range words {
 				words[i] = strings.TrimRight(word, "0") // "GTX 900 series" is GTX 980, "RTX 30 series" RTX 3090
 			}
 			if !slices.ContainsFunc(allProducts(), func(p product) bool {
-				return p.SM.Major() == bundle.SM.Major() && !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(p.Name, word) })
+				return p.SM.Major() == bundle.Row.SM.Major() && !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(p.Name, word) })
 			}) {
-				t.Errorf("%s: no product is of the family %q", bundle.SM, family)
+				t.Errorf("%s: no product is of the family %q", bundle.Row, family)
 			}
 		}
 	}
@@ -190,6 +193,8 @@ func TestPlots(t *testing.T) {
 	history := past(t)
 	slices.Reverse(history)
 	history[0].Benchmark.GPU = "another"
+	// The oldest had no PTX yet.
+	history[0].Assets = slices.DeleteFunc(history[0].Assets, func(a manifests.Artifact) bool { return strings.Contains(a.Name, "-ptx90") })
 	type drawn struct{ Title, Sub, Latest, Change, Releases string }
 	draw := func(list []plot) (all []drawn) {
 		for _, p := range list {
@@ -206,11 +211,20 @@ func TestPlots(t *testing.T) {
 	}
 	const three = "v1.0.0-runtime v1.0.1-runtime v1.1.0-runtime"
 	bundles, runtimes := draw(bundlePlots(history)), draw(runtimePlots(history))
-	if len(bundles) != 11 || len(runtimes) != 6 {
-		t.Errorf("%d plots of bundles, %d of runtimes", len(bundles), len(runtimes))
+	titles := func(list []drawn) string {
+		var all []string
+		for _, d := range list {
+			all = append(all, d.Title)
+		}
+		return strings.Join(all, ", ")
 	}
-	want := []drawn{{"5.0", "", "29.4 MB", "+1.9\u202f%", three}, {"cu13", "", "517.4 MB", "+1.5\u202f%", three}}
-	if diff := cmp.Diff(want, []drawn{bundles[0], runtimes[5]}); diff != "" {
+	order := []string{"5.0, 6.0, 6.1, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, PTX 9.0, 10.0, 12.0", "cu12-ptx90, cu12-sm5x, cu12-sm6x, cu12-sm7x, cu12-sm8x, cu12-sm9x, cu13"}
+	if diff := cmp.Diff(order, []string{titles(bundles), titles(runtimes)}); diff != "" {
+		t.Fatalf("(-want +got):\n%s", diff)
+	}
+	want := []drawn{{"5.0", "", "30.0 MB", "+1.9\u202f%", three}, {"PTX 9.0", "", "32.3 MB", "+2.0\u202f%", "v1.0.1-runtime v1.1.0-runtime"},
+		{"cu12-ptx90", "", "117.5 MB", "+1.6\u202f%", "v1.0.1-runtime v1.1.0-runtime"}, {"cu13", "", "532.9 MB", "+1.5\u202f%", three}}
+	if diff := cmp.Diff(want, []drawn{bundles[0], bundles[9], runtimes[0], runtimes[6]}); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	// A release that was measured on another GPU is not in the plot.
@@ -266,22 +280,33 @@ func TestHistory(t *testing.T) {
 // A release of one bundle, without the client, has a page as well.
 func TestSmallRelease(t *testing.T) {
 	for _, test := range []struct {
-		sm  matrix.SM
-		ptx int
-	}{{90, 1}, {75, 0}} {
+		row       matrix.Row
+		ptx       int
+		has, lack string // what it says of GPUs
+	}{
+		{matrix.Row{SM: 90, PTX: true}, 1, `scope="rowgroup">10.0, 10.3, 12.0 and newer<`, "GPUs older than 9.1 have no bundle"},
+		{matrix.Row{SM: 90}, 0, `scope="rowgroup">9.0<`, "GPUs older than 9.0 have no bundle"},
+		{matrix.Row{SM: 75}, 0, `scope="rowgroup">7.5<`, "GPUs older than 7.5 have no bundle"},
+	} {
 		r := seed(t)
+		bundle, _ := r.Bundle(test.row)
+		runtime, ok := r.Runtime(bundle)
+		if !ok {
+			t.Fatalf("%s has no runtime", test.row)
+		}
 		r.Assets = slices.DeleteFunc(r.Assets, func(a manifests.Artifact) bool {
-			return a.Kind == manifests.KindBundle && a.SM != test.sm || a.Kind == manifests.KindCUDART && !a.DeviceCode.Cubin[0].SM.RunsCubin(matrix.Code{SM: test.sm})
+			return a.Kind == manifests.KindBundle && a.Row != test.row || a.Kind == manifests.KindCUDART && a.Stem() != runtime.Stem()
 		})
 		page, err := Page(Release{r, nil}, nil, Options{Downloads: "https://example.org"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for text, want := range map[string]int{
-			"llcuda-bins-sm86": 0, "install.sh": 0, "farm.pub": 2, "<h2 id=\"speed-title\">": 0, "From v": 0, "compile PTX once": test.ptx,
+			"llcuda-bins-sm86": 0, "install.sh": 0, "farm.pub": 2, "<h2 id=\"speed-title\">": 0, "From v": 0, "compile PTX once": test.ptx, test.has: 1, test.lack: 1,
+			`<th role="rowheader"`: 1,
 		} {
 			if got := bytes.Count(page, []byte(text)); got != want {
-				t.Errorf("%d: %q is there %d times, want %d", test.sm, text, got, want)
+				t.Errorf("%s: %q is there %d times, want %d", test.row, text, got, want)
 			}
 		}
 	}

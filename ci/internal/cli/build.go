@@ -217,7 +217,7 @@ func (b *buildCommand) alike() error {
 // collect audits a tree, then packs it: nothing that breaks a rule becomes a file.
 func (b *buildCommand) collect(ctx context.Context, tree farm.Tree) ([]manifests.Artifact, error) {
 	fsys := os.DirFS(tree.Dir)
-	step := tree.Job.Target.SM.String()
+	step := tree.Job.Target.Row().String()
 	rules := rulesFrom(b.matrix, b.backend.BuildPaths(), tree.Job.Target)
 	var meta manifests.Metadata
 	err := b.stage(step, "audit", func(func(measure.Progress)) error {
@@ -256,7 +256,7 @@ func runtimeKey(step farm.Step) string {
 		return ""
 	}
 	key := fmt.Sprintf("%s, %s, CUDA %s, nvcc %s", step.Recipe.Runtime, step.Runtime, step.Recipe.Toolkit.CUDA, step.Recipe.Toolkit.NVCC)
-	if step.Runtime.Major != 0 { // what the source calls decides what is linked
+	if step.Runtime.IsLinked() { // what the source calls decides what is linked
 		key += fmt.Sprintf(", %s, %v", step.Source.Digest, step.Source.Patches)
 	}
 	return key
@@ -303,7 +303,7 @@ func (b *buildCommand) knownSteps() (map[string][]manifests.Artifact, error) {
 			if err != nil {
 				return nil, err
 			}
-			look(job.Target.SM.String(), key)
+			look(job.Target.Row().String(), key)
 		}
 	}
 	return known, nil

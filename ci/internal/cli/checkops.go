@@ -28,16 +28,14 @@ computes something else, reports nothing, or did not run on the GPU.
 
 The CUDA runtime is the one that the manifest.json beside the bundle names, unless
 --runtime gives another. It needs no engine, repository or network.`,
-		Example: `  go run ./ci check-ops --bundle dist/llcuda-bins-sm90.tar.zst --ops test-backend-ops
-  go run ./ci check-ops --bundle dist/llcuda-bins-sm90.tar.zst --ops test-backend-ops --ptx    # and of its PTX`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
+		Example: `  go run ./ci check-ops --bundle dist/llcuda-bins-sm90.tar.zst --ops test-backend-ops`,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&c.bundle, "bundle", "", "`file` of the bundle's archive")
 	flags.StringVar(&c.ops, "ops", "", "`file` of test-backend-ops")
 	flags.StringVar(&c.open.Runtime, "runtime", "", "`file` of the CUDA runtime's archive (default: the one beside the bundle)")
-	flags.BoolVar(&c.ptx, "ptx", false, "then check the bundle's PTX, too, if it has any: the driver compiles it as for a GPU newer than the bundle")
 	flags.BoolVar(&c.options.CPU, "cpu", false, "compare the CPU backend with its own reference, for machines without a GPU")
 	flags.IntVar(&c.options.Jobs, "jobs", min(runtime.NumCPU(), maxOpsJobs), "processes at once")
 	flags.DurationVar(&c.options.Limit, "limit", 20*time.Minute, "time that each process may take")
@@ -47,7 +45,6 @@ The CUDA runtime is the one that the manifest.json beside the bundle names, unle
 // A checkOpsCommand is one check-ops command under way.
 type checkOpsCommand struct {
 	bundle, ops string
-	ptx         bool
 	open        gate.OpenOptions
 	options     gate.OpsOptions
 	term        *terminal
@@ -57,8 +54,6 @@ func (c *checkOpsCommand) run(ctx context.Context) error {
 	switch {
 	case c.bundle == "" || c.ops == "":
 		return console.Usage(errors.New("--bundle and --ops are required"), "go run ./ci check-ops --help; go run ./ci ops compiles test-backend-ops")
-	case c.options.CPU && c.ptx:
-		return console.Usage(errors.New("--cpu and --ptx exclude each other"), "give one of them")
 	case c.options.Jobs < 1 || c.options.Limit <= 0:
 		return console.Usage(errors.New("--jobs and --limit must be above 0"), "leave them out for the defaults")
 	}
@@ -72,25 +67,8 @@ func (c *checkOpsCommand) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.check(ctx, bundle, false); err != nil || !c.ptx {
-		return err
-	}
-	if len(bundle.Metadata.DeviceCode.PTX) == 0 {
-		c.term.Notef("check     %s has no PTX", bundle.Name)
-		return nil
-	}
-	return c.check(ctx, bundle, true)
-}
-
-// check compares all operations once, and prints how they did.
-func (c *checkOpsCommand) check(ctx context.Context, bundle *gate.Bundle, ptx bool) error {
-	c.options.PTX = ptx
-	what := bundle.Name
-	if ptx {
-		what = "the PTX of " + what
-	}
 	report, err := gate.CheckOps(ctx, bundle, c.ops, c.options, func(done, total int) {
-		c.term.Notef("check     %s: %d of %d processes ended", what, done, total)
+		c.term.Notef("check     %s: %d of %d processes ended", bundle.Name, done, total)
 	})
 	if err != nil {
 		return err
@@ -104,6 +82,6 @@ func (c *checkOpsCommand) check(ctx context.Context, bundle *gate.Bundle, ptx bo
 	if err := report.Err(); err != nil {
 		return err
 	}
-	c.term.Printf("%s on %s: %d of %d cases of %d operations are equal to the CPU's", what, report.Device, report.Passed, report.Total, report.Operations)
+	c.term.Printf("%s on %s: %d of %d cases of %d operations are equal to the CPU's", bundle.Name, report.Device, report.Passed, report.Total, report.Operations)
 	return nil
 }

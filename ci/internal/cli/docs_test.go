@@ -244,10 +244,12 @@ func TestDocsGPUs(t *testing.T) {
 	want := []string{"| SM | GPUs | bundle |", "| --- | --- | --- |"}
 	newest := ""
 	for _, target := range m.Targets {
+		name := manifests.BundleName(target.Row())
 		if target.PTX {
-			newest = manifests.BundleName(target.SM)
+			newest = name
+			continue
 		}
-		want = append(want, fmt.Sprintf("| %s | %s | %s |", target.SM.Capability(), strings.Join(target.GPUs, ", "), manifests.BundleName(target.SM)))
+		want = append(want, fmt.Sprintf("| %s | %s | %s |", target.SM.Capability(), strings.Join(target.GPUs, ", "), name))
 	}
 	want = append(want, fmt.Sprintf("| newer | later GPUs | %s, whose PTX the driver compiles |", newest))
 

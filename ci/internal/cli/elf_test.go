@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/waqasm86/llcuda-farm/matrix"
@@ -145,18 +143,18 @@ func (t *stringTable) add(s string) uint64 {
 	return at
 }
 
-// fatbins are the SMs of which the bundler's test data has device code.
-func fatbins() map[matrix.SM]string {
-	return map[matrix.SM]string{75: "sm75.fatbin", 86: "sm86.fatbin", 89: "sm89.fatbin", 90: "sm90-ptx.fatbin"}
+// fatbins are the rows of which the bundler's test data has device code, ascending.
+func fatbins() []matrix.Row {
+	return []matrix.Row{{SM: 75}, {SM: 86}, {SM: 89}, {SM: 90}, {SM: 90, PTX: true}}
 }
 
-// deviceCode reads an SM's device code; a script has set its path.
-func deviceCode(sm matrix.SM) ([]byte, error) {
+// deviceCode reads a row's device code; a script has set its path.
+func deviceCode(row matrix.Row) ([]byte, error) {
 	dir := os.Getenv("FATBINS")
 	if dir == "" {
 		dir = filepath.Join("..", "..", "..", "bundler", "testdata", "fatbin")
 	}
-	return os.ReadFile(filepath.Join(dir, fatbins()[sm]))
+	return os.ReadFile(filepath.Join(dir, row.String()+".fatbin"))
 }
 
 // elfCode is the device code in a file that elfFile made.
@@ -191,9 +189,9 @@ func hostHalf() map[string][]byte {
 	return files
 }
 
-// deviceHalf is a device half that passes the audit of its SM.
-func deviceHalf(sm matrix.SM) (map[string][]byte, error) {
-	code, err := deviceCode(sm)
+// deviceHalf is a device half that passes the audit of its row.
+func deviceHalf(row matrix.Row) (map[string][]byte, error) {
+	code, err := deviceCode(row)
 	if err != nil {
 		return nil, err
 	}
@@ -203,13 +201,13 @@ func deviceHalf(sm matrix.SM) (map[string][]byte, error) {
 	}, nil
 }
 
-// cudaRuntime is a CUDA runtime that passes the audit, with code for the SMs of a major of which there is any.
-func cudaRuntime(major int) (map[string][]byte, error) {
+// cudaRuntime is the CUDA runtime of a toolkit's bundles, with what device code there is for them. It passes the audit.
+func cudaRuntime(toolkit matrix.Toolkit, runtime matrix.Runtime) (map[string][]byte, error) {
 	files := map[string][]byte{"LICENSE": []byte("NVIDIA CUDA Toolkit licence\n")}
 	var codes [][]byte
-	for _, sm := range slices.Sorted(maps.Keys(fatbins())) {
-		if sm.Major() == major {
-			code, err := deviceCode(sm)
+	for _, row := range fatbins() {
+		if toolkit.Runtime(row) == runtime {
+			code, err := deviceCode(row)
 			if err != nil {
 				return nil, err
 			}
@@ -227,7 +225,7 @@ func cudaRuntime(major int) (map[string][]byte, error) {
 }
 
 func TestELFFileIsReadable(t *testing.T) {
-	code, err := deviceCode(75)
+	code, err := deviceCode(matrix.Row{SM: 75})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,7 +121,7 @@ func (b *fakeBuilder) Name() string { return b.name }
 
 func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, events func(farm.Event)) (farm.StepStats, error) {
 	name := step.Name()
-	sm := step.Target.SM
+	row := step.Target.Row()
 	events(farm.Event{Stage: "compile", State: farm.StateStart})
 	switch {
 	case b.has("fail-" + name):
@@ -137,7 +137,7 @@ func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, ev
 		<-ctx.Done()
 		return farm.StepStats{}, ctx.Err()
 	case b.has("wrong-" + name):
-		sm = 86
+		row.SM = 86
 	}
 	var files map[string][]byte
 	var err error
@@ -153,7 +153,7 @@ func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, ev
 		listing, err = exec.CommandContext(ctx, "sh", "-c", "cd "+step.Source.Dir+" && find . -type f | sort").Output()
 		files = map[string][]byte{"test-backend-ops": listing}
 	case farm.StepRuntime:
-		if files, err = cudaRuntime(step.Runtime.Major); err == nil && b.has("other-runtime") {
+		if files, err = cudaRuntime(step.Recipe.Toolkit, step.Runtime); err == nil && b.has("other-runtime") {
 			files["LICENSE"] = []byte("another NVIDIA CUDA licence\n")
 		}
 		if err == nil && b.has("needs-cublaslt") {
@@ -164,7 +164,7 @@ func (b *fakeBuilder) Build(ctx context.Context, step farm.Step, dest string, ev
 			err = errors.Join(os.MkdirAll(filepath.Join(dest, "lib"), 0o755), os.Symlink("libllcuda-blas.so.12", filepath.Join(dest, "lib/libcublas.so.12")))
 		}
 	default:
-		files, err = deviceHalf(sm)
+		files, err = deviceHalf(row)
 		if err == nil && b.has("needs-cublaslt") {
 			const cuda = "lib/libggml-cuda.so"
 			files[cuda] = elfFile{needed: []string{"libggml-base.so.0", "libcudart.so.12", "libcublasLt.so.12"}, runPath: backendRunPath, fatbin: elfCode(files[cuda])}.bytes()

@@ -16,6 +16,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
@@ -90,7 +91,7 @@ func TestArchivesAreReadOnce(t *testing.T) {
 // reads everything.
 func TestKnownArchivesAreChecked(t *testing.T) {
 	b := buildRelease(t)
-	bundle := b.dir.Path(manifests.BundleName(75) + "." + manifests.FormatTarGz)
+	bundle := b.dir.Path(manifests.BundleName(matrix.Row{SM: 75}) + "." + manifests.FormatTarGz)
 	right, err := os.ReadFile(bundle)
 	if err != nil {
 		t.Fatal(err)
@@ -147,16 +148,16 @@ func TestKnownArchivesAreChecked(t *testing.T) {
 	// the others.
 	other := buildRelease(t)
 	for _, format := range manifests.Formats() {
-		name := manifests.BundleName(75) + "." + format
+		name := manifests.BundleName(matrix.Row{SM: 75}) + "." + format
 		data, err := os.ReadFile(other.dir.Path(name))
 		if err == nil {
-			err = os.WriteFile(b.dir.Path(manifests.BundleName(86)+"."+format), data, 0o644)
+			err = os.WriteFile(b.dir.Path(manifests.BundleName(matrix.Row{SM: 86})+"."+format), data, 0o644)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := b.dir.Describe(t.Context(), b.ledger(t)); !isAs[*failure.Refusal](err) || !strings.Contains(err.Error(), manifests.BundleName(86)) {
+	if _, err := b.dir.Describe(t.Context(), b.ledger(t)); !isAs[*failure.Refusal](err) || !strings.Contains(err.Error(), manifests.BundleName(matrix.Row{SM: 86})) {
 		t.Errorf("describing a folder with a stranger: %v", err)
 	}
 }

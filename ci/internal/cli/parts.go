@@ -57,7 +57,7 @@ func (b *buildCommand) chooseSteps() error {
 	}
 	b.targets = slices.DeleteFunc(slices.Clone(b.targets), func(t matrix.Target) bool {
 		toolkit, _ := b.matrix.ToolkitOf(t) // Check has seen to it
-		runtime := farm.Step{Kind: farm.StepRuntime, Runtime: toolkit.Runtime(t.SM)}
+		runtime := farm.Step{Kind: farm.StepRuntime, Runtime: toolkit.Runtime(t.Row())}
 		device := farm.Step{Kind: farm.StepDevice, Target: t}
 		return !slices.Contains(b.only, device.Name()) && !slices.Contains(b.only, runtime.Name())
 	})

@@ -30,7 +30,7 @@ type selection struct {
 }
 
 func (s *selection) flags(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVar(&s.sms, "sm", nil, `what to build: "all", or SMs such as 75, sm75 or 7.5, comma-separated`)
+	cmd.Flags().StringArrayVar(&s.sms, "sm", nil, `what to build: "all", or SMs such as 75, sm75 or 7.5, and ptx90, comma-separated`)
 	cmd.Flags().StringVar(&s.llama, "llama", "", "llama.cpp: a git URL, folder, tarball or git bundle file, with @tag-or-commit; (default: the pin of matrix.yaml)")
 	cacheFlag(cmd, &s.cache)
 }
@@ -78,15 +78,15 @@ func (s *selection) resolve(ctx context.Context, m matrix.Matrix, term *terminal
 
 // plannedJob is one row of plan --json.
 type plannedJob struct {
-	SM            matrix.SM `json:"sm"`
-	Toolkit       string    `json:"toolkit"` // by name
-	Bundle        string    `json:"bundle"`
-	Runtime       string    `json:"runtime"` // the one that serves the bundle
-	Architecture  string    `json:"architecture"`
-	GPUs          []string  `json:"gpus"`
-	Platforms     []string  `json:"platforms"`
-	Architectures string    `json:"cmake_cuda_architectures"`
-	PTX           bool      `json:"ptx"`
+	Row           matrix.Row `json:"sm"`
+	Toolkit       string     `json:"toolkit"` // by name
+	Bundle        string     `json:"bundle"`
+	Runtime       string     `json:"runtime"` // the one that serves the bundle
+	Architecture  string     `json:"architecture"`
+	GPUs          []string   `json:"gpus"`
+	Platforms     []string   `json:"platforms"`
+	Architectures string     `json:"cmake_cuda_architectures"`
+	PTX           bool       `json:"ptx"`
 }
 
 // plannedSource is the source of plan --json: the pin, or the tree it leads to.
@@ -211,12 +211,12 @@ func newPlan(m matrix.Matrix, targets []matrix.Target, src plannedSource) (plan,
 		if !slices.Contains(p.Toolkits, toolkit) {
 			p.Toolkits = append(p.Toolkits, toolkit)
 		}
-		runtime := manifests.RuntimeTop(toolkit.Runtime(target.SM))
+		runtime := manifests.RuntimeTop(toolkit.Runtime(target.Row()))
 		if !slices.Contains(p.Runtimes, runtime) {
 			p.Runtimes = append(p.Runtimes, runtime)
 		}
 		p.Jobs = append(p.Jobs, plannedJob{
-			SM: target.SM, Toolkit: target.Toolkit, Bundle: manifests.BundleName(target.SM), Runtime: runtime, Architecture: target.Architecture, GPUs: target.GPUs,
+			Row: target.Row(), Toolkit: target.Toolkit, Bundle: manifests.BundleName(target.Row()), Runtime: runtime, Architecture: target.Architecture, GPUs: target.GPUs,
 			Platforms: target.Platforms, Architectures: target.CMakeArchitectures(), PTX: target.PTX,
 		})
 	}
@@ -237,7 +237,7 @@ func actionsJobs(m matrix.Matrix, targets []matrix.Target) ([]actionsJob, error)
 		case farm.StepRuntime:
 			continue
 		case farm.StepDevice:
-			runtime := farm.Step{Kind: farm.StepRuntime, Runtime: step.Recipe.Toolkit.Runtime(step.Target.SM)}.Name()
+			runtime := farm.Step{Kind: farm.StepRuntime, Runtime: step.Recipe.Toolkit.Runtime(step.Target.Row())}.Name()
 			if !slices.ContainsFunc(jobs, func(j actionsJob) bool { return j.Runtime == runtime }) {
 				job.Runtime, job.Steps = runtime, job.Steps+","+runtime
 			}
@@ -275,9 +275,9 @@ func (p plan) table() string {
 		toolkit := p.Toolkits[slices.IndexFunc(p.Toolkits, func(k matrix.Toolkit) bool { return k.Name == job.Toolkit })]
 		code, driver := "cubin", toolkit.DriverCubin
 		if job.PTX {
-			code, driver = "cubin, PTX", toolkit.DriverCubin+", PTX "+toolkit.DriverPTX
+			code, driver = "PTX", toolkit.DriverPTX
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", job.SM, job.Bundle, job.Architecture, job.Toolkit, code, driver,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", job.Row.Short(), job.Bundle, job.Architecture, job.Toolkit, code, driver,
 			strings.Join(job.Platforms, ", "), strings.Join(job.GPUs, ", "))
 	}
 	w.Flush()

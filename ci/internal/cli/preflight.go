@@ -188,7 +188,7 @@ func (b *buildCommand) room() error {
 	n, more := int64(len(b.targets)), int64(len(b.toolkits())-1)
 	var runtimes int64
 	for _, runtime := range b.runtimes() {
-		if runtime.Major != 0 {
+		if runtime.IsLinked() {
 			runtimes += linkedBytes
 		} else {
 			runtimes += wholeBytes
@@ -238,7 +238,7 @@ func (b *buildCommand) runtimes() []matrix.Runtime {
 	var list []matrix.Runtime
 	for _, target := range b.targets {
 		toolkit, _ := b.matrix.ToolkitOf(target) // Check has seen to it
-		if runtime := toolkit.Runtime(target.SM); !slices.Contains(list, runtime) {
+		if runtime := toolkit.Runtime(target.Row()); !slices.Contains(list, runtime) {
 			list = append(list, runtime)
 		}
 	}
@@ -336,7 +336,7 @@ func (b *buildCommand) makesRuntime(name string) bool {
 // replaces reports whether this build writes the archive of that name.
 func (b *buildCommand) replaces(name string) bool {
 	return manifests.KindOf(name) == manifests.KindBundle && slices.ContainsFunc(b.targets, func(t matrix.Target) bool {
-		return manifests.Stem(name) == manifests.BundleName(t.SM)
+		return manifests.Stem(name) == manifests.BundleName(t.Row())
 	})
 }
 

@@ -179,7 +179,7 @@ func (b *buildCommand) already(ctx context.Context) (bool, error) {
 			return false, ctx.Err() // the manifest does not say what was changed in the source
 		}
 	}
-	return !slices.ContainsFunc(b.targets, func(t matrix.Target) bool { _, has := has.Bundle(t.SM); return !has }), nil
+	return !slices.ContainsFunc(b.targets, func(t matrix.Target) bool { _, has := has.Bundle(t.Row()); return !has }), nil
 }
 
 // say prints the dry run.

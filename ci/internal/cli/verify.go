@@ -78,15 +78,15 @@ func rulesFrom(m matrix.Matrix, buildPaths []string, target matrix.Target) bundl
 	return bundler.Rules{Target: target, Toolkit: toolkit, Floors: m.Floors, BuildPaths: buildPaths}
 }
 
-// rulesIn finds an SM's rules in the matrix.
+// rulesIn finds a row's rules in the matrix.
 func rulesIn(m matrix.Matrix, buildPaths []string) release.RulesFor {
-	return func(sm matrix.SM) (bundler.Rules, error) {
+	return func(row matrix.Row) (bundler.Rules, error) {
 		for _, target := range m.Targets {
-			if target.SM == sm {
+			if target.Row() == row {
 				return rulesFrom(m, buildPaths, target), nil
 			}
 		}
-		return bundler.Rules{}, fmt.Errorf("the matrix has no %s", sm)
+		return bundler.Rules{}, fmt.Errorf("the matrix has no %s", row)
 	}
 }
 

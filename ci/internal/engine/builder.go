@@ -218,13 +218,17 @@ func (r *stepRun) device(ctx context.Context, image *dagger.Container) (*dagger.
 		"/stages/device.sh", args...)
 }
 
-// runtime gathers the toolkit's own libraries, or links those of one SM major. That takes nothing of the tree but the
+// runtime gathers the toolkit's own libraries, or links those of one SM major or of PTX. That takes nothing of the tree but the
 // sources of the CUDA backend, which say what functions it calls.
 func (r *stepRun) runtime(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
 	ctr := r.script(image, "runtime.sh")
-	if major := r.step.Runtime.Major; major != 0 {
+	if runtime := r.step.Runtime; runtime.IsLinked() {
+		keep := "sm_" + strconv.Itoa(runtime.Major) + "x"
+		if runtime.PTX != 0 {
+			keep = "compute_" + strconv.Itoa(int(runtime.PTX))
+		}
 		tree := r.builder.client.Host().Directory(r.step.Source.Dir, dagger.HostDirectoryOpts{Include: []string{"ggml/src/ggml-cuda"}})
-		ctr = ctr.WithMountedDirectory(srcDir, tree).WithEnvVariable("MAJOR", strconv.Itoa(major)).WithEnvVariable("LINKING", linking)
+		ctr = ctr.WithMountedDirectory(srcDir, tree).WithEnvVariable("KEEP", keep).WithEnvVariable("LINKING", linking)
 	}
 	return r.compile(ctx, ctr, "/stages/runtime.sh")
 }

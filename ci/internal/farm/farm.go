@@ -73,7 +73,7 @@ func Plan(targets []matrix.Target, src Source, recipes []Recipe) ([]Job, error) 
 	for i, target := range targets {
 		j := slices.IndexFunc(recipes, func(r Recipe) bool { return r.Toolkit.Name == target.Toolkit })
 		if j < 0 {
-			return nil, fmt.Errorf("planning %s: no recipe for the toolkit %s", target.SM, target.Toolkit)
+			return nil, fmt.Errorf("planning %s: no recipe for the toolkit %s", target.Row(), target.Toolkit)
 		}
 		jobs[i] = Job{Target: target, Source: src, Recipe: recipes[j]}
 	}
@@ -111,11 +111,11 @@ type Step struct {
 	Recipe  Recipe
 }
 
-// Name is the step's name in events, logs and messages: "host", "sm75", "runtime-cu12-sm7x".
+// Name is the step's name in events, logs and messages: "host", "sm75", "ptx90", "runtime-cu12-sm7x".
 func (s Step) Name() string {
 	switch s.Kind {
 	case StepDevice:
-		return s.Target.SM.String()
+		return s.Target.Row().String()
 	case StepRuntime:
 		return string(s.Kind) + "-" + s.Runtime.String()
 	}
@@ -155,7 +155,7 @@ func deviceStep(job Job) Step {
 func RuntimeSteps(jobs []Job) []Step {
 	var steps []Step
 	for _, job := range jobs {
-		step := Step{Kind: StepRuntime, Runtime: job.Recipe.Toolkit.Runtime(job.Target.SM), Source: job.Source, Recipe: job.Recipe}
+		step := Step{Kind: StepRuntime, Runtime: job.Recipe.Toolkit.Runtime(job.Target.Row()), Source: job.Source, Recipe: job.Recipe}
 		if !slices.ContainsFunc(steps, func(s Step) bool { return s.Runtime == step.Runtime }) {
 			steps = append(steps, step)
 		}

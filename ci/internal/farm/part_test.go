@@ -138,7 +138,8 @@ func TestPartsOfOtherInputs(t *testing.T) {
 		"runtime":           {func(s *Step) { s.Recipe.Runtime = "sha256:other" }, "runtime-cu12-sm7x", "its runtime is"},
 		"host arguments":    {func(s *Step) { s.Recipe.HostCMake = []string{"-DA=1"} }, "host", "its cmake command line is"},
 		"device arguments":  {func(s *Step) { s.Recipe.CUDACMake = nil }, "sm120", "its cmake command line is"},
-		"PTX":               {func(s *Step) { s.Target.PTX = true }, "sm75", `its CMAKE_CUDA_ARCHITECTURES is "75-real;75-virtual", and that of this release is "75-real"`},
+		"variant":           {func(s *Step) { s.Target.Variant = "a" }, "sm75", `its CMAKE_CUDA_ARCHITECTURES is "75a-real", and that of this release is "75-real"`},
+		"PTX for an SM":     {func(s *Step) { s.Target.PTX = true }, "sm75", ""},
 		"another SM's step": {func(s *Step) { s.Target.SM = 80 }, "sm75", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -110,13 +110,13 @@ func checkRun(jobs []Job, builders []Builder, opts RunOptions) error {
 	}
 	steps, engines := map[string]bool{}, map[string]bool{}
 	for _, job := range jobs {
-		name := job.Target.SM.String()
+		name := job.Target.Row().String()
 		if steps[name] {
 			return fmt.Errorf("running the farm: two jobs for %s", name)
 		}
 		steps[name] = true
 		if job.Source.Digest != jobs[0].Source.Digest || !slices.Equal(job.Source.Patches, jobs[0].Source.Patches) {
-			return fmt.Errorf("running the farm: %s has another source than %s", name, jobs[0].Target.SM)
+			return fmt.Errorf("running the farm: %s has another source than %s", name, jobs[0].Target.Row())
 		}
 	}
 	for _, builder := range builders {
@@ -338,9 +338,9 @@ func (r *run) collect(ctx context.Context, t *task, host, half string, stats Ste
 		return end
 	}
 	job := r.jobs[t.index]
-	tree := Tree{Job: job, Dir: filepath.Join(r.opts.WorkDir, manifests.BundleName(job.Target.SM)), Stats: stats}
+	tree := Tree{Job: job, Dir: filepath.Join(r.opts.WorkDir, manifests.BundleName(job.Target.Row())), Stats: stats}
 	if end.err = assemble(tree.Dir, host, half, job.Target.Toolkit); end.err != nil {
-		end.err = fmt.Errorf("putting %s together: %w", manifests.BundleName(job.Target.SM), end.err)
+		end.err = fmt.Errorf("putting %s together: %w", manifests.BundleName(job.Target.Row()), end.err)
 		return end
 	}
 	end.artifacts, end.err = r.opts.Collect(ctx, tree)

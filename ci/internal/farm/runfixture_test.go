@@ -115,7 +115,7 @@ func newHarness(t *testing.T) *harness {
 		WorkDir: t.TempDir(),
 		LogDir:  t.TempDir(),
 		Collect: func(_ context.Context, tree Tree) ([]manifests.Artifact, error) {
-			return enter(manifests.BundleName(tree.Job.Target.SM))
+			return enter(manifests.BundleName(tree.Job.Target.Row()))
 		},
 		CollectRuntime: func(_ context.Context, step Step, dir string) ([]manifests.Artifact, error) {
 			return enter(step.Name())

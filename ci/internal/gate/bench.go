@@ -52,7 +52,7 @@ type Turn struct {
 func Bench(ctx context.Context, bundles []*Bundle, o BenchOptions, progress func(Turn)) (manifests.Benchmark, error) {
 	result := manifests.Benchmark{SchemaVersion: manifests.SchemaVersion, CPU: variants.CPU(), Rounds: o.Rounds, Repetitions: o.Repetitions}
 	for _, b := range bundles {
-		result.Bundles = append(result.Bundles, manifests.BenchmarkBundle{Name: b.Name, SHA256: b.SHA256, Release: b.Metadata.Release, LlamaCPP: b.Metadata.LlamaCPP, SM: b.Metadata.SM})
+		result.Bundles = append(result.Bundles, manifests.BenchmarkBundle{Name: b.Name, SHA256: b.SHA256, Release: b.Metadata.Release, LlamaCPP: b.Metadata.LlamaCPP, Row: b.Metadata.Row})
 	}
 	for _, file := range o.Models {
 		model, err := describeModel(ctx, file)

@@ -19,7 +19,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/manifests/variants"
 )
@@ -38,9 +37,6 @@ var essential = []string{"ADD", "CONT", "CPY", "FLASH_ATTN_EXT", "GET_ROWS", "MU
 type OpsOptions struct {
 	// CPU checks the CPU backend with its own reference instead, for machines without a GPU.
 	CPU bool
-	// PTX has the driver compile the bundle's PTX, which it must have, and use none of its cubins: so do GPUs newer than the
-	// bundle. The cubins of the unpacked bundle are hidden for good.
-	PTX bool
 	// Jobs is how many processes run at once: each holds tensors on the GPU, and computes them on the CPU as well.
 	Jobs int
 	// Limit is the time that each process may take.
@@ -89,11 +85,6 @@ func CheckOps(ctx context.Context, b *Bundle, program string, o OpsOptions, prog
 	}
 	if err := c.install(program); err != nil {
 		return OpsReport{}, err
-	}
-	if o.PTX {
-		if err := b.hideCubins(); err != nil {
-			return OpsReport{}, err
-		}
 	}
 	listed, err := c.list(ctx)
 	if err != nil {
@@ -148,22 +139,12 @@ func (c *opsCheck) install(program string) error {
 	return nil
 }
 
-// hideCubins leaves the driver nothing but the PTX.
-func (b *Bundle) hideCubins() error {
-	library, err := os.OpenFile(filepath.Join(b.Libraries(), "libggml-cuda.so"), os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	_, err = bundler.HideCubins(library)
-	return errors.Join(err, library.Close())
-}
-
 // execute runs test-backend-ops on the device.
 func (c *opsCheck) execute(parent context.Context, args ...string) (stdout, stderr string, problem string) {
 	ctx, cancel := context.WithTimeout(parent, c.Limit)
 	defer cancel()
 	cmd := c.bundle.command(ctx, opsProgram, append(args, "-b", c.device)...)
-	if c.PTX {
+	if c.bundle.Metadata.Row.PTX {
 		// A cache of its own: that of the user may hold what another driver, or another run, compiled.
 		cmd.Env = append(cmd.Env, "CUDA_CACHE_PATH="+filepath.Join(c.bundle.dir, "jit"), "CUDA_CACHE_MAXSIZE=4294967296")
 	}

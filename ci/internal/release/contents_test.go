@@ -17,7 +17,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/fetchtest"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
-	"github.com/waqasm86/llcuda-farm/matrix"
 	"github.com/waqasm86/llcuda-farm/matrix/spec"
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
@@ -29,11 +28,15 @@ func allBundles(t *testing.T, tag string) *fetchtest.Release {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var sms []matrix.SM
+	options := fetchtest.Options{Tag: tag, Linked: true}
 	for _, target := range table.Targets {
-		sms = append(sms, target.SM)
+		if target.PTX {
+			options.PTX = append(options.PTX, target.SM)
+		} else {
+			options.SMs = append(options.SMs, target.SM)
+		}
 	}
-	return fetchtest.New(t, fetchtest.Options{Tag: tag, SMs: sms, Linked: true})
+	return fetchtest.New(t, options)
 }
 
 // add adds an asset to a release, which it describes and signs again.
@@ -64,7 +67,7 @@ func speedOf(t *testing.T, r manifests.Release) string {
 	one := manifests.Spread{Median: 1, Min: 1, Max: 1}
 	text, err := manifests.EncodeBenchmark(manifests.Benchmark{
 		SchemaVersion: manifests.SchemaVersion, GPU: "Tesla T4", CPU: "Some CPU", Rounds: 1, Repetitions: 1,
-		Bundles: []manifests.BenchmarkBundle{{Name: bundle.Name, SHA256: bundle.SHA256, Release: r.Release, LlamaCPP: r.LlamaCPP, SM: bundle.SM}},
+		Bundles: []manifests.BenchmarkBundle{{Name: bundle.Name, SHA256: bundle.SHA256, Release: r.Release, LlamaCPP: r.LlamaCPP, Row: bundle.Row}},
 		Models:  []manifests.BenchmarkModel{{Name: "m", Size: 1, SHA256: strings.Repeat("b", 64), Type: "tiny"}},
 		Tests:   []manifests.BenchmarkTest{{Model: "m", Test: "pp512", Speeds: []manifests.BenchmarkSpeed{{TokensPerSecond: one}}}},
 	})

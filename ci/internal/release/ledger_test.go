@@ -9,12 +9,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/manifests"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // A file that was changed, replaced or moved is not the one that was noted, whatever its size and
 // time say.
 func TestLedger(t *testing.T) {
-	artifact := manifests.Artifact{Name: "llcuda-bins-sm75.tar.gz", Kind: manifests.KindBundle, Size: 4, SM: 75, GPUs: []string{"T4"},
+	artifact := manifests.Artifact{Name: "llcuda-bins-sm75.tar.gz", Kind: manifests.KindBundle, Size: 4, Row: matrix.Row{SM: 75}, GPUs: []string{"T4"},
 		Tar: &manifests.Digest{SHA256: "ab", Size: 9}, Requires: &manifests.Requires{Glibc: "2.34"}, SourceDateEpoch: 7}
 	for name, change := range map[string]func(file string) error{
 		"nothing": nil,

@@ -24,9 +24,9 @@ func (p Public) BuiltBy(ctx context.Context, release *fetch.Release, targets []m
 	}
 	var first *manifests.Build
 	for _, target := range targets {
-		bundle, has := release.Bundle(target.SM)
+		bundle, has := release.Bundle(target.Row())
 		if !has {
-			return nil, failure.Input(fmt.Errorf("the release has no %s", manifests.BundleName(target.SM)), otherSM)
+			return nil, failure.Input(fmt.Errorf("the release has no %s", manifests.BundleName(target.Row())), otherSM)
 		}
 		if err := p.Asset(ctx, bundle, to, progress); err != nil {
 			return nil, err
@@ -40,7 +40,7 @@ func (p Public) BuiltBy(ctx context.Context, release *fetch.Release, targets []m
 		}
 		if meta.Build.Engine != first.Engine || meta.Build.BaseImage != first.BaseImage {
 			return nil, failure.Input(fmt.Errorf("%s was built by %s on %s, and %s by %s on %s",
-				targets[0].SM, first.Engine, first.BaseImage, target.SM, meta.Build.Engine, meta.Build.BaseImage), "give one SM at a time")
+				targets[0].Row(), first.Engine, first.BaseImage, target.Row(), meta.Build.Engine, meta.Build.BaseImage), "give one SM at a time")
 		}
 	}
 	return first, nil

@@ -17,7 +17,7 @@ func TestTellBenchmark(t *testing.T) {
 	speed := manifests.Spread{Median: 2, Min: 1, Max: 3}
 	data, err := manifests.EncodeBenchmark(manifests.Benchmark{
 		SchemaVersion: manifests.SchemaVersion, GPU: "Tesla T4", CPU: "a CPU", Rounds: 1, Repetitions: 1,
-		Bundles: []manifests.BenchmarkBundle{{Name: bundle.Name, SHA256: bundle.SHA256, Release: bundle.Release, LlamaCPP: *bundle.LlamaCPP, SM: bundle.SM}},
+		Bundles: []manifests.BenchmarkBundle{{Name: bundle.Name, SHA256: bundle.SHA256, Release: bundle.Release, LlamaCPP: *bundle.LlamaCPP, Row: bundle.Row}},
 		Models:  []manifests.BenchmarkModel{{Name: "m", Size: 1, SHA256: strings.Repeat("0", 64), Type: "t"}},
 		Tests:   []manifests.BenchmarkTest{{Model: "m", Test: "pp512", Speeds: []manifests.BenchmarkSpeed{{TokensPerSecond: speed}}}},
 	})

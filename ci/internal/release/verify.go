@@ -20,7 +20,7 @@ import (
 )
 
 // RulesFor returns the bundler's rules for an SM.
-type RulesFor func(matrix.SM) (bundler.Rules, error)
+type RulesFor func(matrix.Row) (bundler.Rules, error)
 
 // Checks are what a release is verified against.
 type Checks struct {

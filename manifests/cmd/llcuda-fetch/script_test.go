@@ -62,7 +62,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// makeRelease makes a release: release NAME [tag=v1] [sm=75,89] [linked] [model] [signed-by=OTHER] [client=FILE] [beside=FILE]
+// makeRelease makes a release: release NAME [tag=v1] [sm=75,89,ptx90] [linked] [model] [signed-by=OTHER] [client=FILE] [beside=FILE]
 // [cpu=VARIANT:SCORE:COMMAND,…]. Its folder is $NAME, and the public key that its signature is by, $NAME.pub. The client's
 // archive has a file as its llcuda-fetch, and others beside it.
 func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
@@ -76,9 +76,13 @@ func makeRelease(ts *testscript.TestScript, _ bool, args []string) {
 			o.Tag = value
 		case "sm":
 			for text := range strings.SplitSeq(value, ",") {
-				sm, err := matrix.ParseSM(text)
+				row, err := matrix.ParseRow(text)
 				ts.Check(err)
-				o.SMs = append(o.SMs, sm)
+				if row.PTX {
+					o.PTX = append(o.PTX, row.SM)
+				} else {
+					o.SMs = append(o.SMs, row.SM)
+				}
 			}
 		case "padding":
 			n, err := strconv.Atoi(value)
@@ -226,7 +230,7 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// installs installs the release good, served at $url, as a machine does: installs HOST SM THROUGH RUNTIME FOLDER. Its device
+// installs installs the release good, served at $url, as a machine does: installs HOST ROW THROUGH RUNTIME FOLDER. Its device
 // code is run as THROUGH says, CUDA's libraries are the RUNTIME's, and FOLDER has the programs, which find the GPU.
 func installs(ts *testscript.TestScript, _ bool, args []string) {
 	host, bundle, through, runtime, folder := args[0], "llcuda-bins-"+args[1], args[2], "llcuda-cudart-"+args[3], args[4]

@@ -27,7 +27,7 @@ func (a *app) options(sm string) (fetch.Options, error) {
 	}
 	if sm != "" {
 		var err error
-		if o.SM, err = matrix.ParseSM(sm); err != nil {
+		if o.Row, err = matrix.ParseRow(sm); err != nil {
 			if variable != "" {
 				err = fmt.Errorf("reading %s: %w", variable, err)
 			}
@@ -67,7 +67,7 @@ func (a *app) planCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&sm, "sm", "", "bundle for this compute capability: 75, sm75 or 7.5; also for the GPU of another machine (LLCUDA_SM)")
+	cmd.Flags().StringVar(&sm, "sm", "", "bundle for this compute capability: 75, sm75 or 7.5, or ptx90 for the PTX; also for the GPU of another machine (LLCUDA_SM)")
 	return cmd
 }
 
@@ -142,7 +142,7 @@ func (a *app) installCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), f) },
 	}
-	cmd.Flags().StringVar(&f.sm, "sm", "", "bundle for this compute capability: 75, sm75 or 7.5; also for the GPU of another machine (LLCUDA_SM)")
+	cmd.Flags().StringVar(&f.sm, "sm", "", "bundle for this compute capability: 75, sm75 or 7.5, or ptx90 for the PTX; also for the GPU of another machine (LLCUDA_SM)")
 	cmd.Flags().StringVar(&f.from, "from", "", "a folder that export filled, or its URL")
 	cmd.Flags().StringArrayVar(&f.models, "model", nil, "a model to download, too, named as for pull; repeatable")
 	cmd.Flags().BoolVar(&f.update, "update", false, "look for the newest release even if one is installed")

@@ -118,7 +118,7 @@ func (a *app) showModel(m fetch.Model) {
 }
 
 func (a *app) exportCommand() *cobra.Command {
-	var sms, models []string
+	var rows, models []string
 	var to string
 	cmd := &cobra.Command{
 		Use:   "export --to DIR",
@@ -138,16 +138,16 @@ The folder is also a mirror: any web server can serve it for --mirror.`,
 				return err
 			}
 			o := fetch.ExportOptions{Release: a.release, Models: models}
-			for _, text := range sms {
+			for _, text := range rows {
 				if text == "all" {
-					o.SMs = nil
+					o.Rows = nil
 					break
 				}
-				sm, err := matrix.ParseSM(text)
+				row, err := matrix.ParseRow(text)
 				if err != nil {
 					return console.Usage(err, "llcuda-fetch plan lists the bundles")
 				}
-				o.SMs = append(o.SMs, sm)
+				o.Rows = append(o.Rows, row)
 			}
 			files, err := c.Export(cmd.Context(), to, o)
 			if err != nil {
@@ -169,7 +169,7 @@ The folder is also a mirror: any web server can serve it for --mirror.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringSliceVar(&sms, "sm", nil, "bundles to export, comma-separated, or all (default all)")
+	cmd.Flags().StringSliceVar(&rows, "sm", nil, "bundles to export, comma-separated, or all (default all)")
 	cmd.Flags().StringArrayVar(&models, "model", nil, "a model to export, named as for pull; repeatable")
 	cmd.Flags().StringVar(&to, "to", "", "the folder to fill")
 	return cmd

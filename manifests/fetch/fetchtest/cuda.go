@@ -48,40 +48,41 @@ var libraries = sync.OnceValues(func() (map[string][]byte, error) {
 	return all, nil
 })
 
-// row is what the matrix says of an SM, and its toolkit. An SM without a row is one of the first toolkit's.
-func row(t testing.TB, sm matrix.SM) (matrix.Target, matrix.Toolkit) {
+// targetOf is what the matrix says of a row, and its toolkit. What it does not have is of the first toolkit.
+func targetOf(t testing.TB, row matrix.Row) (matrix.Target, matrix.Toolkit) {
 	t.Helper()
 	m, err := spec.Default()
 	if err != nil {
 		t.Fatal(err)
 	}
-	target := matrix.Target{SM: sm, Toolkit: m.Toolkits[0].Name}
-	if i := slices.IndexFunc(m.Targets, func(t matrix.Target) bool { return t.SM == sm }); i >= 0 {
+	target := matrix.Target{SM: row.SM, PTX: row.PTX, Toolkit: m.Toolkits[0].Name}
+	if i := slices.IndexFunc(m.Targets, func(t matrix.Target) bool { return t.Row() == row }); i >= 0 {
 		target = m.Targets[i]
 	}
 	compiler, _ := m.ToolkitOf(target)
 	return target, compiler
 }
 
-// runtimes are the CUDA runtimes of the bundles: for each SM major where the farm links one, else one for each toolkit.
+// runtimes are the CUDA runtimes of the bundles: for each SM major and for PTX where the farm links one, else one for each
+// toolkit.
 func (r *Release) runtimes(t testing.TB, o Options) []manifests.Artifact {
 	t.Helper()
 	var assets []manifests.Artifact
 	var made []matrix.Runtime
-	for _, sm := range o.SMs {
-		_, compiler := row(t, sm)
-		runtime := compiler.Runtime(sm)
+	for _, row := range o.rows() {
+		_, compiler := targetOf(t, row)
+		runtime := compiler.Runtime(row)
 		if !o.Linked {
-			runtime.Major = 0
+			runtime = matrix.Runtime{Toolkit: compiler.Name}
 		}
 		if slices.Contains(made, runtime) {
 			continue
 		}
 		made = append(made, runtime)
-		if runtime.Major == 0 {
-			assets = append(assets, r.wholeRuntime(t, o, compiler)...)
+		if runtime.IsLinked() {
+			assets = append(assets, r.linkedRuntime(t, o, compiler, runtime)...)
 		} else {
-			assets = append(assets, r.linkedRuntime(t, o, compiler, runtime.Major)...)
+			assets = append(assets, r.wholeRuntime(t, o, compiler)...)
 		}
 	}
 	return assets
@@ -104,15 +105,15 @@ func (r *Release) wholeRuntime(t testing.TB, o Options, compiler matrix.Toolkit)
 	return r.packRuntime(t, o, compiler, code, entries)
 }
 
-func (r *Release) linkedRuntime(t testing.TB, o Options, compiler matrix.Toolkit, major int) []manifests.Artifact {
+func (r *Release) linkedRuntime(t testing.TB, o Options, compiler matrix.Toolkit, runtime matrix.Runtime) []manifests.Artifact {
 	t.Helper()
 	all, err := libraries()
 	if err != nil {
 		t.Fatal(err)
 	}
-	code := manifests.DeviceCode{Cubin: []matrix.Code{{SM: matrix.SM(10 * major)}}, PTX: []matrix.Code{}}
-	if major == 8 || major == 9 { // cuBLAS has PTX for these
-		code.PTX = code.Cubin
+	code := manifests.DeviceCode{Cubin: []matrix.Code{{SM: matrix.SM(10 * runtime.Major)}}, PTX: []matrix.Code{}}
+	if runtime.PTX != 0 {
+		code = manifests.DeviceCode{Cubin: []matrix.Code{}, PTX: []matrix.Code{{SM: runtime.PTX}}}
 	}
 	return r.packRuntime(t, o, compiler, code, []Entry{
 		{Name: "lib/libcublas.so.12", Link: linkedBLAS},

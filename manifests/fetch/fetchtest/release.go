@@ -32,14 +32,15 @@ import (
 // Options say what a release has. The zero value is one bundle for sm75.
 type Options struct {
 	Tag    string      // "v1.1.0-runtime" if empty
-	SMs    []matrix.SM // each a bundle, as the matrix has it: of its toolkit, with PTX or without
+	SMs    []matrix.SM // each a bundle of machine code, as the matrix has it: of its toolkit
+	PTX    []matrix.SM // each a bundle of PTX
 	Epoch  int64
 	Models []matrix.Model
 	// Programs replace the scripts of the same name.
 	Programs map[string]string
 	// Runtime tells one CUDA runtime from another.
 	Runtime string
-	// Linked has a runtime for each SM major that the matrix links one for, with a library of the farm's own that NVIDIA's
+	// Linked has a runtime for each SM major and for PTX as the matrix links them, with a library of the farm's own that NVIDIA's
 	// name leads to, instead of one of NVIDIA's libraries for all SMs of a toolkit.
 	Linked bool
 	// CPU has each bundle contain CPU variants, by their names: a score, and what the shell does to compute on them. The
@@ -98,7 +99,7 @@ func New(t testing.TB, o Options) *Release {
 	if o.Tag == "" {
 		o.Tag = "v1.1.0-runtime"
 	}
-	if len(o.SMs) == 0 {
+	if len(o.SMs)+len(o.PTX) == 0 {
 		o.SMs = []matrix.SM{75}
 	}
 	if o.Epoch == 0 {
@@ -110,8 +111,8 @@ func New(t testing.TB, o Options) *Release {
 	}
 	r := &Release{Dir: t.TempDir(), key: key}
 	var assets []manifests.Artifact
-	for _, sm := range o.SMs {
-		assets = append(assets, r.bundle(t, o, sm)...)
+	for _, row := range o.rows() {
+		assets = append(assets, r.bundle(t, o, row)...)
 	}
 	assets = append(assets, r.runtimes(t, o)...)
 	if len(o.Client) > 0 {
@@ -130,12 +131,24 @@ func New(t testing.TB, o Options) *Release {
 	return r
 }
 
+// rows are the rows of the matrix that the release has bundles of.
+func (o Options) rows() []matrix.Row {
+	var rows []matrix.Row
+	for _, sm := range o.SMs {
+		rows = append(rows, matrix.Row{SM: sm})
+	}
+	for _, sm := range o.PTX {
+		rows = append(rows, matrix.Row{SM: sm, PTX: true})
+	}
+	return rows
+}
+
 var llamaCPP = manifests.LlamaCPP{Version: "0.5.0", Commit: "de3ff81000000000000000000000000000000000", Build: 1}
 
-func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Artifact {
+func (r *Release) bundle(t testing.TB, o Options, row matrix.Row) []manifests.Artifact {
 	t.Helper()
-	name := manifests.BundleName(sm)
-	target, compiler := row(t, sm)
+	name := manifests.BundleName(row)
+	target, compiler := targetOf(t, row)
 	toolkit := manifests.Toolkit{CUDA: compiler.CUDA, NVCC: compiler.NVCC}
 	code := manifests.DeviceCode{Cubin: []matrix.Code{target.Code()}, PTX: []matrix.Code{}}
 	requires := manifests.Requires{DriverMin: manifests.DriverMin{Cubin: compiler.DriverCubin}, Glibc: "2.17", CPUVariants: []string{"x64"}}
@@ -145,8 +158,9 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 		}
 	}
 	slices.Sort(requires.Libraries)
-	if target.PTX {
-		code.PTX, requires.DriverMin.PTX = code.Cubin, compiler.DriverPTX
+	if row.PTX {
+		code.Cubin, code.PTX = code.PTX, code.Cubin
+		requires.DriverMin = manifests.DriverMin{PTX: compiler.DriverPTX}
 	}
 	programs := toolkit.ProgramsDir() + "/"
 	entries := []Entry{
@@ -174,13 +188,13 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 	padding := make([]byte, o.Padding)
 	_, _ = rand.Read(padding)
 	entries = append(entries,
-		Entry{Name: "lib/libggml-cuda.so", Mode: 0o755, Body: append([]byte("device code for "+sm.String()+" of "+o.Tag), padding...)},
+		Entry{Name: "lib/libggml-cuda.so", Mode: 0o755, Body: append([]byte("device code for "+row.String()+" of "+o.Tag), padding...)},
 		Entry{Name: "lib/libllama.so", Link: "libllama.so.0"},
 		Entry{Name: "lib/libllama.so.0", Mode: 0o755, Body: []byte("llama")})
 	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	meta := manifests.Metadata{
-		SchemaVersion: manifests.SchemaVersion, Name: name, Release: o.Tag, LlamaCPP: llamaCPP, SM: sm,
-		Architecture: sm.Architecture(), GPUs: []string{"Some GPU"}, Toolkit: toolkit, DeviceCode: code, Requires: requires,
+		SchemaVersion: manifests.SchemaVersion, Name: name, Release: o.Tag, LlamaCPP: llamaCPP, Row: row,
+		Architecture: row.SM.Architecture(), GPUs: []string{"Some GPU"}, Toolkit: toolkit, DeviceCode: code, Requires: requires,
 		Files: files(entries),
 		Build: manifests.Build{BuilderImage: "sha256:b", HostImage: "sha256:c", BaseImage: "sha256:a", HostCMake: []string{}, CUDACMake: []string{}, SourceDateEpoch: o.Epoch, Engine: "test"},
 	}
@@ -194,8 +208,8 @@ func (r *Release) bundle(t testing.TB, o Options, sm matrix.SM) []manifests.Arti
 		entries = o.Edit(entries)
 	}
 	return r.pack(t, name, Arrange(name, entries), manifests.Artifact{
-		Kind: manifests.KindBundle, Release: o.Tag, SourceDateEpoch: o.Epoch, LlamaCPP: &llamaCPP, Toolkit: &toolkit, SM: sm,
-		Architecture: sm.Architecture(), GPUs: meta.GPUs, DeviceCode: &code, Requires: &requires,
+		Kind: manifests.KindBundle, Release: o.Tag, SourceDateEpoch: o.Epoch, LlamaCPP: &llamaCPP, Toolkit: &toolkit, Row: row,
+		Architecture: row.SM.Architecture(), GPUs: meta.GPUs, DeviceCode: &code, Requires: &requires,
 	})
 }
 

@@ -13,7 +13,7 @@ func install(t testing.TB, l *Locked, r *fetchtest.Release) Install {
 	t.Helper()
 	a := r.Asset(t, zst75)
 	adopt(t, l, r, zst75)
-	i, err := l.Activate(Install{Release: r.Manifest.Release, Bundle: a.Stem(), SM: a.SM, Folder: folder(a)})
+	i, err := l.Activate(Install{Release: r.Manifest.Release, Bundle: a.Stem(), Row: a.Row, Folder: folder(a)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,10 +33,10 @@ type Install struct {
 	Previous int    `json:"previous"` // the ID to go back to; 0 is none
 	Release  string `json:"release"`
 	// SourceDateEpoch is the release's, to tell an older one.
-	SourceDateEpoch int64     `json:"source_date_epoch"`
-	Bundle          string    `json:"bundle"`
-	SM              matrix.SM `json:"sm"`
-	Through         string    `json:"through"`
+	SourceDateEpoch int64      `json:"source_date_epoch"`
+	Bundle          string     `json:"bundle"`
+	Row             matrix.Row `json:"sm"`
+	Through         string     `json:"through"`
 	// Folder is where the bundle lies, relative to the store, and Runtime where the CUDA libraries
 	// do, if they were fetched.
 	Folder  string `json:"folder"`
@@ -80,8 +80,8 @@ type Install struct {
 
 // Asked are the choices that were the user's.
 type Asked struct {
-	SM       matrix.SM `json:"sm"`
-	AllowCPU bool      `json:"allow_cpu"`
+	Row      matrix.Row `json:"sm"`
+	AllowCPU bool       `json:"allow_cpu"`
 }
 
 // Dir is the bundle's folder.

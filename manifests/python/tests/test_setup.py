@@ -108,6 +108,7 @@ def test_installed_for_the_real_client(here: None) -> None:
         ({}, ""),
         ({"model": "gemma-3-1b-Q4_K_M"}, " --model=gemma-3-1b-Q4_K_M"),
         ({"sm": 75}, " --sm=75"),
+        ({"sm": "ptx90"}, " --sm=ptx90"),
         ({"sm": "sm75", "release": "v1", "update": True}, " --sm=sm75 --release=v1 --update"),
         ({"source": "/a folder"}, " --from=/a folder"),
         ({"allow_cpu": True, "offline": True}, " --allow-cpu --offline"),
@@ -204,6 +205,20 @@ def test_switched_off_and_installed(inside: StandIn, monkeypatch: pytest.MonkeyP
 
 
 # What is there
+
+
+@pytest.mark.parametrize(
+    ("row", "want"),
+    [({}, (75, "cubin")), ({"sm": "ptx90", "through": "ptx"}, (90, "ptx")), ({"sm": 0}, (0, "cubin"))],
+)
+def test_row_of_the_bundle(inside: StandIn, row: dict[str, Any], want: tuple[int, str]) -> None:
+    """PTX is a bundle of its own, and the client names its row by a text."""
+    inside.answers("install", {**INSTALLED, "install": {**INSTALLED["install"], **row}})
+    inside.answers("list", [{**ROW, **row}])
+    for installation in (llcuda.setup(progress=False), setup.current()):
+        assert installation is not None
+        assert (installation.sm, installation.through) == want
+
 
 HOST: dict[str, Any] = {
     "os": "linux",

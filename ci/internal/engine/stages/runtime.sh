@@ -1,7 +1,7 @@
 # A runtime: CUDA's own libraries that the CUDA backend needs, under the names it asks for, and their licence.
-# Without MAJOR they are NVIDIA's shared libraries as they are. With it, cuBLAS is linked from NVIDIA's static libraries
-# with the code of that SM major alone, and only with the functions that the tree in /src calls; LINKING are the
-# linker's options that keep it within the floors.
+# Without KEEP they are NVIDIA's shared libraries as they are. With it, cuBLAS is linked from NVIDIA's static libraries
+# with the machine code of one SM major alone (sm_7x), or the PTX of one SM (compute_90), and only with the functions that
+# the tree in /src calls; LINKING are the linker's options that keep it within the floors.
 . /stages/stage.sh
 given=/opt/llcuda/runtime
 mkdir -p /out/lib /build
@@ -20,18 +20,20 @@ functions() {
     comm -12 /build/called /build/defined
 }
 
-# sms LIBRARY elf|ptx prints the SMs of the major that a library has machine code or PTX for. cuBLAS has kernels for the
-# first SM of a major alone, so all are kept. A kernel marked sm_50a comes along with sm_50.
-sms() {
-    cuobjdump --list-"$2" "$1" | sed -nE "s/.*\.sm_($MAJOR[0-9])\.(cubin|ptx)\$/\1/p" | sort -u
+# codes LIBRARY prints what of KEEP a library has. cuBLAS has kernels for the first SM of a major alone, so all are kept.
+# A kernel marked sm_50a comes along with sm_50.
+codes() {
+    case $KEEP in
+    sm_*)      cuobjdump --list-elf "$1" | sed -nE "s/.*\.(${KEEP%x}[0-9])\.cubin\$/\1/p" ;;
+    compute_*) cuobjdump --list-ptx "$1" | sed -nE "s/.*\.sm_(${KEEP#compute_})\.ptx\$/compute_\1/p" ;;
+    esac | sort -u
 }
 
-# prune LIBRARY leaves of a static library the code of the major.
+# prune LIBRARY leaves of a static library the code of KEEP.
 prune() {
-    set -- "$1" $(for sm in $(sms "$1" elf); do echo "-gencode arch=compute_$sm,code=sm_$sm"; done) \
-        $(for sm in $(sms "$1" ptx); do echo "-gencode arch=compute_$sm,code=compute_$sm"; done)
+    set -- "$1" $(for code in $(codes "$1"); do echo "-gencode arch=compute_${code#*_},code=$code"; done)
     if [ $# = 1 ]; then
-        echo "$(basename "$1") has no code for SM $MAJOR.x"
+        echo "$(basename "$1") has no code for $KEEP"
         exit 1
     fi
     library=$1
@@ -40,7 +42,7 @@ prune() {
     nvprune "$@" "$library" -o "/build/$(basename "$library")"
 }
 
-if [ -z "${MAJOR-}" ]; then
+if [ -z "${KEEP-}" ]; then
     cp -L "$given"/lib/*.so.* /out/lib/
 else
     cp -L "$given"/lib/libcudart.so.* /out/lib/
@@ -60,10 +62,14 @@ else
         /build/libcublas_static.a /build/libcublasLt_static.a /opt/llcuda/static/libculibos.a /opt/llcuda/static/libcudart_static.a \
         $LINKING -ldl -lpthread -lrt
     ln -s "$own" "/out/lib/$named"
+    case $KEEP in
+    sm_*)      removed="device code for GPUs other than those of compute capability ${KEEP#sm_}"; removed=${removed%x}.x ;;
+    compute_*) removed="device code other than PTX of $KEEP" ;;
+    esac
     cat > /out/NOTICE <<TEXT
 $own is not an NVIDIA library. The llcuda build farm linked it from NVIDIA's static libraries
 libcublas_static.a, libcublasLt_static.a, libculibos.a and libcudart_static.a. NVIDIA's nvprune first removed from them the
-device code for GPUs other than those of compute capability $MAJOR.x. The library exports only these functions:
+$removed. The library exports only these functions:
 
 $(sed 's/^/    /' /build/functions)
 

@@ -180,7 +180,7 @@ class Installation:
     Attributes:
         release: The tag of the release that it is from.
         bundle: The bundle's name, such as ``llcuda-bins-sm75``.
-        sm: The compute capability that the bundle was made for, times ten: 75.
+        sm: The compute capability that the bundle was made for, times ten: 75. For ``llcuda-bins-ptx90`` it is 90.
         through: How its code reaches the GPU: ``cubin``, ``ptx`` (the driver compiles it at the first start), or ``cpu``.
         path: The bundle's folder.
         programs: The folder of llama.cpp's programs.
@@ -243,7 +243,7 @@ def _installation(tried: Mapping[str, Any], path: str, about: Mapping[str, Any])
     return Installation(
         release=about.get("release") or "",
         bundle=about.get("bundle") or "",
-        sm=int(about.get("sm") or 0),
+        sm=int(str(about.get("sm") or 0).removeprefix("ptx")),
         through=about.get("through") or "",
         path=path,
         programs=tried.get("programs") or "",
@@ -282,7 +282,8 @@ def setup(
 
     Args:
         model: A model to download as well: a name of ``llcuda.models.list_registry_models()``, or ``org/repo:file.gguf``.
-        sm: The compute capability to install for, such as 75, ``"7.5"`` or ``"sm75"``. The default is this machine's.
+        sm: The compute capability to install for, such as 75, ``"7.5"`` or ``"sm75"``, or ``"ptx90"`` for the PTX that
+            newer GPUs' drivers compile. The default is this machine's.
         release: The tag of a release. The default is the one installed, else the newest.
         update: Look for a newer release although one is installed.
         allow_cpu: Run on the processor where there is no GPU. The default is what ``LLCUDA_ALLOW_CPU`` says.
