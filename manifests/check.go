@@ -138,6 +138,11 @@ func (f facts) check() error {
 
 // checkCode checks that a bundle has code of the row's SM, and of the row's kind alone.
 func (f facts) checkCode(p *matrix.Problems) {
+	// A list is one of the two lists of device code.
+	type list struct {
+		name  string
+		codes []matrix.Code
+	}
 	own, other := list{"cubin", f.code.Cubin}, list{"ptx", f.code.PTX}
 	if f.row.PTX {
 		own, other = other, own
@@ -152,12 +157,6 @@ func (f facts) checkCode(p *matrix.Problems) {
 	if len(other.codes) > 0 {
 		p.Addf("device_code."+other.name, "%v, but a bundle has machine code or PTX, and %s is of %s", other.codes, f.row, own.name)
 	}
-}
-
-// A list is one of the two lists of device code.
-type list struct {
-	name  string
-	codes []matrix.Code
 }
 
 func (r Requires) check(ptx bool) error {

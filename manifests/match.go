@@ -10,11 +10,12 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
-// A match is how a bundle serves a GPU; through is empty where it does not, and oldDriver reports
-// whether a newer driver would change that.
+// A match is whether a bundle serves a GPU, and why or why not; oldDriver reports whether a newer
+// driver would change that.
 type match struct {
-	through, reason string
-	oldDriver       bool
+	served    bool
+	reason    string
+	oldDriver bool
 }
 
 // A candidate is one bundle, by the archive that would be downloaded.
@@ -23,9 +24,7 @@ type candidate struct {
 	serves  []match // of each GPU of the host
 	against string  // what keeps it from the host as a whole
 	memory  int     // of the GPUs it serves, in MiB
-	cubin   int     // of those it serves by cubin
 	count   int
-	cubins  int // of the GPUs it serves, those by cubin: the memory of a GPU may not be known
 }
 
 // reasonAgainst is why a bundle cannot run on the host at all, whatever its GPUs.
@@ -122,20 +121,18 @@ func (p *picker) match(c candidate, gpu GPU) match {
 			return tooOld(floors.Any())
 		}
 		if !p.opts.Row.IsZero() && driver != "" {
-			return match{through: c.through(), reason: fmt.Sprintf("its compute capability is not known, and %s was asked for", p.opts.Row)}
+			return match{served: true, reason: fmt.Sprintf("its compute capability is not known, and %s was asked for", p.opts.Row)}
 		}
 		return match{reason: "its compute capability is not known; --sm names a bundle by hand, and a newer driver tells it"}
 	}
-	through, floor, reason := "", "", ""
+	reason := ""
 	if cubin, ok := nearest(c.DeviceCode.Cubin, gpu.SM.RunsCubin); ok {
-		through, floor = ThroughCubin, floors.Cubin
 		reason = fmt.Sprintf("it runs code compiled for compute capability %s", cubin.SM.Capability())
 	} else if ptx, ok := nearest(c.DeviceCode.PTX, gpu.SM.RunsPTX); ok && ptx.SM == gpu.SM {
 		// The runtime of PTX lacks most of cuBLAS' kernels for this very SM: that of CUDA 12.4.1 has 465 in
 		// libcublasLt_static.a, 94 of them with PTX.
 		return match{reason: fmt.Sprintf("its PTX is for GPUs newer than compute capability %s", ptx.SM.Capability())}
 	} else if ok {
-		through, floor = ThroughPTX, floors.PTX
 		reason = fmt.Sprintf("its driver compiles the bundle's PTX of compute capability %s, once, at the first start", ptx.SM.Capability())
 	} else {
 		return match{reason: reasonNotServed(c, gpu)}
@@ -143,13 +140,13 @@ func (p *picker) match(c candidate, gpu GPU) match {
 	switch {
 	case driver == "":
 		return match{reason: "no NVIDIA driver is loaded"}
-	case matrix.CompareVersions(driver, floor) < 0:
-		return tooOld(floor)
+	case matrix.CompareVersions(driver, floors.Any()) < 0:
+		return tooOld(floors.Any())
 	}
-	return match{through: through, reason: reason}
+	return match{served: true, reason: reason}
 }
 
-// through is how a bundle serves GPUs, if it does.
+// through is how GPUs run the bundle's code.
 func (c candidate) through() string {
 	if c.Row.PTX {
 		return ThroughPTX

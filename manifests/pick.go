@@ -31,7 +31,7 @@ type Decision struct {
 	Bundle string     `json:"bundle"`
 	Asset  string     `json:"asset"`
 	Row    matrix.Row `json:"sm"`
-	// Through is ThroughCubin, ThroughPTX if any GPU served needs it, or ThroughCPU.
+	// Through is ThroughCubin, ThroughPTX or ThroughCPU.
 	Through string `json:"through"`
 	// GPUs are all GPUs of the host, and what the choice means for each.
 	GPUs []GPUVerdict `json:"gpus"`
@@ -99,8 +99,8 @@ func (e *NoBundleError) Hint() string { return e.Way }
 //
 // A bundle serves a GPU by a cubin of the GPU's own SM, else by one of the same major and a lower
 // minor; a bundle of PTX serves the GPUs newer than it, if the driver is new enough to compile it. The
-// bundle that serves the most memory wins, then the one that serves the most GPUs, then the one
-// that serves more memory by cubin, then the newest SM.
+// bundle that serves the most memory wins, then the one that serves the most GPUs, then machine code
+// before PTX, then the newest SM.
 //
 // Without a GPU that can be served the error is a *NoBundleError. Two options change that: AllowCPU
 // makes it the smallest bundle, and Row alone, where there is no GPU or no driver at all, the bundle
@@ -134,14 +134,9 @@ func (p *picker) pick() (Decision, error) {
 		for _, gpu := range p.host.GPUs {
 			m := p.match(*c, gpu)
 			c.serves = append(c.serves, m)
-			if m.through == "" {
-				continue
-			}
-			c.count++
-			c.memory += gpu.MemoryMiB
-			if m.through == ThroughCubin {
-				c.cubin += gpu.MemoryMiB
-				c.cubins++
+			if m.served {
+				c.count++
+				c.memory += gpu.MemoryMiB
 			}
 		}
 		if c.against == "" && c.count > 0 && (best < 0 || isBetter(*c, p.candidates[best])) {
@@ -178,30 +173,29 @@ func (p *picker) pick() (Decision, error) {
 }
 
 func isBetter(a, b candidate) bool {
-	return cmp.Or(cmp.Compare(a.memory, b.memory), cmp.Compare(a.count, b.count), cmp.Compare(a.cubin, b.cubin), cmp.Compare(a.cubins, b.cubins), a.Row.Compare(b.Row)) > 0
+	if order := cmp.Or(cmp.Compare(a.memory, b.memory), cmp.Compare(a.count, b.count)); order != 0 {
+		return order > 0
+	}
+	if a.Row.PTX != b.Row.PTX {
+		return b.Row.PTX
+	}
+	return a.Row.SM > b.Row.SM
 }
 
 // choose fills in what the choice of a bundle means.
 func (p *picker) choose(c candidate, onCPU, absent bool) {
 	d := &p.decision
-	d.Bundle, d.Asset, d.Row, d.Through = c.Stem(), c.Name, c.Row, ThroughCPU
+	d.Bundle, d.Asset, d.Row, d.Through = c.Stem(), c.Name, c.Row, c.through()
 	d.DownloadBytes, d.DiskBytes = c.Size, c.Size+c.Tar.Size
 	for i, m := range c.serves {
 		d.GPUs[i].Reason = m.reason
-		if m.through == "" {
-			continue
-		}
-		d.GPUs[i].Served = true
-		if d.Through == ThroughCPU || m.through == ThroughPTX {
-			d.Through = m.through
-		}
+		d.GPUs[i].Served = m.served
 	}
 	switch {
 	case onCPU:
+		d.Through = ThroughCPU
 		return // the CUDA backend is not loaded
-	case absent:
-		d.Through = c.through()
-	default:
+	case !absent:
 		d.VisibleDevices = visibleDevices(d.GPUs)
 	}
 	if runtime, ok := p.neededRuntime(c.Artifact); ok {

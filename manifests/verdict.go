@@ -33,7 +33,7 @@ func (p *picker) explain(best int, onCPU, absent bool) {
 func describeServed(c candidate, gpus []GPU) string {
 	var parts []string
 	for i, m := range c.serves {
-		if m.through != "" {
+		if m.served {
 			parts = append(parts, fmt.Sprintf("%s: %s", title(gpus[i]), m.reason))
 		}
 	}
@@ -53,7 +53,7 @@ func (p *picker) reasonNotChosen(c, chosen candidate) string {
 		return fmt.Sprintf("%s serves %d MiB of GPU memory, this one %d", name, chosen.memory, c.memory)
 	case c.count < chosen.count:
 		return fmt.Sprintf("%s serves %d GPUs, this one %d", name, chosen.count, c.count)
-	case c.cubin < chosen.cubin || c.cubins < chosen.cubins:
+	case c.Row.PTX && !chosen.Row.PTX:
 		return fmt.Sprintf("%s has machine code where this one has PTX", name)
 	}
 	return fmt.Sprintf("it would run, and %s is for a newer generation of the same GPUs", name)

@@ -75,10 +75,8 @@ func ask(r manifests.Release) (answers, error) {
 	newest := matrix.SM(0)
 	for _, bundle := range r.Bundles() {
 		newest = max(newest, bundle.Row.SM)
-		for _, floor := range []string{bundle.Requires.DriverMin.Cubin, bundle.Requires.DriverMin.PTX} {
-			if floor != "" && !slices.Contains(q.Floors, floor) {
-				q.Floors = append(q.Floors, floor)
-			}
+		if floor := bundle.Requires.DriverMin.Any(); !slices.Contains(q.Floors, floor) {
+			q.Floors = append(q.Floors, floor)
 		}
 	}
 	slices.SortFunc(q.Floors, matrix.CompareVersions)
