@@ -202,7 +202,7 @@ func checkRuntime(t *tree, rules Rules) []Finding {
 	case a.linked != "" && len(code.Cubin) > 0 && len(code.PTX) > 0:
 		a.refuse("", "its libraries have PTX for %v beside machine code, which serves the same GPUs: prune one of them", code.PTX)
 	case len(code.Cubin) == 0 && len(code.PTX) > 1:
-		a.refuse("", "its libraries have PTX for %v: a driver compiles the newest, prune the others", code.PTX)
+		a.refuse("", "its libraries have PTX for %v, and a driver compiles only the newest: prune the others", code.PTX)
 	}
 	return a.findings
 }

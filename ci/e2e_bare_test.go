@@ -12,7 +12,7 @@ import (
 // The programs start where there is nothing but a minimal Debian: no CUDA, no driver, no
 // OpenMP, no environment.
 func (f *farm) testBareSystem(t *testing.T) {
-	bundle := unpack(t, f.release(t), 75)
+	bundle := unpack(t, f.release(t), "sm75")
 	// Any file that begins as a model does is enough for minillama to compute with.
 	model := filepath.Join(bundle, "model.gguf")
 	if err := os.WriteFile(model, []byte("GGUF\x03\x00\x00\x00"+strings.Repeat("\x00", 64)), 0o644); err != nil {
@@ -54,7 +54,7 @@ func (f *farm) testBareSystem(t *testing.T) {
 
 // A backend planted in the current directory is never loaded, while a model there is found by its name.
 func (f *farm) testPlantedBackend(t *testing.T) {
-	bundle, here := unpack(t, f.release(t), 75), t.TempDir()
+	bundle, here := unpack(t, f.release(t), "sm75"), t.TempDir()
 	const planted = "PLANTED"
 	for _, name := range []string{"libggml-cpu-zzz.so", "libggml-cuda-zzz.so", "libggml-cuda.so"} {
 		cmd := exec.Command("gcc", "-shared", "-fPIC", "-o", filepath.Join(here, name), "-x", "c", "-")

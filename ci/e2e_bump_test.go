@@ -209,7 +209,7 @@ func (c *chain) bump(t *testing.T, f *farm, m move) told {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{m.after, m.before, m.to, bundleName(75)} {
+	for _, want := range []string{m.after, m.before, m.to, bundleName("sm75")} {
 		if !strings.Contains(string(shown), want) {
 			t.Errorf("the page lacks %s", want)
 		}
@@ -293,7 +293,7 @@ func (u *user) update(c *chain, m move) {
 	u.run("install", "--update").want(u.t, 0, "of release "+m.after+" installed")
 	downloaded := archives()
 	// A large archive comes in pieces.
-	if diff := cmp.Diff([]string{bundleName(75) + ".tar.zst"}, slices.Compact(slices.Clone(downloaded))); diff != "" {
+	if diff := cmp.Diff([]string{bundleName("sm75") + ".tar.zst"}, slices.Compact(slices.Clone(downloaded))); diff != "" {
 		u.t.Errorf("archives that the update downloaded (-want +got):\n%s", diff)
 	}
 	u.wantVersion(m.to)

@@ -25,7 +25,7 @@ func (f *farm) testRegistryBase(t *testing.T) {
 			BaseImage string `json:"base_image"`
 		}
 	}
-	readJSON(t, filepath.Join(unpack(t, out, 75), "metadata.json"), &metadata)
+	readJSON(t, filepath.Join(unpack(t, out, "sm75"), "metadata.json"), &metadata)
 	if want := ref + "@" + digest; metadata.Build.BaseImage != want {
 		t.Errorf("the bundle's base image is %s, want %s", metadata.Build.BaseImage, want)
 	}

@@ -36,7 +36,7 @@ func TestPython(t *testing.T) {
 
 	home := filepath.Join(t.TempDir(), "llcuda")
 	startProcess(t, dir.client, "install", "--home", home, "--mirror", server.URL, "--trusted-root", dir.trustedRoot, "--allow-cpu").wait().
-		want(t, 0, bundleName(pythonSM), "signed by "+manifests.SignerIdentity)
+		want(t, 0, bundleName("sm75"), "signed by "+manifests.SignerIdentity)
 
 	t.Run("Package", func(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), filepath.Join(tools, "pytest"), "-p", "no:cacheprovider")
@@ -147,8 +147,6 @@ func servePackages(t *testing.T, tools, dir string) string {
 	return ""
 }
 
-const pythonSM = 75
-
 // signedRelease is a release folder, and what it takes to install from it.
 type signedRelease struct {
 	path, client, trustedRoot string
@@ -160,7 +158,7 @@ func (f *farm) pythonRelease(t *testing.T) signedRelease {
 	dir := t.TempDir()
 	llama := f.realLlama(t)
 	f.build(t, llama, "75", dir).want(t, 0)
-	texts, err := os.ReadFile(filepath.Join(unpack(t, dir, 75), "THIRD_PARTY_LICENSES.txt"))
+	texts, err := os.ReadFile(filepath.Join(unpack(t, dir, "sm75"), "THIRD_PARTY_LICENSES.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}

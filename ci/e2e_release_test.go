@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -71,10 +70,8 @@ func readManifest(t testing.TB, dir string) manifest {
 	return m
 }
 
-func bundleName(sm int) string { return bundleOf(fmt.Sprintf("sm%d", sm)) }
-
-// bundleOf is the name of a row's bundle: of "sm75", or of "ptx90".
-func bundleOf(row string) string { return "llcuda-bins-" + row }
+// bundleName is the name of a row's bundle: of "sm75", or of "ptx90".
+func bundleName(row string) string { return "llcuda-bins-" + row }
 
 // All SMs come out of one build, and everything that is said of them is true.
 func (f *farm) testAllSMs(t *testing.T) {
@@ -86,7 +83,7 @@ func (f *farm) testAllSMs(t *testing.T) {
 	}
 	for row := range allCodes {
 		runtime := "llcuda-cudart-" + allRuntimes[row] + "-DIGEST"
-		want = append(want, bundleOf(row)+".tar.gz", bundleOf(row)+".tar.zst", runtime+".tar.gz", runtime+".tar.zst")
+		want = append(want, bundleName(row)+".tar.gz", bundleName(row)+".tar.zst", runtime+".tar.gz", runtime+".tar.zst")
 	}
 	want = append(want, "SHA256SUMS", "manifest.json")
 	slices.Sort(want)
@@ -110,7 +107,7 @@ func (f *farm) testAllSMs(t *testing.T) {
 		}
 	}
 	for row, held := range allCodes {
-		wantCodes[bundleOf(row)+".tar.gz"], wantCodes[bundleOf(row)+".tar.zst"] = held, held
+		wantCodes[bundleName(row)+".tar.gz"], wantCodes[bundleName(row)+".tar.zst"] = held, held
 	}
 	if diff := cmp.Diff(wantCodes, codes); diff != "" {
 		t.Errorf("device code in the manifest (-want +got):\n%s", diff)
@@ -122,8 +119,8 @@ func (f *farm) testAllSMs(t *testing.T) {
 			if allRuntimes[row] == runtimeOfCUDA13 {
 				continue // it is the tool of CUDA 12
 			}
-			library := filepath.Join(unpackRow(t, dir, row), "lib", "libggml-cuda.so")
-			if diff := cmp.Diff(codes[bundleOf(row)+".tar.gz"], listedBy(t, tool, library)); diff != "" {
+			library := filepath.Join(unpack(t, dir, row), "lib", "libggml-cuda.so")
+			if diff := cmp.Diff(codes[bundleName(row)+".tar.gz"], listedBy(t, tool, library)); diff != "" {
 				t.Errorf("%s (-manifest +cuobjdump):\n%s", row, diff)
 			}
 		}
@@ -141,7 +138,7 @@ __device__ char ggml_cuda_day[] = "device " __DATE__ " " __TIME__;
 	})
 	out := t.TempDir()
 	f.build(t, llama, "75", out).want(t, 0)
-	library, err := os.ReadFile(filepath.Join(unpack(t, out, 75), "lib", "libggml-cuda.so"))
+	library, err := os.ReadFile(filepath.Join(unpack(t, out, "sm75"), "lib", "libggml-cuda.so"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +150,7 @@ __device__ char ggml_cuda_day[] = "device " __DATE__ " " __TIME__;
 // The license texts of a bundle cover what both halves compiled: files of the tree with a notice of
 // their own, and headers of the toolkit.
 func (f *farm) testNotices(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(unpack(t, f.release(t), 75), "THIRD_PARTY_LICENSES.txt"))
+	text, err := os.ReadFile(filepath.Join(unpack(t, f.release(t), "sm75"), "THIRD_PARTY_LICENSES.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,17 +181,12 @@ func (f *farm) testStrayCode(t *testing.T) {
 	}
 }
 
-func unpack(t testing.TB, dir string, sm int) string {
-	t.Helper()
-	return unpackRow(t, dir, fmt.Sprintf("sm%d", sm))
-}
-
-// unpackRow unpacks a row's bundle with the system's tar and returns its folder.
-func unpackRow(t testing.TB, dir, row string) string {
+// unpack unpacks a row's bundle with the system's tar and returns its folder.
+func unpack(t testing.TB, dir, row string) string {
 	t.Helper()
 	to := t.TempDir()
-	command(t, to, "tar", "-xf", filepath.Join(dir, bundleOf(row)+".tar.gz"))
-	return filepath.Join(to, bundleOf(row))
+	command(t, to, "tar", "-xf", filepath.Join(dir, bundleName(row)+".tar.gz"))
+	return filepath.Join(to, bundleName(row))
 }
 
 // cuobjdump takes NVIDIA's own reader of device code out of the package that the builder

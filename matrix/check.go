@@ -81,9 +81,8 @@ func (m Matrix) Check() error {
 	return p.Err()
 }
 
-// checkPTX enforces the rule that at most one bundle of each toolkit is PTX, of the newest SM that the toolkit has a row
-// for: drivers compile it, at the first start, for GPUs that no machine code serves. The first toolkit, which serves the
-// oldest drivers, must have it.
+// checkPTX enforces the rule that a toolkit has one row of PTX at most, for its newest SM. Drivers compile PTX at the first
+// start, for GPUs that no machine code serves. The first toolkit, which serves the oldest drivers, must have such a row.
 func (m Matrix) checkPTX(p *Problems) {
 	if len(m.Targets) > 0 && !slices.ContainsFunc(m.Targets, func(t Target) bool { return t.Seed }) {
 		p.Addf("targets", "no row has seed: true, so %q selects nothing", seed)
@@ -106,7 +105,7 @@ func (m Matrix) checkPTX(p *Problems) {
 			case t.Variant != "":
 				p.Addf(at, "true for %s: PTX of an architecture-specific target runs on no newer GPU", t.Code())
 			case highest >= 0 && t.SM != m.Targets[highest].SM:
-				p.Addf(at, "true for %s: a toolkit's PTX is of its newest SM, for %s of %s", t.Code(), k.Name, m.Targets[highest].Code())
+				p.Addf(at, "true for %s: the PTX of %s must be for its newest SM, %s", t.Code(), k.Name, m.Targets[highest].Code())
 			case k.DriverPTX == "":
 				p.Addf(fmt.Sprintf("toolkits[%d].driver_ptx", i), "missing: %s is PTX", t.Row())
 			}

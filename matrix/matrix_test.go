@@ -136,7 +136,7 @@ func TestCheck(t *testing.T) {
 		"order":   {func(m *matrix.Matrix) { m.Targets[0], m.Targets[3] = m.Targets[3], m.Targets[0] }, "targets[1].sm: 90 comes after 120: rows ascend, PTX after machine code\ntargets[3].sm: 75 comes after ptx90: rows ascend, PTX after machine code"},
 		"not built": {func(m *matrix.Matrix) { m.Targets[3].Toolkit = "cuda12" },
 			"toolkits[1]: no row of targets names \"cuda13\"\ntargets[3].sm: CUDA 12.4.1 does not compile for 120a\n" +
-				"targets[2].ptx: true for 90: a toolkit's PTX is of its newest SM, for cuda12 of 120a"},
+				"targets[2].ptx: true for 90: the PTX of cuda12 must be for its newest SM, 120a"},
 		"unknown SM": {func(m *matrix.Matrix) { m.Targets[3].SM = 130 },
 			"targets[3].sm: CUDA 13.3.1 does not compile for 130a\ntargets[3].sm: 130 is of no architecture known here"},
 		"variant":                      {func(m *matrix.Matrix) { m.Targets[3].Variant = "f" }, `targets[3].variant: "f", want "a" or nothing`},
@@ -149,7 +149,7 @@ func TestCheck(t *testing.T) {
 		"no PTX":                       {func(m *matrix.Matrix) { m.Targets = slices.Delete(m.Targets, 2, 3) }, "targets: cuda12 has no row with ptx: true, which GPUs newer than the matrix run: add one for 90"},
 		"PTX of one GPU":               {func(m *matrix.Matrix) { m.Targets[3].PTX = true }, "targets[3].ptx: true for 120a: PTX of an architecture-specific target runs on no newer GPU"},
 		"PTX, no driver":               {func(m *matrix.Matrix) { m.Targets[3].PTX, m.Targets[3].Variant = true, "" }, "toolkits[1].driver_ptx: missing: ptx120 is PTX"},
-		"PTX twice":                    {func(m *matrix.Matrix) { m.Targets[0].PTX = true }, "targets[0].ptx: true for 75: a toolkit's PTX is of its newest SM, for cuda12 of 90"},
+		"PTX twice":                    {func(m *matrix.Matrix) { m.Targets[0].PTX = true }, "targets[0].ptx: true for 75: the PTX of cuda12 must be for its newest SM, 90"},
 		"no seed":                      {func(m *matrix.Matrix) { m.Targets[0].Seed = false }, `targets: no row has seed: true, so "seed" selects nothing`},
 		"no toolkits":                  {func(m *matrix.Matrix) { m.Toolkits = nil }, "toolkits: no rows\ntargets[0].toolkit: \"cuda12\" is none of toolkits\ntargets[1].toolkit: \"cuda12\" is none of toolkits\ntargets[2].toolkit: \"cuda12\" is none of toolkits\ntargets[3].toolkit: \"cuda13\" is none of toolkits"},
 		"toolkit of no row":            {func(m *matrix.Matrix) { m.Targets = m.Targets[:3] }, `toolkits[1]: no row of targets names "cuda13"`},

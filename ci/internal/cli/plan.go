@@ -30,7 +30,7 @@ type selection struct {
 }
 
 func (s *selection) flags(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVar(&s.sms, "sm", nil, `what to build: "all", or SMs such as 75, sm75 or 7.5, and ptx90, comma-separated`)
+	cmd.Flags().StringArrayVar(&s.sms, "sm", nil, `what to build: "all", or a comma-separated list such as 75,sm86,8.9,ptx90`)
 	cmd.Flags().StringVar(&s.llama, "llama", "", "llama.cpp: a git URL, folder, tarball or git bundle file, with @tag-or-commit; (default: the pin of matrix.yaml)")
 	cacheFlag(cmd, &s.cache)
 }

@@ -218,8 +218,8 @@ func (r *stepRun) device(ctx context.Context, image *dagger.Container) (*dagger.
 		"/stages/device.sh", args...)
 }
 
-// runtime gathers the toolkit's own libraries, or links those of one SM major or of PTX. That takes nothing of the tree but the
-// sources of the CUDA backend, which say what functions it calls.
+// runtime gathers the toolkit's own libraries, or links those of one SM major or of PTX. That takes nothing of the tree
+// but the sources of the CUDA backend, which say what functions it calls.
 func (r *stepRun) runtime(ctx context.Context, image *dagger.Container) (*dagger.Directory, error) {
 	ctr := r.script(image, "runtime.sh")
 	if runtime := r.step.Runtime; runtime.IsLinked() {

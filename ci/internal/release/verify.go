@@ -19,7 +19,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/publisher"
 )
 
-// RulesFor returns the bundler's rules for an SM.
+// RulesFor returns the bundler's rules for a row of the matrix.
 type RulesFor func(matrix.Row) (bundler.Rules, error)
 
 // Checks are what a release is verified against.

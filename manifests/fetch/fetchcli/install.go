@@ -18,6 +18,9 @@ import (
 	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
+// smUsage is the help of --sm.
+const smUsage = "bundle for this compute capability (75, sm75 or 7.5), or the PTX for newer GPUs (ptx90); also for the GPU of another machine (LLCUDA_SM)"
+
 func (a *app) options(sm string) (fetch.Options, error) {
 	o := fetch.Options{Release: a.release, AllowCPU: a.allowCPU}
 	variable := ""
@@ -67,7 +70,7 @@ func (a *app) planCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&sm, "sm", "", "bundle for this compute capability: 75, sm75 or 7.5, or ptx90 for the PTX; also for the GPU of another machine (LLCUDA_SM)")
+	cmd.Flags().StringVar(&sm, "sm", "", smUsage)
 	return cmd
 }
 
@@ -142,7 +145,7 @@ func (a *app) installCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.install(cmd.Context(), f) },
 	}
-	cmd.Flags().StringVar(&f.sm, "sm", "", "bundle for this compute capability: 75, sm75 or 7.5, or ptx90 for the PTX; also for the GPU of another machine (LLCUDA_SM)")
+	cmd.Flags().StringVar(&f.sm, "sm", "", smUsage)
 	cmd.Flags().StringVar(&f.from, "from", "", "a folder that export filled, or its URL")
 	cmd.Flags().StringArrayVar(&f.models, "model", nil, "a model to download, too, named as for pull; repeatable")
 	cmd.Flags().BoolVar(&f.update, "update", false, "look for the newest release even if one is installed")

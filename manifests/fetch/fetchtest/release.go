@@ -40,8 +40,8 @@ type Options struct {
 	Programs map[string]string
 	// Runtime tells one CUDA runtime from another.
 	Runtime string
-	// Linked has a runtime for each SM major and for PTX as the matrix links them, with a library of the farm's own that NVIDIA's
-	// name leads to, instead of one of NVIDIA's libraries for all SMs of a toolkit.
+	// Linked has a runtime for each SM major and for PTX as the matrix links them, with a library of the farm's own that
+	// NVIDIA's name leads to, instead of one of NVIDIA's libraries for all SMs of a toolkit.
 	Linked bool
 	// CPU has each bundle contain CPU variants, by their names: a score, and what the shell does to compute on them. The
 	// best score is picked, as llama.cpp does; one of 0 the CPU cannot run. "7 kill -ILL $$" is one that crashes.
