@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"path/filepath"
 
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/builtin"
@@ -23,6 +24,8 @@ type Backend interface {
 	// Store is the folder where the engine that Open would take for the hosts keeps its
 	// cache, if that is on this machine and known; else it is empty.
 	Store(hosts []string) string
+	// ToDownload is how many bytes of the packages of the toolkits' builder images cacheDir lacks.
+	ToDownload(toolkits []matrix.Toolkit, cacheDir string) (int64, error)
 	// BuildPaths are the folders of the builder that no bundle may name.
 	BuildPaths() []string
 	// BuiltIn is a built-in engine of this machine, running or not.
@@ -37,6 +40,9 @@ type BuiltIn interface {
 	// Prune frees what the engine keeps, and says how many bytes that were.
 	Prune(ctx context.Context) (int64, error)
 }
+
+// builderCache is where the packages of the builder images are kept in the folder of --cache.
+func builderCache(cache string) string { return filepath.Join(cache, "builder") }
 
 // Engines are the real engines.
 func Engines() Backend { return daggerEngines{} }
@@ -54,6 +60,10 @@ func (daggerEngines) Recipes(src farm.Source, toolkits []matrix.Toolkit, base, v
 }
 
 func (daggerEngines) Store(hosts []string) string { return engine.Store(hosts) }
+
+func (daggerEngines) ToDownload(toolkits []matrix.Toolkit, cacheDir string) (int64, error) {
+	return engine.ToDownload(toolkits, cacheDir)
+}
 
 func (daggerEngines) BuildPaths() []string { return engine.BuildPaths() }
 

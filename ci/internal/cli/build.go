@@ -141,7 +141,7 @@ func (b *buildCommand) compile(ctx context.Context, work string) (farm.Outcome, 
 	b.show = showProgress(b.term, time.Now, len(b.engines) > 1)
 	defer b.show.close()
 	options := engine.Options{
-		Hosts: b.engines, Base: b.base, CacheDir: filepath.Join(b.cache, "builder"), Jobs: b.jobs,
+		Hosts: b.engines, Base: b.base, CacheDir: builderCache(b.cache), Jobs: b.jobs,
 		CompilerCache: b.objects, Source: b.source, Toolkits: b.toolkits(), Progress: b.show.event,
 	}
 	if b.like != nil {

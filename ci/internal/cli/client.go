@@ -226,7 +226,7 @@ func (c *clientCommand) build(ctx context.Context, kind farm.StepKind, source fa
 		return err
 	}
 	session, err := c.backend.Open(ctx, engine.Options{
-		Hosts: c.engines, Base: c.base, CacheDir: filepath.Join(c.cache, "builder"), Toolkits: m.Toolkits[:1], Progress: view.event,
+		Hosts: c.engines, Base: c.base, CacheDir: builderCache(c.cache), Toolkits: m.Toolkits[:1], Progress: view.event,
 	})
 	view.leave(engineStep)
 	if err != nil {

@@ -50,6 +50,14 @@ func (e *fakeEngines) has(fault string) bool {
 
 func (e *fakeEngines) Store([]string) string { return os.Getenv("STORE") }
 
+// ToDownload is 1 GB, until the folder exists.
+func (e *fakeEngines) ToDownload(_ []matrix.Toolkit, cacheDir string) (int64, error) {
+	if exists(cacheDir) {
+		return 0, nil
+	}
+	return 1_000_000_000, nil
+}
+
 func (e *fakeEngines) Buildable(src farm.Source) error {
 	if e.has("unbuildable") {
 		return &farm.SourceError{Given: src.Given, Problem: "this llama.cpp cannot be built here", Hint: "give another"}

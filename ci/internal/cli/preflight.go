@@ -25,17 +25,16 @@ import (
 // What a build takes on this machine, with room to spare over what the real
 // llama.cpp takes.
 const (
-	packagesBytes = 3_500_000_000 // the builder's packages and base
-	hostBytes     = 600_000_000   // source, host half
-	halfBytes     = 350_000_000   // one device half and its archives while they are made
-	linkedBytes   = 350_000_000   // the archives of a CUDA runtime for one SM major, or its libraries
-	wholeBytes    = 900_000_000   // the same of one for all
-	bundleBytes   = 80_000_000    // a bundle's archives
-	storeBytes    = 6_300_000_000 // the builder, unpacked in the store of an engine of this machine
-	stepsBytes    = 700_000_000   // what its steps leave there
-	// What the builder of each further toolkit takes, which has wheels and no static libraries.
-	morePackagesBytes = 700_000_000
-	moreStoreBytes    = 2_000_000_000
+	fetchedBytes = 400_000_000   // what is downloaded or made besides the builder's packages: its base, the web UI's packages
+	hostBytes    = 600_000_000   // source, host half
+	halfBytes    = 350_000_000   // one device half and its archives while they are made
+	linkedBytes  = 350_000_000   // the archives of a CUDA runtime for one SM major, or its libraries
+	wholeBytes   = 900_000_000   // the same of one for all
+	bundleBytes  = 80_000_000    // a bundle's archives
+	storeBytes   = 6_300_000_000 // the builder, unpacked in the store of an engine of this machine
+	stepsBytes   = 700_000_000   // what its steps leave there
+	// What the builder of each further toolkit takes there, which has wheels and no static libraries.
+	moreStoreBytes = 2_000_000_000
 )
 
 // releaseName is what a release may be called: it is a git tag and part of URLs.
@@ -204,7 +203,11 @@ func (b *buildCommand) room() error {
 	}
 	compiles := len(b.parts) == 0
 	if compiles {
-		parts = append(parts, part{b.cache, packagesBytes + more*morePackagesBytes})
+		packages, err := b.backend.ToDownload(b.toolkits(), builderCache(b.cache))
+		if err != nil {
+			return err
+		}
+		parts = append(parts, part{b.cache, packages + fetchedBytes})
 	}
 	if store := b.backend.Store(b.engines); compiles && store != "" {
 		bytes := int64(stepsBytes)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"dagger.io/dagger"
@@ -13,6 +14,7 @@ import (
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
 	"github.com/waqasm86/llcuda-farm/docker/cuda13"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
+	"github.com/waqasm86/llcuda-farm/matrix"
 )
 
 // Image is the builder image: its parts on this machine, and what bundles record of it.
@@ -58,6 +60,27 @@ func prepareImage(ctx context.Context, toolkit, base, cacheDir string, progress 
 	}
 	prepared.Digest = image.Digest(digest, lock, cuda12.InstallScript)
 	return prepared, nil
+}
+
+// ToDownload returns how many bytes of the packages of the toolkits' builder images are not in cacheDir yet.
+func ToDownload(toolkits []matrix.Toolkit, cacheDir string) (int64, error) {
+	missing := map[string]int64{} // by SHA-256: images share packages
+	for _, toolkit := range toolkits {
+		lock, err := lockOf(toolkit.Name)
+		if err != nil {
+			return 0, err
+		}
+		for _, p := range lock {
+			if stat, err := os.Stat(filepath.Join(image.FilesDir(cacheDir), p.SHA256)); err != nil || stat.Size() != p.Size {
+				missing[p.SHA256] = p.Size
+			}
+		}
+	}
+	var bytes int64
+	for _, size := range missing {
+		bytes += size
+	}
+	return bytes, nil
 }
 
 // lockOf is the lock of a toolkit's builder image.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waqasm86/llcuda-farm/bundler"
+	"github.com/waqasm86/llcuda-farm/ci/internal/engine/image"
 	"github.com/waqasm86/llcuda-farm/ci/internal/engine/image/imagetest"
 	"github.com/waqasm86/llcuda-farm/ci/internal/farm"
 	"github.com/waqasm86/llcuda-farm/docker/cuda12"
@@ -206,5 +208,52 @@ func TestImagesShareTheBase(t *testing.T) {
 	}
 	if len(bases) != 1 || len(digests) != len(options.Toolkits) {
 		t.Errorf("the images have the bases %v and the digests %v", bases, digests)
+	}
+}
+
+// What is left to download is what the locks name and the cache lacks or has in part. Images share packages, which count once.
+func TestToDownload(t *testing.T) {
+	options := allToolkits(t)
+	cache := t.TempDir()
+	left := func(toolkits ...matrix.Toolkit) int64 {
+		t.Helper()
+		bytes, err := ToDownload(toolkits, cache)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes
+	}
+	lock, err := cuda12.DefaultLock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all int64
+	for _, p := range lock {
+		all += p.Size
+	}
+	if got := left(options.Toolkits[0]); got != all {
+		t.Errorf("%d bytes, of an empty cache; the lock has %d", got, all)
+	}
+	first, both := left(options.Toolkits[0]), left(options.Toolkits...)
+	if alone := left(options.Toolkits[1]); both <= first || both >= first+alone {
+		t.Errorf("%d bytes for both images, %d and %d for each alone", both, first, alone)
+	}
+	if err := os.MkdirAll(image.FilesDir(cache), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range lock[:2] { // the first is whole, the second lacks its last byte
+		f, err := os.Create(filepath.Join(image.FilesDir(cache), p.SHA256))
+		if err == nil {
+			err = errors.Join(f.Truncate(p.Size-int64(i)), f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := left(options.Toolkits[0]); got != all-lock[0].Size {
+		t.Errorf("%d bytes with one package in the cache and half another, want %d", got, all-lock[0].Size)
+	}
+	if _, err := ToDownload([]matrix.Toolkit{{Name: "cuda99"}}, cache); err == nil {
+		t.Error("a toolkit without a lock has nothing to download")
 	}
 }
