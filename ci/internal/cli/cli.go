@@ -133,6 +133,7 @@ func newRoot(term *terminal, backend Backend) *cobra.Command {
 		newBenchCommand(term),
 		newReproduceCommand(term, backend),
 		newCompareCommand(term),
+		newPreviousCommand(term),
 		newPublishCommand(term),
 		newPointerCommand(term),
 		newSiteCommand(term),

@@ -1,13 +1,10 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +12,6 @@ import (
 	"github.com/waqasm86/llcuda-farm/bundler"
 	"github.com/waqasm86/llcuda-farm/ci/internal/failure"
 	"github.com/waqasm86/llcuda-farm/ci/internal/release"
-	"github.com/waqasm86/llcuda-farm/manifests"
 	"github.com/waqasm86/llcuda-farm/manifests/fetch/console"
 	"github.com/waqasm86/llcuda-farm/manifests/measure"
 	"github.com/waqasm86/llcuda-farm/manifests/sigverify"
@@ -28,10 +24,8 @@ import (
 
 // A publishGitHubCommand is one release folder on its way to GitHub.
 type publishGitHubCommand struct {
+	gitHubFlags
 	dir      release.Dir
-	repo     string
-	api      string
-	commit   string
 	latest   string
 	draft    bool
 	replace  bool
@@ -80,9 +74,8 @@ of the repository. It is sent to the API and its upload host only.`,
 
 // flags are those of every command that publishes, but for whose signature counts.
 func (g *publishGitHubCommand) flags(cmd *cobra.Command) {
+	g.gitHubFlags.flags(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&g.repo, "repo", manifests.Repository, "the GitHub `repository`, owner/name")
-	flags.StringVar(&g.api, "api-url", "", "`URL` of the API of a GitHub Enterprise (default: GITHUB_API_URL, else that of GITHUB_SERVER_URL)")
 	flags.StringVar(&g.commit, "commit", "", "`commit` of the tag, which is created if it does not exist (default: in GitHub Actions the one that runs, else the default branch's)")
 	flags.StringVar(&g.latest, "latest", string(publisher.LatestTrue), "whether it becomes the latest release: true, false, or legacy for GitHub's own `choice`")
 	flags.BoolVar(&g.draft, "draft", false, "stop at the draft; the same command without --draft makes it public")
@@ -200,36 +193,15 @@ func (g *publishGitHubCommand) changes(ctx context.Context, store *ghrelease.Sto
 
 // store is the repository's releases, and the address of the server that has it.
 func (g *publishGitHubCommand) store() (store *ghrelease.Store, server string, err error) {
-	if !repoForm.MatchString(g.repo) {
-		return nil, "", console.Usage(fmt.Errorf("--repo %q is not owner/name", g.repo), "like --repo "+manifests.Repository)
-	}
 	switch publisher.Latest(g.latest) {
 	case publisher.LatestTrue, publisher.LatestFalse, publisher.LatestLegacy:
 	default:
 		return nil, "", console.Usage(fmt.Errorf("--latest %q", g.latest), "true, false or legacy")
 	}
-	token := cmp.Or(os.Getenv("GITHUB_TOKEN"), os.Getenv("GH_TOKEN"))
-	if token == "" {
-		return nil, "", console.Usage(errors.New("there is no token: GITHUB_TOKEN is not set"), "export GITHUB_TOKEN with a token that may write the contents of "+g.repo)
+	if store, server, err = g.gitHubFlags.store(); err == nil && gitHubToken() == "" {
+		err = console.Usage(errors.New("there is no token: GITHUB_TOKEN is not set"), "export GITHUB_TOKEN with a token that may write the contents of "+g.repo)
 	}
-	api := cmp.Or(g.api, os.Getenv("GITHUB_API_URL"))
-	if api == "" && os.Getenv("GITHUB_SERVER_URL") != "" {
-		if api, err = ghrelease.APIURLOf(os.Getenv("GITHUB_SERVER_URL")); err != nil {
-			return nil, "", console.Usage(err, "GITHUB_SERVER_URL is like https://github.com")
-		}
-	}
-	if server, err = ghrelease.ServerURLOf(api); err != nil {
-		return nil, "", console.Usage(err, "--api-url is like https://HOST/api/v3")
-	}
-	commit := g.commit
-	if commit == "" && os.Getenv("GITHUB_ACTIONS") == "true" && strings.EqualFold(os.Getenv("GITHUB_REPOSITORY"), g.repo) {
-		commit = os.Getenv("GITHUB_SHA")
-	}
-	store, err = ghrelease.New(g.repo, ghrelease.Options{APIURL: api, Token: token, Commit: commit})
-	if err != nil {
-		return nil, "", console.Usage(err, "go run ./ci publish github --help")
-	}
-	return store, server, nil
+	return store, server, err
 }
 
 // openSigned opens a release folder and checks its signature against the client's own policy, so

@@ -41,7 +41,7 @@ func TestWorkflowCommands(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"ci bench", "ci build", "ci bump", "ci check-ops", "ci client", "ci ops", "ci plan", "ci pointer", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci site", "ci verify", "ci wheel"}
+	want := []string{"ci bench", "ci build", "ci bump", "ci check-ops", "ci client", "ci ops", "ci plan", "ci pointer", "ci previous", "ci publish github", "ci publish models", "ci publish pypi", "ci sign", "ci site", "ci verify", "ci wheel"}
 	if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
 		t.Errorf("the workflows run %q", got)
 	}

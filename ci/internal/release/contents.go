@@ -160,20 +160,25 @@ func (p Public) Read(ctx context.Context, tag string, verifier *sigverify.Verifi
 	return to.read(ctx, released.Release)
 }
 
-// ReadPrevious reads the published release that a new one follows, by their tags; nil where there is
-// none. The tags of what was published come from list, newest first.
-func ReadPrevious(ctx context.Context, tag string, list func(context.Context) ([]string, error), read func(context.Context, string) (changes.Release, error)) (*changes.Release, error) {
+// Previous is the tag of the published release that a new one follows; empty where there is none. The tags
+// of what was published come from list, newest first.
+func Previous(ctx context.Context, tag string, list func(context.Context) ([]string, error)) (string, error) {
 	var tags []string
 	err := retry.Policy{}.Do(ctx, func() (err error) {
 		tags, err = list(ctx)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listing the releases: %w", err)
+		return "", fmt.Errorf("listing the releases: %w", err)
 	}
-	previous := changes.Previous(tag, tags)
-	if previous == "" {
-		return nil, nil
+	return changes.Previous(tag, tags), nil
+}
+
+// ReadPrevious reads what Previous finds; nil where there is none.
+func ReadPrevious(ctx context.Context, tag string, list func(context.Context) ([]string, error), read func(context.Context, string) (changes.Release, error)) (*changes.Release, error) {
+	previous, err := Previous(ctx, tag, list)
+	if err != nil || previous == "" {
+		return nil, err
 	}
 	r, err := read(ctx, previous)
 	if err != nil {
