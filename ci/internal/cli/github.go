@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,10 +13,7 @@ import (
 )
 
 // gitHubFlags name a repository on a GitHub.
-type gitHubFlags struct {
-	repo, api string
-	commit    string // of the tags that are created; a flag of the commands that create them
-}
+type gitHubFlags struct{ repo, api string }
 
 func (g *gitHubFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&g.repo, "repo", manifests.Repository, "the GitHub `repository`, owner/name")
@@ -27,8 +23,8 @@ func (g *gitHubFlags) flags(cmd *cobra.Command) {
 // gitHubToken is the token from the environment; it may be empty.
 func gitHubToken() string { return cmp.Or(os.Getenv("GITHUB_TOKEN"), os.Getenv("GH_TOKEN")) }
 
-// store is the repository's releases, and the address of the server that has it.
-func (g *gitHubFlags) store() (store *ghrelease.Store, server string, err error) {
+// store is the repository's releases, and the address of the server that has it. A tag that it creates is of the commit.
+func (g *gitHubFlags) store(commit string) (store *ghrelease.Store, server string, err error) {
 	if !repoForm.MatchString(g.repo) {
 		return nil, "", console.Usage(fmt.Errorf("--repo %q is not owner/name", g.repo), "like --repo "+manifests.Repository)
 	}
@@ -40,10 +36,6 @@ func (g *gitHubFlags) store() (store *ghrelease.Store, server string, err error)
 	}
 	if server, err = ghrelease.ServerURLOf(api); err != nil {
 		return nil, "", console.Usage(err, "--api-url is like https://HOST/api/v3")
-	}
-	commit := g.commit
-	if commit == "" && os.Getenv("GITHUB_ACTIONS") == "true" && strings.EqualFold(os.Getenv("GITHUB_REPOSITORY"), g.repo) {
-		commit = os.Getenv("GITHUB_SHA")
 	}
 	store, err = ghrelease.New(g.repo, ghrelease.Options{APIURL: api, Token: gitHubToken(), Commit: commit})
 	if err != nil {

@@ -16,8 +16,8 @@ func newPreviousCommand(term *terminal) *cobra.Command {
 		Use:   "previous TAG",
 		Short: "Print the published release that a new one follows",
 		Long: `Print the tag of the published release that a new one follows: of the greatest
-version below that of TAG. The release notes say what changed since then, and the
-release's speed is compared with its. Drafts and prereleases do not count.
+version below that of TAG. The release notes say what changed since that one, and
+release.yml compares the speed with it. Drafts and prereleases do not count.
 
 Before the first release it prints nothing, which is not an error. The token, if
 there is one, is GITHUB_TOKEN or GH_TOKEN; a public repository needs none.`,
@@ -39,7 +39,7 @@ func (c *previousCommand) run(ctx context.Context, tag string) error {
 	if !releaseName.MatchString(tag) {
 		return console.Usage(fmt.Errorf("%q is not a tag: letters, digits and ._- only", tag), "like go run ./ci previous v1.2.0-runtime")
 	}
-	store, server, err := c.store()
+	store, server, err := c.store("") // no tag is created
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,6 +28,7 @@ import (
 type publishGitHubCommand struct {
 	gitHubFlags
 	dir      release.Dir
+	commit   string
 	latest   string
 	draft    bool
 	replace  bool
@@ -198,7 +201,11 @@ func (g *publishGitHubCommand) store() (store *ghrelease.Store, server string, e
 	default:
 		return nil, "", console.Usage(fmt.Errorf("--latest %q", g.latest), "true, false or legacy")
 	}
-	if store, server, err = g.gitHubFlags.store(); err == nil && gitHubToken() == "" {
+	commit := g.commit
+	if commit == "" && os.Getenv("GITHUB_ACTIONS") == "true" && strings.EqualFold(os.Getenv("GITHUB_REPOSITORY"), g.repo) {
+		commit = os.Getenv("GITHUB_SHA")
+	}
+	if store, server, err = g.gitHubFlags.store(commit); err == nil && gitHubToken() == "" {
 		err = console.Usage(errors.New("there is no token: GITHUB_TOKEN is not set"), "export GITHUB_TOKEN with a token that may write the contents of "+g.repo)
 	}
 	return store, server, err
