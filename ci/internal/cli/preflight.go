@@ -27,10 +27,10 @@ import (
 const (
 	fetchedBytes = 400_000_000   // what is downloaded or made besides the builder's packages: its base, the web UI's packages
 	hostBytes    = 600_000_000   // source, host half
-	halfBytes    = 350_000_000   // one device half and its archives while they are made
+	halfBytes    = 180_000_000   // one device half, kept until all are built
 	linkedBytes  = 350_000_000   // the archives of a CUDA runtime for one SM major, or its libraries
 	wholeBytes   = 900_000_000   // the same of one for all
-	bundleBytes  = 80_000_000    // a bundle's archives
+	bundleBytes  = 100_000_000   // a bundle's archives
 	storeBytes   = 6_300_000_000 // the builder, unpacked in the store of an engine of this machine
 	stepsBytes   = 700_000_000   // what its steps leave there
 	// What the builder of each further toolkit takes there, which has wheels and no static libraries.
