@@ -23,7 +23,8 @@ func (g *gitHubFlags) flags(cmd *cobra.Command) {
 // gitHubToken is the token from the environment; it may be empty.
 func gitHubToken() string { return cmp.Or(os.Getenv("GITHUB_TOKEN"), os.Getenv("GH_TOKEN")) }
 
-// store is the repository's releases, and the address of the server that has it. A tag that it creates is of the commit.
+// store is the repository's releases, and the address of the server that has it. The store creates tags at the commit, or
+// at the default branch's if it is empty.
 func (g *gitHubFlags) store(commit string) (store *ghrelease.Store, server string, err error) {
 	if !repoForm.MatchString(g.repo) {
 		return nil, "", console.Usage(fmt.Errorf("--repo %q is not owner/name", g.repo), "like --repo "+manifests.Repository)
@@ -34,10 +35,9 @@ func (g *gitHubFlags) store(commit string) (store *ghrelease.Store, server strin
 			return nil, "", console.Usage(err, "GITHUB_SERVER_URL is like https://github.com")
 		}
 	}
-	if server, err = ghrelease.ServerURLOf(api); err != nil {
-		return nil, "", console.Usage(err, "--api-url is like https://HOST/api/v3")
+	if server, err = ghrelease.ServerURLOf(api); err == nil {
+		store, err = ghrelease.New(g.repo, ghrelease.Options{APIURL: api, Token: gitHubToken(), Commit: commit})
 	}
-	store, err = ghrelease.New(g.repo, ghrelease.Options{APIURL: api, Token: gitHubToken(), Commit: commit})
 	if err != nil {
 		return nil, "", console.Usage(err, "--api-url is like https://HOST/api/v3")
 	}

@@ -15,12 +15,13 @@ func newPreviousCommand(term *terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "previous TAG",
 		Short: "Print the published release that a new one follows",
-		Long: `Print the tag of the published release that a new one follows: of the greatest
-version below that of TAG. The release notes say what changed since that one, and
-release.yml compares the speed with it. Drafts and prereleases do not count.
+		Long: `Print the tag of the published release that a new one follows: the one with the
+greatest version below that of TAG. The release notes say what changed since that
+release, and release.yml compares the speed with it. Drafts and prereleases do not
+count.
 
-Before the first release it prints nothing, which is not an error. The token, if
-there is one, is GITHUB_TOKEN or GH_TOKEN; a public repository needs none.`,
+If there is none, it prints nothing and exits with 0. The token is GITHUB_TOKEN or
+GH_TOKEN; a public repository needs none.`,
 		Example: `  go run ./ci previous v1.2.0-runtime`,
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), args[0]) },

@@ -64,21 +64,20 @@ func prepareImage(ctx context.Context, toolkit, base, cacheDir string, progress 
 
 // ToDownload returns how many bytes of the packages of the toolkits' builder images are not in cacheDir yet.
 func ToDownload(toolkits []matrix.Toolkit, cacheDir string) (int64, error) {
-	missing := map[string]int64{} // by SHA-256: images share packages
+	var bytes int64
+	counted := map[string]bool{} // by SHA-256: images share packages
 	for _, toolkit := range toolkits {
 		lock, err := lockOf(toolkit.Name)
 		if err != nil {
 			return 0, err
 		}
 		for _, p := range lock {
-			if stat, err := os.Stat(filepath.Join(image.FilesDir(cacheDir), p.SHA256)); err != nil || stat.Size() != p.Size {
-				missing[p.SHA256] = p.Size
+			stat, err := os.Stat(filepath.Join(image.FilesDir(cacheDir), p.SHA256))
+			if isThere := err == nil && stat.Size() == p.Size; !isThere && !counted[p.SHA256] {
+				counted[p.SHA256] = true
+				bytes += p.Size
 			}
 		}
-	}
-	var bytes int64
-	for _, size := range missing {
-		bytes += size
 	}
 	return bytes, nil
 }

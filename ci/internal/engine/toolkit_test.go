@@ -211,7 +211,7 @@ func TestImagesShareTheBase(t *testing.T) {
 	}
 }
 
-// What is left to download is what the locks name and the cache lacks or has in part. Images share packages, which count once.
+// A package counts if the cache lacks it or has only part of it, and once if several images need it.
 func TestToDownload(t *testing.T) {
 	options := allToolkits(t)
 	cache := t.TempDir()
@@ -251,9 +251,9 @@ func TestToDownload(t *testing.T) {
 		}
 	}
 	if got := left(options.Toolkits[0]); got != all-lock[0].Size {
-		t.Errorf("%d bytes with one package in the cache and half another, want %d", got, all-lock[0].Size)
+		t.Errorf("%d bytes with one package in the cache and another incomplete, want %d", got, all-lock[0].Size)
 	}
 	if _, err := ToDownload([]matrix.Toolkit{{Name: "cuda99"}}, cache); err == nil {
-		t.Error("a toolkit without a lock has nothing to download")
+		t.Error("no error for a toolkit without a lock")
 	}
 }
